@@ -1,0 +1,1 @@
+"""nanochat: from raw text to a chat window, in one small codebase. Start reading at docs/design.md."""

@@ -1,0 +1,120 @@
+"""The one flag parser. A recipe names its flags with their defaults; the type is that of the default.
+
+    args = cli.parse(argv, __doc__, depth=cli.flag(20, "layers", at_least=1), run="dummy", resume=False)
+
+Both spellings work (`--device_batch_size`, `--device-batch-size`), with `=` or a space, and a bare `--` (needed under
+torchrun) is accepted anywhere. A misspelt flag, a wrong type or an impossible value ends with one line and exit code 2.
+"""
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.system.files import UserError
+
+
+@dataclass(frozen=True)
+class flag:  # noqa: N801 (reads as a word in `parse(..., depth=flag(20, "layers"))`)
+    """One flag: its default (whose type it takes), a help text, and what values make sense."""
+
+    default: Any
+    help: str = ""
+    choices: Sequence[Any] = ()
+    at_least: float | None = None
+    at_most: float | None = None
+    short: str = ""
+
+    def check(self, name: str, value: Any) -> str:
+        """What is wrong with `value`, or ""."""
+        if self.choices and value not in self.choices:
+            return f"--{name}={value} is unknown; choose one of {', '.join(map(str, self.choices))}"
+        if self.at_least is not None and value < self.at_least and value != self.default:
+            return f"--{name}={value} is too small; give at least {self.at_least}"
+        if self.at_most is not None and value > self.at_most:
+            return f"--{name}={value} is too large; give at most {self.at_most}"
+        return ""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        print(f"{self.prog}: {message}; see --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> argparse.Namespace:
+    """The namespace of `flags`; keyword = name with underscores, value = default or `flag(...)`.
+
+    Booleans are switches: `--resume` turns on, `--no_resume` off. With NANOCHAT_PARSE_ONLY=1 it checks, says so and
+    exits 0: the tests use that to hold every documented command to its flags.
+    """
+    described = {name: value if isinstance(value, flag) else flag(value) for name, value in flags.items()}
+    caller = sys._getframe(1).f_globals.get("__spec__")
+    parser = _Parser(prog=f"python -m {caller.name}" if caller else None, description=doc, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, one in described.items():
+        _add(parser, name, one)
+    words = [_normal(word) for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        known = [f"--{name}" for name in described]
+        close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+        parser.error(f"unknown flag {unknown[0]}" + (f"; did you mean {close[0]}?" if close else f"; known: {' '.join(known)}"))
+    for name, one in described.items():
+        if problem := one.check(name, getattr(args, name)):
+            parser.error(problem)
+    if os.environ.get("NANOCHAT_PARSE_ONLY"):
+        print("flags ok")
+        raise SystemExit(0)
+    return args
+
+
+def _normal(word: str) -> str:
+    """`--device-batch-size=8` → `--device_batch_size=8`; values and short flags stay as they are."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _add(parser: argparse.ArgumentParser, name: str, one: flag) -> None:
+    names = [f"--{name}"] + ([f"-{one.short}"] if one.short else [])
+    help_text = (one.help + f" (default: {one.default!r})").replace("%", "%%").strip()
+    if isinstance(one.default, bool):
+        group = parser.add_mutually_exclusive_group()
+        group.add_argument(*names, dest=name, action="store_true", default=one.default, help=help_text)
+        group.add_argument(f"--no_{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
+        return
+    parser.add_argument(*names, dest=name, type=_reader(type(one.default)), default=one.default, help=help_text)
+
+
+def _reader(kind: type) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if kind is int:  # 2_000_000 and 2e9 are easier to check by eye than 2000000000
+            try:
+                return int(text)
+            except ValueError:
+                if float(text) != int(float(text)):
+                    raise
+                return int(float(text))
+        value = kind(text)
+        if kind is float and value != value:
+            raise ValueError(text)
+        return value
+
+    read.__name__ = {int: "whole number", float: "number"}.get(kind, kind.__name__)
+    return read
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Runs a recipe as a program: what the user can mend ends in one line and exit code 1, Ctrl-C in 130."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted: run the same command with --resume to go on", file=sys.stderr)
+        raise SystemExit(130) from None

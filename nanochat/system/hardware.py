@@ -1,0 +1,49 @@
+"""What the machine is: names, memory and peak speed, for the plan, the report and MFU."""
+import os
+import platform
+from dataclasses import dataclass
+
+import torch
+
+# Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; matched by substring, first hit wins.
+PEAK_BF16_FLOPS = (
+    ("B200", 2.25e15), ("H200", 989e12), ("H100 NVL", 835e12), ("H100 PCIe", 756e12), ("H100", 989e12), ("A100", 312e12),
+    ("L40S", 362e12), ("L4", 121e12), ("A10G", 70e12), ("RTX 5090", 209.5e12), ("RTX 4090", 165.2e12),
+    ("RTX 3090", 71e12),
+)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One machine: `device` in words, its count, memory per device (bytes) and bf16 peak (FLOP/s; None = unknown)."""
+
+    device: str
+    count: int
+    memory_bytes: int
+    peak_flops: float | None
+
+
+def peak_flops(device_name: str) -> float | None:
+    """`peak_flops("NVIDIA H100 80GB HBM3")` → 989e12; None for a device the table does not know."""
+    return next((flops for name, flops in PEAK_BF16_FLOPS if name.lower() in device_name.lower()), None)
+
+
+def detect() -> Hardware:
+    """This machine's GPUs, or its processor where there is none."""
+    if torch.cuda.is_available():
+        one = torch.cuda.get_device_properties(0)
+        return Hardware(one.name, torch.cuda.device_count(), one.total_memory, peak_flops(one.name))
+    return Hardware(_cpu_name(), usable_cores(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (a container may own fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,109 @@
+"""What a run says: metrics as JSON lines, a progress bar on a terminal, plain lines elsewhere, a run.json at the end.
+
+Numbers are named `area/quantity_unit`; prose and pictures are rendered from them later (nanochat/report.py).
+Only the main rank writes.
+"""
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from nanochat.system import files, paths
+
+
+def is_main() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def say(text: str) -> None:
+    """One line to the user, from the main rank."""
+    if is_main():
+        print(text, flush=True)
+
+
+class Metrics:
+    """Appends one JSON object per line to `path`. After a resume, lines beyond `start` are dropped first, so that a
+    killed run and an undisturbed one leave the same curve."""
+
+    def __init__(self, path: Path, start: int = 0):
+        self.path = Path(path)
+        if not is_main():
+            return
+        kept = []
+        if start and self.path.exists():
+            whole = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            kept = [line for line in whole if json.loads(line)["step"] <= start]
+        files.write_atomic(self.path, "".join(line + "\n" for line in kept))
+
+    def write(self, step: int, **numbers: float | int | str) -> None:
+        """`metrics.write(10, **{"train/loss_nats": 2.1})`; floats are kept to six digits."""
+        if not is_main():
+            return
+        rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in numbers.items()}
+        with open(self.path, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"step": step, **rounded}) + "\n")
+
+
+def write_run(name: str, *, seconds: float, **facts: Any) -> None:
+    """`out/results/<name>/run.json`: what the command did; the report is made from these."""
+    if is_main():
+        command = "python -m " + " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+        files.write_json(paths.results_dir(name) / "run.json", {
+            "name": name, "command": command, "seconds": round(seconds, 2),
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"), **facts})
+
+
+class Progress:
+    """A progress bar with ETA and numbers (rich) on a terminal; elsewhere a plain line at most every `every_seconds`.
+
+    with Progress("base", total=800, unit="steps") as bar:
+        bar.update(step, loss=2.31, tokens_per_second=21_000)
+    """
+
+    def __init__(self, title: str, total: int, unit: str = "steps", every_seconds: float = 10.0):
+        self.title, self.total, self.unit, self.every_seconds = title, total, unit, every_seconds
+        self.bar = None
+
+    def __enter__(self) -> "Progress":
+        self.started = self.last_line = time.monotonic()
+        self.first: int | None = None
+        if is_main() and sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+            self.bar = RichProgress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
+                                    TextColumn("{task.fields[numbers]}"), TimeRemainingColumn())
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=self.total, numbers="")
+        return self
+
+    def update(self, done: int, **numbers: float) -> None:
+        """`done` units of the total are finished; the numbers are shown beside the bar."""
+        if not is_main():
+            return
+        if self.first is None:
+            self.first = done  # a resumed run's ETA counts from where it resumed
+        now = time.monotonic()
+        text = "  ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in numbers.items())
+        if self.bar:
+            self.bar.update(self.task, completed=done, numbers=text)
+        elif now - self.last_line >= self.every_seconds or done == self.total:
+            self.last_line = now
+            rate = (done - self.first) / max(now - self.started, 1e-9)
+            left = f"  {_clock((self.total - done) / rate)} left" if rate and done < self.total else ""
+            print(f"{self.title}: {done:,}/{self.total:,} {self.unit}  {text}{left}", flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _clock(seconds: float) -> str:
+    """`_clock(3725)` → "1h02m", `_clock(75)` → "1m15s"."""
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{seconds:02d}s"
