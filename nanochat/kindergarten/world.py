@@ -49,15 +49,173 @@ SPOTS = "shelf box bag drawer chest bucket cupboard cellar attic corner".split()
 OUTINGS = ("in the park", "by the river", "on the beach", "at the market", "at school", "in the garden", "on the hill",
            "by the lake", "in the wood", "at the station", "in the field", "at the fair", "on the bridge", "in the street")
 
-# From the smallest to the biggest: name, sound, home, food, legs, covering, may be a pet.
-_ANIMALS = """ant tick hill crumbs 6 shell pet; bee buzz hive nectar 6 fuzz pet; cricket chirp grass leaves 6 shell pet;
-spider tap web flies 8 hair pet; frog croak pond bugs 4 skin pet; mouse squeak hole cheese 4 fur pet; robin tweet nest worms 2 feathers pet;
-bat screech cave moths 2 fur wild; mole snuffle tunnel grubs 4 fur pet; parrot squawk cage seeds 2 feathers pet;
-crow caw tree corn 2 feathers pet; owl hoot hollow mice 2 feathers pet; duck quack lake bread 2 feathers pet;
-hen cluck coop grain 2 feathers pet; rabbit thump burrow carrots 4 fur pet; cat meow basket fish 4 fur pet;
-goose honk yard weeds 2 feathers pet; turkey gobble pen barley 2 feathers pet; fox yip den rabbits 4 fur wild;
-dog woof kennel bones 4 fur pet; monkey chatter jungle bananas 2 fur pet; goat maa shed bark 4 hair pet;
-snake hiss pit eggs 0 scales wild; wolf howl mountain meat 4 fur wild; sheep baa fold clover 4 wool pet; pig oink sty scraps 4 bristles pet;
-seal bark2 rock herring 0 skin wild; donkey bray stall hay 4 hair pet; lion roar plain deer 4 fur wild; horse neigh stable oats 4 hair pet;
-cow moo barn grass 4 hair pet; bear growl woods honey 4 fur wild; camel grunt desert thorns 4 hair wild;
-elephant trumpet savanna leaves 4 skin wild; whale sing sea krill 0 skin wild"""
+# From the smallest to the biggest: name, sound, home, food, legs, covering. Sounds and homes are unique.
+_ANIMALS = """ant tick hill crumbs 6 shell; bee buzz hive nectar 6 fuzz; cricket chirp grass leaves 6 shell; spider tap web flies 8 hair;
+frog croak pond bugs 4 skin; mouse squeak hole cheese 4 fur; robin tweet nest worms 2 feathers; bat screech cave moths 2 fur;
+mole snuffle tunnel grubs 4 fur; parrot squawk cage seeds 2 feathers; crow caw tree corn 2 feathers; owl hoot hollow mice 2 feathers;
+duck quack lake bread 2 feathers; hen cluck coop grain 2 feathers; rabbit thump burrow carrots 4 fur; cat meow basket fish 4 fur;
+goose honk yard weeds 2 feathers; turkey gobble pen barley 2 feathers; fox yip den plums 4 fur; monkey chatter jungle nuts 2 fur;
+dog woof kennel bones 4 fur; goat maa shed thistles 4 hair; snake hiss pit eggs 0 scales; wolf howl thicket meat 4 fur;
+sheep baa fold clover 4 wool; pig oink sty scraps 4 bristles; seal arf bay herring 0 skin; donkey bray stall hay 4 hair;
+lion roar desert deer 4 fur; horse neigh stable oats 4 hair; cow moo barn grass 4 hair; bear growl woods honey 4 fur;
+camel grunt oasis thorns 4 hair; elephant toot savanna branches 4 skin; whale woo sea krill 0 skin"""
+ANIMAL_TABLE = {row[0]: dict(zip(("sound", "home", "food", "legs", "covering"), row[1:], strict=True))
+                for row in (line.split() for line in _ANIMALS.split(";"))}
+ANIMALS = list(ANIMAL_TABLE)  # index = size rank
+PETS = [name for name in ANIMALS if name not in "bat fox wolf lion bear camel elephant whale seal snake".split()]
+OPPOSITES = dict(pair.split("-") for pair in (
+    "hot-cold big-small fast-slow happy-sad old-young wet-dry loud-quiet full-empty hard-soft light-dark high-low long-short "
+    "open-shut early-late clean-dirty rich-poor strong-weak sweet-sour thick-thin wide-narrow near-far day-night "
+    "summer-winter up-down left-right first-last push-pull true-false always-never above-below kind-mean brave-shy").split())
+
+
+class Relation(NamedTuple):
+    """How one relation is said. Slots: {e} entity, {v} value, {av} "a red", {ae} "a cow", {AE} "A cow", {g} garment, {he}."""
+
+    of: str  # "person", "animal", "toy" or "word"
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+    answer: str
+    reverse: tuple[str, ...] = ()  # questions for the entity, where the value belongs to one entity only
+
+
+RELATIONS = {
+    "pet": Relation("person", ("{e} has {av}.", "{e}'s pet is {av}.", "{e} keeps {av} as a pet.", "The pet of {e} is {av}."),
+                    ("What pet does {e} have?", "Which animal is {e}'s pet?", "What animal does {e} keep?",
+                     "What kind of pet has {e}?"), "{e}'s pet is {av}."),
+    "petname": Relation("person", ("{e}'s pet is called {v}.", "{v} is {e}'s pet.", "{v} belongs to {e}.",
+                                   "The name of {e}'s pet is {v}.", "{e} calls the {k} {v}."),
+                        ("What is {e}'s pet called?", "What is the name of {e}'s pet?", "How does {e} call the pet?"),
+                        "{e}'s pet is called {v}.", ("Whose pet is {v}?", "Who has a pet called {v}?", "Who owns {v}?")),
+    "colour": Relation("person", ("{e}'s {g} is {v}.", "{e} wears {av} {g}.", "{e} has {av} {g}.", "The {v} {g} is {e}'s.",
+                                  "The {v} {g} belongs to {e}."),
+                       ("What colour is {e}'s {g}?", "Which colour does {e}'s {g} have?", "What is the colour of {e}'s {g}?"),
+                       "{e}'s {g} is {v}.", ("Who has the {v} {g}?", "Who wears the {v} {g}?", "Whose {g} is {v}?")),
+    "home": Relation("person", ("{e} lives in the {v}.", "{e}'s home is the {v}.", "The {v} is {e}'s home.",
+                                "{e} sleeps in the {v}."),
+                     ("Where does {e} live?", "Where is {e}'s home?", "In which place does {e} live?"), "{e} lives in the {v}."),
+    "food": Relation("person", ("{e} loves {v}.", "{e} likes to eat {v}.", "{e}'s favourite food is {v}.",
+                                "{v} makes {e} happy."),
+                     ("What does {e} like to eat?", "What is {e}'s favourite food?", "Which food does {e} love?"),
+                     "{e} likes to eat {v}."),
+    "job": Relation("person", ("{e} is {av}.", "{e} works as {av}.", "{e}'s job is {v}.", "The job of {e} is {v}."),
+                    ("What is {e}'s job?", "What work does {e} do?", "What does {e} work as?"), "{e} is {av}."),
+    "day": Relation("person", ("{e}'s favourite day is {v}.", "{e} likes {v} best.", "{v} is the day {e} likes best.",
+                               "{v} is {e}'s favourite day."),
+                    ("What is {e}'s favourite day?", "Which day does {e} like best?", "On which day is {e} happiest?"),
+                    "{e}'s favourite day is {v}."),
+    "friend": Relation("person", ("{e}'s best friend is {v}.", "{e} and {v} are friends.", "{e} likes to play with {v}.",
+                                  "{v} is a friend of {e}."),
+                       ("Who is {e}'s friend?", "Who is {e}'s best friend?", "Who is the best friend of {e}?"),
+                       "{e}'s friend is {v}."),
+    "toy": Relation("person", ("{e}'s favourite toy is the {v}.", "{e} plays with the {v}.", "The {v} is {e}'s favourite toy.",
+                               "{e} likes the {v} most."),
+                    ("What is {e}'s favourite toy?", "Which toy does {e} like most?", "What does {e} play with?"),
+                    "{e}'s toy is the {v}."),
+    "tint": Relation("toy", ("The {e} is {v}.", "The colour of the {e} is {v}.", "That {e} is {v}.", "It is {av} {e}."),
+                     ("What colour is the {e}?", "Which colour does the {e} have?", "What is the colour of the {e}?"),
+                     "The {e} is {v}."),
+    "spot": Relation("toy", ("The {e} is in the {v}.", "The {e} is kept in the {v}.", "In the {v} is the {e}.",
+                             "Look in the {v} for the {e}."),
+                     ("Where is the {e}?", "Where is the {e} kept?", "In what place is the {e}?"), "The {e} is in the {v}."),
+    "sound": Relation("animal", ("{AE} says {v}.", "{AE} goes {v}.", "The sound of {ae} is {v}.", "The {e} says: {v}!"),
+                      ("What does {ae} say?", "What sound does {ae} make?", "How does {ae} go?", "What is the sound of {ae}?"),
+                      "{AE} says {v}.", ("Which animal says {v}?", "What animal goes {v}?", "Who says {v}?")),
+    "lair": Relation("animal", ("{AE} lives in the {v}.", "The {v} is the home of {ae}.", "The {e} sleeps in the {v}.",
+                                "{AE} is at home in the {v}."),
+                     ("Where does {ae} live?", "Where is the home of {ae}?", "Where does the {e} sleep?"), "{AE} lives in the {v}.",
+                     ("Which animal lives in the {v}?", "What animal is at home in the {v}?")),
+    "diet": Relation("animal", ("{AE} eats {v}.", "The {e} likes {v}.", "The food of {ae} is {v}.", "Give the {e} some {v}."),
+                     ("What does {ae} eat?", "What is the food of {ae}?", "What does the {e} like to eat?"), "{AE} eats {v}."),
+    "legs": Relation("animal", ("{AE} has {v} legs.", "The {e} has {v} legs.", "The number of legs of {ae} is {v}."),
+                     ("How many legs does {ae} have?", "How many legs has {ae}?", "What number of legs does {ae} have?"),
+                     "{AE} has {v} legs."),
+    "cover": Relation("animal", ("{AE} has {v}.", "The {e} is covered with {v}.", "{AE} is covered with {v}."),
+                      ("What covers {ae}?", "What is {ae} covered with?", "What does the {e} have on its body?"),
+                      "{AE} is covered with {v}."),
+    "opposite": Relation("word", ("The opposite of {e} is {v}.", "{e} is the opposite of {v}.", "Not {e} but {v}."),
+                         ("What is the opposite of {e}?", "Which word is the opposite of {e}?", "What is not {e} but the opposite?"),
+                         "The opposite of {e} is {v}."),
+}
+
+
+class Fact(NamedTuple):
+    entity: str
+    relation: str
+    value: str
+
+
+def an(word: str) -> str:
+    """The word with its article: an("owl") == "an owl"."""
+    return ("an " if word[0] in "aeiou" else "a ") + word
+
+
+def upper(text: str) -> str:
+    """The text with a capital first letter, the rest untouched."""
+    return text[:1].upper() + text[1:]
+
+
+class World:
+    """The people and things drawn from `seed`, and every fact as a triple. Never changed after it is made.
+
+    `people[name]` maps "pet", "petname", "garment", "colour", "home", "food", "job", "day", "friend" and "toy" to a word;
+    friends come in pairs, and no two people share a garment with its colour or a pet's name. `facts` lists all triples;
+    `values[relation]` the possible values; `toys[toy]` maps "tint" and "spot".
+    """
+
+    def __init__(self, seed: int = 0):
+        rng = random.Random(f"world {seed}")
+        self.seed = seed
+        n = len(NAMES)
+        friends = rng.sample(NAMES, n)
+        friend_of = {}
+        for one, other in zip(friends[::2], friends[1::2], strict=True):
+            friend_of[one], friend_of[other] = other, one
+        clothes = rng.sample([(colour, garment) for colour in COLOURS for garment in GARMENTS], n)
+        pet_names = rng.sample(PET_NAMES, n)
+        spread = {relation: _spread(rng, options, n) for relation, options in (
+            ("pet", PETS), ("home", HOMES), ("food", FOODS), ("job", JOBS), ("day", DAYS), ("toy", list(TOYS)))}
+        self.people = {name: {"petname": pet_names[i], "colour": clothes[i][0], "garment": clothes[i][1],
+                              "friend": friend_of[name], **{key: drawn[i] for key, drawn in spread.items()}}
+                       for i, name in enumerate(NAMES)}
+        tints, spots = _spread(rng, COLOURS, len(TOYS)), _spread(rng, SPOTS, len(TOYS))
+        self.toys = {toy: {"tint": tints[i], "spot": spots[i]} for i, toy in enumerate(TOYS)}
+        self.facts = self._all_facts()
+        self._value = {(fact.entity, fact.relation): fact.value for fact in self.facts}
+        self.values = {relation: sorted({fact.value for fact in self.facts if fact.relation == relation})
+                       for relation in RELATIONS}
+
+    def _all_facts(self) -> list[Fact]:
+        columns = {"sound": "sound", "lair": "home", "diet": "food", "legs": "legs", "cover": "covering"}
+        facts = [Fact(name, relation, person[relation]) for name, person in self.people.items()
+                 for relation in person if relation != "garment"]
+        facts += [Fact(toy, relation, value) for toy, about in self.toys.items() for relation, value in about.items()]
+        facts += [Fact(animal, relation, row[column]) for animal, row in ANIMAL_TABLE.items()
+                  for relation, column in columns.items()]
+        pairs = list(OPPOSITES.items()) + [(other, one) for one, other in OPPOSITES.items()]
+        return facts + [Fact(one, "opposite", other) for one, other in pairs]
+
+    def value(self, entity: str, relation: str) -> str:
+        """The value of a fact, e.g. value("cow", "sound") == "moo"; KeyError when there is no such fact."""
+        return self._value[entity, relation]
+
+    def fill(self, template: str, fact: Fact) -> str:
+        """A statement, question or answer of `RELATIONS` about this fact, with a capital first letter."""
+        person = self.people.get(fact.entity, {})
+        return upper(template.format(e=fact.entity, v=fact.value, av=an(fact.value), ae=an(fact.entity),
+                                     AE=upper(an(fact.entity)), g=person.get("garment"), k=person.get("pet")))
+
+    def state(self, rng: random.Random, fact: Fact) -> str:
+        """The fact as one sentence in one of its phrasings."""
+        return self.fill(rng.choice(RELATIONS[fact.relation].statements), fact)
+
+
+def pronoun(name: str) -> str:
+    """"she" or "he"."""
+    return "she" if name in GIRLS else "he"
+
+
+def _spread(rng: random.Random, options: list[str], count: int) -> list[str]:
+    """`count` draws that use every option about equally often, shuffled."""
+    drawn = (options * (count // len(options) + 1))[:count]
+    return rng.sample(drawn, count)
