@@ -1,0 +1,177 @@
+"""The tokenizer's door: train it, save it, load it, text to ids and back.
+
+A tokenizer is a list of byte strings. Ids 0–255 are the bytes themselves, then come the merges in the order they were
+learnt, then nine special tokens that no text can produce. Text is cut into words by `PATTERN`; in each word the
+neighbours that together are the token with the lowest id are joined, again and again (tiktoken's rule).
+
+On disk it is Hugging Face's `tokenizer.json` and `tokenizer_config.json`, so `tokenizers` and `transformers` load the
+folder and agree with us on every id. The chat format is in `chat.py`.
+"""
+import codecs
+import functools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from nanochat.system import files
+from nanochat.system.files import UserError
+from nanochat.tokenizer import chat, reference, train
+
+# GPT-4's pattern, as published in tiktoken, except for the number of digits.
+PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+")
+SPECIALS = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
+            "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
+MIN_VOCAB = 256 + len(SPECIALS)
+
+
+class Tokenizer:
+    """Text to ids and back. `tokens[i]` are the bytes of id i; the specials' ids follow."""
+
+    def __init__(self, tokens: list[bytes], digits: int = 2):
+        assert tokens[:256] == [bytes([byte]) for byte in range(256)], "the first 256 tokens must be the bytes"
+        assert len(set(tokens)) == len(tokens), "two tokens have the same bytes"
+        self.digits = digits
+        self.specials = {name: len(tokens) + i for i, name in enumerate(SPECIALS)}
+        self.vocab_size = len(tokens) + len(SPECIALS)
+        self.bos_id = self.specials["<|bos|>"]
+        self._tokens = [*tokens, *(name.encode() for name in SPECIALS)]
+        self._ranks = {token: i for i, token in enumerate(tokens)}
+        self._words = functools.lru_cache(1 << 18)(lambda word: reference.merge(word.encode(), self._ranks))
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, digits: int = 2) -> "Tokenizer":
+        """Learns from `texts`; `vocab_size` includes the specials. Smaller than asked if the texts hold no more pairs."""
+        if vocab_size < MIN_VOCAB:
+            raise UserError(f"--vocab_size={vocab_size} is too small; give at least {MIN_VOCAB} (256 bytes and "
+                            f"{len(SPECIALS)} special tokens)")
+        return cls(train.learn_tokens(texts, vocab_size - len(SPECIALS), digits), digits)
+
+    @property
+    def pattern(self) -> str:
+        return PATTERN % self.digits
+
+    def special_id(self, name: str) -> int:
+        """The id of a special token such as `<|user_start|>`."""
+        if name not in self.specials:
+            raise UserError(f"{name} is no special token; known: {' '.join(self.specials)}")
+        return self.specials[name]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`. Special tokens are never parsed out of it: "<|bos|>" in a text is seven characters."""
+        return [i for word in reference.split(_valid(text), self.digits) for i in self._words(word)]
+
+    def encode_batch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """All ids in one int32 array, and int64 offsets: text i has ids[offsets[i]:offsets[i + 1]]."""
+        rows = [self.encode(text) for text in texts]
+        offsets = np.cumsum([0] + [len(row) for row in rows], dtype=np.int64)
+        return np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1])), offsets
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`; a special token gives its name."""
+        return b"".join([self._tokens[i] for i in ids])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self) -> np.ndarray:
+        """How many bytes of text each id stands for, int32 (V,); 0 for specials."""
+        return np.array([len(token) for token in self._tokens[:-len(SPECIALS)]] + [0] * len(SPECIALS), np.int32)
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, readable by `tokenizers` and `transformers`."""
+        names = [_visible(token) for token in self._tokens[:-len(SPECIALS)]]
+        added = [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+                  "special": True} for name, i in self.specials.items()]
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
+        model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                 "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
+                 "vocab": {name: i for i, name in enumerate(names)}, "merges": self._splits()}
+        whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+                 "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "post_processor": None,
+                 "decoder": byte_level, "model": model}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "eos_token": "<|assistant_end|>",
+                  "clean_up_tokenization_spaces": False, "chat_template": chat.TEMPLATE}
+        files.write_atomic(Path(folder) / "tokenizer.json", json.dumps(whole, ensure_ascii=False))
+        files.write_json(Path(folder) / "tokenizer_config.json", config)
+
+    def _splits(self) -> list[tuple[str, str]]:
+        """Every way to make a token out of two, by the token's id: with all of them, Hugging Face joins as tiktoken does."""
+        return [(_visible(token[:cut]), _visible(token[cut:])) for token in list(self._ranks)[256:]
+                for cut in range(1, len(token)) if token[:cut] in self._ranks and token[cut:] in self._ranks]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Reads what `save` wrote. UserError when it is missing, damaged, or not a tokenizer of this kind."""
+        path = Path(folder) / "tokenizer.json"
+        if not path.exists():
+            raise UserError(f"no tokenizer at {path}; train one with `python -m scripts.tok_train`")
+        whole = files.read_json(path)
+        again = f"{path} is not a tokenizer of nanochat (%s); train one with `python -m scripts.tok_train`"
+        try:
+            pattern = whole["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            vocab = sorted(whole["model"]["vocab"].items(), key=lambda item: item[1])
+            specials = [(added["content"], added["id"]) for added in whole["added_tokens"]]
+            tokens = [bytes(_BYTES[character] for character in name) for name, _ in vocab]
+        except (KeyError, IndexError, TypeError) as error:
+            raise UserError(again % f"{type(error).__name__} {error}") from None
+        digits = [n for n in range(1, 10) if PATTERN % n == pattern]
+        if not digits:
+            raise UserError(again % f"its pattern is {pattern!r}")
+        if [i for _, i in vocab] != list(range(len(vocab))) or tokens[:256] != [bytes([b]) for b in range(256)]:
+            raise UserError(again % "its first 256 tokens are not the bytes, or an id is missing")
+        if specials != [(name, len(vocab) + i) for i, name in enumerate(SPECIALS)]:
+            raise UserError(again % f"its special tokens are {specials[:9]}")
+        return cls(tokens, digits[0])
+
+
+class StreamDecoder:
+    """Text from one id at a time, never half a character: `push` returns what is complete, `finish` the rest.
+
+    >>> decoder = StreamDecoder(Tokenizer([bytes([byte]) for byte in range(256)]))
+    >>> [decoder.push(byte) for byte in "é!".encode()]
+    ['', 'é', '!']
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokens = tokenizer._tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(self._tokens[token_id])
+
+    def finish(self) -> str:
+        """What is left when no more ids come: U+FFFD for a character that was never completed."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _valid(text: str) -> str:
+    """`text` without lone surrogates: pairs become their character, others U+FFFD, as in tiktoken."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _byte_characters() -> Iterator[str]:
+    """GPT-2's printable character for each byte, which Hugging Face's ByteLevel expects in a vocabulary.
+
+    Visible Latin-1 characters stand for themselves; the other 68 bytes take U+0100, U+0101, …
+    """
+    spare = 0x100
+    for byte in range(256):
+        visible = 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or 0xAE <= byte
+        yield chr(byte if visible else spare)
+        spare += not visible
+
+
+_CHARACTERS = list(_byte_characters())
+_BYTES = {character: byte for byte, character in enumerate(_CHARACTERS)}
+
+
+def _visible(token: bytes) -> str:
+    return "".join(_CHARACTERS[byte] for byte in token)

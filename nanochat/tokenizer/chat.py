@@ -1,0 +1,140 @@
+"""The chat format: a conversation becomes ids, and a mask of what the model is to learn.
+
+    <|bos|><|user_start|>7*8?<|user_end|><|assistant_start|><|python_start|>7*8<|python_end|><|output_start|>56<|output_end|>56<|assistant_end|>
+                                                            1111111111111111111111111111111                                  11111111111111111111
+
+Learnt (mask 1): what the assistant writes, its tool calls with their markers, and its `<|assistant_end|>`. Not learnt:
+everything it is given: the user, the tool's output, the markers around them. A system message joins the first user turn.
+`TEMPLATE` says the same in Jinja for Hugging Face's `apply_chat_template`; a test compares the two.
+"""
+from collections.abc import Iterator
+
+from nanochat.system.files import UserError
+
+PART_MARKERS = {"text": ("", ""), "python": ("<|python_start|>", "<|python_end|>"),
+                "python_output": ("<|output_start|>", "<|output_end|>")}
+
+TEMPLATE = """\
+{%- set system = messages[0]['content'] + '\\n\\n' if messages[0]['role'] == 'system' else '' -%}
+{{- '<|bos|>' -}}
+{%- for message in (messages[1:] if system else messages) -%}
+    {{- '<|' + message['role'] + '_start|>' + (system if loop.first else '') -}}
+    {%- if message['content'] is string -%}
+        {{- message['content'] -}}
+    {%- else -%}
+        {%- for part in message['content'] -%}
+            {%- if part['type'] == 'python' -%}
+                {{- '<|python_start|>' + part['text'] + '<|python_end|>' -}}
+            {%- elif part['type'] == 'python_output' -%}
+                {{- '<|output_start|>' + part['text'] + '<|output_end|>' -}}
+            {%- else -%}
+                {{- part['text'] -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{- '<|' + message['role'] + '_end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant_start|>' -}}{%- endif -%}
+"""
+
+
+def render(tokenizer, conversation: dict, max_tokens: int | None = None) -> tuple[list[int], list[int]]:
+    """The ids of a conversation and, as long, its mask: 1 where the model is to learn to say the id.
+
+    With `max_tokens` whole exchanges are kept from the front; only a first exchange that is too long by itself is cut
+    inside. ([], []) when nothing to learn is left. UserError names the message that is wrong.
+    """
+    ids, mask = [tokenizer.bos_id], [0]
+    for turn_ids, turn_mask in _exchanges(tokenizer, conversation):
+        if max_tokens is not None and len(ids) + len(turn_ids) > max_tokens:
+            if not any(mask):
+                ids, mask = (ids + turn_ids)[:max_tokens], (mask + turn_mask)[:max_tokens]
+            break
+        ids, mask = ids + turn_ids, mask + turn_mask
+    return (ids, mask) if max_tokens is None or any(mask) else ([], [])
+
+
+def render_prompt(tokenizer, conversation: dict) -> list[int]:
+    """The ids up to where the assistant is to speak: the last assistant message, if any, is left out."""
+    messages = conversation.get("messages") or []
+    if messages and messages[-1].get("role") == "assistant":
+        messages = messages[:-1]
+    ids, _ = render(tokenizer, {"messages": messages})
+    return [*ids, tokenizer.special_id("<|assistant_start|>")]
+
+
+def _exchanges(tokenizer, conversation: dict) -> Iterator[tuple[list[int], list[int]]]:
+    """Ids and mask of each user turn with the answer to it."""
+    ids: list[int] = []
+    mask: list[int] = []
+
+    def add(text: str, learnt: bool, special: bool = False) -> None:
+        new = [tokenizer.special_id(text)] if special else tokenizer.encode(text)
+        ids.extend(new)
+        mask.extend([int(learnt)] * len(new))
+
+    for role, parts in _turns(conversation):
+        answer = role == "assistant"
+        add(f"<|{role}_start|>", learnt=False, special=True)
+        for kind, text in parts:
+            learnt = answer and kind != "python_output"
+            start, end = PART_MARKERS[kind]
+            if start:
+                add(start, learnt, special=True)
+            add(text, learnt)
+            if end:
+                add(end, learnt, special=True)
+        add(f"<|{role}_end|>", learnt=answer, special=True)
+        if answer:
+            yield ids, mask
+            ids, mask = [], []
+    if ids:
+        yield ids, mask
+
+
+def _turns(conversation: dict) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(role, parts) of each turn, checked: the system text in the first user turn, neighbouring texts joined."""
+    messages = conversation.get("messages") if isinstance(conversation, dict) else None
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"a conversation is {{'messages': [...]}} with at least one message, not {conversation!r:.80}")
+    turns = []
+    system = ""
+    for index, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if role == "system" and index == 0:
+            system = _text_only(message, index) + "\n\n"
+            continue
+        expected = "user" if len(turns) % 2 == 0 else "assistant"
+        if role != expected:
+            raise UserError(f"message {index} has role {role!r}, expected {expected!r}: user and assistant take turns")
+        if role == "user":
+            turns.append((role, [("text", system + _text_only(message, index))]))
+            system = ""
+        else:
+            turns.append((role, _parts(message, index)))
+    if not turns:
+        raise UserError(f"message {len(messages)} is missing: a system message needs a user message after it")
+    return turns
+
+
+def _text_only(message: dict, index: int) -> str:
+    parts = _parts(message, index)
+    if any(kind != "text" for kind, _ in parts):
+        raise UserError(f"message {index}: only an assistant can have {[kind for kind, _ in parts if kind != 'text'][0]} parts")
+    return "".join(text for _, text in parts)
+
+
+def _parts(message: dict, index: int) -> list[tuple[str, str]]:
+    """(type, text) of a message's parts; neighbouring texts are one, as their words may join across the seam."""
+    content = message.get("content")
+    parts: list[tuple[str, str]] = []
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or [None]:
+        kind, text = (part.get("type"), part.get("text")) if isinstance(part, dict) else (None, None)
+        if kind not in PART_MARKERS or not isinstance(text, str):
+            raise UserError(f"message {index} has a part {part!r:.80}; expected a string, or parts "
+                            f"{{'type': {'|'.join(PART_MARKERS)}, 'text': string}}")
+        if kind == "text" and parts and parts[-1][0] == "text":
+            parts[-1] = ("text", parts[-1][1] + text)
+        else:
+            parts.append((kind, text))
+    return parts
