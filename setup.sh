@@ -3,8 +3,8 @@
 # when nothing changed it does nothing and takes a few seconds.
 #   PYTHON=python3.12 bash setup.sh         another interpreter (3.11 or newer)
 #   PIP_FIND_LINKS=/folder bash setup.sh    look for wheels there as well (uv is told, too)
-#   NANOCHAT_TORCH_INDEX=URL bash setup.sh  take torch from that package index: on Linux without a GPU, PyTorch's own index of
-#                                           CPU builds saves gigabytes of CUDA libraries (see the "Get started" page of pytorch.org)
+#   NANOCHAT_TORCH_INDEX=URL bash setup.sh  take torch from that package index: on Linux without a GPU, PyTorch's index
+#                                           of CPU builds (named in its install instructions) saves gigabytes of CUDA
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -21,7 +21,8 @@ find_python() {
     for candidate in python3 python3.13 python3.12 python3.11 python; do
         if is_new_enough "$candidate"; then printf '%s\n' "$candidate"; return; fi
     done
-    die "no Python 3.11 or newer found ($(python3 --version 2>&1 || true)); install one, or name it: PYTHON=/path/to/python3.12 bash setup.sh"
+    die "no Python 3.11 or newer found ($(python3 --version 2>&1 || true)); install one," \
+        "or name it: PYTHON=/path/to/python3.12 bash setup.sh"
 }
 
 install_all() {
@@ -35,11 +36,13 @@ install_all() {
         uv venv --quiet --allow-existing --python "$python" .venv || die "uv venv failed (see above)"
         install() { uv pip install --quiet --python .venv/bin/python "$@"; }
     else
-        "$python" -m venv .venv || die "'$python -m venv' failed (see above); on Debian or Ubuntu: apt install python3-venv; or install uv"
+        "$python" -m venv .venv \
+            || die "'$python -m venv' failed (see above); on Debian or Ubuntu: apt install python3-venv; or install uv"
         install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
     fi
     if [ -n "${NANOCHAT_TORCH_INDEX:-}" ]; then
-        install --index-url "$NANOCHAT_TORCH_INDEX" 'torch>=2.9,<2.14' || die "no torch from NANOCHAT_TORCH_INDEX=$NANOCHAT_TORCH_INDEX (see above)"
+        install --index-url "$NANOCHAT_TORCH_INDEX" 'torch>=2.9,<2.14' \
+            || die "no torch from NANOCHAT_TORCH_INDEX=$NANOCHAT_TORCH_INDEX (see above)"
     fi
     install --editable '.[dev]' || die "the install failed (see above); run 'bash setup.sh' again to go on"
 }

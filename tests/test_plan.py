@@ -1,0 +1,107 @@
+"""The dial: the published d20 to the last digit, limits that say how long to train, and values that can't be."""
+import math
+import subprocess
+import sys
+
+import pytest
+
+from nanochat import plan
+from nanochat.system.files import UserError
+
+
+def test_d20_is_the_published_model():
+    """FACTS of the October 2025 release: 560,988,160 parameters, 21,400 steps of 524,288 tokens, about 4e19 FLOPs."""
+    d20 = plan.make(20)
+    assert (d20.n_layer, d20.n_embd, d20.n_head, d20.head_dim) == (20, 1280, 10, 128)
+    assert d20.num_params == 560_988_160
+    assert (d20.total_batch_tokens, d20.steps, d20.tokens) == (524_288, 21_400, 11_219_763_200)
+    assert d20.flops == pytest.approx(4e19, rel=0.03)
+    assert d20.embedding_lr == pytest.approx(0.2 / math.sqrt(1280 / 768))
+    assert d20.head_lr == pytest.approx(0.004 / math.sqrt(1280 / 768))
+    assert d20.muon_lr == 0.02
+
+
+@pytest.mark.parametrize("depth, params_millions, tokens_billions",
+                         [(12, 185.6, 3.71), (26, 1082.0, 21.64), (32, 1879.0, 37.58)])
+def test_the_tiers(depth, params_millions, tokens_billions):
+    tier = plan.make(depth)
+    assert tier.num_params / 1e6 == pytest.approx(params_millions, abs=0.1)
+    assert tier.tokens / 1e9 == pytest.approx(tokens_billions, rel=0.005)
+
+
+@pytest.mark.parametrize("aspect_ratio, head_dim", [(64, 128), (32, 64), (17, 32), (5, 2)])
+def test_every_depth_gives_whole_even_heads_near_the_asked_width(aspect_ratio, head_dim):
+    for depth in range(1, 40):
+        made = plan.make(depth, aspect_ratio=aspect_ratio, head_dim=head_dim, num_iterations=1)
+        assert made.n_head * made.head_dim == made.n_embd and made.head_dim % 2 == 0, made
+        assert 0 <= made.n_embd - depth * aspect_ratio < head_dim, made
+
+
+def test_how_long_to_train():
+    laptop = dict(vocab_size=2048, aspect_ratio=32, head_dim=64, sequence_len=256, total_batch_tokens=4096)
+    assert plan.make(4, **laptop, num_iterations=7).tokens == 7 * 4096
+    assert plan.make(4, **laptop, minutes=3, tokens_per_second=13_000).steps == 3 * 60 * 13_000 // 4096
+    by_flops = plan.make(4, **laptop, target_flops=1e13)
+    assert 0 <= 1e13 - by_flops.flops < 4096 * by_flops.flops_per_token
+    assert plan.make(4, **laptop, target_param_data_ratio=8).tokens == 8 * 1_310_720
+    assert plan.make(20, total_batch_tokens=0).total_batch_tokens == 2**20, "the power law, at 11.2B tokens"
+
+
+@pytest.mark.parametrize("bad, named", [
+    (dict(depth=0), "--depth=0"), (dict(depth=2, target_param_data_ratio=0), "--target_param_data_ratio=0"),
+    (dict(depth=2, target_param_data_ratio=float("nan")), "ratio=nan"),
+    (dict(depth=2, num_iterations=0), "--num_iterations=0"),
+    (dict(depth=2, target_flops=float("inf")), "--target_flops=inf"), (dict(depth=2, head_dim=63), "--head_dim=63"),
+    (dict(depth=2, minutes=1), "--tokens_per_second"), (dict(depth=2, total_batch_tokens=-8), "--total_batch_size=-8"),
+    (dict(depth=2, minutes=1, tokens_per_second=1), "less than one step"),
+    (dict(depth=2, minutes=1, num_iterations=5, tokens_per_second=9), "give one of them"),
+])
+def test_what_cannot_be_is_refused_by_name(bad, named):
+    with pytest.raises(UserError, match=named):
+        plan.make(**bad)
+
+
+def test_a_budget_buys_the_deepest_plan_below_it():
+    on = plan.machine("8xH100")
+    for budget in (5, 100, 300, 1000):
+        bought, beyond = plan.afford(budget, on)
+        assert on.dollars(bought.flops) <= budget < on.dollars(beyond.flops)
+    assert plan.afford(100, on)[0].n_layer == 20 and plan.afford(1000, on)[0].n_layer == 32
+    with pytest.raises(UserError, match="budget=0.01"):
+        plan.afford(0.01, on)
+
+
+def test_the_default_mfu_is_the_mean_of_the_published_runs():
+    published = [plan.make(depth).flops / (8 * 989e12 * hours * 3600) for depth, (hours, _) in plan.PUBLISHED.items()]
+    assert [round(one, 2) for one in published] == [0.36, 0.44, 0.38]
+    assert plan.DEFAULT_MFU == pytest.approx(sum(published) / 3, abs=0.005)
+
+
+def test_unknown_gpus_and_prices_are_said():
+    with pytest.raises(UserError, match="8xABACUS.*H100"):
+        plan.machine("8xABACUS")
+    assert plan.machine("A100").count == 1
+    with pytest.raises(UserError, match="dollars_per_gpu_hour"):
+        plan.afford(100, plan.machine("8xA100"))
+
+
+def test_the_command_prints_the_table(capsys):
+    plan.main(["--depth=20"])
+    printed = capsys.readouterr().out
+    for expected in ("560,988,160", "21,400", "11,219,763,200", "3.85 h", "2·V·C + L·12·C²"):
+        assert expected in printed
+    plan.main(["--", "--budget", "100", "--gpu", "8xH100"])
+    assert "$100 buys\n  d20" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--depth=0", "--target-param-data-ratio=0", "--mfu=2", "--depht=3", "--depth=x"])
+def test_the_command_refuses_at_parse_time(flag, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        plan.main([flag])
+    assert exit_.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_the_plan_needs_no_torch():
+    code = "import sys, nanochat.plan as p; p.make(20); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
