@@ -200,9 +200,9 @@ def _number(value: float) -> str:
 def cost_line(plan: Plan, on: Machine) -> str:
     """Hours and dollars of one plan on one machine, and what a published run of that very plan took."""
     hours, dollars = on.hours(plan.flops), on.dollars(plan.flops)
+    price = "no price known (--dollars_per_gpu_hour)" if dollars is None else f"${dollars:,.{2 if dollars < 10 else 0}f}"
     text = (f"d{plan.n_layer} on {on.count}×{on.name} at MFU {on.mfu:g}: "
-            + (f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.2g} min") + ", "
-            + ("no price known (--dollars_per_gpu_hour)" if dollars is None else f"${dollars:,.{2 if dollars < 10 else 0}f}")
+            + (f"{hours:.1f} h, " if hours >= 1 else f"{hours * 60:.2g} min, ") + price
             + f"; {plan.num_params / 1e6:,.1f}M parameters, {plan.tokens / 1e6:,.1f}M tokens")
     if plan.n_layer in PUBLISHED and (on.count, on.name) == (8, "H100") and plan == make(plan.n_layer):
         hours, price = PUBLISHED[plan.n_layer]
