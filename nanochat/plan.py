@@ -200,7 +200,7 @@ def _number(value: float) -> str:
 def cost_line(plan: Plan, on: Machine) -> str:
     """Hours and dollars of one plan on one machine, and what a published run of that very plan took."""
     hours, dollars = on.hours(plan.flops), on.dollars(plan.flops)
-    price = "no price known (--dollars_per_gpu_hour)" if dollars is None else f"${dollars:,.{2 if dollars < 10 else 0}f}"
+    price = "price unknown (--dollars_per_gpu_hour)" if dollars is None else f"${dollars:,.{2 * (dollars < 10)}f}"
     text = (f"d{plan.n_layer} on {on.count}×{on.name} at MFU {on.mfu:g}: "
             + (f"{hours:.1f} h, " if hours >= 1 else f"{hours * 60:.2g} min, ") + price
             + f"; {plan.num_params / 1e6:,.1f}M parameters, {plan.tokens / 1e6:,.1f}M tokens")
