@@ -1,0 +1,133 @@
+"""Batches from a corpus, the same on any number of ranks, and resumable from three integers.
+
+A corpus is a sequence of groups of documents. A group is packed into rows on its own and its rows are shuffled by (seed, epoch,
+group), so the place in the stream is (epoch, group, row) and nothing else has to be saved. All ranks walk the same stream:
+of every N micro-batches rank r keeps the r-th, so one rank that accumulates N micro-batches sees what N ranks see.
+"""
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from nanochat.data import shards
+from nanochat.data.packing import Batch, Document, pack, to_batch
+from nanochat.system.files import UserError
+
+START = {"epoch": 0, "group": 0, "row": 0}
+
+
+class Corpus(Protocol):
+    """Groups of documents, as token ids with masks."""
+
+    def num_groups(self) -> int: ...
+
+    def group(self, index: int) -> list[Document]: ...
+
+
+class TextCorpus:
+    """Row groups of parquet shards; every token is a target."""
+
+    def __init__(self, paths: Sequence[Path], tokenizer):
+        self.tokenizer = tokenizer
+        self.places = [(path, number) for path in paths for number in range(shards.open_shard(path).num_row_groups)]
+
+    def num_groups(self) -> int:
+        return len(self.places)
+
+    def group(self, index: int) -> list[Document]:
+        path, number = self.places[index]
+        texts = shards.read_group(shards.open_shard(path), number, path)
+        ids, offsets = self.tokenizer.encode_batch(texts)
+        bos = self.tokenizer.bos_id
+        documents = [[bos, *ids[start:end].tolist()] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+        return [(document, [1] * len(document)) for document in documents]
+
+
+class ListCorpus:
+    """Documents already rendered (conversations), in the order given, cut into groups."""
+
+    def __init__(self, documents: Sequence[Document], group_size: int = shards.DOCUMENTS_PER_GROUP):
+        self.documents, self.group_size = documents, group_size
+
+    def num_groups(self) -> int:
+        return -(-len(self.documents) // self.group_size)
+
+    def group(self, index: int) -> list[Document]:
+        return list(self.documents[index * self.group_size:(index + 1) * self.group_size])
+
+
+def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: int = 0, rank: int = 0, world_size: int = 1,
+            state: dict[str, int] | None = None, epochs: int | None = None) -> Iterator[Batch]:
+    """Micro-batches of `rows` rows of `sequence_len` tokens; endless, or `epochs` passes (the last may be shorter).
+
+    Rows flow over group borders, so only the very last batch of the last epoch can be short.
+    """
+    at = dict(state or START)
+    held: list[np.ndarray] = []  # rows (row_len, 2) waiting for their batch
+    for epoch in _count(at["epoch"], epochs):
+        empty = True
+        for group in range(at["group"], corpus.num_groups()):
+            ids, mask = pack(corpus.group(group), sequence_len + 1, bos_id)
+            order = np.random.default_rng((seed, epoch, group)).permutation(len(ids))
+            for row in range(at["row"], len(ids)):
+                empty = False
+                held.append((ids[order[row]], mask[order[row]]))
+                if len(held) == rows * world_size:
+                    mine = held[rank * rows:(rank + 1) * rows]
+                    yield _batch(mine, {"epoch": epoch, "group": group, "row": row + 1})
+                    held = []
+            at["row"] = 0
+        if empty and at["group"] == 0:
+            raise UserError(f"the training data has no row with a target at --max_seq_len={sequence_len}; "
+                            "give longer rows or other data")
+        at["group"] = 0
+    if held and world_size == 1:
+        yield _batch(held, {"epoch": epoch + 1, "group": 0, "row": 0})
+
+
+def _count(first: int, epochs: int | None) -> Iterator[int]:
+    while epochs is None or first < epochs:
+        yield first
+        first += 1
+
+
+def _batch(held: list[tuple[np.ndarray, np.ndarray]], state: dict[str, int]) -> Batch:
+    return to_batch(np.stack([ids for ids, _ in held]), np.stack([mask for _, mask in held]), state)
+
+
+def prefetched(items: Iterator, depth: int = 4) -> Iterator:
+    """The same items, made ahead by a thread; an exception in it is raised here, at its place."""
+    ready: queue.Queue = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: object) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def fill() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+            put((None, StopIteration()))
+        except Exception as error:  # handed to the consumer, who raises it
+            put((None, error))
+
+    threading.Thread(target=fill, daemon=True, name="prefetch").start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()

@@ -1,0 +1,87 @@
+"""Documents into rows of one length, the same way for base, mid and SFT.
+
+A row holds T+1 tokens: inputs are its first T, targets its last T. Documents longer than a row are cut into pieces; all
+pieces are placed best fit, longest first, each into the fullest row that still has room (a bin packing with at most 11/9 of
+the optimal rows: Johnson 1973). What stays free is padding, which is no target. Every piece starts with <|bos|>, so a
+row always does; no token is lost and none is a target twice.
+"""
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+Document = tuple[Sequence[int], Sequence[int]]  # token ids, and for each 1 if the model is to predict it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids and targets (B, T) int64, −1 where there is nothing to predict; `state` resumes the loader after this batch.
+
+    `weights` (B, T) fp32 scales each target's loss (RL: the advantage); None = 1.
+    """
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+    state: dict[str, int]
+    weights: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        if device.type == "cpu":
+            return self
+        move = lambda t: None if t is None else t.pin_memory().to(device, non_blocking=True)  # noqa: E731
+        return Batch(move(self.ids), move(self.targets), self.state, move(self.weights))
+
+
+def pieces(document: Document, room: int, bos_id: int) -> list[Document]:
+    """Cuts a document to pieces of at most `room` tokens. Later pieces get a <|bos|> in front, and their first own token,
+    which nothing before it could tell, is no target.
+
+    >>> pieces(([0, 5, 6, 7, 8], [1, 1, 1, 1, 1]), 3, 0)
+    [([0, 5, 6], [1, 1, 1]), ([0, 7, 8], [0, 0, 1])]
+    """
+    ids, mask = list(document[0]), list(document[1])
+    cut = [(ids[:room], mask[:room])]
+    for start in range(room, len(ids), room - 1):
+        end = start + room - 1
+        cut.append(([bos_id, *ids[start:end]], [0, 0, *mask[start + 1:end]]))
+    return cut
+
+
+def pack(documents: Sequence[Document], row_len: int, bos_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (R, row_len) int32 of ids and of targets' mask (bool); padding is <|bos|> with mask 0.
+
+    Pieces without a single target are left out, so no row is without targets.
+    """
+    parts = [part for document in documents for part in pieces(document, row_len, bos_id) if any(part[1][1:])]
+    parts.sort(key=lambda part: -len(part[0]))  # stable: equal documents in equal order give equal rows
+    rows: list[list[Document]] = []
+    open_rows: list[tuple[int, int]] = []  # (free, row), sorted: bisect finds the fullest row with room
+    for part in parts:
+        size = len(part[0])
+        place = bisect_left(open_rows, (size, -1))
+        if place == len(open_rows):
+            rows.append([])
+            free, row = row_len, len(rows) - 1
+        else:
+            free, row = open_rows.pop(place)
+        rows[row].append(part)
+        if free - size > 1:
+            insort(open_rows, (free - size, row))
+    ids = np.full((len(rows), row_len), bos_id, dtype=np.int32)
+    mask = np.zeros((len(rows), row_len), dtype=bool)
+    for row, members in enumerate(rows):
+        at = 0
+        for part_ids, part_mask in members:
+            ids[row, at:at + len(part_ids)] = part_ids
+            mask[row, at:at + len(part_ids)] = part_mask
+            at += len(part_ids)
+    return ids, mask
+
+
+def to_batch(ids: np.ndarray, mask: np.ndarray, state: dict[str, int]) -> Batch:
+    """Rows (B, T+1) to inputs and targets (B, T)."""
+    whole = torch.from_numpy(ids.astype(np.int64))
+    targets = whole[:, 1:].masked_fill(~torch.from_numpy(mask[:, 1:]), -1)
+    return Batch(whole[:, :-1].contiguous(), targets, state)

@@ -1,0 +1,1 @@
+"""The loop every stage runs, its losses, checkpoints, and rollouts for RL."""

@@ -1,0 +1,127 @@
+"""Checkpoints: one folder per step, whole or absent, checked when read.
+
+    out/checkpoints/<stage>/<tag>/step_000500/{model.safetensors, config.json, state.json, optimizer.pt}
+
+`state.json` holds the recipe's own numbers and the SHA-256 of the other files. The newest `keep` are kept; the damaged are named
+and passed over. `format` is the version of this layout and of the model's parameters.
+"""
+import hashlib
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from nanochat.model import GPT, GPTConfig
+from nanochat.optim import Optimizer
+from nanochat.system import files, log, paths
+from nanochat.system.files import UserError
+from nanochat.tokenizer import Tokenizer
+
+FORMAT = 1
+
+
+def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state: dict[str, Any], keep: int = 1) -> Path:
+    """Writes `folder/step_…` (main rank; others return at once) and removes all but the newest `keep`."""
+    target = Path(folder) / f"step_{step:06d}"
+    if not log.is_main():
+        return target
+    with files.replacing(target) as temporary:
+        temporary.mkdir()
+        save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()},
+                  temporary / "model.safetensors")
+        files.write_json(temporary / "config.json", model.config.as_dict())
+        if optimizer is not None:
+            torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        digests = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+        files.write_json(temporary / "state.json", {"format": FORMAT, "step": step, "sha256": digests, **state})
+    for _, old in steps(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def steps(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every checkpoint, oldest first."""
+    found = [(int(match[1]), path) for path in Path(folder).glob("step_*") if (match := re.fullmatch(r"step_(\d+)", path.name))]
+    return sorted(found)
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """The checkpoint's state. UserError when a file is missing, damaged or of another format."""
+    state = files.read_json(folder / "state.json")
+    if state.get("format") != FORMAT:
+        raise UserError(f"{folder} has checkpoint format {state.get('format')}; this code reads {FORMAT}: train it again")
+    for name, digest in state["sha256"].items():
+        if not (folder / name).exists() or _sha256(folder / name) != digest:
+            raise UserError(f"{folder / name} is missing or damaged (its SHA-256 differs)")
+    return state
+
+
+def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint and its state; damaged ones are reported and passed over. None = there is none."""
+    for _, path in reversed(steps(folder)):
+        try:
+            return path, check(path)
+        except UserError as error:
+            log.say(f"warning: {error}; trying the checkpoint before it")
+    return None
+
+
+def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
+    """Copies a checkpoint into an existing model and optimizer of the same shape."""
+    _load_weights(model, path)
+    if optimizer is not None:
+        optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
+
+
+def _load_weights(model: GPT, path: Path) -> None:
+    try:
+        model.load_state_dict(load_file(path / "model.safetensors"))
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit its own config: {str(error).splitlines()[0]}; train it again") from error
+
+
+def load_model(source: str, tag: str = "", step: int | None = None, device: torch.device | str = "cpu",
+               dtype: torch.dtype = torch.float32) -> tuple[GPT, Tokenizer, dict[str, Any]]:
+    """Model, tokenizer and the checkpoint's state for stage `source`; the only tag, or the one named, and its newest step.
+
+    UserError names what there is when the wanted one is not there.
+    """
+    tag = tag or _only_tag(source)
+    folder = paths.checkpoint_dir(source, tag)
+    if step is None:
+        found = latest(folder)
+    else:
+        wanted = folder / f"step_{step:06d}"
+        found = (wanted, check(wanted)) if wanted.exists() else None
+    if found is None:
+        raise UserError(f"no checkpoint{'' if step is None else f' of step {step}'} in {folder} "
+                        f"(there are: {', '.join(p.name for _, p in steps(folder)) or 'none'})")
+    path, state = found
+    model = GPT(GPTConfig(**files.read_json(path / "config.json")), compute_dtype=dtype)
+    _load_weights(model, path)
+    tokenizer = Tokenizer.load(paths.tokenizer_dir())
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise UserError(f"the tokenizer in {paths.tokenizer_dir()} has {tokenizer.vocab_size} tokens, the checkpoint {path} "
+                        f"{model.config.vocab_size}; train the model again: python -m scripts.base_train")
+    return model.to(device), tokenizer, {**state, "tag": tag, "path": str(path)}
+
+
+def _only_tag(source: str) -> str:
+    """The stage's tag when there is one; the deepest when there are several."""
+    if source not in paths.STAGES:
+        raise UserError(f"there is no stage {source!r}; choose one of {', '.join(paths.STAGES)}")
+    tags = [path.name for path in paths.checkpoint_dir(source).glob("*") if steps(path)]
+    if not tags:
+        recipe = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}[source]
+        raise UserError(f"no {source} checkpoint in {paths.checkpoint_dir(source)}; make one: python -m scripts.{recipe}")
+    return max(tags, key=lambda tag: (int(re.sub(r"\D", "", tag) or 0), tag))
+
+
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

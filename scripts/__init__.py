@@ -1,0 +1,1 @@
+"""Recipes, one per command: `python -m scripts.base_train --help`."""

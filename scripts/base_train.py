@@ -1,0 +1,113 @@
+"""Pretraining: text shards → a base model that continues text.
+
+    python -m scripts.base_train --depth=4 --aspect_ratio=32 --head_dim=64 --max_seq_len=256
+    torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=20
+
+The dial is --depth; what follows from it is in nanochat/plan.py, and an explicit flag beats the plan.
+"""
+import torch
+
+from nanochat import plan as dial
+from nanochat.data import loader, shards
+from nanochat.eval.bpb import bits_per_byte
+from nanochat.model import GPT, GPTConfig
+from nanochat.model.accounting import flops_per_token
+from nanochat.optim import Optimizer, Schedule
+from nanochat.optim.groups import groups_of
+from nanochat.system import cli, hardware, log, paths, runtime
+from nanochat.system.cli import flag
+from nanochat.system.files import UserError
+from nanochat.tokenizer import Tokenizer
+from nanochat.train.journal import Journal
+from nanochat.train.loop import due, optimize
+from nanochat.train.losses import can_compile, weighted_nll
+
+
+def flags(argv: list[str] | None):
+    return cli.parse(
+        argv, __doc__,
+        depth=flag(20, "layers; everything else follows from it", at_least=1),
+        aspect_ratio=flag(64, "width = depth × this", at_least=1),
+        head_dim=flag(128, "width of one head", at_least=2),
+        max_seq_len=flag(2048, "tokens in a row", at_least=8),
+        num_iterations=flag(-1, "steps; −1 = from the flags below", at_least=1),
+        target_flops=flag(-1.0, "train for this many FLOPs", at_least=1),
+        target_param_data_ratio=flag(20.0, "tokens per parameter", at_least=1e-6),
+        device_batch_size=flag(32, "rows per micro-batch and rank", at_least=1),
+        total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
+        matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
+        head_lr=flag(0.008, "AdamW at width 768", at_least=0), weight_decay=flag(0.0, "Muon, cautious, falls to 0", at_least=0),
+        warmup_steps=flag(0, at_least=0), warmdown_fraction=flag(0.6, "of all steps", at_least=0, at_most=1),
+        portable=flag(False, "exactly the October architecture, which transformers knows"),
+        eval_every=flag(250, "steps between validations; −1 = only at the end"),
+        eval_tokens=flag(262_144, "validation tokens", at_least=1),
+        save_every=flag(-1, "steps between checkpoints; −1 = only at the end"), keep=flag(1, "checkpoints kept", at_least=1),
+        model_tag=flag("", "name of the checkpoint folder; default d<depth>"),
+        resume=flag(False, "go on from the newest checkpoint, if there is one"),
+        compile=flag(True, "torch.compile the loss"), seed=flag(0, "of weights and data order", at_least=0),
+        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations"), run=flag("dummy", "a name for the run"),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = flags(argv)
+    device = runtime.start(args.device_type, args.dtype)
+    tokenizer = Tokenizer.load(paths.tokenizer_dir())
+    plan = dial.make(
+        args.depth, vocab_size=tokenizer.vocab_size, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
+        sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, num_iterations=args.num_iterations,
+        target_flops=args.target_flops, target_param_data_ratio=args.target_param_data_ratio)
+    config = GPTConfig(
+        sequence_len=args.max_seq_len, vocab_size=tokenizer.vocab_size, n_layer=plan.n_layer, n_head=plan.n_head,
+        n_kv_head=plan.n_head, n_embd=plan.n_embd, head_dim=plan.head_dim,
+        value_embeddings=not args.portable, residual_scalars=not args.portable)
+    model = GPT(config, device.dtype).init_weights(args.seed).to(device.device)
+    optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr, head_lr=args.head_lr,
+                                    weight_decay=args.weight_decay), device.dtype)
+    journal = Journal("base", args.model_tag or f"d{args.depth}", model, optimizer, steps=plan.steps, resume=args.resume,
+                      flags=vars(args), keep=args.keep)
+    accumulate = accumulation(args.total_batch_size, args.device_batch_size * args.max_seq_len * device.world_size)
+    log.say(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {plan.steps:,} steps of "
+            f"{args.total_batch_size:,} tokens on {device.world_size} × {device.device} in {device.dtype}")
+    batches = loader.prefetched(loader.batches(
+        loader.TextCorpus(shards.train_shards(), tokenizer), args.device_batch_size, args.max_seq_len, tokenizer.bos_id,
+        seed=args.seed, rank=device.rank, world_size=device.world_size, state=journal.state))
+    schedule = Schedule(plan.steps, args.warmup_steps, args.warmdown_fraction)
+    loss_of = weighted_nll(model, args.compile and can_compile(device.device))
+    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(device.device)
+    peak, val_bpb = hardware.detect().peak_flops, None
+    with journal:
+        for step in optimize(loss_of, optimizer, batches, schedule, runtime=device, steps=plan.steps, start=journal.start,
+                             accumulate=accumulate):
+            numbers = {}
+            if peak:
+                numbers["speed/mfu"] = flops_per_token(config) * step.tokens / step.seconds / (peak * device.world_size)
+            if due(step, args.eval_every):
+                numbers["val/bpb"] = val_bpb = bits_per_byte(model, validation(tokenizer, args, device), token_bytes)
+            journal.record(step, **numbers)
+            if due(step, args.save_every):
+                journal.save(step)
+        journal.finish(val_bpb=val_bpb, plan_tokens=plan.tokens, flops=flops_per_token(config) * journal.tokens)
+    device.close()
+
+
+def accumulation(total_batch: int, tokens_at_once: int) -> int:
+    """Micro-batches per step and rank. UserError when the batch is no multiple of what goes through at once."""
+    if total_batch % tokens_at_once:
+        raise UserError(f"--total_batch_size={total_batch} is no multiple of {tokens_at_once} (rows × tokens × ranks); "
+                        f"lower --device_batch_size or give e.g. {max(1, round(total_batch / tokens_at_once)) * tokens_at_once}")
+    return total_batch // tokens_at_once
+
+
+def validation(tokenizer, args, device):
+    """The same validation batches every time, this rank's part of them."""
+    steps = max(1, args.eval_tokens // (args.device_batch_size * args.max_seq_len * device.world_size))
+    rows = loader.batches(loader.TextCorpus(shards.validation_shards(), tokenizer), args.device_batch_size, args.max_seq_len,
+                          tokenizer.bos_id, rank=device.rank, world_size=device.world_size, epochs=1)
+    for _, batch in zip(range(steps), rows, strict=False):
+        moved = batch.to(device.device)
+        yield moved.ids, moved.targets
+
+
+if __name__ == "__main__":
+    cli.run(main)
