@@ -1,0 +1,191 @@
+"""Where text comes from: shards on the Hugging Face hub, or a folder of plain files. (The kindergarten has a room.)
+
+A hub source is a data set of parquet shards with a column `text`, shuffled, so that any prefix is a sample. Its last
+shard is the validation shard, however many are fetched: numbers stay comparable. Every shard is fetched into
+`.fetching/`, goes on where an interrupted one stopped, is checked for size and SHA-256, and only then renamed to its
+place. `manifest.json` says where a folder's text comes from, and nothing is mixed with text from elsewhere.
+HF_ENDPOINT names another hub with the same layout. Adding a corpus is one entry in `HUB`.
+"""
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+from nanochat.data import shards
+from nanochat.system import files, log
+from nanochat.system.files import UserError
+
+PARALLEL = 4  # fetches at a time; the hub throttles above that
+ATTEMPTS = 3  # per shard; the hub's client retries dropped connections by itself
+CHARACTERS_PER_SHARD = 50_000_000  # of imported text: 20 MB packed, a good unit of shuffling
+VALIDATION_ONE_IN = 20  # of imported documents
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set on the hub; `note` is what a user must know before using it and is printed."""
+
+    repo: str
+    note: str
+
+
+HUB = {
+    "fineweb-edu": HubSource("karpathy/fineweb-edu-100b-shuffle", "FineWeb-Edu, licence ODC-By 1.0 (attribution)"),
+    "climbmix": HubSource("karpathy/climbmix-400b-shuffle",
+                          "ClimbMix, licence reported as non-commercial: read it before you use the data"),
+}
+
+
+@dataclass(frozen=True)
+class RemoteShard:
+    """One parquet file of a hub data set; `sha256` is "" where the hub does not know it."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+def hub_shards(source: HubSource) -> tuple[str, list[RemoteShard]]:
+    """(the commit, its parquet files in order). UserError when the hub does not answer or knows no such data set."""
+    from huggingface_hub import HfApi
+    endpoint = os.environ.get("HF_ENDPOINT")
+    try:
+        info = HfApi(endpoint=endpoint).dataset_info(source.repo, files_metadata=True, timeout=60)
+    except Exception as error:  # the client raises its own, httpx's and OSError; the user's way out is the same
+        raise UserError(f"cannot list {source.repo} on {endpoint or 'the hub'}: {_first_line(error)}; check the "
+                        "network, set HF_ENDPOINT, or use --source=kindergarten or --data=FOLDER") from error
+    found = [RemoteShard(one.rfilename, one.size or 0, one.lfs.sha256 if one.lfs else "")
+             for one in info.siblings if one.rfilename.endswith(".parquet") and "/" not in one.rfilename]
+    if len(found) < 2:
+        raise UserError(f"{source.repo} has {len(found)} parquet files at its root; expected at least 2")
+    return info.sha, sorted(found, key=lambda shard: shard.name)
+
+
+def claim(text_dir: Path, origin: str) -> dict:
+    """The manifest of a folder that holds (or will hold) text of this origin and no other, else UserError."""
+    path = text_dir / shards.MANIFEST
+    if not path.exists() and not any(text_dir.glob("*.parquet")):
+        files.write_json(path, {"origin": origin, "validation": []})  # first of all, so that an interrupted run goes on
+    manifest = files.read_json(path) if path.exists() else {"origin": "another place"}
+    found = manifest.get("origin", "kindergarten")  # which writes its own manifest, without an origin
+    if found != origin:
+        raise UserError(f"{text_dir} holds text from {found}, not {origin}; remove it, or choose another with --out")
+    return manifest
+
+
+def fetch(source: HubSource, count: int, text_dir: Path) -> None:
+    """The first `count` training shards (−1: all) and the validation shard into `text_dir`; what is there stays.
+
+    UserError when a shard can't be had, after all others were tried; a second run goes on where this one stopped.
+    """
+    revision, remote = hub_shards(source)
+    train, validation = remote[:-1], remote[-1]
+    manifest = {"files": {}, **claim(text_dir, source.repo), "revision": revision, "validation": [validation.name]}
+    have = manifest["files"]
+    missing = [shard for shard in [validation, *(train if count < 0 else train[:count])]
+               if have.get(shard.name) != shard.sha256 or not (text_dir / shard.name).exists()]
+    _check_space(text_dir, sum(shard.num_bytes for shard in missing))
+    failed: list[str] = []
+    with log.Progress("fetch", len(missing), "shards") as bar, ThreadPoolExecutor(PARALLEL) as pool:
+        waiting = {pool.submit(_fetch_one, source.repo, revision, shard, text_dir): shard for shard in missing}
+        try:
+            for number, finished in enumerate(as_completed(waiting), 1):
+                shard, error = waiting[finished], finished.exception()
+                if error:
+                    failed.append(f"{shard.name} ({_first_line(error)})")
+                else:
+                    have[shard.name] = shard.sha256
+                    files.write_json(text_dir / shards.MANIFEST, manifest)
+                bar.update(number, failed=len(failed))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if failed:
+        raise UserError(f"{len(failed)} of {len(missing)} shards failed: {failed[0]}; run the same command again, "
+                        "finished shards are kept")
+    shutil.rmtree(text_dir / ".fetching", ignore_errors=True)
+
+
+def _fetch_one(repo: str, revision: str, shard: RemoteShard, text_dir: Path) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars, logging
+    disable_progress_bars()  # one bar per thread would fight with ours
+    logging.set_verbosity_error()
+    for attempt in range(ATTEMPTS):
+        got = Path(hf_hub_download(repo, shard.name, repo_type="dataset", revision=revision, force_download=attempt > 0,
+                                   local_dir=text_dir / ".fetching", endpoint=os.environ.get("HF_ENDPOINT")))
+        with got.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if got.stat().st_size == shard.num_bytes and digest == (shard.sha256 or digest):
+            shards.open_shard(got)
+            os.replace(got, text_dir / shard.name)
+            return
+    raise UserError(f"size or SHA-256 differs from the hub's after {ATTEMPTS} attempts")
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes * 1.05:
+        raise UserError(f"{folder} has {free / 1e9:.1f} GB free; the shards need {num_bytes / 1e9:.1f} GB: take fewer "
+                        "(-n) or another folder (--out)")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def plain_files(folder: Path) -> list[Path]:
+    """The .txt, .md and .jsonl(.gz) files that `import_texts` would read: those in `folder`, or in its `text/`."""
+    inner = folder / "text" if (folder / "text").is_dir() else folder
+    return sorted(path for path in inner.rglob("*") if path.name.endswith((".txt", ".md", ".jsonl", ".jsonl.gz")))
+
+
+def read_documents(path: Path) -> Iterator[str]:
+    """A JSONL file's `text` fields, or a text file cut at blank lines into pieces of at least 2,000 characters."""
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        for number, row in enumerate(files.read_jsonl(path), 1):
+            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                raise UserError(f"{path}, record {number}: expected an object with a string `text`, "
+                                f"got {json.dumps(row)[:80]}")
+            yield row["text"]
+        return
+    piece: list[str] = []
+    for paragraph in path.read_text(encoding="utf-8", errors="replace").split("\n\n"):
+        piece.append(paragraph)
+        if sum(map(len, piece)) >= 2000:
+            yield "\n\n".join(piece)
+            piece = []
+    yield "\n\n".join(piece)
+
+
+def import_texts(sources: Iterable[Path], text_dir: Path) -> tuple[int, int]:
+    """Writes the documents of plain files as shards; (documents, characters). One document in twenty, chosen by its own
+    content, goes to the validation shard, so the split does not depend on the order of the files."""
+    claim(text_dir, "plain files")
+    for old in text_dir.glob("*.parquet"):
+        old.unlink()
+    train: list[str] = []
+    held_out: list[str] = []
+    num_shards = num_documents = num_characters = buffered = 0
+    for document in (one for path in sources for one in read_documents(path) if one.strip()):
+        num_documents, num_characters = num_documents + 1, num_characters + len(document)
+        (held_out if crc32(document.encode()) % VALIDATION_ONE_IN == 0 else train).append(document)
+        buffered += len(document)
+        if buffered >= CHARACTERS_PER_SHARD:
+            shards.write(text_dir / f"shard_{num_shards:05d}.parquet", train)
+            train, buffered, num_shards = [], 0, num_shards + 1
+    if not held_out and len(train) > 1:
+        held_out = [train.pop()]  # so few documents that chance held none out
+    if not held_out or not (train or num_shards):
+        raise UserError(f"{num_documents} documents of text are too few: give at least two, one is for validation")
+    if train:
+        shards.write(text_dir / f"shard_{num_shards:05d}.parquet", train)
+    shards.write(text_dir / "shard_validation.parquet", held_out)
+    files.write_json(text_dir / shards.MANIFEST, {"origin": "plain files", "validation": ["shard_validation.parquet"]})
+    return num_documents, num_characters
