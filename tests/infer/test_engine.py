@@ -1,0 +1,166 @@
+"""The engine against the naive loop (whole sequence through the model for every token), alone and in any company."""
+
+import random
+
+import pytest
+import torch
+
+from nanochat.infer import Engine, EventReader
+from nanochat.infer.sampler import Sampler, row_key
+
+PROMPTS = [[5], [7, 8, 9], [5, 6], list(range(40, 90)), [7, 8, 9], list(range(100, 120)), [1] * 33]
+
+
+def naive(model, prompt, num_tokens, temperature, top_k, seed, sample=0):
+    """The slow twin: no cache, no batch."""
+    ids = list(prompt)
+    sampler = Sampler([row_key(seed, tuple(prompt), sample)], [temperature], [top_k], torch.device("cpu"))
+    with torch.no_grad():
+        for _ in range(num_tokens):
+            ids.append(sampler.draw(model(torch.tensor([ids]))[:, -1], [len(ids) - 1]).item())
+    return ids[len(prompt):]
+
+
+@pytest.mark.parametrize("temperature, top_k", [(0.0, None), (1.0, None), (0.8, 5)])
+def test_a_batch_says_what_the_naive_loop_says(model, tokenizer, temperature, top_k):
+    engine = Engine(model, tokenizer, max_rows=4)  # fewer than prompts: some wait, some join late
+    got = engine.generate(PROMPTS, 20, temperature, top_k, seed=3, stop_ids=[])
+    seen = []
+    for prompt, [completion] in zip(PROMPTS, got):
+        expected = naive(model, prompt, 20, temperature, top_k, 3, sample=seen.count(prompt))
+        seen.append(prompt)
+        assert completion.ids == expected
+        assert completion.mask == [1] * 20 and completion.stop_reason == "length"
+
+
+def test_random_arrivals_settings_and_cancels_change_nothing(model, tokenizer):
+    draw = random.Random(0)
+    engine = Engine(model, tokenizer, max_rows=5)
+    jobs = []
+    while len(jobs) < 40 or engine.running or engine.waiting:
+        if len(jobs) < 40 and draw.random() < 0.6:
+            prompt = [draw.randrange(256) for _ in range(draw.choice([1, 2, 5, 30]))]
+            settings = dict(max_tokens=draw.randrange(1, 25), temperature=draw.choice([0.0, 0.7, 1.5]),
+                            top_k=draw.choice([None, 1, 3, 50]), seed=draw.randrange(3))
+            jobs.append((prompt, settings, engine.submit(prompt, **settings, stop_ids=[])))
+        if jobs and draw.random() < 0.05:
+            engine.cancel(draw.choice(jobs)[2])
+        engine.step()
+        assert len(engine.running) <= 5
+    reasons = [request.stop_reason for _, _, request in jobs]
+    assert reasons.count("cancel") and reasons.count("length") > 20
+    for prompt, settings, request in jobs:
+        expected = naive(model, prompt, settings.pop("max_tokens"), **settings)
+        assert request.ids == expected[:len(request.ids)]
+        assert request.stop_reason == "cancel" or len(request.ids) == len(expected)
+
+
+def test_samples_differ_share_the_prefill_and_repeat_with_the_seed(model, tokenizer, monkeypatch):
+    engine = Engine(model, tokenizer, max_rows=8)
+    widths = []
+    plan = engine.cache.plan
+    monkeypatch.setattr(engine.cache, "plan", lambda slots, starts, new: widths.append((len(starts), new)) or
+                        plan(slots, starts, new))
+    [group] = engine.generate([[3, 4, 5, 6]], 12, 1.0, seed=1, samples=6, stop_ids=[])
+    assert widths[0] == (1, 3) and widths[1] == (6, 1)  # one row of prompt[:-1], then six rows of one token
+    assert len({tuple(completion.ids) for completion in group}) == 6
+    again = engine.generate([[9], [3, 4, 5, 6], [3, 4, 5, 6]], 12, 1.0, seed=1, samples=3, stop_ids=[])
+    assert again[1] + again[2] == group  # in other company, in two parts: the same six
+    assert engine.generate([[3, 4, 5, 6]], 12, 1.0, seed=2, samples=6, stop_ids=[]) != [group]
+
+
+def test_never_past_the_context(model, tokenizer):
+    engine = Engine(model, tokenizer)
+    prompts = [[1] * 90, [2] * 96, [3] * 95, [4] * 200]
+    lengths = []
+    for prompt, [completion] in zip(prompts, engine.generate(prompts, 50, stop_ids=[])):
+        assert completion.stop_reason == "length"
+        lengths.append(len(prompt) + len(completion.ids))
+    assert lengths == [96, 96, 96, 200]  # sequence_len is 96; what does not fit gets nothing
+    assert engine.generate([[1]], max_tokens=0)[0][0].ids == []
+
+
+class Script:
+    """A model that says `tokens`, one after the other, whatever it is fed; it remembers what it was fed."""
+
+    compute_dtype = torch.float32
+
+    def __init__(self, config, tokens):
+        self.config, self.tokens, self.fed = config, tokens, []
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+    def hidden(self, ids, cache, positions):
+        self.fed.append(ids[0, 0].item())
+        return positions[:, :, None].float()  # (1, 1, 1)
+
+    def logits(self, hidden):
+        logits = torch.zeros(len(hidden), self.config.vocab_size)
+        logits[0, self.tokens[int(hidden[0, 0])]] = 50.0
+        return logits
+
+
+def test_the_tool_is_called_and_its_answer_forced(model, tokenizer):
+    mark = tokenizer.special_id
+    answer = [*tokenizer.encode("so "), mark("<|python_start|>"), *tokenizer.encode("2*3"), mark("<|python_end|>")]
+    forced = [mark("<|output_start|>"), *tokenizer.encode("6"), mark("<|output_end|>")]
+    rest = [*tokenizer.encode("é!"), mark("<|assistant_end|>")]
+    script = Script(model.config, [*answer, *[0] * len(forced), *rest])
+    calls = []
+    engine = Engine(script, tokenizer, tool=lambda text: calls.append(text) or "6")
+    [[got]] = engine.generate([[1]], temperature=0.0)
+    assert calls == ["2*3"] and got.tool_calls == [("2*3", "6")]
+    assert got.ids == answer + forced + rest
+    assert got.mask == [1] * len(answer) + [0] * len(forced) + [1] * len(rest)
+    assert got.text == "so é!" and got.stop_reason == "stop"
+    assert script.fed == [1, *got.ids[:-1]]  # forced tokens are read like any other
+
+    events = list(engine.stream([1], temperature=0.0))
+    assert [event.token_id for event in events] == got.ids
+    assert [(event.kind, event.text) for event in events if event.text] == [
+        ("text", "s"), ("text", "o"), ("text", " "), ("python", "2"), ("python", "*"), ("python", "3"), ("output", "6"),
+        ("text", "é"), ("text", "!")]
+    assert [event.stop_reason for event in events] == [""] * (len(got.ids) - 1) + ["stop"]
+
+    refusing = Engine(script, tokenizer, tool=lambda text: None)
+    [[got]] = refusing.generate([[1]], max_tokens=len(answer) + 7, temperature=0.0)
+    assert got.tool_calls == [("2*3", "error")]
+    assert tokenizer.decode(got.ids[len(answer):]) == "<|output_start|>error<|output_end|>"
+
+
+def test_the_model_cannot_speak_as_the_tool(model, tokenizer):
+    script = Script(model.config, [tokenizer.special_id("<|output_start|>")] * 8)
+    [[got]] = Engine(script, tokenizer, tool=str).generate([[1]], max_tokens=5, temperature=0.0)
+    assert tokenizer.special_id("<|output_start|>") not in got.ids
+
+
+def test_stream_equals_generate_and_frees_its_slot_when_closed(model, tokenizer):
+    engine = Engine(model, tokenizer)
+    [[whole]] = engine.generate([[5, 6]], 30, 1.0, 20, seed=4)
+    events = list(engine.stream([5, 6], max_tokens=30, temperature=1.0, top_k=20, seed=4))
+    assert [event.token_id for event in events] == whole.ids
+    assert "".join(event.text for event in events if event.kind == "text") == whole.text
+    stream = engine.stream([5, 6], max_tokens=80, stop_ids=[])
+    next(stream)
+    other = engine.stream([7], max_tokens=3, temperature=0.0, stop_ids=[])  # two streams at once
+    assert [event.token_id for event in other] == naive(model, [7], 3, 0.0, None, 0)
+    stream.close()
+    engine.step()
+    assert not engine.running and not engine.waiting
+
+
+def test_an_unfinished_character_is_flushed_at_the_end(model, tokenizer):
+    engine = Engine(Script(model.config, "é".encode()[:1] * 9), tokenizer)
+    request = engine.submit([1], max_tokens=2, temperature=0.0)
+    reader = EventReader(tokenizer, request)
+    engine.step()
+    assert [event.text for event in reader.read()] == [""]
+    engine.step()
+    assert [event.text for event in reader.read()] == ["\ufffd\ufffd"]
+
+
+def test_training_goes_on_after_generating(model, tokenizer):
+    Engine(model, tokenizer).generate([[1, 2]], 4)
+    model.loss(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()  # nothing left from inference mode
+    model.zero_grad()
