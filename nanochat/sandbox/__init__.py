@@ -1,6 +1,6 @@
-"""Run what a model wrote. `run` executes a Python program in a child that cannot reach anything; `calculate` is the chat's tool."""
+"""What a model writes is run here and nowhere else: programs by `run`, the chat's tool by `calculate`."""
 
 from nanochat.sandbox.calculator import calculate
-from nanochat.sandbox.python import Result, run
+from nanochat.sandbox.python import Result, allow_unsafe, layers, run
 
-__all__ = ["Result", "calculate", "run"]
+__all__ = ["Result", "allow_unsafe", "calculate", "layers", "run"]
