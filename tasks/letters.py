@@ -1,0 +1,7 @@
+"""Kindergarten: counting a letter in unseen words, with the tool.
+
+"How many times does the letter a appear in blimat?" → <<'blimat'.count('a')=1>> #### 1
+"""
+from tasks.common import WordProblem
+
+TASK = WordProblem("letters", {"test": "kindergarten/letters-test.jsonl"}, title="Letter counting")
