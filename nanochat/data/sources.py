@@ -11,17 +11,20 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from zlib import crc32
 
 from nanochat.data import shards
 from nanochat.system import files, log
 from nanochat.system.files import UserError
 
+FETCHING = ".fetching"
 PARALLEL = 4  # fetches at a time; the hub throttles above that
-ATTEMPTS = 3  # per shard; the hub's client retries dropped connections by itself
+ATTEMPTS = 5  # per shard, in a row and without a new byte
+PAUSE_SECONDS = 1  # after the first failure, then twice as long each time: 15 s in all
 CHARACTERS_PER_SHARD = 50_000_000  # of imported text: 20 MB packed, a good unit of shuffling
 VALIDATION_ONE_IN = 20  # of imported documents
 
@@ -90,42 +93,83 @@ def fetch(source: HubSource, count: int, text_dir: Path) -> None:
     missing = [shard for shard in [validation, *(train if count < 0 else train[:count])]
                if have.get(shard.name) != shard.sha256 or not (text_dir / shard.name).exists()]
     _check_space(text_dir, sum(shard.num_bytes for shard in missing))
-    failed: list[str] = []
-    with log.Progress("fetch", len(missing), "shards") as bar, ThreadPoolExecutor(PARALLEL) as pool:
-        waiting = {pool.submit(_fetch_one, source.repo, revision, shard, text_dir): shard for shard in missing}
-        try:
-            for number, finished in enumerate(as_completed(waiting), 1):
-                shard, error = waiting[finished], finished.exception()
-                if error:
-                    failed.append(f"{shard.name} ({_first_line(error)})")
-                else:
-                    have[shard.name] = shard.sha256
-                    files.write_json(text_dir / shards.MANIFEST, manifest)
-                bar.update(number, failed=len(failed))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    failed = _fetch_all(source.repo, revision, missing, text_dir, manifest) if missing else []
     if failed:
         raise UserError(f"{len(failed)} of {len(missing)} shards failed: {failed[0]}; run the same command again, "
                         "finished shards are kept")
-    shutil.rmtree(text_dir / ".fetching", ignore_errors=True)
+    shutil.rmtree(text_dir / FETCHING, ignore_errors=True)
 
 
-def _fetch_one(repo: str, revision: str, shard: RemoteShard, text_dir: Path) -> None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import disable_progress_bars, logging
-    disable_progress_bars()  # one bar per thread would fight with ours
-    logging.set_verbosity_error()
-    for attempt in range(ATTEMPTS):
-        got = Path(hf_hub_download(repo, shard.name, repo_type="dataset", revision=revision, force_download=attempt > 0,
-                                   local_dir=text_dir / ".fetching", endpoint=os.environ.get("HF_ENDPOINT")))
-        with got.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if got.stat().st_size == shard.num_bytes and digest == (shard.sha256 or digest):
-            shards.open_shard(got)
-            os.replace(got, text_dir / shard.name)
+def _fetch_all(repo: str, revision: str, wanted: list[RemoteShard], text_dir: Path, manifest: dict) -> list[str]:
+    """Fetches in parallel and notes each finished shard in the manifest; what failed, with reasons."""
+    failed: list[str] = []
+    stop = Event()
+    total = sum(shard.num_bytes for shard in wanted) // 10**6
+    with log.Progress("fetch", total, "MB") as bar, ThreadPoolExecutor(PARALLEL) as pool:
+        shard_of = {pool.submit(_fetch_one, repo, revision, shard, text_dir, stop): shard for shard in wanted}
+        waiting = set(shard_of)
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+                for shard, error in ((shard_of[one], one.exception()) for one in finished):
+                    if error:
+                        failed.append(f"{shard.name} ({_first_line(error)})")
+                    else:
+                        manifest["files"][shard.name] = shard.sha256
+                if finished:
+                    files.write_json(text_dir / shards.MANIFEST, manifest)
+                there = sum(_size(text_dir / one.name) or _size(text_dir / FETCHING / one.name) for one in wanted)
+                bar.update(there // 10**6, failed=len(failed))
+        finally:  # also on Ctrl-C: the threads end at their next megabyte, and what they have stays
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    return failed
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _fetch_one(repo: str, revision: str, shard: RemoteShard, text_dir: Path, stop: Event) -> None:
+    """One shard to its place, from the byte on that an earlier attempt or an earlier run reached."""
+    from huggingface_hub import hf_hub_url
+    url = hf_hub_url(repo, shard.name, repo_type="dataset", revision=revision, endpoint=os.environ.get("HF_ENDPOINT"))
+    partial = text_dir / FETCHING / shard.name
+    partial.parent.mkdir(exist_ok=True)
+    failures = 0
+    while True:
+        before = _size(partial)
+        try:
+            _download(url, partial, shard, stop)
+            shards.open_shard(partial)
+            os.replace(partial, text_dir / shard.name)
             return
-    raise UserError(f"size or SHA-256 differs from the hub's after {ATTEMPTS} attempts")
+        except Exception as error:  # the client's own kinds, OSError, UserError: all deserve another attempt, but a no
+            failures = 1 if _size(partial) > before else failures + 1
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if failures == ATTEMPTS or stop.is_set() or (400 <= status < 500 and status != 429):
+                raise
+            stop.wait(PAUSE_SECONDS * 2 ** (failures - 1))
+
+
+def _download(url: str, partial: Path, shard: RemoteShard, stop: Event) -> None:
+    """Appends what is missing to `partial`; a file that is not what the hub announced is removed, UserError."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    if (have := _size(partial)) < shard.num_bytes:
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
+        with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as response:
+            hf_raise_for_status(response)
+            with partial.open("ab" if response.status_code == 206 else "wb") as out:
+                for chunk in response.iter_bytes(1 << 20):
+                    out.write(chunk)
+                    if stop.is_set():
+                        raise UserError("interrupted")
+    with partial.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if partial.stat().st_size != shard.num_bytes or digest != (shard.sha256 or digest):
+        partial.unlink()
+        raise UserError("size or SHA-256 differs from what the hub announced")
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:

@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import http.server
 import json
+import random
 import sys
 import threading
 import types
@@ -90,11 +91,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def hub(tmp_path, monkeypatch):
     for number in range(4):
         texts = [f"Story {number}.{index} of a hub." for index in range(50)]
+        if number == 0:  # a large one: more than the megabyte that is written at a time, even after packing and halving
+            texts.append(random.Random(0).randbytes(3_000_000).hex())
         shards.write(tmp_path / f"made/shard_{number:05d}.parquet", texts)
     server = Hub({path.name: path.read_bytes() for path in sorted((tmp_path / "made").iterdir())})
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    monkeypatch.setattr(sources, "PAUSE_SECONDS", 0.01)
     monkeypatch.setitem(sources.HUB, "toy", sources.HubSource(REPO, "a toy"))
     yield server
     server.shutdown()
@@ -123,12 +127,20 @@ def test_a_second_fetch_takes_only_what_is_missing(hub, tmp_path):
     assert len(shards.train_shards(tmp_path)) == 3
 
 
-def test_a_broken_connection_goes_on_where_it_stopped(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)  # what it keeps is whole chunks: 10 MB
+def test_a_broken_connection_goes_on_where_it_stopped(hub, tmp_path):
     hub.cut = {"shard_00000.parquet"}
     fetch(1, tmp_path)
-    kept = len(hub.contents["shard_00000.parquet"]) // 2 // 100 * 100
-    assert ("shard_00000.parquet", f"bytes={kept}-") in hub.ranges
+    kept = len(hub.contents["shard_00000.parquet"]) // 2 // 2**20 * 2**20
+    assert kept > 0 and ("shard_00000.parquet", f"bytes={kept}-") in hub.ranges, "whole megabytes are kept"
+    assert (tmp_path / "text/shard_00000.parquet").read_bytes() == hub.contents["shard_00000.parquet"]
+
+
+def test_a_killed_fetch_goes_on_where_it_stopped(hub, tmp_path):
+    half = hub.contents["shard_00000.parquet"][:1_500_000]
+    (tmp_path / "text/.fetching").mkdir(parents=True)
+    (tmp_path / "text/.fetching/shard_00000.parquet").write_bytes(half)
+    fetch(1, tmp_path)
+    assert ("shard_00000.parquet", "bytes=1500000-") in hub.ranges
     assert (tmp_path / "text/shard_00000.parquet").read_bytes() == hub.contents["shard_00000.parquet"]
 
 
