@@ -1,4 +1,4 @@
-"""What the model is asked. One file = one task: a module here that defines TASK is found by its name."""
+"""What the model is asked. One file = one task: `tasks/<name>.py` defines TASK and is found by its name."""
 import importlib
 import pkgutil
 
@@ -6,12 +6,12 @@ from nanochat.system.files import UserError
 from tasks.common import Task
 
 __all__ = ["Task", "find", "names"]
+NOT_TASKS = {"common", "mixture"}  # what tasks share, and how stages mix them
 
 
 def names() -> list[str]:
     """The tasks there are, by file name."""
-    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return [name for name in modules if hasattr(importlib.import_module(f"{__name__}.{name}"), "TASK")]
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - NOT_TASKS)
 
 
 def find(name: str) -> Task:

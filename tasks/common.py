@@ -6,7 +6,7 @@ A task turns items, dictionaries as they lie on disk, into conversations, and ju
     generative    the answer is text, judged by `grade`               WordProblem, PythonFunction, ShortAnswer, Spelling
     source        conversations to learn from, nothing to grade       Source
 
-To add a task, write `tasks/<name>.py` with a docstring (what it is, where from, an example) and `TASK = …`. Nothing else.
+To add a task, write `tasks/<name>.py`: a docstring (what it is, where from, an example) and `TASK = …`. Nothing else.
 Not here: how items are batched, generated and averaged (nanochat/eval/chat.py).
 """
 import re

@@ -1,6 +1,6 @@
 """Your own conversations: give the model a name, a job, a tone. One conversation per line of a JSONL file:
 
-    {"messages": [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "I am Ada, a librarian."}]}
+    {"messages": [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "I am Ada, a cook."}]}
 
 or the bare list of messages. A system message may come first; user and assistant take turns, the assistant ends.
 """

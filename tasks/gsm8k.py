@@ -1,7 +1,7 @@
 """GSM8K: grade-school word problems, worked with the calculator (Cobbe et al. 2021).
 
-"Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia
-sell altogether?" → Natalia sold 48/2 = <<48/2=24>>24 clips in May. … #### 72
+"Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did
+Natalia sell altogether?" → Natalia sold 48/2 = <<48/2=24>>24 clips in May. … #### 72
 """
 from tasks.common import WordProblem
 

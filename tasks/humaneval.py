@@ -4,4 +4,5 @@ def has_close_elements(numbers: List[float], threshold: float) -> bool: … → 
 """
 from tasks.common import PythonFunction
 
-TASK = PythonFunction("humaneval", {"test": "humaneval/HumanEval.jsonl"}, title="HumanEval", licence="MIT", max_tokens=512)
+TASK = PythonFunction("humaneval", {"test": "humaneval/HumanEval.jsonl"}, title="HumanEval", licence="MIT",
+                      max_tokens=512)
