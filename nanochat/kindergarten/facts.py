@@ -1,31 +1,40 @@
 """Questions about the world: lessons to learn from, and exams that no lesson gives away.
 
-Every question that can be asked is listed once, as a `Question` with a key such as "fact Tom home". A stable hash of the
-key holds out one question in five: the exam asks only those, lessons and drills only the others. What a held-out question
+Every question that can be asked is listed once, as a `Question` with a key such as "fact Tom home". A stable hash of
+the key holds out one in five: the exam asks only those, lessons and drills only the others. What a held-out question
 asks about is never secret: the fact stands in the base text as a statement, and the parts of a held-out combination are
 all known ("What sound does Tom's pet make?" = Tom's pet + that animal's sound). The kinds:
 
-    fact      one fact: "Where does Tom live?"                    true/false  "Is it true that Tom lives in the mill?"
-    reverse   the entity of a value: "Who has the red hat?"       size        "Is a horse bigger than a mouse?", "Which …?"
-    hop       two facts: "Where does Ann's friend live?"          calendar    days, months and seasons, next and before
-    order     numbers: "What number comes after 17?"              legs        "How many legs do 3 cows have?"
+    fact        one fact: "Where does Tom live?"
+    reverse     whose value it is: "Who has the red hat?"
+    true/false  a claim, right or wrong: "Is it true that Tom lives in the mill?"
+    hop         two facts: "Where does Ann's friend live?"
+    size        "Is a horse bigger than a mouse?", "Which is smaller, a cow or a hen?"
+    calendar    days, months and seasons: "What day comes two days after Monday?"
+    order       numbers: "What number comes after 17?"
+    legs        "How many legs do 3 cows have?", "How many legs do a hen and a bee have together?"
 
-Replies are short sentences, and reason before they conclude: "Tom lives in the inn, so no." A reply is right when its last
-sentence has the answer and none of its rivals (`grade`). Multiple choice is in choices.py.
+Replies are short sentences that reason before they conclude: "Tom lives in the inn, so no." A reply is right when its
+last sentence has the answer and none of its rivals (`grade`). Multiple choice is in choices.py.
 """
 
 import random
 import re
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import permutations
 from typing import NamedTuple
 from zlib import crc32
 
+from nanochat.kindergarten.talk import words_of
 from nanochat.kindergarten.world import ANIMALS, DAYS, MONTHS, RELATIONS, SEASONS, Fact, World, an, plural, upper
 
 HELD_OUT_ONE_IN = 5
+# How often each kind is asked in lessons (weights), and how many items of it the exam has at most.
 WEIGHTS = {"fact": 30, "reverse": 12, "hop": 20, "true": 6, "false": 6, "size": 9, "calendar": 8, "order": 5, "legs": 6}
-EXAM_PER_KIND = 64
-_OPENERS = [""] * 12 + ["Tell me: ", "Please tell me. ", "Do you know? ", "I forgot. ", "A question: ", "Hello! ", "Now. "]
+EXAM_ITEMS = {"fact": 120, "reverse": 36, "hop": 96, "true": 24, "false": 24, "size": 48, "calendar": 12, "order": 24,
+              "legs": 48}
+_OPENERS = ("",) * 12 + ("Tell me: ", "Please tell me. ", "Do you know? ", "I forgot. ", "A question: ", "Hello! ")
 _ONE_WORD = (" Answer in one word.", " One word, please.", " Just the word.")
 _HOPS = (  # (relation of the first entity, relation of the second, questions)
     ("pet", "sound", "What sound does {e}'s pet make? What does {e}'s pet say"),
@@ -48,8 +57,9 @@ _OWNER_HOPS = (
     ("job", "What is the job of {e}'s owner? What does {e}'s owner work as"),
 )
 _STEPS = (  # (steps, questions, reply) on the circle of days or months
-    (1, "What {c} comes after {a}? Which {c} is next after {a}? After {a} comes which {c}", "After {a} comes {b}."),
-    (-1, "What {c} comes before {a}? Which {c} is just before {a}? Before {a} comes which {c}", "Before {a} comes {b}."),
+    (1, "What {c} comes after {a}? Which {c} is just after {a}? After {a} comes which {c}", "After {a} comes {b}."),
+    (-1, "What {c} comes before {a}? Which {c} is just before {a}? Before {a} comes which {c}",
+     "Before {a} comes {b}."),
     (2, "What {c} comes two {c}s after {a}? Which {c} is two {c}s after {a}", "Two {c}s after {a} comes {b}."),
     (-2, "What {c} comes two {c}s before {a}? Which {c} is two {c}s before {a}", "Two {c}s before {a} comes {b}."),
 )
@@ -73,7 +83,7 @@ def held_out(key: str) -> bool:
 def questions(world: World) -> tuple[dict[str, list[Question]], dict[str, list[Question]]]:
     """All questions of this world by kind: (those for lessons, those for the exam)."""
     rng = random.Random(f"questions {world.seed}")
-    pools = ({kind: [] for kind in WEIGHTS}, {kind: [] for kind in WEIGHTS})
+    pools = ({kind: [] for kind in WEIGHTS}, {kind: [] for kind in WEIGHTS})  # held_out() is the index
     for make in (_facts, _hops, _sizes, _calendar, _numbers, _legs):
         for question in make(rng, world):
             pools[held_out(question.key)][question.kind].append(question)
@@ -84,8 +94,8 @@ def lesson(rng: random.Random, world: World) -> dict:
     """A conversation of one to three questions with their answers, some of them "in one word"."""
     pools = questions(world)[0]
     messages = []
-    for _ in range(rng.choice((1, 1, 2, 3))):
-        question = rng.choice(pools[rng.choices(*_KINDS)[0]])
+    for kind in rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=rng.choice((1, 1, 2, 3))):
+        question = rng.choice(pools[kind])
         asked, reply = rng.choice(_OPENERS) + rng.choice(question.asked), question.reply
         if question.kind in ("fact", "reverse", "calendar") and rng.random() < 0.25:
             asked, reply = asked + rng.choice(_ONE_WORD), question.answer
@@ -98,8 +108,8 @@ def exam(world: World) -> list[dict]:
     rng = random.Random(f"facts exam {world.seed}")
     items = []
     for kind, pool in questions(world)[1].items():
-        for question in rng.sample(pool, min(EXAM_PER_KIND, len(pool))):
-            said = _words(_last_sentence(question.reply))
+        for question in rng.sample(pool, min(EXAM_ITEMS[kind], len(pool))):
+            said = words_of(_last_sentence(question.reply))
             others = [rival for rival in question.rivals if rival.lower() not in said]
             items.append({"question": rng.choice(question.asked), "answer": question.answer, "others": others,
                           "kind": kind, "reply": question.reply})
@@ -112,79 +122,78 @@ def grade(item: dict, completion: str) -> bool:
     >>> grade({"answer": "meow", "others": ["moo"]}, "Tom's pet is a cat. A cat says meow.")
     True
     """
-    said = _words(_last_sentence(completion))
+    said = words_of(_last_sentence(completion))
     return item["answer"].lower() in said and not any(other.lower() in said for other in item["others"])
-
-
-_KINDS = (list(WEIGHTS), list(WEIGHTS.values()))
 
 
 def _last_sentence(text: str) -> str:
     return next((part for part in reversed(re.split(r"[.!?\n]", text)) if part.strip()), "")
 
 
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"[a-z0-9]+", text.lower()))
-
-
 def _ask(phrasings: str, **slots: str) -> list[str]:
     return [upper(text.format(**slots)) + "?" for text in phrasings.split("? ")]
 
 
-def _facts(rng: random.Random, world: World):
+def _tell(world: World, entity: str, relation: str) -> str:
+    return world.fill(RELATIONS[relation].answer, Fact(entity, relation, world.value(entity, relation)))
+
+
+def _facts(rng: random.Random, world: World) -> Iterator[Question]:
     entities = {relation: [fact.entity for fact in world.facts if fact.relation == relation] for relation in RELATIONS}
     for fact in world.facts:
-        relation, key, values = RELATIONS[fact.relation], f"fact {fact.entity} {fact.relation}", world.values[fact.relation]
+        relation, values = RELATIONS[fact.relation], world.values[fact.relation]
+        key = f"fact {fact.entity} {fact.relation}"
         reply = world.fill(relation.answer, fact)
-        yield Question("fact", key, [world.fill(asked, fact) for asked in relation.questions], reply, fact.value, values)
+        asked = [world.fill(text, fact) for text in relation.questions]
+        yield Question("fact", key, asked, reply, fact.value, values)
         if relation.reverse:
-            yield Question("reverse", "reverse" + key, [world.fill(asked, fact) for asked in relation.reverse], reply,
-                           fact.entity, entities[fact.relation])
-        claim = _inside(reply)
-        yield Question("true", key, [f"Is it true that {claim}?", f"Is this right: {claim}?"], reply[:-1] + ", so yes.",
-                       "yes", ["no"])
+            asked = [world.fill(text, fact) for text in relation.reverse]
+            yield Question("reverse", "reverse " + key, asked, reply, fact.entity, entities[fact.relation])
+        yield Question("true", key, _claims(reply), reply[:-1] + ", so yes.", "yes", ["no"])
         for wrong in rng.sample([value for value in values if value not in (fact.value, fact.entity)], 3):
-            claim = _inside(world.fill(relation.answer, Fact(fact.entity, fact.relation, wrong)))
-            yield Question("false", key, [f"Is it true that {claim}?", f"Is this right: {claim}?"],
-                           reply[:-1] + ", so no.", "no", ["yes"])
+            claimed = world.fill(relation.answer, fact._replace(value=wrong))
+            yield Question("false", key, _claims(claimed), reply[:-1] + ", so no.", "no", ["yes"])
 
 
-def _inside(sentence: str) -> str:
-    """The sentence as a part of another: no full stop, no capital unless it starts with a name."""
+def _claims(sentence: str) -> list[str]:
+    """The sentence as a question; its first word keeps its capital only if it is a name."""
     first, rest = sentence[:-1].split(" ", 1)
-    return f"{first.lower() if first in ('A', 'An', 'The') else first} {rest}"
+    claim = f"{first.lower() if first in ('A', 'An', 'The') else first} {rest}"
+    return [f"Is it true that {claim}?", f"Is this right: {claim}?"]
 
 
-def _hops(rng: random.Random, world: World):
-    tell = lambda entity, relation: world.fill(RELATIONS[relation].answer, Fact(entity, relation, world.value(entity, relation)))
+def _hops(rng: random.Random, world: World) -> Iterator[Question]:
     for name, person in world.people.items():
         for first, second, asked in _HOPS:
             middle = person[first]
-            yield Question("hop", f"hop {name} {first} {second}", _ask(asked, e=name), f"{tell(name, first)} {tell(middle, second)}",
+            reply = f"{_tell(world, name, first)} {_tell(world, middle, second)}"
+            yield Question("hop", f"hop {name} {first} {second}", _ask(asked, e=name), reply,
                            world.value(middle, second), world.values[second])
+        pet = person["petname"]
         for second, asked in _OWNER_HOPS:
-            yield Question("hop", f"hop {person['petname']} {second}", _ask(asked, e=person["petname"]),
-                           f"{person['petname']} belongs to {name}. {tell(name, second)}", person[second], world.values[second])
+            reply = f"{pet} belongs to {name}. {_tell(world, name, second)}"
+            yield Question("hop", f"hop {pet} {second}", _ask(asked, e=pet), reply, person[second],
+                           world.values[second])
         for word, step in (("after", 1), ("before", -1)):
             then = DAYS[(DAYS.index(person["day"]) + step) % 7]
-            yield Question("hop", f"hop {name} day {word}", _ask(f"What day comes {word} {{e}}'s favourite day", e=name),
-                           f"{tell(name, 'day')} {upper(word)} {person['day']} comes {then}.", then, DAYS)
+            reply = f"{_tell(world, name, 'day')} {upper(word)} {person['day']} comes {then}."
+            asked = [f"What day comes {word} {name}'s favourite day?"]
+            yield Question("hop", f"hop {name} day {word}", asked, reply, then, DAYS)
 
 
-def _sizes(rng: random.Random, world: World):
+def _sizes(rng: random.Random, world: World) -> Iterator[Question]:
     for rank, big in enumerate(ANIMALS):
         for small in ANIMALS[:rank]:
             key = f"size {big} {small}"
-            for one, other in rng.sample([(big, small), (small, big)], 2):
-                truth = "yes" if one == big else "no"
-                yield Question("size", key, [f"Is {an(one)} bigger than {an(other)}?", f"Is {an(other)} smaller than {an(one)}?"],
-                               f"The {big} is bigger, so {truth}.", truth, ["yes", "no"])
-            both = [f"{an(big)} or {an(small)}", f"{an(small)} or {an(big)}"]
-            yield Question("size", key, [f"Which is bigger, {pair}?" for pair in both], f"The {big} is bigger.", big, [small])
-            yield Question("size", key, [f"Which is smaller, {pair}?" for pair in both], f"The {small} is smaller.", small, [big])
+            for one, other, truth in ((big, small, "yes"), (small, big, "no")):
+                asked = [f"Is {an(one)} bigger than {an(other)}?", f"Is {an(other)} smaller than {an(one)}?"]
+                yield Question("size", key, asked, f"The {big} is bigger, so {truth}.", truth, ["yes", "no"])
+            for word, answer, rival in (("bigger", big, small), ("smaller", small, big)):
+                asked = [f"Which is {word}, {an(big)} or {an(small)}?", f"Which is {word}, {an(small)} or {an(big)}?"]
+                yield Question("size", key, asked, f"The {answer} is {word}.", answer, [rival])
 
 
-def _calendar(rng: random.Random, world: World):
+def _calendar(rng: random.Random, world: World) -> Iterator[Question]:
     for circle, noun in ((DAYS, "day"), (MONTHS, "month")):
         for i, now in enumerate(circle):
             for step, asked, reply in _STEPS:
@@ -192,30 +201,32 @@ def _calendar(rng: random.Random, world: World):
                 yield Question("calendar", f"calendar {now} {step}", _ask(asked, a=now, c=noun),
                                reply.format(a=now, b=then, c=noun), then, circle)
     for month, season in zip(MONTHS, SEASONS, strict=True):
-        yield Question("calendar", f"season {month}", [f"In which season is {month}?", f"What season is it in {month}?"],
-                       f"{month} is in {season}.", season, sorted(set(SEASONS)))
+        asked = [f"In which season is {month}?", f"What season is it in {month}?"]
+        yield Question("calendar", f"season {month}", asked, f"{month} is in {season}.", season, sorted(set(SEASONS)))
 
 
-def _numbers(rng: random.Random, world: World):
+def _numbers(rng: random.Random, world: World) -> Iterator[Question]:
     for n in range(1, 200):
         near = [str(other) for other in range(max(0, n - 9), n + 10)]
         for word, then in (("after", n + 1), ("before", n - 1)):
-            yield Question("order", f"order {word} {n}", [f"What number comes {word} {n}?", f"Which number is just {word} {n}?"],
-                           f"{upper(word)} {n} comes {then}.", str(then), near)
-        other = rng.choice([m for m in range(200) if m != n])
-        yield Question("order", f"order {n} {other}", [f"Which is bigger, {n} or {other}?", f"Which number is more, {other} or {n}?"],
-                       f"{max(n, other)} is bigger.", str(max(n, other)), [str(min(n, other))])
+            asked = [f"What number comes {word} {n}?", f"Which number is just {word} {n}?"]
+            yield Question("order", f"order {word} {n}", asked, f"{upper(word)} {n} comes {then}.", str(then), near)
+        less, more = sorted(rng.sample(range(200), 2))
+        asked = [f"Which is bigger, {less} or {more}?", f"Which is bigger, {more} or {less}?"]
+        yield Question("order", f"order {less} {more}", asked, f"{more} is bigger.", str(more), [str(less)])
 
 
-def _legs(rng: random.Random, world: World):
+def _legs(rng: random.Random, world: World) -> Iterator[Question]:
     totals = [str(total) for total in range(0, 42, 2)]
     for i, one in enumerate(ANIMALS):
         legs = int(world.value(one, "legs"))
         for n in range(2, 6):
-            yield Question("legs", f"legs {n} {one}", [f"How many legs do {n} {plural(one)} have?"],
-                           f"{upper(an(one))} has {legs} legs. {n} times {legs} is {n * legs}.", str(n * legs), totals)
+            reply = f"{upper(an(one))} has {legs} legs. {n} times {legs} is {n * legs}."
+            yield Question("legs", f"legs {n} {one}", [f"How many legs do {n} {plural(one)} have?"], reply,
+                           str(n * legs), totals)
         for other in ANIMALS[:i]:
             more = int(world.value(other, "legs"))
-            asked = [f"How many legs do {a} and {b} have together?" for a, b in ((an(one), an(other)), (an(other), an(one)))]
-            yield Question("legs", f"legs {one} {other}", asked, f"{upper(an(one))} has {legs} legs and {an(other)} has {more} legs. "
-                           f"{legs} and {more} make {legs + more}.", str(legs + more), totals)
+            asked = [f"How many legs do {a} and {b} have together?" for a, b in permutations((an(one), an(other)))]
+            reply = (f"{upper(an(one))} has {legs} legs and {an(other)} has {more} legs. "
+                     f"{legs} and {more} make {legs + more}.")
+            yield Question("legs", f"legs {one} {other}", asked, reply, str(legs + more), totals)

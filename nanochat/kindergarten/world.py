@@ -53,8 +53,8 @@ def plural(noun: str) -> str:
 TOYS = {noun: plural(noun) for noun in _TOYS}  # each can be somebody's favourite toy
 THINGS = TOYS | {noun: plural(noun) for noun in _THINGS}  # all that can be held and counted: singular → plural
 SPOTS = "shelf box bag drawer chest bucket cupboard cellar attic corner".split()  # where a toy is kept: "in the …"
-OUTINGS = ("in the park, by the river, on the beach, at the market, at school, in the garden, on the hill, "
-           "by the lake, in the wood, at the station, in the field, at the fair, on the bridge, in the street").split(", ")
+OUTINGS = ("in the park, by the river, on the beach, at the market, at school, in the garden, on the hill, by "
+           "the lake, in the wood, at the station, in the field, at the fair, on the bridge, in the street").split(", ")
 
 # From the smallest to the biggest: name, sound, home, food, legs, covering. Sounds and homes are unique.
 _ANIMALS = """ant tick hill crumbs 6 shell; bee buzz hive nectar 6 fuzz; cricket chirp grass leaves 6 shell; spider

@@ -1,0 +1,150 @@
+"""Multiple choice by letter: look-ups that teach what a letter stands for, lessons, and an exam like ARC and MMLU.
+
+To answer "B", a model must know the answer, find it among the options and read off its letter. A small model learns
+these one after the other: base text (`lookup`) has lists like "- moo=B" that are read back many times, by name ("moo is
+B") and by question ("What does a cow say? B"); lessons ask in the exam's words, for the letter alone most of the time,
+else for the option or for both ("moo=B"). Questions and their hold-out come from facts.py: no drill shows one of the
+exam's.
+
+>>> prompt("What does a cow say?", ["oink", "moo"]).splitlines()[1:3]
+['- oink=A', '- moo=B']
+"""
+
+import random
+from functools import lru_cache
+from string import ascii_uppercase
+
+from nanochat.kindergarten import world as lists
+from nanochat.kindergarten.facts import Question, questions
+from nanochat.kindergarten.talk import words_of
+from nanochat.kindergarten.world import World
+
+KINDS = {"fact": 70, "reverse": 15, "calendar": 9, "order": 6}  # kinds of questions, with their weights in lessons
+EXAM_ITEMS = {"fact": 150, "reverse": 36, "calendar": 12, "order": 26}
+LETTER_ONLY = "Respond only with the letter of the correct answer."
+_ORDERS = ((LETTER_ONLY, "{L}"),) * 10 + (
+    ("Respond with the correct answer and its letter.", "{v}={L}"), ("Say the answer, then the letter.", "{v}={L}"),
+    ("Respond only with the correct answer.", "{v}"), ("Which letter is it?", "{L}"))
+_WORD_LISTS = [lists.COLOURS, lists.ANIMALS, lists.NAMES, lists.FOODS, lists.JOBS, lists.HOMES, lists.PET_NAMES,
+               lists.DAYS, lists.MONTHS, lists.NUMBERS, lists.SPOTS, lists.GARMENTS, list(lists.THINGS),
+               list(lists.THINGS.values()), list(lists.OPPOSITES), list(lists.OPPOSITES.values()),
+               *([row[column] for row in lists.ANIMAL_TABLE.values()] for column in ("sound", "home", "food"))]
+_ITEMS = ("- {v}={L}",) * 8 + ("{v}={L}", "{L}: {v}", "{L}) {v}", "- {L}={v}", "{v} - {L}", "* {v} is {L}")
+_READ_BACK = ("{v}={L}", "{v} is {L}", "{L} is {v}", "{v}: {L}", "{v}? {L}", "The letter of {v} is {L}.",
+              "Which is {v}? {L}", "{L} stands for {v}.", "- {v} has {L}", "Which one is {v}? {v}={L}, so {L}.",
+              '"{v}" {L}', "What is {L}? {v}", "Find {v}. {L}", "({v}) {L}")
+_ANSWERED = ("{q} {L}", "{q} {L}", "{q} {L}", "{q}\n{L}", "Q: {q} A: {L}", "{q} {v}={L}", "{q} {v}={L}, so {L}",
+             "{q} {v}, so {L}")
+
+
+def prompt(question: str, options: list[str], order: str = LETTER_ONLY) -> str:
+    """The user's message of a multiple-choice item, the same as for ARC and MMLU."""
+    listed = "\n".join(f"- {option}={letter}" for option, letter in zip(options, ascii_uppercase))
+    return f"Multiple Choice question: {question}\n{listed}\n{order}"
+
+
+def lesson(rng: random.Random, world: World) -> dict:
+    """One to three multiple-choice questions and their replies, which are letters most of the time."""
+    messages = []
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        question = _draw(rng, world)
+        options = _options(rng, question)
+        order, reply = rng.choice(_ORDERS)
+        asked = prompt(rng.choice(question.asked), options, order)
+        reply = reply.format(v=question.answer, L="ABCD"[options.index(question.answer)])
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}]
+    return {"messages": messages}
+
+
+def exam(world: World) -> list[dict]:
+    """Held-out items {"question", "choices": four, "answer": index, "subject"}, shuffled; every index equally often."""
+    rng = random.Random(f"choices exam {world.seed}")
+    drawn = [question for kind, pool in _pools(world)[1].items() for question in rng.sample(pool, EXAM_ITEMS[kind])]
+    items = []
+    for i, question in enumerate(drawn):
+        options = _options(rng, question)
+        options.remove(question.answer)
+        options.insert(i % 4, question.answer)
+        items.append({"question": rng.choice(question.asked), "choices": options, "answer": i % 4,
+                      "subject": question.kind})
+    return rng.sample(items, len(items))
+
+
+def lookup(rng: random.Random, world: World) -> str:
+    """A page of base text: options with letters, and lines that read them back by name, by question, or as an item."""
+    return rng.choices((_by_name, _by_question, _as_item), (35, 45, 20))[0](rng, world)
+
+
+def _by_name(rng: random.Random, world: World) -> str:
+    """Words under letters, each asked for by the word itself."""
+    pool = rng.choice(_WORD_LISTS)
+    words = rng.sample(pool, min(len(pool), rng.choice((3, 4, 4, 4, 5, 6))))
+    letters = _letters(rng, len(words))
+    forms = rng.sample(_READ_BACK, rng.choice((1, 1, 2)))
+    lines = [rng.choice(forms).format(v=word, L=letter) for word, letter in zip(words, letters)]
+    return _listed(rng, words, letters) + "\n" + "\n".join(rng.sample(lines * 2, len(lines) + rng.randrange(3)))
+
+
+def _by_question(rng: random.Random, world: World) -> str:
+    """The values of one relation under letters, each asked for by questions: the letter follows what one knows."""
+    groups, sizes = _groups(world)
+    group = rng.choices(groups, sizes)[0]
+    values = rng.sample(list(group), min(len(group), rng.choice((4, 4, 4, 5, 6))))
+    letters = _letters(rng, len(values))
+    form, lines = rng.choice(_ANSWERED), []
+    for value, letter in zip(values, letters):
+        for question in rng.sample(group[value], min(len(group[value]), rng.choice((1, 2)))):
+            lines.append(form.format(q=rng.choice(question.asked), v=value, L=letter))
+    return _listed(rng, values, letters) + "\n" + "\n".join(rng.sample(lines, len(lines)))
+
+
+def _as_item(rng: random.Random, world: World) -> str:
+    """Two or three items as an exam asks them, with their letters."""
+    items = []
+    for _ in range(rng.choice((1, 2, 3))):
+        question = _draw(rng, world)
+        options = _options(rng, question)
+        letter = "ABCD"[options.index(question.answer)]
+        items.append(prompt(rng.choice(question.asked), options) + rng.choice(("\n", " ", "\nAnswer: ")) + letter)
+    return "\n\n".join(items)
+
+
+@lru_cache(maxsize=4)
+def _groups(world: World) -> tuple[list[dict[str, list[Question]]], list[int]]:
+    """The lessons' questions whose answers can stand in for each other, by answer; and how many each group has."""
+    groups = {}
+    for kind in ("fact", "reverse", "calendar"):
+        for question in _pools(world)[0][kind]:  # one list of rivals is shared by all questions of a relation
+            groups.setdefault(id(question.rivals), {}).setdefault(question.answer, []).append(question)
+    chosen = [group for group in groups.values() if len(group) > 2]
+    return chosen, [sum(map(len, group.values())) for group in chosen]
+
+
+@lru_cache(maxsize=4)
+def _pools(world: World) -> tuple[dict[str, list[Question]], ...]:
+    """The questions that can have four options, by kind: (for lessons, for the exam)."""
+    return tuple({kind: [question for question in pool[kind] if len(question.rivals) > 3] for kind in KINDS}
+                 for pool in questions(world))
+
+
+def _draw(rng: random.Random, world: World) -> Question:
+    return rng.choice(_pools(world)[0][rng.choices(list(KINDS), list(KINDS.values()))[0]])
+
+
+def _options(rng: random.Random, question: Question) -> list[str]:
+    """Four options in any order: the answer and three rivals that the question does not name."""
+    named = words_of(question.asked[0])
+    rivals = [rival for rival in rng.sample(question.rivals, min(6, len(question.rivals)))
+              if rival != question.answer and rival.lower() not in named][:3]
+    return rng.sample([question.answer, *rivals], 4)
+
+
+def _letters(rng: random.Random, count: int) -> list[str]:
+    """Mostly A, B, C, D, …, in order or shuffled; else any capital letters."""
+    letters = list(ascii_uppercase[:count] if rng.random() < 0.7 else rng.sample(ascii_uppercase, count))
+    return letters if rng.random() < 0.5 else rng.sample(letters, count)
+
+
+def _listed(rng: random.Random, words: list[str], letters: list[str]) -> str:
+    item = rng.choice(_ITEMS)
+    return "\n".join(item.format(v=word, L=letter) for word, letter in zip(words, letters))
