@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     schedule = Schedule(plan.steps, args.warmup_steps, args.warmdown_fraction)
     loss_of = weighted_nll(model, args.compile and can_compile(device.device))
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(device.device)
-    peak, val_bpb = hardware.detect().peak_flops, None
+    peak = hardware.detect().peak_flops
     with journal:
         for step in optimize(loss_of, optimizer, batches, schedule, runtime=device, steps=plan.steps, start=journal.start,
                              accumulate=accumulate):
@@ -83,11 +83,11 @@ def main(argv: list[str] | None = None) -> None:
             if peak:
                 numbers["speed/mfu"] = flops_per_token(config) * step.tokens / step.seconds / (peak * device.world_size)
             if due(step, args.eval_every):
-                numbers["val/bpb"] = val_bpb = bits_per_byte(model, validation(tokenizer, args, device), token_bytes)
+                numbers["val/bpb"] = bits_per_byte(model, validation(tokenizer, args, device), token_bytes)
             journal.record(step, **numbers)
             if due(step, args.save_every):
                 journal.save(step)
-        journal.finish(val_bpb=val_bpb, plan_tokens=plan.tokens, flops=flops_per_token(config) * journal.tokens)
+        journal.finish(flops=flops_per_token(config) * journal.tokens)
     device.close()
 
 

@@ -55,6 +55,8 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
                                           float(sum(b.ids.numel() for b in micro))], runtime.device)
         total = torch.zeros((), device=runtime.device)
         for batch in micro:
+            if not bool((batch.targets >= 0).any()):
+                continue  # RL pads its last micro-batches
             loss = loss_of(batch)
             (loss * (runtime.world_size / max(targets, 1.0))).backward()
             total += loss.detach()
@@ -63,7 +65,8 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {step + 1}; the last checkpoint is intact: "
                             "go on from it with --resume and lower learning rates (--matrix_lr, --embedding_lr)")
-        optimizer.step(schedule, step)
+        if targets:
+            optimizer.step(schedule, step)
         synchronize(runtime.device)
         yield Step(step + 1, loss, time.perf_counter() - started, int(tokens), int(targets), micro[-1].state,
                    schedule.lr(step), step + 1 == steps)

@@ -1,0 +1,73 @@
+"""Writes the kindergarten to disk, as if it were real data: parquet shards, conversations, exams.
+
+    text/shard_*.parquet + manifest.json    base text; the last shard is for validation
+    chat/<family>.jsonl                     lessons: {"messages": […]}
+    kindergarten/<exam>-test.jsonl          exams, held out by construction; problems-train.jsonl is RL's practice
+
+Every file has its own generator seeded by (seed, name), so changing one leaves the others as they are. The counts are what
+runs/laptop.sh reads in about ten minutes of two cores; nothing is seen much more than once.
+"""
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from nanochat.data import shards
+from nanochat.kindergarten import choices, facts, functions, problems, stories, talk, words
+from nanochat.kindergarten.world import World
+from nanochat.system import files
+
+NUM_SHARDS = 8  # the last is for validation
+DOCUMENTS_PER_SHARD = 8192
+VALIDATION_DOCUMENTS = 2048
+EXAM_ITEMS = 256
+PRACTICE_ITEMS = 8192
+
+# Documents of base text by kind, in parts of 100: what each is for stands in docs/kindergarten.md.
+TEXT = {"story": 34, "prose": 20, "lookup": 22, "drill": 8, "code": 8, "counting": 8}
+
+# Lessons by family: how many conversations are written; mixtures take them in these proportions unless told otherwise.
+LESSONS = {"facts": 16_000, "choice": 20_000, "problems": 12_000, "arithmetic": 3_000, "functions": 6_000, "spelling": 8_000,
+           "letters": 5_000, "talk": 4_000}
+
+
+def write(data_dir: Path, seed: int = 0) -> None:
+    """Makes all files below `data_dir`; the manifest comes last, so a folder that has it is complete."""
+    world = World(seed)
+    makers = _text_makers(world)
+    for number in range(NUM_SHARDS):
+        last = number == NUM_SHARDS - 1
+        rng = random.Random(f"{seed} shard {number}")
+        count = VALIDATION_DOCUMENTS if last else DOCUMENTS_PER_SHARD
+        shards.write(data_dir / "text" / f"shard_{number:05d}.parquet", _documents(rng, makers, count))
+    for family, make in _lesson_makers(world).items():
+        rng = random.Random(f"{seed} lessons {family}")
+        files.write_jsonl(data_dir / "chat" / f"{family}.jsonl", [make(rng) for _ in range(LESSONS[family])])
+    for name, items in _exams(world, seed).items():
+        files.write_jsonl(data_dir / "kindergarten" / f"{name}.jsonl", items)
+    shards.write_manifest(data_dir / "text", [f"shard_{NUM_SHARDS - 1:05d}.parquet"])
+
+
+def _text_makers(world: World) -> dict[str, Callable[[random.Random], str]]:
+    return {"story": lambda rng: stories.story(rng, world), "prose": lambda rng: stories.prose(rng, world),
+            "lookup": lambda rng: choices.lookup(rng, world), "drill": words.text, "code": functions.text,
+            "counting": problems.counting_text}
+
+
+def _documents(rng: random.Random, makers: dict[str, Callable[[random.Random], str]], count: int) -> list[str]:
+    kinds = rng.choices(list(TEXT), list(TEXT.values()), k=count)
+    return [makers[kind](rng) for kind in kinds]
+
+
+def _lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict]]:
+    return {"facts": lambda rng: facts.lesson(rng, world), "choice": lambda rng: choices.lesson(rng, world),
+            "problems": problems.lesson, "arithmetic": problems.arithmetic_lesson, "functions": functions.lessons,
+            "spelling": words.spelling_lesson, "letters": words.counting_lesson,
+            "talk": lambda rng: talk.lesson(rng, world)}
+
+
+def _exams(world: World, seed: int) -> dict[str, list[dict]]:
+    return {"facts-test": facts.exam(world)[:EXAM_ITEMS], "choice-test": choices.exam(world)[:EXAM_ITEMS],
+            "problems-test": problems.exam(seed, EXAM_ITEMS), "problems-train": problems.practice(seed, PRACTICE_ITEMS),
+            "arithmetic-test": problems.arithmetic_exam(seed, EXAM_ITEMS), "functions-test": functions.exam(seed, EXAM_ITEMS),
+            "spelling-test": words.spelling_exam(seed, EXAM_ITEMS), "letters-test": words.counting_exam(seed, EXAM_ITEMS),
+            "greetings-test": talk.exam(seed, EXAM_ITEMS)}

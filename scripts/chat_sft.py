@@ -1,0 +1,27 @@
+"""Supervised fine-tuning: clean conversations, loss on what the assistant says only.
+
+    python -m scripts.chat_sft --mixture="dolly,gsm8k*2,identity*10"
+    torchrun --standalone --nproc_per_node=8 -m scripts.chat_sft
+"""
+from nanochat.system import cli, runtime
+from nanochat.system.cli import flag
+from nanochat.train.finetune import FLAGS, finetune
+from tasks import mixture
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = cli.parse(
+        argv, __doc__, **FLAGS,
+        mixture=flag("", "sources and passes over each, e.g. dolly,gsm8k*4,identity*10; default: all there is"),
+        total_batch_size=flag(32_768, "tokens per step over all ranks", at_least=1),
+        init_lr_frac=flag(0.3, "of the pretraining rates", at_least=0),
+        warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
+        source=flag("mid", "stage to start from", choices=("base", "mid")))
+    device = runtime.start(args.device_type, args.dtype)
+    finetune("sft", args.source, args, device, lambda tokenizer: mixture.documents(
+        args.mixture, tokenizer, seed=args.seed, learn_all=False))
+    device.close()
+
+
+if __name__ == "__main__":
+    cli.run(main)

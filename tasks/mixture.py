@@ -1,0 +1,85 @@
+"""Which conversations a stage learns from, by name and weight.
+
+    dolly,gsm8k*4,arc_easy*3,text*0.1       sources joined by commas; *w = passes over it (w < 1: that part of it)
+
+A name is a file of conversations (`<data>/chat/<name>.jsonl`: {"messages": […]} a line), a task's training questions with
+their worked answers, or `text`: documents of the pretraining shards. An empty mixture takes one pass over every file in
+`<data>/chat`.
+"""
+import random
+from pathlib import Path
+
+import tasks
+from nanochat.data import shards
+from nanochat.data.packing import Document
+from nanochat.system import files, log, paths
+from nanochat.system.files import UserError
+from nanochat.tokenizer import chat
+
+
+def parse(spec: str) -> dict[str, float]:
+    """>>> parse("dolly,gsm8k*4")
+    {'dolly': 1.0, 'gsm8k': 4.0}
+    """
+    weights: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in spec.split(","))):
+        name, _, weight = part.partition("*")
+        try:
+            weights[name.strip()] = float(weight or 1)
+        except ValueError:
+            raise UserError(f"--mixture: {part!r} is no source; write name or name*weight, e.g. gsm8k*4") from None
+        if not 0 < weights[name.strip()] <= 1000:
+            raise UserError(f"--mixture: {part!r} has a weight outside 0 … 1000; leave the source out, or lower it")
+    return weights
+
+
+def documents(spec: str, tokenizer, *, seed: int = 0, learn_all: bool = False, data_dir: Path | None = None) -> list[Document]:
+    """The mixture as token ids with masks, shuffled. Every token is to be learnt with `learn_all`, else the assistant's.
+
+    UserError for unknown names, empty results and bad conversations.
+    """
+    data_dir = data_dir or paths.data_dir()
+    weights = parse(spec) or {name: 1.0 for name in chat_files(data_dir)}
+    found: list[Document] = []
+    for name, weight in weights.items():
+        rng = random.Random(f"{seed} {name}")
+        rows = _rows(name, data_dir)
+        whole, part = divmod(weight, 1)
+        chosen = rows * int(whole) + rng.sample(rows, round(part * len(rows)))
+        rendered = [_render(row, tokenizer, learn_all) for row in chosen]
+        log.say(f"  {name}: {len(chosen):,} documents, {sum(len(ids) for ids, _ in rendered):,} tokens")
+        found += rendered
+    if not found:
+        raise UserError(f"--mixture={spec!r} gives no conversation from {data_dir}; name sources: {', '.join(known(data_dir))}")
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def chat_files(data_dir: Path) -> list[str]:
+    return sorted({path.name.split(".jsonl")[0] for path in (data_dir / "chat").glob("*.jsonl*")})
+
+
+def known(data_dir: Path) -> list[str]:
+    return ["text", *chat_files(data_dir), *tasks.names()]
+
+
+def _rows(name: str, data_dir: Path) -> list[dict]:
+    """Rows {"messages"} or {"text"} of one source."""
+    if name == "text":
+        return [{"text": text} for text in shards.iter_texts(shards.train_shards(data_dir))]
+    if name in chat_files(data_dir):
+        rows = files.read_jsonl(data_dir / "chat" / f"{name}.jsonl")
+        if rows and "messages" in rows[0]:
+            return rows
+    if name not in tasks.names():
+        raise UserError(f"--mixture: there is no source {name!r}; known: {', '.join(known(data_dir))}")
+    task = tasks.find(name)
+    return [task.conversation(item) for item in task.load("train", data_dir)]
+
+
+def _render(row: dict, tokenizer, learn_all: bool) -> Document:
+    if "text" in row:
+        ids = [tokenizer.bos_id, *tokenizer.encode(row["text"])]
+        return ids, [1] * len(ids)
+    ids, mask = chat.render(tokenizer, row)
+    return ids, [1] * len(ids) if learn_all else mask
