@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The $100 tier: bash runs/speedrun.sh [--depth 20 --data DIR --help]
+# d20 (561M parameters, 11.2B tokens of FineWeb-Edu) on 8×H100 in about four hours; one rank per GPU, however many there
+# are. `--depth 26` is the $300 tier, `--depth 32` the $1000 tier (python -m nanochat.plan --budget=300). Conversations
+# and exams are the kindergarten's, or those of --data DIR (the layout of out/data; its text is not used).
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+begin "$@"
+depth=${DEPTH:-20}
+ranks=8; [ -n "$DRY_RUN" ] || ranks=$(gpus)
+[ "$ranks" -ge 1 ] || die 1 "no GPU here; bash runs/laptop.sh is the recipe for this machine"
+[ -n "$DRY_RUN" ] || python -m nanochat.plan --depth="$depth" --gpu="${ranks}x$(gpu_name)" || true
+launch=(torchrun --standalone --nproc_per_node="$ranks" -m)
+# 4.8 characters a token, 250M characters a shard, 10 % spare: 240 shards for d20
+shards=$(python3 -c "w = 64 * $depth; print(int(20 * (2 * 65536 * w + 12 * $depth * w * w) * 4.8 / 250e6 * 1.1) + 4)")
+learn=problems; [ ! -d "$DATA/gsm8k" ] || learn=gsm8k
+
+# conversations FOLDER: makes its conversations and exams those of this run
+conversations() {
+    local family
+    for family in "$1"/*/; do
+        [ "$(basename "$family")" = text ] || ln -sfn "${family%/}" "$OUT/data/$(basename "$family")"
+    done
+}
+
+stage data python -m nanochat.dataset --source=fineweb-edu -n 8
+stage tokenizer python -m scripts.tok_train --max_chars=2000000000
+measure tok_eval python -m scripts.tok_eval
+stage more_data python -m nanochat.dataset --source=fineweb-edu -n "$shards"
+stage lessons python -m nanochat.dataset --source=kindergarten --seed="$SEED" --out="$OUT/kindergarten"
+stage conversations conversations "${DATA:-$OUT/kindergarten/data}"
+stage base "${launch[@]}" scripts.base_train -- --depth="$depth" --save_every=1000 --seed="$SEED" --resume
+measure base_loss "${launch[@]}" scripts.base_loss
+measure base_eval "${launch[@]}" scripts.base_eval
+stage mid "${launch[@]}" scripts.mid_train -- --device_batch_size=16 --save_every=200 --seed="$SEED" --resume
+measure chat_eval_mid "${launch[@]}" scripts.chat_eval -- -i mid
+stage sft "${launch[@]}" scripts.chat_sft -- --save_every=200 --seed="$SEED" --resume
+measure chat_eval_sft "${launch[@]}" scripts.chat_eval -- -i sft
+stage rl "${launch[@]}" scripts.chat_rl -- --task="$learn" --save_every=60 --seed="$SEED" --resume
+measure chat_eval_rl "${launch[@]}" scripts.chat_eval -- -i rl
+always python -m nanochat.report generate --dollars_per_hour="${DOLLARS_PER_HOUR:-$((3 * ranks))}"

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# From nothing to a model that talks: set-up, the recipe that fits this machine, the report, the chat page.
+#   bash speedrun.sh [--depth N --data DIR --out DIR --minutes N --seed N --fresh --no-serve --dry-run --help]
+# Stop it whenever you like; run again, it goes on where it stopped and repeats no finished stage.
+source "$(dirname "${BASH_SOURCE[0]}")/runs/common.sh"
+read_flags "$@"
+
+pick_recipe() {
+    if [ -n "$DATA" ]; then echo realdata
+    elif command -v nvidia-smi >/dev/null && [ -x "$ROOT/.venv/bin/python" ] && [ "$(gpus)" -gt 0 ]; then echo speedrun
+    else echo laptop; fi
+}
+
+trap 'exit 130' INT TERM  # the recipe has said what there is to say
+[ -n "$DRY_RUN" ] || bash "$ROOT/setup.sh"
+bash "$ROOT/runs/$(pick_recipe).sh" "$@"
+[ -z "$DRY_RUN" ] || exit 0
+say "" "The report: $OUT/report/report.md"
+if [ -z "$SERVE" ]; then
+    say "Talk to it: NANOCHAT_BASE_DIR=$OUT .venv/bin/python -m scripts.chat_web"
+    exit 0
+fi
+say "Opening the chat page; Ctrl-C closes it. Next time: bash speedrun.sh goes straight to it."
+cd "$ROOT"
+export NANOCHAT_BASE_DIR=$OUT
+exec .venv/bin/python -m scripts.chat_web
