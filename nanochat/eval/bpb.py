@@ -2,7 +2,7 @@
 
     bpb = Σ nats over targets that have bytes / (ln 2 · Σ their bytes)
 
-Specials have 0 bytes and do not count, nor do ignored targets (−1). A token's bytes are its raw ones, never through `str`.
+Specials have 0 bytes and do not count, nor do ignored targets (−1). A token's bytes are its own, never via `str`.
 Comparable only on the same text cut into rows in the same way: a token early in a row has less context.
 """
 import math
@@ -18,7 +18,7 @@ from nanochat.system.runtime import all_reduce_sum
 def bits_per_byte(model, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor) -> float:
     """bpb over `batches` of (ids, targets), both (B, T) int64, of all ranks together.
 
-    `token_bytes` (V,) int32, on the batches' device: the bytes of each token, 0 for specials. UserError: no target has any.
+    `token_bytes` (V,) int32, on the batches' device: the bytes of each token, 0 for specials. UserError: no bytes.
     """
     nats, num_bytes = 0.0, 0.0
     for ids, targets in batches:
@@ -28,5 +28,5 @@ def bits_per_byte(model, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], t
         num_bytes += lengths.sum().item()
     nats, num_bytes = all_reduce_sum([nats, num_bytes], token_bytes.device)
     if not num_bytes:
-        raise UserError("no validation token has bytes: nothing to measure bits per byte on; check the validation shard")
+        raise UserError("no validation token has bytes: nothing to measure bits per byte on; check the shard")
     return nats / (math.log(2) * num_bytes)

@@ -35,11 +35,6 @@ class Score:
     chance: float
     extra: dict[str, Any]
 
-    @property
-    def centred(self) -> float:
-        """0 at chance, 1 when all is right."""
-        return (self.accuracy - self.chance) / (1 - self.chance)
-
     def as_dict(self) -> dict[str, Any]:
         return {"accuracy": self.accuracy, "num_items": self.num_items, "stderr": self.stderr, "chance": self.chance,
                 **self.extra}
@@ -47,11 +42,13 @@ class Score:
 
 def evaluate(task: Task, engine, max_items: int = -1, *, split: str = "test", data_dir: Path | None = None,
              batch_size: int = 32, samples: int = 1, temperature: float = 0.0, top_k: int | None = None, seed: int = 0,
-             save_to: Path | None = None, report: Report = lambda done, total: None) -> Score:
+             max_tokens: int | None = None, save_to: Path | None = None,
+             report: Report = lambda done, total: None) -> Score:
     """How `engine.model` does on all items of a task, or on `max_items` drawn at random, the same for every model.
 
     With `samples` > 1 every question is answered that often (give a temperature): accuracy is the mean over them, and
-    extra["pass_at_k"] the part of the questions with at least one right answer. `save_to` gets a JSON line per answer.
+    extra["pass_at_k"] the part of the questions with at least one right answer. `max_tokens` of an answer: None =
+    as the task says. `save_to` gets a JSON line per answer.
     """
     items = task.load(split, data_dir)
     if not items:
@@ -64,18 +61,22 @@ def evaluate(task: Task, engine, max_items: int = -1, *, split: str = "test", da
         answers = _answer_by_letter(task, mine, engine, batch_size, report)
     else:
         answers = _answer_in_words(task, mine, engine, report, samples=samples, temperature=temperature, top_k=top_k,
-                                   seed=seed)
+                                   seed=seed, max_tokens=max_tokens or task.max_tokens)
     records = sorted(gathered(list(answers)), key=lambda record: record["item"])
     if save_to and log.is_main():
         files.write_jsonl(save_to, records)
     return _score(task, records)
 
 
-def chat_core(scores: dict[str, Score]) -> float | None:
-    """ChatCORE, the mean centred accuracy over the tasks of CHAT_CORE; None unless all of them are there."""
+def chat_core(scores: dict[str, dict]) -> float | None:
+    """ChatCORE of scores as `as_dict` gives them: the mean of (accuracy − chance) / (1 − chance) over five tasks.
+
+    None unless all of CHAT_CORE are there.
+    """
     if not set(CHAT_CORE) <= set(scores):
         return None
-    return sum(scores[name].centred for name in CHAT_CORE) / len(CHAT_CORE)
+    parts = [scores[name] for name in CHAT_CORE]
+    return sum((part["accuracy"] - part["chance"]) / (1 - part["chance"]) for part in parts) / len(parts)
 
 
 @torch.inference_mode()
@@ -113,7 +114,7 @@ def _answer_in_words(task: Task, numbered: Sequence[tuple[int, dict]], engine, r
     for first in range(0, len(numbered), at_once):
         part = numbered[first:first + at_once]
         prompts = [chat.render_prompt(engine.tokenizer, task.conversation(item)) for _, item in part]
-        answers = engine.generate(prompts, max_tokens=task.max_tokens, **sampling)
+        answers = engine.generate(prompts, **sampling)
         for (index, item), prompt, completions in zip(part, prompts, answers):
             for one in completions:
                 yield _record(task, index, item, one.text, too_long=len(prompt) >= room, tool_calls=one.tool_calls,
@@ -141,7 +142,7 @@ def _score(task: Task, records: list[dict]) -> Score:
 
 
 def _extra(task: Task, records: list[dict]) -> dict[str, Any]:
-    """tool_use: part of the answers that called the tool; accuracy_with_tool: the right ones among them (None: none did).
+    """tool_use: part of the answers that called the tool; accuracy_with_tool: the right ones among those (None: none).
 
     too_long: answers to prompts that did not fit the context. groups: {subject or kind: [accuracy, answers]}.
     """

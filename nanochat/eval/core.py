@@ -60,7 +60,7 @@ def evaluate(model, tokenizer, data_dir: Path, max_per_task: int = -1, *, finish
     tasks = read_tasks(data_dir)
     missing = [task.label for task in tasks if not any(Path(f"{task.path}{end}").is_file() for end in ("", ".gz"))]
     if len(missing) == len(tasks):
-        raise UserError(f"none of the {len(tasks)} CORE files is in {data_dir}; expected for example {tasks[0].path}.gz")
+        raise UserError(f"none of the {len(tasks)} CORE files is in {data_dir}; the first would be {tasks[0].path}.gz")
     results = dict(finished or {})
     for task in tasks:
         if task.label not in missing and task.label not in results:
@@ -95,7 +95,7 @@ def read_tasks(data_dir: Path) -> list[CoreTask]:
 
 
 def evaluate_task(model, tokenizer, task: CoreTask, items: list[dict], max_items: int = -1) -> dict[str, Any]:
-    """{"accuracy", "centred", "baseline", "num_items", "stderr", "cropped", "kind", "shots"} over (at most) `max_items`.
+    """{"accuracy", "centred", "baseline", "num_items", "stderr", "cropped", "kind", "shots"} over `max_items`.
 
     `cropped` counts items longer than the context; they lose their beginning, so shots first.
     """

@@ -1,0 +1,77 @@
+"""Bits per byte of a model on training and validation text, and samples of what it writes.
+
+    python -m scripts.base_loss
+    torchrun --standalone --nproc_per_node=8 -m scripts.base_loss -- --split_tokens=20971520
+"""
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+
+from nanochat.data import loader, shards
+from nanochat.eval.bpb import bits_per_byte
+from nanochat.infer import Engine
+from nanochat.system import cli, files, log, paths, runtime
+from nanochat.system.cli import flag
+from nanochat.train import checkpoint
+
+NUM_SAMPLES = 6
+PROMPT_WORDS = 6  # of a validation document, for the model to go on from
+SAMPLE_TOKENS = 64
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = cli.parse(
+        argv, __doc__,
+        source=flag("base", "which stage's model", choices=paths.STAGES, short="i"),
+        model_tag=flag("", "default: the deepest"), step=flag(-1, "of the checkpoint; −1 = the newest", at_least=0),
+        split_tokens=flag(1_048_576, "of each split, over all ranks", at_least=1),
+        device_batch_size=flag(32, "rows at a time and rank", at_least=1), seed=flag(0, "of the samples", at_least=0),
+        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations"))
+    started = time.monotonic()
+    device = runtime.start(args.device_type, args.dtype)
+    model, tokenizer, info = checkpoint.load_model(
+        args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
+    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(device.device)
+    splits = {"train": shards.train_shards(), "validation": shards.validation_shards()}
+    bpb = {}
+    for split, files_of_split in splits.items():
+        batches = rows(files_of_split, tokenizer, model.config.sequence_len, args, device)
+        bpb[split] = bits_per_byte(model, batches, token_bytes)
+        log.say(f"{split}: {bpb[split]:.4f} bits per byte")
+    samples = continuations(model, tokenizer, splits["validation"], args.seed) if device.is_main else []
+    for sample in samples:
+        log.say(f"  {sample['prompt']!r} → {sample['text']!r}")
+    if device.is_main:
+        files.write_json(paths.results_dir(args.source) / "base_loss.json", {
+            "bpb": bpb, "split_tokens": args.split_tokens, "step": info["step"], "tag": info["tag"],
+            "samples": samples})
+    log.write_run("base_loss", seconds=time.monotonic() - started, flags=vars(args))
+    device.close()
+
+
+def rows(files_of_split, tokenizer, row_len: int, args, device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """This rank's (ids, targets) of the first `split_tokens` tokens, at least one batch."""
+    batches = loader.batches(loader.TextCorpus(files_of_split, tokenizer), args.device_batch_size, row_len,
+                             tokenizer.bos_id, rank=device.rank, world_size=device.world_size, epochs=1)
+    at_once = args.device_batch_size * row_len * device.world_size
+    for batch in islice(batches, max(1, args.split_tokens // at_once)):
+        moved = batch.to(device.device)
+        yield moved.ids, moved.targets
+
+
+def continuations(model, tokenizer, validation, seed: int) -> list[dict]:
+    """What the model makes of the first words of validation documents, greedily, and of nothing, at temperature 1."""
+    texts = islice(shards.iter_texts(validation), NUM_SAMPLES)
+    prompts = [" ".join(text.split()[:PROMPT_WORDS]) for text in texts]
+    engine = Engine(model, tokenizer)
+    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    greedy = engine.generate(ids, max_tokens=SAMPLE_TOKENS, temperature=0.0)
+    free = engine.generate([[tokenizer.bos_id]], max_tokens=SAMPLE_TOKENS, samples=NUM_SAMPLES, seed=seed)[0]
+    found = [{"prompt": prompt, "temperature": 0.0, "text": one.text} for prompt, (one,) in zip(prompts, greedy)]
+    return found + [{"prompt": "", "temperature": 1.0, "text": one.text} for one in free]
+
+
+if __name__ == "__main__":
+    cli.run(main)

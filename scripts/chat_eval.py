@@ -1,0 +1,105 @@
+"""The exams: accuracy of a chat model on tasks, with standard errors, every answer saved.
+
+    python -m scripts.chat_eval -i sft                      all tasks whose files are in the data folder
+    python -m scripts.chat_eval -i rl -a "GSM8K|ARC-Easy" -x 200
+    torchrun --standalone --nproc_per_node=8 -m scripts.chat_eval -- -i mid
+"""
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import tasks
+from nanochat import sandbox
+from nanochat.eval import chat
+from nanochat.infer import Engine
+from nanochat.system import cli, files, log, paths, runtime
+from nanochat.system.cli import flag
+from nanochat.system.files import UserError
+from nanochat.train import checkpoint
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = cli.parse(
+        argv, __doc__,
+        source=flag("sft", "which stage's model", choices=paths.STAGES, short="i"),
+        task_name=flag("", "tasks joined by |; default: all there are items for", short="a"),
+        max_problems=flag(-1, "of each task, drawn at random; −1 = all", at_least=1, short="x"),
+        batch_size=flag(32, "answers at a time and rank", at_least=1, short="b"),
+        num_samples=flag(1, "answers to a question; more than 1 gives pass@k", at_least=1, short="n"),
+        temperature=flag(0.0, "0 = greedy", at_least=0, short="t"), top_k=flag(0, "0 = all", at_least=0, short="k"),
+        seed=flag(0, "of the samples", at_least=0),
+        max_new_tokens=flag(-1, "of an answer; −1 = as the task says", at_least=1, short="m"),
+        model_tag=flag("", "default: the deepest", short="g"), step=flag(-1, "−1 = the newest", at_least=0, short="s"),
+        unsafe_execution=flag(False, "run model-written code where the sandbox is incomplete"),
+        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations", short="d"))
+    started = time.monotonic()
+    if args.num_samples > 1 and not args.temperature:
+        raise UserError(f"--num_samples={args.num_samples} greedy answers would all be equal; add --temperature=1")
+    chosen = choose(args.task_name)
+    device = runtime.start(args.device_type, args.dtype)
+    if args.unsafe_execution:
+        sandbox.allow_unsafe()
+    model, tokenizer, info = checkpoint.load_model(
+        args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size)
+    model_id = info["sha256"]["model.safetensors"][:12]
+    folder = paths.results_dir(args.source)
+    table = same_model(folder / "chat_eval.json", model_id)
+    with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
+        for number, task in enumerate(chosen):
+            began = time.monotonic()
+            score = chat.evaluate(
+                task, engine, args.max_problems, batch_size=args.batch_size, samples=args.num_samples,
+                temperature=args.temperature, top_k=args.top_k or None, seed=args.seed,
+                max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None,
+                save_to=folder / "generations" / f"{task.name}.jsonl",
+                report=lambda done, total, number=number, name=task.name: bar.update(number, **{name: done}))
+            table[task.name] = {**score.as_dict(), "seconds": round(time.monotonic() - began, 2), "model": model_id}
+            if device.is_main:  # after every task, so that an interruption loses one at most
+                files.write_json(folder / "chat_eval.json", table)
+    if device.is_main:
+        show(args.source, {task.name: table[task.name] for task in chosen})
+    core = chat.chat_core(table)
+    if core is not None:
+        log.say(f"ChatCORE {core:.4f}" + (f" on {args.max_problems} items a task" if args.max_problems > 0 else ""))
+    log.write_run(f"chat_eval_{args.source}", seconds=time.monotonic() - started, flags=vars(args), chat_core=core)
+    device.close()
+
+
+def choose(names: str) -> list[tasks.Task]:
+    """The tasks named, or all exams of which the data folder has test items. UserError when there is none."""
+    if names:
+        chosen = [tasks.find(name) for name in names.split("|")]
+        for task in chosen:
+            if task.kind == "source":
+                raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
+            task.found("test")
+        return chosen
+    chosen = [task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
+    if not chosen:
+        raise UserError(f"there are no exams in {paths.data_dir()}; make the kindergarten's with "
+                        "`python -m nanochat.dataset`, or name a folder of real data with --data (NANOCHAT_DATA)")
+    return chosen
+
+
+def same_model(path: Path, model_id: str) -> dict[str, dict]:
+    """The scores in the file that are of this very model: `-a` adds to them, and stale ones go."""
+    before = files.read_json(path) if path.exists() else {}
+    return {name: score for name, score in before.items() if score.get("model") == model_id}
+
+
+def show(source: str, table: dict[str, dict]) -> None:
+    """The scores as a table on the terminal."""
+    view = Table("task", "accuracy", "± s.e.", "chance", "items", "tool use", "right with tool",
+                 title=f"exams of {source}")
+    for name, score in table.items():
+        optional = [score.get("tool_use"), score.get("accuracy_with_tool")]
+        view.add_row(tasks.find(name).title, f"{score['accuracy']:.3f}", f"{score['stderr']:.3f}",
+                     f"{score['chance']:.2f}", f"{score['num_items']:,}", *("" if value is None else f"{value:.3f}" for value in optional))
+    Console().print(view)
+
+
+if __name__ == "__main__":
+    cli.run(main)
