@@ -38,6 +38,7 @@ def flags(argv: list[str] | None):
         matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
         head_lr=flag(0.008, "AdamW at width 768", at_least=0), weight_decay=flag(0.0, "Muon, cautious, falls to 0", at_least=0),
         warmup_steps=flag(0, at_least=0), warmdown_fraction=flag(0.6, "of all steps", at_least=0, at_most=1),
+        document_mask=flag(False, "attention stays within a document (for short rows)"),
         portable=flag(False, "exactly the October architecture, which transformers knows"),
         eval_every=flag(250, "steps between validations; −1 = only at the end"),
         eval_tokens=flag(262_144, "validation tokens", at_least=1),
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     config = GPTConfig(
         sequence_len=args.max_seq_len, vocab_size=tokenizer.vocab_size, n_layer=plan.n_layer, n_head=plan.n_head,
         n_kv_head=plan.n_head, n_embd=plan.n_embd, head_dim=plan.head_dim,
-        value_embeddings=not args.portable, residual_scalars=not args.portable)
+        value_embeddings=not args.portable, residual_scalars=not args.portable,
+        document_bos=tokenizer.bos_id if args.document_mask else None)
     model = GPT(config, device.dtype).init_weights(args.seed).to(device.device)
     optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr, head_lr=args.head_lr,
                                     weight_decay=args.weight_decay), device.dtype)

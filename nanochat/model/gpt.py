@@ -4,9 +4,10 @@ The plain form (every feature off) is the October 2025 architecture that transfo
 RMSNorm without weights → L blocks of {x += attention(norm(x)); x += relu²-MLP(norm(x))} → RMSNorm → untied head with a soft cap.
 RoPE comes before the norm of queries and keys; there are no biases; parameters carry transformers' names.
 
-Two features, on by default, each a few lines (docs/LOG.md has their numbers):
+Three features, each a few lines (docs/LOG.md has their numbers):
   value_embeddings  every other layer adds an embedding of its input token to the values, through a gate per head
   residual_scalars  every layer sees a·x + b·x0, with x0 the normalised embedding and a, b learned per layer
+  document_bos      documents packed into one row do not see each other (only worth its mask where rows are short)
 
 Parameters stay fp32; matrices are cast to `compute_dtype` where they are used, so optimizers see full precision. Nothing here
 knows about data, devices or decoding: a cache is anything with `append(layer, k, v) -> (k, v, mask)`.
@@ -38,6 +39,7 @@ class GPTConfig:
     softcap: float = 15.0  # logits = softcap · tanh(logits / softcap)
     value_embeddings: bool = True
     residual_scalars: bool = True
+    document_bos: int | None = None  # id of <|bos|>: in training, attention then stays within a document
 
     def __post_init__(self) -> None:
         assert self.n_head % self.n_kv_head == 0, f"n_head {self.n_head} is no multiple of n_kv_head {self.n_kv_head}"
@@ -90,7 +92,7 @@ class Attention(nn.Module):
         self.gate = Linear(config.n_embd, config.n_kv_head) if config.has_value_embedding(layer) else None
 
     def forward(self, x: torch.Tensor, value_embedding: torch.Tensor | None, cos_sin: tuple[torch.Tensor, torch.Tensor],
-                cache: Cache | None) -> torch.Tensor:
+                cache: Cache | None, mask: torch.Tensor | None) -> torch.Tensor:
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, -1, self.head_dim)  # (B, T, H, D)
         k = self.k_proj(x).view(B, T, -1, self.head_dim)  # (B, T, G, D)
@@ -100,7 +102,6 @@ class Attention(nn.Module):
             v = v + gate.unsqueeze(-1) * value_embedding.view(v.shape)
         q, k = norm(rotate(q, *cos_sin)), norm(rotate(k, *cos_sin))
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H or G, T, D)
-        mask = None
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # (B, G, S, D)
         y = attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1)  # (B, T, H·D)
@@ -124,8 +125,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: torch.Tensor, value_embedding: torch.Tensor | None, cos_sin: tuple[torch.Tensor, torch.Tensor],
-                cache: Cache | None) -> torch.Tensor:
-        x = x + self.self_attn(norm(x), value_embedding, cos_sin, cache)
+                cache: Cache | None, mask: torch.Tensor | None) -> torch.Tensor:
+        x = x + self.self_attn(norm(x), value_embedding, cos_sin, cache, mask)
         return x + self.mlp(norm(x))
 
 
@@ -179,8 +180,12 @@ class GPT(nn.Module):
             parameter.copy_(draw)
         return self
 
-    def hidden(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """The normalised last layer (B, T, C) for ids (B, T) int64; positions (B, T) default to 0 … T−1."""
+    def hidden(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None,
+               mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The normalised last layer (B, T, C) for ids (B, T) int64; positions (B, T) default to 0 … T−1.
+
+        mask (B, 1, T, T) bool, True = may attend, replaces plain causality; a cache brings its own.
+        """
         T = ids.size(1)
         assert positions is not None or T <= self.config.sequence_len, f"{T} positions > {self.config.sequence_len}"
         cos, sin = (table[:T].unsqueeze(0) if positions is None else table[positions] for table in (self.cos, self.sin))
@@ -192,7 +197,7 @@ class GPT(nn.Module):
                 keep, add = self.model.residual_scalars[layer].to(x.dtype), self.model.embedding_scalars[layer].to(x.dtype)
                 x = keep * x + add * x0
             embed = self.model.value_embeds[str(layer)] if self.config.has_value_embedding(layer) else None
-            x = block(x, None if embed is None else embed(ids).to(x.dtype), cos_sin, cache)
+            x = block(x, None if embed is None else embed(ids).to(x.dtype), cos_sin, cache, mask)
         return norm(x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -210,7 +215,8 @@ class GPT(nn.Module):
         Big vocabularies go through the head in pieces that are recomputed backwards, so that the fp32 logits (B·T·V)
         never exist at once.
         """
-        hidden, flat = self.hidden(ids).flatten(0, 1), targets.flatten()  # (B·T, C), (B·T,)
+        hidden = self.hidden(ids, mask=self._within_documents(ids)).flatten(0, 1)  # (B·T, C)
+        flat = targets.flatten()
         pieces = max(1, flat.numel() * self.config.vocab_size // MAX_LOGITS)
         if pieces == 1:
             nats = self._nats(hidden, flat)
@@ -221,6 +227,14 @@ class GPT(nn.Module):
             return nats.view(targets.shape)
         total = nats.sum()
         return total if reduction == "sum" else total / (flat >= 0).sum().clamp(min=1)
+
+    def _within_documents(self, ids: torch.Tensor) -> torch.Tensor | None:
+        """(B, 1, T, T): positions of the same document that are not later; None without `document_bos`."""
+        if self.config.document_bos is None:
+            return None
+        document = (ids == self.config.document_bos).cumsum(1)  # (B, T): which of the row's documents
+        causal = torch.ones(ids.size(1), ids.size(1), dtype=torch.bool, device=ids.device).tril()
+        return ((document.unsqueeze(2) == document.unsqueeze(1)) & causal).unsqueeze(1)
 
     def _nats(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self.logits(hidden), targets, ignore_index=-1, reduction="none")
