@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     device = runtime.start(args.device_type, args.dtype)
     model, tokenizer, info = checkpoint.load_model(
         args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
-    about = {"step": info["step"], "tag": info["tag"], "max_per_task": args.max_per_task}
+    about = {"step": info["step"], "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12],
+             "max_per_task": args.max_per_task}
     target = paths.results_dir(args.source) / "base_eval.json"
     if (paths.data_dir() / "core_tasks.yaml").exists():
         result = run_core(model, tokenizer, args.max_per_task, about, target, args.resume)
@@ -59,7 +60,7 @@ def run_core(model, tokenizer, max_per_task: int, about: dict, target, resume: b
 
 
 def facts_in_prose(model, tokenizer, max_items: int) -> dict:
-    """How often the model ends "A cow says" with "moo": the exam's single facts, as statements without the last word."""
+    """How often the model ends "A cow says" with "moo": the exam's single facts, without their last word."""
     told = [item for item in tasks.find("facts").load("test") if item["reply"].endswith(f" {item['answer']}.")]
     items = [{"context": item["reply"][:-len(f" {item['answer']}.")], "continuation": item["answer"]} for item in told
              if item["kind"] == "fact"]

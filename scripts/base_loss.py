@@ -17,7 +17,7 @@ from nanochat.system.cli import flag
 from nanochat.train import checkpoint
 
 NUM_SAMPLES = 6
-PROMPT_WORDS = 6  # of a validation document, for the model to go on from
+PROMPT_CHARS = 40  # of a validation document, for the model to go on from
 SAMPLE_TOKENS = 64
 
 
@@ -64,7 +64,7 @@ def rows(files_of_split, tokenizer, row_len: int, args, device) -> Iterator[tupl
 def continuations(model, tokenizer, validation, seed: int) -> list[dict]:
     """What the model makes of the first words of validation documents, greedily, and of nothing, at temperature 1."""
     texts = islice(shards.iter_texts(validation), NUM_SAMPLES)
-    prompts = [" ".join(text.split()[:PROMPT_WORDS]) for text in texts]
+    prompts = [text[:PROMPT_CHARS].rsplit(" ", 1)[0] for text in texts]
     engine = Engine(model, tokenizer)
     ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
     greedy = engine.generate(ids, max_tokens=SAMPLE_TOKENS, temperature=0.0)

@@ -96,8 +96,8 @@ def show(source: str, table: dict[str, dict]) -> None:
                  title=f"exams of {source}")
     for name, score in table.items():
         optional = [score.get("tool_use"), score.get("accuracy_with_tool")]
-        view.add_row(tasks.find(name).title, f"{score['accuracy']:.3f}", f"{score['stderr']:.3f}",
-                     f"{score['chance']:.2f}", f"{score['num_items']:,}", *("" if value is None else f"{value:.3f}" for value in optional))
+        view.add_row(tasks.find(name).title, *(f"{score[key]:.3f}" for key in ("accuracy", "stderr", "chance")),
+                     f"{score['num_items']:,}", *("" if value is None else f"{value:.3f}" for value in optional))
     Console().print(view)
 
 
