@@ -1,0 +1,348 @@
+"""The report: what a run's stages left in out/results → out/report/report.md with figures.
+
+    python -m nanochat.report generate [--dollars_per_hour=24]
+    python -m nanochat.report reset                            forgets results and report; checkpoints and data stay
+
+Everything is read from results/ (formats: docs/design.md, "On disk") and from the recipe's stage records; nothing is
+measured or repeated here. What is not there is named as missing. A new number in the report is one that a stage writes.
+"""
+import io
+import math
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from nanochat.system import cli, files, hardware, log, paths
+from nanochat.system.files import UserError
+
+STAGES = paths.STAGES
+ROOMS = ("nanochat", "tasks", "scripts", "runs", "tests", "bench")
+NUM_SAMPLES, SAMPLE_CHARACTERS = 6, 600  # per stage
+PANELS = (  # a figure of a stage has those whose numbers it wrote: title, {label: metric}
+    ("loss, nats per token", {"train": "train/loss_nats"}),
+    ("validation, bits per byte", {"validation": "val/bpb"}),
+    ("answers to training questions", {"reward": "rl/reward_mean", "tool used": "rl/tool_use",
+                                       "right with the tool": "rl/reward_with_tool"}),
+)
+Metrics = list[dict[str, float]]
+
+
+def read_optional(path: Path, missing: list[str], kind=files.read_json) -> Any:
+    """The file's content; None when it is not there (noted in `missing`) or damaged (noted as such)."""
+    try:
+        return kind(path)
+    except UserError as error:
+        missing.append(str(error).split(";")[0].replace(str(paths.base_dir()) + "/", ""))
+        return None
+
+
+def exam_scores(missing: list[str]) -> dict[str, dict[str, dict]]:
+    """{task: {stage: {"accuracy", "stderr", "num_items", "chance", …}}} from every stage's chat_eval.json."""
+    found: dict[str, dict[str, dict]] = {}
+    for stage in STAGES:
+        content = read_optional(paths.results_dir(stage) / "chat_eval.json", missing) or {}
+        for task, score in content.get("tasks", content).items():
+            if isinstance(score, dict) and "accuracy" in score:
+                found.setdefault(task, {})[stage] = score
+    return found
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; numbers right, the first column left.
+
+    >>> print(table(["exam", "SFT"], [["facts", "0.9"]]))
+    | exam | SFT |
+    |---|---:|
+    | facts | 0.9 |
+    """
+    lines = ["| " + " | ".join(row) + " |" for row in [header, *rows]]
+    return "\n".join([lines[0], "|---" + "|---:" * (len(header) - 1) + "|", *lines[1:]])
+
+
+def cell(score: dict | None) -> str:
+    """`cell({"accuracy": 0.84, "stderr": 0.023, "num_items": 256})` → "0.840 ± 0.023 (256)"; "–" for none."""
+    if not score:
+        return "–"
+    return f"{score['accuracy']:.3f} ± {score.get('stderr', math.nan):.3f} ({score.get('num_items', '?')})"
+
+
+def results_table(scores: dict[str, dict[str, dict]]) -> str:
+    """Accuracy ± standard error (items) of every exam by stage, and the mean of what is above chance."""
+    chance = {task: next(iter(by_stage.values())).get("chance", 0.0) for task, by_stage in scores.items()}
+    rows = [[task, f"{chance[task]:.2f}", *[cell(by_stage.get(stage)) for stage in STAGES]]
+            for task, by_stage in scores.items()]
+    means = []
+    for stage in STAGES:
+        centred = [(by_stage[stage]["accuracy"] - chance[task]) / (1 - chance[task])
+                   for task, by_stage in scores.items() if stage in by_stage]
+        means.append(f"{sum(centred) / len(centred):.3f}" if len(centred) == len(scores) else "–")
+    rows.append(["**mean above chance**", "0", *means])
+    return table(["exam", "chance", *map(str.upper, STAGES)], rows)
+
+
+def tool_table(scores: dict[str, dict[str, dict]]) -> str:
+    """For tasks with a calculator: how often it was used, and how often an answer with it was right."""
+    rows = []
+    for task, by_stage in scores.items():
+        if not any("tool_use" in score for score in by_stage.values()):
+            continue
+        for label, key in (("tool used", "tool_use"), ("right with the tool", "accuracy_with_tool")):
+            values = [by_stage.get(stage, {}).get(key) for stage in STAGES]
+            rows.append([f"{task}: {label}", *["–" if value is None else f"{value:.3f}" for value in values]])
+    return table(["", *map(str.upper, STAGES)], rows) if rows else ""
+
+
+def clock(seconds: float) -> str:
+    """`clock(3725)` → "1 h 02 min", `clock(75)` → "1 min 15 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+
+
+def stage_records() -> dict[str, dict[str, Any]]:
+    """{stage: {"seconds", "attempts", "command", …}} in the order they ended: what the recipe noted (runs/common.sh),
+    else the run.json of each command. A resumed training run counts all its attempts (run.json), others the last."""
+    records: dict[str, dict[str, Any]] = {}
+    for path in sorted((paths.base_dir() / "stages").glob("*.done"), key=lambda path: path.stat().st_mtime):
+        fields = dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines() if "=" in line)
+        records[path.stem] = {**fields, "seconds": float(fields.get("seconds", 0))}
+    recorded = bool(records)
+    runs = [(path.parent.name, read_optional(path, [])) for path in paths.results_dir("").glob("*/run.json")]
+    for name, run in sorted(((name, run) for name, run in runs if run), key=lambda pair: pair[1].get("finished", "")):
+        if name in records or not recorded:
+            before = records.get(name, {})
+            records[name] = {"command": run.get("command", ""), **before,
+                             "seconds": max(before.get("seconds", 0.0), float(run.get("seconds", 0.0)))}
+    return records
+
+
+def wall_clock(records: dict[str, dict[str, Any]], dollars_per_hour: float) -> str:
+    total = sum(record["seconds"] for record in records.values())
+    rows = []
+    for name, record in records.items():
+        attempts = f" ({record['attempts']} attempts)" if record.get("attempts", "1") != "1" else ""
+        rows.append([name + attempts, clock(record["seconds"]), f"{record['seconds'] / max(total, 1e-9):.0%}"])
+    cost = (f"${total / 3600 * dollars_per_hour:,.2f} at ${dollars_per_hour:g} an hour" if dollars_per_hour > 0
+            else "none: your own machine (rented? give --dollars_per_hour)")
+    return table(["stage", "time", "share"], [*rows, ["**total**", f"**{clock(total)}**", ""]]) + f"\n\nCost: {cost}."
+
+
+def stage_section(stage: str, missing: list[str]) -> str:
+    """Key numbers, flags, curves and evaluations of one model-making stage; "" when it left nothing."""
+    folder = paths.results_dir(stage)
+    if not folder.exists():
+        missing.append(f"results/{stage}")
+        return ""
+    run = read_optional(folder / "run.json", missing) or {}
+    metrics = read_optional(folder / "metrics.jsonl", missing, files.read_jsonl) or []
+    facts = {name: value for name, value in run.items() if name not in ("name", "command", "flags")}
+    lines = [f"## {stage.upper()}", ""]
+    if run.get("command"):
+        lines += [f"`{run['command']}`", ""]
+    lines += [facts_table({**flat(facts), **key_numbers(metrics)}), ""]
+    if curves(stage, metrics):
+        lines += [f"![curves of {stage}]({stage}.png)", ""]
+    for name in ("base_loss", "base_eval"):
+        if (folder / f"{name}.json").exists() and (content := read_optional(folder / f"{name}.json", missing)):
+            lines += [f"### {name}", "", facts_table(flat(content)), ""]
+    if run.get("flags"):
+        flags = " ".join(f"--{name}={value}" for name, value in run["flags"].items() if value != "")
+        lines += ["<details><summary>all flags</summary>", "", f"`{flags}`", "", "</details>", ""]
+    return "\n".join([*lines, samples(folder)])
+
+
+def facts_table(facts: dict[str, Any]) -> str:
+    return table(["", "value"], [[name, show(value)] for name, value in facts.items()])
+
+
+def key_numbers(metrics: Metrics) -> dict[str, float]:
+    """First and last of every curve that is drawn, and the median speed."""
+    numbers: dict[str, Any] = {}
+    for key in (key for _, curves_ in PANELS for key in curves_.values()):
+        values = [line[key] for line in metrics if key in line]
+        if values:
+            numbers[key] = f"{show(values[0])} → {show(values[-1])}"
+    if speeds := [line["speed/tokens_per_second"] for line in metrics if "speed/tokens_per_second" in line]:
+        numbers["tokens per second (median)"] = round(median(speeds))
+    return numbers
+
+
+def show(value: Any) -> str:
+    """`show(1310720)` → "1,310,720", `show(0.123456)` → "0.1235"; pipes would end a table's cell."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("|", "\\|").replace("\n", " ")
+
+
+def flat(content: dict, prefix: str = "") -> dict[str, Any]:
+    """`flat({"bpb": {"train": 1.2}, "samples": […]})` → {"bpb.train": 1.2}: numbers and words only, no lists."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (int, float, str)):
+            found[prefix + key] = value
+    return found
+
+
+def samples(folder: Path) -> str:
+    """What the stage's model says: continuations, RL's answers, and the first answers of each exam."""
+    rows = []
+    for path in [folder / "samples.json", folder / "base_loss.json", *sorted(folder.glob("generations/*.jsonl"))]:
+        if path.suffix == ".jsonl":
+            rows += (read_optional(path, [], files.read_jsonl) or [])[:2]
+        elif path.exists() and (content := read_optional(path, [])):
+            rows += (content if isinstance(content, list) else content.get("samples", []))[:NUM_SAMPLES]
+    blocks = [said for row in rows if isinstance(row, dict) and (said := sample(row))]
+    return "\n".join(["### Samples", "", *blocks]) if blocks else ""
+
+
+def sample(row: dict) -> str:
+    """One exchange as a block that no content can break out of: its fence is longer than any run of tildes inside."""
+    question = str(row.get("prompt", row.get("question", "")))
+    answer = row.get("completion", row.get("text", row.get("answer")))
+    if not isinstance(answer, str):
+        return ""
+    verdict = "" if "correct" not in row and "reward" not in row else (
+        "  ← right" if row.get("correct", row.get("reward")) else "  ← wrong")
+    text = f"{question[:SAMPLE_CHARACTERS]}\n→ {answer[:SAMPLE_CHARACTERS]}{verdict}"
+    fence = "~" * max(3, 1 + max((len(run) for run in text.split() if set(run) == {"~"}), default=0))
+    return f"{fence}text\n{text}\n{fence}\n"
+
+
+def save_figure(figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    files.write_atomic(path, buffer.getvalue())
+
+
+def curves(stage: str, metrics: Metrics) -> bool:
+    """Draws <stage>.png, one panel per kind of number that the stage wrote; whether there was anything to draw."""
+    from matplotlib.figure import Figure
+    panels = []
+    for title, keys in PANELS:
+        lines = {label: [(line["step"], line[key]) for line in metrics if key in line] for label, key in keys.items()}
+        if any(lines.values()):
+            panels.append((title, {label: points for label, points in lines.items() if points}))
+    if not panels:
+        return False
+    figure = Figure(figsize=(5.2 * len(panels), 3.2))
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        for label, points in lines.items():
+            axes.plot(*zip(*points), label=label, linewidth=1.2, marker="." if len(points) < 30 else None)
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend(fontsize=8)
+    save_figure(figure, paths.report_dir() / f"{stage}.png")
+    return True
+
+
+def exams_figure(scores: dict[str, dict[str, dict]]) -> None:
+    """exams.png: a group of bars per exam, one bar per stage with its standard error, chance as a dash."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(max(6.0, 1.3 * len(scores)), 3.4))
+    axes = figure.subplots()
+    for offset, stage in enumerate(STAGES):
+        have = [(x, by_stage[stage]) for x, by_stage in enumerate(scores.values()) if stage in by_stage]
+        axes.bar([x + (offset - 1.5) * 0.2 for x, _ in have], [score["accuracy"] for _, score in have], width=0.2,
+                 label=stage.upper(), yerr=[score.get("stderr", 0.0) for _, score in have], error_kw={"linewidth": 1})
+    chance = [next(iter(by_stage.values())).get("chance", 0.0) for by_stage in scores.values()]
+    axes.hlines(chance, [x - 0.45 for x in range(len(scores))], [x + 0.45 for x in range(len(scores))], "black", "--",
+                linewidth=0.8, label="chance")
+    axes.set_xticks(range(len(scores)), list(scores), rotation=20, ha="right")
+    axes.set(ylim=(0, 1.05), ylabel="accuracy")
+    axes.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    save_figure(figure, paths.report_dir() / "exams.png")
+
+
+def git(*words: str) -> str:
+    """The output of a git command in the project's folder; "" where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *words], cwd=paths.REPO, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def header(missing: list[str]) -> str:
+    import torch
+    machine = hardware.detect()
+    commit = git("rev-parse", "--short", "HEAD")
+    changed = " with uncommitted changes" if git("status", "--porcelain") else ""
+    rows = [["written", time.strftime("%Y-%m-%d %H:%M")],
+            ["machine", f"{machine.count} × {machine.device}, {machine.memory_bytes / 2**30:.0f} GiB"],
+            ["software", f"Python {platform.python_version()}, PyTorch {torch.__version__}"],
+            ["commit", commit + changed if commit else "not a git checkout"], ["sandbox", sandbox_layers(missing)]]
+    return table(["", "this run"], rows)
+
+
+def sandbox_layers(missing: list[str]) -> str:
+    """What stands between model-written code and this machine; a machine without the means says so."""
+    from nanochat import sandbox
+    try:
+        return ", ".join(sandbox.layers())
+    except Exception as error:  # the report must not fail where the sandbox can't start
+        missing.append(f"the sandbox's layers ({error})")
+        return "unknown"
+
+
+def bloat() -> str:
+    """How much there is to read: files, lines and characters of the code, by room."""
+    rows, totals = [], [0, 0, 0]
+    for room in ROOMS:
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in sorted((paths.REPO / room).rglob("*"))
+                 if path.suffix in (".py", ".sh", ".html", ".js", ".css") and "__pycache__" not in path.parts]
+        counts = [len(texts), sum(text.count("\n") for text in texts), sum(map(len, texts))]
+        totals = [a + b for a, b in zip(totals, counts)]
+        rows.append([room, *[f"{count:,}" for count in counts], f"{counts[2] // 4:,}"])
+    rows.append(["**all**", *[f"**{count:,}**" for count in totals], f"{totals[2] // 4:,}"])
+    return table(["room", "files", "lines", "characters", "≈ tokens (characters / 4)"], rows)
+
+
+def generate(dollars_per_hour: float = -1) -> Path:
+    """Writes report.md and its figures; its path. UserError when no stage has left any result."""
+    if not any(paths.results_dir("").glob("*/*")):
+        raise UserError(f"nothing to report in {paths.results_dir('')}; train something first: bash speedrun.sh")
+    missing: list[str] = []
+    scores = exam_scores(missing)
+    parts = ["# nanochat: report", header(missing), "## What each stage can do"]
+    if scores:
+        exams_figure(scores)
+        parts += ["Accuracy ± standard error (number of held-out items).", results_table(scores),
+                  "![exams by stage](exams.png)"]
+        if tools := tool_table(scores):
+            parts += ["## The calculator", tools]
+    parts += ["## Where the time went", wall_clock(stage_records(), dollars_per_hour)]
+    parts += [section for stage in STAGES if (section := stage_section(stage, missing))]
+    parts += ["## The code", bloat(), "## Missing", "\n".join(f"- {one}" for one in missing) or "Nothing."]
+    target = paths.report_dir() / "report.md"
+    files.write_atomic(target, "\n\n".join(parts) + "\n")
+    return target
+
+
+def reset() -> None:
+    """Removes results, the report and the recipe's stage records (which would skip stages whose results are gone)."""
+    for folder in (paths.results_dir(""), paths.report_dir(), paths.base_dir() / "stages"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
+    action = words.pop(0) if words and not words[0].startswith("-") else "generate"
+    args = cli.parse(words, __doc__, dollars_per_hour=cli.flag(-1.0, "of this machine; -1 = your own", at_least=0))
+    if action not in ("generate", "reset"):
+        raise UserError(f"{action!r} is unknown; write: python -m nanochat.report generate, or reset")
+    if action == "reset":
+        reset()
+        log.say(f"forgot the results in {paths.base_dir()}; checkpoints and data stay")
+        return
+    log.say(f"report: {generate(args.dollars_per_hour)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

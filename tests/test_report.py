@@ -1,0 +1,125 @@
+"""The report: every number comes from results/, what is missing is named, reset forgets results but no checkpoint."""
+import struct
+
+import pytest
+
+from nanochat import report
+from nanochat.system import files, paths
+from nanochat.system.files import UserError
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    monkeypatch.setattr("nanochat.sandbox.layers", lambda: ["rlimits", "seccomp"])
+    return tmp_path
+
+
+def score(accuracy, **extra):
+    return {"accuracy": accuracy, "stderr": 0.0312, "num_items": 123, "chance": 0.25, **extra}
+
+
+def trained(stage, **metrics):
+    """Leaves what a training stage leaves."""
+    lines = [{"step": i + 1, "speed/tokens_per_second": 1001 + i, **{key: values[i] for key, values in metrics.items()}}
+             for i in range(3)]
+    files.write_jsonl(paths.results_dir(stage) / "metrics.jsonl", lines)
+    files.write_json(paths.results_dir(stage) / "run.json", {
+        "name": stage, "command": f"python -m {stage}_train --depth=4", "seconds": 61.5,
+        "finished": "2026-01-01 00:00:00", "flags": {"depth": 4, "run": ""}, "num_params": 1_310_720})
+
+
+def text():
+    return report.generate().read_text(encoding="utf-8")
+
+
+def test_a_whole_run(out):
+    for stage, accuracy in zip(paths.STAGES, (0.25, 0.4, 0.55, 0.875)):
+        trained(stage, **{"train/loss_nats": [3.0, 2.0, 1.5]})
+        files.write_json(paths.results_dir(stage) / "chat_eval.json", {
+            "tasks": {"facts": score(accuracy),
+                      "problems": score(accuracy, tool_use=accuracy / 2, accuracy_with_tool=0.617)},
+            "seconds": {"facts": 1.5}})
+    trained("rl", **{"rl/reward_mean": [0.1, 0.2, 0.375], "rl/tool_use": [0.5, 0.6, 0.7]})
+    files.write_json(paths.results_dir("base") / "base_loss.json", {
+        "bpb": {"train": 1.234567, "validation": 1.3}, "samples": [{"prompt": "Once", "text": "upon ~~~~ a time"}]})
+    files.write_jsonl(paths.results_dir("sft") / "generations" / "facts.jsonl", [
+        {"prompt": "What does a cow say?", "completion": "Moo.", "correct": True}])
+    written = text()
+    assert ("| facts | 0.25 | 0.250 ± 0.031 (123) | 0.400 ± 0.031 (123) | 0.550 ± 0.031 (123) | 0.875 ± 0.031 (123) |"
+            in written)
+    assert "| **mean above chance** | 0 | 0.000 | 0.200 | 0.400 | 0.833 |" in written
+    assert "| problems: right with the tool | 0.617 | 0.617 | 0.617 | 0.617 |" in written
+    assert "| problems: tool used | 0.125 |" in written and "facts: tool used" not in written
+    assert "| bpb.train | 1.235 |" in written and "| num_params | 1,310,720 |" in written
+    assert "| rl/reward_mean | 0.1 → 0.375 |" in written and "| tokens per second (median) | 1,002 |" in written
+    assert "~~~~~text\nOnce\n→ upon ~~~~ a time\n~~~~~" in written, "a sample can't end its own block"
+    assert "What does a cow say?\n→ Moo.  ← right" in written
+    assert "`--depth=4`" in written and "rlimits, seccomp" in written
+    assert written.rstrip().endswith("## Missing\n\nNothing.")
+    for name in ("exams", *paths.STAGES):
+        data = (paths.report_dir() / f"{name}.png").read_bytes()
+        width, height = struct.unpack(">II", data[16:24])
+        assert data.startswith(b"\x89PNG") and width > 300 and height > 200
+        assert f"({name}.png)" in written
+
+
+def test_what_is_missing_is_named_and_nothing_is_invented(out):
+    trained("base", **{"train/loss_nats": [3.0, 2.0, 1.5]})
+    files.write_json(paths.results_dir("sft") / "chat_eval.json", {"tasks": {"facts": score(0.5)}})
+    (paths.results_dir("mid")).mkdir()
+    (paths.results_dir("mid") / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    written = text()
+    assert "| facts | 0.25 | – | – | 0.500 ± 0.031 (123) | – |" in written
+    missing = written.split("## Missing")[1]
+    for one in ("results/base/chat_eval.json does not exist", "results/rl", "results/sft/run.json does not exist",
+                "results/mid/metrics.jsonl is damaged near line 2"):
+        assert one in missing
+    assert "The calculator" not in written and not (paths.report_dir() / "rl.png").exists()
+
+
+def test_nothing_at_all_is_an_error(out):
+    with pytest.raises(UserError, match="nothing to report"):
+        report.generate()
+
+
+def test_wall_clock_and_cost_come_from_the_stage_records(out):
+    trained("base", **{"train/loss_nats": [3.0, 2.0, 1.5]})
+    (out / "stages").mkdir()
+    (out / "stages/tokenizer.done").write_text("chain=1 2\nseconds=30\nattempts=1\ncommand=python -m a --b=c\n")
+    (out / "stages/base.done").write_text("chain=1 2\nseconds=5\nattempts=2\ncommand=python -m scripts.base_train\n")
+    clocks = report.generate(dollars_per_hour=24).read_text().split("## Where the time went")[1].split("##")[0]
+    assert "| tokenizer | 0 min 30 s | 33% |" in clocks
+    assert "| base (2 attempts) | 1 min 02 s | 67% |" in clocks, "a resumed stage counts what it did before (run.json)"
+    assert "| **total** | **1 min 32 s** |" in clocks and "$0.61 at $24 an hour" in clocks
+    assert "your own machine" in text()
+
+
+def test_without_stage_records_the_runs_themselves_are_counted(out):
+    trained("base", **{"train/loss_nats": [3.0, 2.0, 1.5]})
+    trained("mid", **{"train/loss_nats": [3.0, 2.0, 1.5]})
+    assert "| **total** | **2 min 03 s** |" in text()
+
+
+def test_reset_forgets_results_but_no_checkpoint(out, capsys):
+    trained("base", **{"train/loss_nats": [3.0, 2.0, 1.5]})
+    for kept in ("checkpoints/base/d4/step_000001/state.json", "data/text/shard.parquet", "tokenizer/tokenizer.json"):
+        files.write_atomic(out / kept, "x")
+    files.write_atomic(out / "stages/base.done", "seconds=1\n")
+    report.main(["generate"])
+    report.main(["reset"])
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "data", "tokenizer"]
+    with pytest.raises(UserError, match="nothing to report"):
+        report.main(["generate"])
+
+
+@pytest.mark.parametrize("argv, code", [(["generate", "--dollars=3"], 2), (["--dollars_per_hour=-3"], 2)])
+def test_bad_flags(out, argv, code, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        report.main(argv)
+    assert exit_.value.code == code and len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_unknown_actions_are_named(out):
+    with pytest.raises(UserError, match="'regenerate'.*generate, or reset"):
+        report.main(["regenerate"])
