@@ -7,6 +7,8 @@ torchrun) is accepted anywhere. A misspelt flag, a wrong type or an impossible v
 """
 import argparse
 import difflib
+import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.system.files import UserError
+
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # the disk's fault, not the code's
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,11 @@ def _reader(kind: type) -> Callable[[str], Any]:
             try:
                 return int(text)
             except ValueError:
-                if float(text) != int(float(text)):
+                if not float(text).is_integer():  # neither is infinity
                     raise
                 return int(float(text))
         value = kind(text)
-        if kind is float and value != value:
+        if kind is float and not math.isfinite(value):
             raise ValueError(text)
         return value
 
@@ -114,6 +118,11 @@ def run(main: Callable[[], Any]) -> None:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("interrupted: run the same command with --resume to go on", file=sys.stderr)

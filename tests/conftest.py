@@ -1,0 +1,56 @@
+"""What tests of several rooms share: an out folder of their own, a tiny tokenizer, a tiny model, one thread."""
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; sums in one order, and no fight over cores
+
+import pytest
+
+SENTENCES = ["The cat sat on the mat. ", "A dog ran to the red house! ", "Who are you? I am a small model.\n",
+             "12 + 34 = 46, and 7 * 8 = 56. ", "She said: the cat and the dog sat in the house.\n"]
+
+
+@pytest.fixture(scope="session")
+def sentences():
+    return SENTENCES
+
+
+@pytest.fixture
+def base_dir(tmp_path, monkeypatch):
+    """A fresh out folder; nothing of the machine's own set-up or of torchrun leaks in."""
+    for name in ("NANOCHAT_DATA", "RANK", "WORLD_SIZE", "LOCAL_RANK", "NANOCHAT_PARSE_ONLY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "out"))
+    return tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """300 tokens, learnt from `SENTENCES` by the slow twin (the fast trainer would be compiled first)."""
+    from nanochat.tokenizer import Tokenizer, reference
+    tokens = [bytes([byte]) for byte in range(256)]
+    words = [word.encode() for word in reference.split(" ".join(SENTENCES))]
+    for first, second in reference.learn(words, 35):
+        tokens.append(tokens[first] + tokens[second])
+    return Tokenizer(tokens)
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """`tiny_model(seed=0, **config)`: a GPT of 2 layers, 16 wide, in which every weight does something.
+
+    (Fresh from `init_weights` the blocks are identities: outputs, gates and embedding scalars would hide mistakes.)
+    """
+    import torch
+
+    from nanochat.model import GPT, GPTConfig
+
+    def make(seed: int = 0, scale: float = 0.3, **config) -> GPT:
+        settings = dict(sequence_len=32, vocab_size=64, n_layer=2, n_head=4, n_kv_head=2, n_embd=16, head_dim=4)
+        model = GPT(GPTConfig(**{**settings, **config})).init_weights(seed)
+        generator = torch.Generator().manual_seed(seed + 1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+        return model
+
+    return make
