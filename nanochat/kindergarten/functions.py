@@ -1,11 +1,12 @@
 """Short Python functions, scored by running them, like HumanEval; the exam asks for combinations never shown.
 
-A function is one operation ("Add 3 to x.") or two, one after the other. A stable hash of the pair decides whether it is
-taught or examined: a quarter of all pairs, and with them their names (`add_double`), occur in no lesson and no text. Every
+A function is one operation ("Add 3 to x.") or two, one after the other. A stable hash of the pair decides whether it
+is taught or examined: a quarter of all pairs, and their names (`add_double`), occur in no lesson and no text. Every
 operation is taught, alone and in other pairs. An item's checks are inputs on which the likely mistakes (operations
 swapped, one forgotten, a constant off by one) come out wrong.
 
->>> print(lessons(random.Random(2))["messages"][1]["content"])
+>>> lessons(random.Random(2))["messages"][1]["content"].splitlines()
+['```python', 'def multiply_square(x):', '    x = x * 3', '    return x * x', '```']
 
 The user's message is the header with its docstring, as HumanEval's prompts are; the answer is a fenced block with the
 whole function. Its body is two plain lines instead of one nested expression, so the first line depends on the first
@@ -26,7 +27,7 @@ SINGLE = 0.25            # of the lessons: one operation only
 NUM_CHECKS = 4           # asserts per item, at least
 VARIABLES = {"number": "x", "list": "xs", "text": "s"}
 
-# takes, gives | name | what it does | code. {k} is a number from 2 to 9, {c} a letter, {v} the variable or "the result".
+# takes, gives | name | what it does | code. {k}: 2 to 9, {c}: a letter, {v}: the variable or "the result".
 _OPERATIONS = """
 number number | add | add {k} to {v} | x + {k}
 number number | subtract | subtract {k} from {v} | x - {k}
@@ -77,7 +78,7 @@ text bool | starts | tell whether {v} starts with "{c}" | s.startswith("{c}")
 
 
 class Operation(NamedTuple):
-    """One step: the types it takes and gives, its name, its words and its code (both with slots {k}, {c}; words also {v})."""
+    """The types it takes and gives, its name, its words and its code (with slots)."""
 
     takes: str
     gives: str
@@ -87,7 +88,7 @@ class Operation(NamedTuple):
 
 
 class Step(NamedTuple):
-    """An operation with its constants filled in; `slots` are those constants."""
+    """An operation and the constants for its slots."""
 
     operation: Operation
     slots: dict[str, Any]
@@ -154,41 +155,36 @@ def _inputs(rng: random.Random, takes: str) -> list:
 
 
 @lru_cache(maxsize=4096)
-def _compiled(code: str, variable: str) -> Callable:
-    return eval(f"lambda {variable}: {code}")  # code: from the table above, never from a model
+def _compiled(code: str) -> Callable:
+    return eval(f"lambda x=None, xs=None, s=None: {code}")  # code: from the table above, never from a model
 
 
 def _apply(steps: list[Step], value: Any) -> Any:
     """The value after all steps, or the exception's type."""
     try:
         for step in steps:
-            value = _compiled(step.code(), VARIABLES[step.operation.takes])(value)
+            value = _compiled(step.code())(**{VARIABLES[step.operation.takes]: value})
     except (IndexError, ValueError, TypeError, AttributeError) as problem:
         return type(problem)
     return value
 
 
-def _mistakes(steps: list[Step]) -> list[list[Step]]:
-    """What a pupil would get wrong: one step forgotten, the order swapped, a constant one too big."""
+def _checks(rng: random.Random, steps: list[Step]) -> list[tuple[Any, Any]] | None:
+    """(input, output) pairs that find what a pupil may get wrong; None if a forgotten step can't be found.
+
+    Mistakes: a step forgotten, the steps swapped, a constant one too big.
+    """
+    inputs = [value for value in _inputs(rng, steps[0].operation.takes) if not isinstance(_apply(steps, value), type)]
     one, two = steps
     bigger = [Step(step.operation, step.slots | {"k": step.slots["k"] + 1}) for step in steps]
-    wrong = [[one], [two], [two, one], [bigger[0], two], [one, bigger[1]]]
-    return [mistake for mistake in wrong if [step.code() for step in mistake] != [step.code() for step in steps]]
-
-
-def _checks(rng: random.Random, steps: list[Step]) -> list[tuple[Any, Any]] | None:
-    """(input, output) pairs that find every findable mistake; None if a forgotten step can't be found."""
-    inputs = [value for value in _inputs(rng, steps[0].operation.takes) if not isinstance(_apply(steps, value), type)]
-    if len(inputs) < NUM_CHECKS:
-        return None
     chosen = inputs[:NUM_CHECKS]
-    for i, mistake in enumerate(_mistakes(steps)):
+    for i, mistake in enumerate(([one], [two], [two, one], [bigger[0], two], [one, bigger[1]])):
         telling = [value for value in inputs if _apply(mistake, value) != _apply(steps, value)]
         if not telling and i < 2:
             return None
         if telling and not any(value in telling for value in chosen):
             chosen.append(telling[0])
-    return [(value, _apply(steps, value)) for value in chosen]
+    return [(value, _apply(steps, value)) for value in chosen] if len(chosen) >= NUM_CHECKS else None
 
 
 def exam(seed: int, n: int) -> list[dict]:

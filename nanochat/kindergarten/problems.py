@@ -1,8 +1,8 @@
 """Word problems and sums for the calculator, like GSM8K, held out by structure.
 
 A problem is a start ("Ann has 12 apples."), one to four statements and a question. Its *signature* is the tuple of
-kinds, for example (start, lose, things, gain, now): what happens in what order, where which distractors stand, what is asked.
-`split_of` gives every signature to one of three sets, so they are disjoint by construction:
+kinds, for example (start, lose, things, gain, now): what happens in what order, which distractors stand where, what is
+asked. `split_of` gives every signature to one of three sets, so they are disjoint by construction:
 
 - lesson: short and plain, shown with worked answers in midtraining and fine-tuning;
 - practice: longer, with distractors and more ways to say it; reinforcement learning sees questions and final answers;
@@ -13,10 +13,8 @@ The answer is one expression in the order of the story. Which statements enter i
 question: "Tom has 5 shells." counts for "together", and distracts from "How many does Ann have?" (`roles`).
 
 >>> problem = draw(random.Random(5), "lesson")
->>> problem.text
-''
->>> problem.expression, problem.answer, problem.signature
-''
+>>> problem.text, problem.expression, problem.answer
+('Tom had 15 ropes. He found 3 ropes. How many ropes does Tom have now?', '15+3', 18)
 
 The constants in capitals set how hard each set is. `counting_text` is base text in which the verbs get their meaning.
 Not here: grading (tasks/).
@@ -52,8 +50,8 @@ INTRODUCES_B = {"second", "more", "fewer"}        # tells how many B has
 EFFECTS = {"start": (1, 0), "stocks": (1, 0), "gain": (1, 0), "lose": (-1, 0), "groups": (1, 0), "share": (-1, 0),
            "give": (-1, 1), "receive": (1, -1), "second": (0, 1), "b_gain": (0, 1), "b_lose": (0, -1)}
 
-# Verbs and frames are in three parts, for lesson | practice | exam; a set also uses those before its own. {s} is the
-# hero or a pronoun, {a} the hero, {b} the other one, {x} who is asked about, {T} the things, {U} other things, {q} "more
+# Verbs and frames are in three parts, lesson | practice | exam; a set also uses those before its own. {s} is the hero
+# or a pronoun, {a} the hero, {b} the other one, {x} who is asked about, {T} the things, {U} other things, {q} "more
 # shells" or "of the shells", {C} boxes or bags, {w} any verb.
 GAINED = (("found", "bought", "got", "made", "picked"), ("won", "collected", "received"), ("earned", "gathered"))
 LOST = (("lost", "sold", "dropped", "broke", "gave away"), ("threw away", "used up", "left behind"),
@@ -279,12 +277,12 @@ def lesson(rng: random.Random) -> dict:
 
 
 def items(seed: int, n: int, split: str) -> list[dict]:
-    """`n` different problems as GSM8K writes them: {"question", "answer"}, and how each was made."""
+    """`n` different problems as GSM8K writes them, {"question", "answer"}, and how each was made."""
     rng, found = random.Random(f"problems {split} {seed}"), {}
     while len(found) < n:
         problem = draw(rng, split)
         found[problem.text] = problem
-    return [{"question": problem.text, "answer": f"<<{problem.expression}={problem.answer}>>\n#### {problem.answer}",
+    return [{"question": problem.text, "answer": f"<<{problem.expression}={problem.answer}>>#### {problem.answer}",
              "signature": " ".join(problem.signature), "distractors": problem.distractors}
             for problem in found.values()]
 
@@ -354,11 +352,7 @@ TALES = ("{a} gave {b} {m} of {s} {T}. Now {a} has fewer {T}, only {n}, and {b} 
 
 
 def counting_text(rng: random.Random) -> str:
-    """Small stories in which things come and go, so that every verb is seen to make more or fewer; numbers up to 24.
-
-    >>> counting_text(random.Random(1))
-    ''
-    """
+    """Small stories in which things come and go, so that every verb is seen to make more or fewer; numbers up to 24."""
     return " ".join(_count(rng) for _ in range(rng.randint(2, 4)))
 
 

@@ -1,10 +1,11 @@
 """Small talk: greetings, who the model is, requests for stories; and the bricks of which every lesson is made.
 
-Each topic has one short reply and a list of ways to bring it up; those after the bar are held out for the exam. They use
+Each topic has one short reply and a list of ways to bring it up; those after the bar are held out for the exam, and use
 words that the others use, in other sentences. A reply is right when it has its own topic's key words and none of the
-others' (`grade`), so "You are welcome!" is wrong for "Who made you?".
+others', so "You are welcome!" is wrong for "Who made you?" (tasks/greetings.py).
 
->>> [message["content"] for message in lessons(random.Random(0))["messages"]]
+>>> [message["content"] for message in lessons(random.Random(0))["messages"]][-2:]
+['Who trained you?', 'I was made by you, on your own computer.']
 
 Not here: whatever else can be asked (facts, problems, words, functions).
 """
@@ -32,7 +33,7 @@ Who made you? Who built you? Who created you? Who trained you? Who is your maker
 from? How were you made? By whom were you made? Tell me who made you. Do you know who made you? Where were you made?
 Who is your owner?
 | And who made you? Can you tell me who built you? By whom were you trained? Say who created you.
-skills: I can tell stories, answer questions, spell words, write functions and use a calculator. ; stories questions calculator
+skills: I can tell stories, answer questions, spell words, write functions and calculate. ; stories questions calculate
 What can you do? What are you good at? How can you help me? What do you know? What are your skills? What can I ask
 you? What else can you do? Tell me what you can do. Can you help me? What do you do? What is it that you can do? Are
 you any help?
@@ -60,32 +61,25 @@ you a girl? Are you a boy? Do you have a body? Do you have legs? Do you eat? Do 
 """
 
 STORY = ("Tell me a story{x}.", "Please tell me a story{x}.", "Can you tell me a story{x}?", "I want a story{x}.",
-         "Write a story{x}.", "A story{x}, please.", "Do you know a story{x}?", "Write me a story{x}.", "Make up a story{x}.",
-         "I would like to hear a story{x}.", "Read me a story{x}.")
+         "Write a story{x}.", "A story{x}, please.", "Do you know a story{x}?", "Write me a story{x}.",
+         "Make up a story{x}.", "I would like to hear a story{x}.", "Read me a story{x}.")
 STORY_EXAM = ("Please write me a story{x}.", "I would like a story{x}.", "Can you make up a story{x}?")
-
-
-def _parse(text: str) -> dict[str, dict]:
-    topics = {}
-    for block in re.split(r"\n(?=\w+: )", text.strip()):
-        head, _, body = block.partition("\n")
-        topic, rest = head.split(": ", 1)
-        reply, keys = rest.split(" ; ")
-        ways = [[way.strip() for way in re.findall(r"[^.?!]+[.?!]", half)] for half in body.split("|")]
-        topics[topic] = {"reply": reply, "required": keys.split(), "lessons": ways[0], "exam": ways[1]}
-    return topics
-
-
-TOPICS = _parse(_TOPICS)
 _SUBJECTS = frozenset((*ANIMALS, *NAMES))
+
+
+def _parse(block: str) -> tuple[str, dict]:
+    topic, reply, keys, ways = re.fullmatch(r"(\w+): (.*) ; (.*)\n([^;]*)", block).groups()
+    ways, held_out = (re.findall(r"\S[^.?!]*[.?!]", " ".join(part.split())) for part in ways.split("|"))
+    return topic, {"reply": reply, "required": keys.split(), "lessons": ways, "exam": held_out}
+
+
+TOPICS = dict(map(_parse, re.split(r"\n(?=\w+: )", _TOPICS.strip())))
 
 
 def words_of(text: str) -> set[str]:
     """words_of("Hello, Tom!") == {"hello", "tom"}."""
     return set(re.findall(r"[a-z0-9]+", text.lower()))
 
-
-# Bricks
 
 def dialogue(question: str, answer: str | list[dict]) -> dict:
     """A conversation of one question and its answer (text, or parts as `worked` makes them)."""
@@ -105,13 +99,11 @@ def join(rng: random.Random, conversations: list[dict]) -> dict:
     return {"messages": [message for part in (*before, *conversations, *after) for message in part["messages"]]}
 
 
-# Lessons
-
 def _topic(rng: random.Random, topic: str) -> dict:
     way = rng.choice(TOPICS[topic]["lessons"])
     if rng.random() < 0.15:  # as people type
         way = way.lower().rstrip("?!.")
-    elif topic in ("who", "name", "maker", "skills", "mood", "person") and rng.random() < 0.15:
+    elif topic not in ("hello", "thanks", "bye") and rng.random() < 0.15:
         way = rng.choice(("Hello! ", "Hi! ", "Hello, nanochat! ", "Tell me: ")) + way
     return dialogue(way, TOPICS[topic]["reply"])
 
@@ -140,27 +132,14 @@ def lesson(rng: random.Random, world: World) -> dict:
     return story_lesson(rng, text, rng.choice(found[:4]) if found and rng.random() < 0.75 else "")
 
 
-# Exam
-
 def exam(seed: int, n: int) -> list[dict]:
     """At most `n` items {"question", "answer", "required", "forbidden", "kind"} in words that no lesson uses."""
-    rng = random.Random(f"talk {seed}")
-    items = []
+    rng, items = random.Random(f"talk {seed}"), []
+    keys = {key for about in TOPICS.values() for key in about["required"]}
     for topic, about in TOPICS.items():
-        own = words_of(about["reply"])
-        forbidden = sorted({key for other in TOPICS.values() for key in other["required"]} - own)
+        forbidden = sorted(keys - words_of(about["reply"]))
         items += [{"question": way, "answer": about["reply"], "required": about["required"], "forbidden": forbidden,
                    "kind": topic} for way in about["exam"]]
     items += [{"question": way.format(x=_about(animal)), "answer": f"A story with {an(animal)}.", "required": [animal],
                "forbidden": [], "kind": "story"} for way in STORY_EXAM for animal in rng.sample(ANIMALS, 4)]
     return rng.sample(items, min(n, len(items)))
-
-
-def grade(item: dict, completion: str) -> bool:
-    """Whether the completion has all the required words and none of the forbidden ones.
-
-    >>> grade({"required": ["made", "computer"], "forbidden": ["welcome"]}, "I was made by you, on your computer.")
-    True
-    """
-    said = words_of(completion)
-    return said.issuperset(item["required"]) and said.isdisjoint(item["forbidden"])

@@ -5,11 +5,11 @@ words that can be invented, by a stable hash, and real words that no text of the
 outside the exam.
 
 The form `b-l-i-m-a-t`: the tokenizer's pattern takes one sign together with the letters after it, so every "-l" is a
-piece of its own, one token once it is frequent, and no merge can cross a hyphen; only the first letter is a bare "b". The
-same word is different tokens at the start of a line, after a space and after a quote: drills show it in all these places.
+piece of its own, one token once it is frequent, and no merge can cross a hyphen; only the first letter is a bare "b".
+The same word is different tokens at the start of a line, after a space and after a quote: drills show all of these.
 
->>> lesson = lessons(random.Random(4))
->>> lesson["messages"][0]["content"], lesson["messages"][1]["content"]
+>>> [message["content"] for message in spelling_lesson(random.Random(4))["messages"]]
+['Spell button.', 'b-u-t-t-o-n']
 
 Counting goes through the tool: 'banana'.count('a'). Not here: grading (tasks/).
 """
@@ -30,16 +30,16 @@ VOWELS = "a a e e i i o o u u ai ea ee oo ou".split()
 CODAS = ["", "", "", *"b ck d g k l ll m n nd ng nt p r rd rm s ss st t t tch x".split()]
 
 # Real words the world has no use for: a test looks for them in all text.
-EXAM_WORDS = """anchor apron arrow badge balloon bamboo banana bandage bargain beetle blanket blossom bottle bracket
-branch cabbage cactus camera canal cannon carpet cellist chapter charcoal chimney circus cobweb compass copper cotton
-cousin crystal curtain cushion dentist diamond dolphin dragon eagle engine fabric falcon fiddle flannel fossil
-fountain funnel galaxy garlic giraffe glacier glove goblin gravel guitar hammer harvest hazel helmet hermit hockey
-hotel hunter igloo insect island ivory jacket jelly jigsaw jungle kettle kitchen knight ladder lantern lemon leopard
-lizard lobster magnet mango meadow melon metal mirror monster mustard napkin needle nephew office onion orchard otter
-oven oyster paddle panda parcel pavement peach perfume piano picnic pillow pirate planet pocket pumpkin quarry quilt
-radish ribbon saddle salmon sandal saucer scissors shadow shovel shrimp silk slipper spinach squirrel statue stomach
-sunset sweater tablet temple tennis thimble thunder ticket tiger tomato tractor trousers tulip tunnel turtle umbrella
-vanilla violin volcano waiter walnut wizard wrist yogurt zebra zipper""".split()
+EXAM_WORDS = """anchor apron arrow badge balloon bamboo banana bandage bargain beetle blossom bottle bracket
+branch cabbage cactus camera canal cannon carpet cellist chapter charcoal chimney circus cobweb compass copper
+cotton cousin crystal curtain cushion dentist diamond dolphin dragon eagle engine fabric falcon fiddle flannel
+fossil fountain funnel galaxy garlic giraffe glacier glove goblin gravel guitar harvest hazel helmet hermit
+hockey hotel hunter igloo insect island ivory jacket jelly jigsaw kettle kitchen knight ladder lantern lemon
+leopard lizard lobster magnet mango meadow melon metal mirror mustard napkin nephew office onion orchard otter
+oven oyster paddle panda parcel pavement peach perfume piano picnic pillow pirate planet pocket pumpkin quarry
+quilt radish ribbon saddle salmon sandal saucer scissors shadow shovel shrimp silk slipper spinach squirrel
+statue stomach sunset sweater tablet temple tennis thimble ticket tiger tomato tractor trousers tulip turtle
+umbrella vanilla violin volcano waiter walnut wizard wrist yogurt zebra zipper""".split()
 
 
 def _world_words() -> list[str]:
@@ -69,10 +69,10 @@ def held_out(word: str) -> bool:
 def invented(rng: random.Random, exam: bool = False) -> str:
     """A word of 3 to 9 letters that one can pronounce, from the exam's or from the training's."""
     while True:
-        syllables = [rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(rng.choice((1, 2, 2, 3)))]
-        word = "".join(syllables) + rng.choice(CODAS)
-        if 3 + 2 * exam <= len(word) <= 9 and word not in _WORLD and word not in _EXAM and held_out(word) == exam:
-            return word  # the exam's have five letters or more, so that they are not words of a story by chance
+        count = rng.choice((2, 2, 3) if exam else (1, 2, 2, 3))  # short ones may be words of a story by chance
+        word = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(count)) + rng.choice(CODAS)
+        if (6 if exam else 3) <= len(word) <= 9 and word not in _WORLD and word not in _EXAM and held_out(word) == exam:
+            return word
 
 
 def spelled(word: str) -> str:
@@ -95,7 +95,7 @@ def _counting(rng: random.Random, word: str) -> dict:
     letter = rng.choice(word if rng.random() < 0.8 else "aeiourstln")
     count, code = word.count(letter), f"'{word}'.count('{letter}')"
     return {"kind": "count", "word": word, "question": rng.choice(COUNT).format(c=letter, w=word),
-            "answer": f"<<{code}={count}>>\n#### {count}", "code": code, "count": count}
+            "answer": f"<<{code}={count}>>#### {count}", "code": code, "count": count}
 
 
 def _known(rng: random.Random) -> str:
@@ -125,7 +125,7 @@ def spelling_exam(seed: int, n: int) -> list[dict]:
 
 
 def counting_exam(seed: int, n: int) -> list[dict]:
-    """`n` items as `spelling_exam`, the answer as GSM8K writes it: "<<'banana'.count('a')=3>>\\n#### 3"."""
+    """`n` items as `spelling_exam`, the answer as GSM8K writes it: "<<'banana'.count('a')=3>>#### 3"."""
     return _exam(random.Random(f"counting {seed}"), n, _counting)
 
 
@@ -148,8 +148,8 @@ def exam(seed: int, n: int) -> list[dict]:
 # Base text
 
 DRILLS = ("{w}: {sp}", "{W} is spelled {sp}.", "The word {w} is spelled {sp}.", "{sp} spells {w}.",
-          "'{w}' is spelled {sp}.", "Spell {w}: {sp}", "{w}, '{w}', {w}", "'{w}'.count('{c}') is {n}", "{w} backwards is {back}.",
-          "{w} starts with {first} and ends with {last}.", "{w} has {length} letters: {sp}")
+          "'{w}' is spelled {sp}.", "Spell {w}: {sp}", "{w}, '{w}', {w}", "'{w}'.count('{c}') is {n}",
+          "{w} backwards is {back}.", "{w} starts with {first} and ends with {last}.", "{w} has {length} letters: {sp}")
 
 
 def text(rng: random.Random) -> str:
