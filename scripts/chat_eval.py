@@ -44,9 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     model, tokenizer, info = checkpoint.load_model(
         args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size)
-    model_id = info["sha256"]["model.safetensors"][:12]
+    about = {"step": info["step"], "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12]}
     folder = paths.results_dir(args.source)
-    table = same_model(folder / "chat_eval.json", model_id)
+    table = scores_so_far(folder / "chat_eval.json", about)
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
@@ -56,15 +56,15 @@ def main(argv: list[str] | None = None) -> None:
                 max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None,
                 save_to=folder / "generations" / f"{task.name}.jsonl",
                 report=lambda done, total, number=number, name=task.name: bar.update(number, **{name: done}))
-            table[task.name] = {**score.as_dict(), "seconds": round(time.monotonic() - began, 2), "model": model_id}
+            table[task.name] = {**score.as_dict(), "seconds": round(time.monotonic() - began, 2)}
             if device.is_main:  # after every task, so that an interruption loses one at most
-                files.write_json(folder / "chat_eval.json", table)
+                files.write_json(folder / "chat_eval.json",
+                                 {**about, "chat_core": chat.chat_core(table), "tasks": table})
     if device.is_main:
         show(args.source, {task.name: table[task.name] for task in chosen})
-    core = chat.chat_core(table)
-    if core is not None:
+    if (core := chat.chat_core(table)) is not None:
         log.say(f"ChatCORE {core:.4f}" + (f" on {args.max_problems} items a task" if args.max_problems > 0 else ""))
-    log.write_run(f"chat_eval_{args.source}", seconds=time.monotonic() - started, flags=vars(args), chat_core=core)
+    log.write_run(f"chat_eval_{args.source}", seconds=time.monotonic() - started, flags=vars(args))
     device.close()
 
 
@@ -84,10 +84,10 @@ def choose(names: str) -> list[tasks.Task]:
     return chosen
 
 
-def same_model(path: Path, model_id: str) -> dict[str, dict]:
-    """The scores in the file that are of this very model: `-a` adds to them, and stale ones go."""
+def scores_so_far(path: Path, about: dict) -> dict[str, dict]:
+    """The file's scores if they are of this very model: `-a` adds to them."""
     before = files.read_json(path) if path.exists() else {}
-    return {name: score for name, score in before.items() if score.get("model") == model_id}
+    return before["tasks"] if about.items() <= before.items() else {}
 
 
 def show(source: str, table: dict[str, dict]) -> None:

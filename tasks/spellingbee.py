@@ -5,6 +5,7 @@ The items are drawn from a word list; a hash of the word decides whether it is f
 """
 import gzip
 import random
+import string
 from pathlib import Path
 from zlib import crc32
 
@@ -12,6 +13,7 @@ from tasks.common import WordProblem
 
 NUM_ITEMS = {"train": 8192, "test": 256}
 TEST_ONE_IN = 10  # words
+LETTERS = string.ascii_lowercase
 QUESTIONS = ("How many times does the letter {letter} appear in {word}?", "How many {letter} are in the word {word}?",
              "Count the letter {letter} in {word}.", "How often does {word} have the letter {letter}?")
 
@@ -30,8 +32,8 @@ class SpellingBee(WordProblem):
 
 
 def _item(rng: random.Random, word: str) -> dict:
-    letter = rng.choice(word if rng.random() < 0.9 else "abcdefghijklmnopqrstuvwxyz")  # now and then the answer is 0
-    count = word.count(letter)
+    count = rng.choice(sorted({word.count(letter) for letter in LETTERS}))  # first, or two answers in three would be 1
+    letter = rng.choice([letter for letter in LETTERS if word.count(letter) == count])
     return {"question": rng.choice(QUESTIONS).format(letter=letter, word=word),
             "answer": f"<<'{word}'.count('{letter}')={count}>>\n#### {count}"}
 
