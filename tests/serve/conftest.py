@@ -1,0 +1,80 @@
+"""A real server around an engine whose model says what a script says: the same tokens and tool calls every time."""
+
+import threading
+import time
+
+import pytest
+import torch
+import uvicorn
+
+from nanochat import sandbox
+from nanochat.infer import Engine
+from nanochat.model.gpt import GPT, GPTConfig
+from nanochat.serve.app import Defaults, create_app
+from nanochat.serve.worker import Worker
+from nanochat.tokenizer import Tokenizer, chat
+
+STORY = " ".join(f"Then Tim the fox found door number {i}, and behind it sat a small 🦊 friend." for i in range(1, 13))
+CODE = ("Here is **a** `function`:\n\n```python\ndef f(x):\n    return x < 3\n```\n\n- one\n"
+        "- <img src=x onerror=alert(1)>\n")
+SECONDS_PER_TOKEN = 0.001
+
+
+class ScriptedEngine(Engine):
+    """The real engine (slots, sampling, tool, cancelling) with another forward pass."""
+
+    num_answers = 0
+
+    def script(self, row) -> list[int]:
+        if not hasattr(row, "script"):
+            self.num_answers += 1
+            text = self.tokenizer.decode(row.prompt).split("<|user_start|>")[-1].split("<|user_end|>")[0]
+            parts = {"What is 123 * 456?": [("text", "Let me see: "), ("python", "123*456"), ("python_output", "56088"),
+                                            ("text", "123 * 456 = 56088.")],
+                     "Tell me a story.": [("text", STORY)], "code": [("text", CODE)]}
+            parts = parts.get(text, [("text", f"Answer {self.num_answers} to: {text}")])
+            conversation = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": [
+                {"type": kind, "text": part} for kind, part in parts]}]}
+            ids, _ = chat.render(self.tokenizer, conversation)
+            row.script = ids[ids.index(self.tokenizer.special_id("<|assistant_start|>")) + 1:]
+            row.broken = text == "break"
+        return row.script
+
+    def _hidden(self, ids, slots, starts):
+        if slots.start >= len(self.running):
+            return None  # a prefill
+        time.sleep(SECONDS_PER_TOKEN)
+        wanted = torch.full((len(ids), 1, self.config.vocab_size), -100.0)
+        for i, row in enumerate(self.running):
+            wanted[i, 0, self.script(row)[len(row.ids)]] = 100.0
+            if row.broken and len(row.ids) == 5:
+                raise RuntimeError("no memory left")
+        return wanted
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return Tokenizer([bytes([byte]) for byte in range(256)])
+
+
+@pytest.fixture(scope="session")
+def worker(tokenizer):
+    model = GPT(GPTConfig(4096, tokenizer.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8, head_dim=8)).eval()
+    model.logits = lambda hidden: hidden
+    worker = Worker(ScriptedEngine(model, tokenizer, sandbox.calculate, max_rows=4), max_waiting=4)
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture(scope="session")
+def url(worker):
+    """The address of the server, in a thread of this process."""
+    server = uvicorn.Server(uvicorn.Config(create_app([worker], "nanochat-test", Defaults(max_tokens=4000)), port=0,
+                                           log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(timeout=5)
