@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,28 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = scratch / path.name
     try:
         yield temporary
-        for file in [temporary] if temporary.is_file() else sorted(temporary.rglob("*")):
+        for file in (*temporary.rglob("*"), temporary):
             _fsync(file)
-        old = scratch / "old"
         if path.is_dir() and temporary.is_dir():
-            os.rename(path, old)
-        os.replace(temporary, path)
+            _swap(temporary, path, scratch / "old")
+        else:
+            os.replace(temporary, path)
         _fsync(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; "
                         "free space or choose another folder with --out") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path, old: Path) -> None:
+    """`new` takes the place of the folder `path`, which goes to `old`, and comes back if that fails."""
+    os.rename(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.rename(old, path)
+        raise
 
 
 def _fsync(path: Path) -> None:
@@ -87,13 +98,15 @@ def read_jsonl(path: Path) -> list[dict]:
     if not path.exists() and not zipped.exists():
         raise UserError(f"{path} does not exist (nor {zipped.name})")
     source = path if path.exists() else zipped
-    opened = gzip.open(source, "rt", encoding="utf-8") if source.suffix == ".gz" else source.open(encoding="utf-8")
     rows: list[dict] = []
-    with opened as lines:
-        try:
-            for line in lines:
+    number = 0
+    try:
+        with (gzip.open if source.suffix == ".gz" else open)(source, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     rows.append(json.loads(line))
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{source} is damaged near line {len(rows) + 1}: {error}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source} is damaged: line {number} is not JSON ({error.msg}, column {error.colno})") from error
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{source} is damaged after line {number}: {error}") from error
     return rows
