@@ -1,9 +1,8 @@
-"""The chat's tool: arithmetic and a few string methods, evaluated by walking the parsed expression.
+"""The chat's tool: arithmetic and a few string methods, by walking the parsed expression; nothing reaches `eval`.
 
-`calculate` never calls `eval`. It parses at most 200 characters, walks a short list of node types, and every step checks the
-size of what it is about to make: integers stay below 10^100, strings below 1,000 characters. So every input ends within
-milliseconds and a few megabytes, from any thread and on every operating system. What is outside the list is refused (None):
-names, comparisons, attributes, lists, lambdas, complex numbers, division by zero.
+At most 200 characters are parsed, few node types are known, and each step checks the size of what it is about to make:
+numbers stay below 10^100, strings within 1,000 characters. So every input ends within milliseconds and megabytes, from
+any thread and on every system. All else is refused (None): names, comparisons, lists, lambdas, 1/0, complex numbers.
 """
 
 import ast
@@ -12,27 +11,21 @@ import operator
 import re
 from decimal import Decimal
 
-MAX_CHARS = 200       # of an expression; GSM8K's longest is 77
-MAX_NUMBER = 10**100  # also bounds the time of every operation
-MAX_TEXT = 1000       # characters in any string on the way
-
+MAX_CHARS, MAX_NUMBER, MAX_TEXT = 200, 10**100, 1000  # GSM8K's longest expression has 77 characters
 Value = int | float | str
-METHODS = {"count", "upper", "lower", "title", "capitalize", "swapcase", "strip", "lstrip", "rstrip", "replace", "find",
-           "index", "startswith", "endswith", "join", "isalpha", "isdigit", "isupper", "islower"}
+METHODS = """count upper lower title capitalize swapcase strip lstrip rstrip replace find index startswith endswith join
+    isalpha isdigit isupper islower""".split()
 FUNCTIONS = {"len": len, "abs": abs, "round": round, "min": min, "max": max, "int": int, "float": float, "str": str}
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
              ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow}
-
-
-class Refused(ValueError):
-    """The expression asks for something the calculator does not do."""
+GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
 def calculate(expression: str) -> str | None:
     """The value of an expression as text, or None where it is refused.
 
-    >>> calculate("12*3"), calculate("10/1"), calculate("0.1+0.2"), calculate("1,000/3"), calculate("'banana'.count('a')")
-    ('36', '10', '0.3', '333.3333333333', '3')
+    >>> calculate("12*3"), calculate("10/1"), calculate("0.1+0.2"), calculate("1,000/3"), calculate("'noon'.count('o')")
+    ('36', '10', '0.3', '333.3333333333', '2')
     >>> calculate("9**9**9"), calculate("open('/etc/passwd')"), calculate("1/0")
     (None, None, None)
     """
@@ -40,7 +33,7 @@ def calculate(expression: str) -> str | None:
     if len(text) > MAX_CHARS:
         return None
     if not re.search("[A-Za-z'\"]", text):  # in max(1,200) the comma separates, in 1,200*3 it groups digits
-        text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda match: match[0].replace(",", ""), text)
+        text = GROUPED.sub(lambda match: match[0].replace(",", ""), text)
     try:
         return _format(_evaluate(ast.parse(text, mode="eval").body))
     except (ValueError, TypeError, SyntaxError, ArithmeticError, LookupError, RecursionError, MemoryError):
@@ -51,55 +44,44 @@ def _evaluate(node: ast.expr) -> Value:
     match node:
         case ast.Constant(value=int() | float() | str() as value) if not isinstance(value, bool):
             return _checked(value)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_number(_evaluate(operand))
-        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _number(_evaluate(operand))
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
+            value = _evaluate(operand) + 0  # a string has no sign
+            return -value if isinstance(sign, ast.USub) else value
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-            return _binary(op, _evaluate(left), _evaluate(right))
+            left, right = _evaluate(left), _evaluate(right)
+            _check_size(op, left, right)
+            return _checked(OPERATORS[type(op)](left, right))
         case ast.Call(func=ast.Attribute(value=owner, attr=name), args=args, keywords=[]) if name in METHODS:
-            text = _evaluate(owner)
-            if isinstance(text, str):
-                return _checked(getattr(text, name)(*map(_evaluate, args)))
+            return _checked(getattr(str, name)(_evaluate(owner), *map(_evaluate, args)))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
             values = [_evaluate(arg) for arg in args]
             if name == "round" and len(values) > 1 and abs(values[1]) > 15:
-                raise Refused("round(5, -10**9) would make 10^(10^9)")
+                raise ValueError("round(5, -10**9) would make 10^(10^9)")
             return _checked(FUNCTIONS[name](*values))
         case ast.Subscript(value=owner, slice=ast.Slice(lower=lower, upper=upper, step=step)):
-            bounds = [part and _evaluate(part) for part in (lower, upper, step)]
-            return _checked(_evaluate(owner)[slice(*bounds)])
+            return _checked(_evaluate(owner)[slice(*(part and _evaluate(part) for part in (lower, upper, step)))])
         case ast.Subscript(value=owner, slice=index):
             return _checked(_evaluate(owner)[_evaluate(index)])
-    raise Refused(type(node).__name__)
+    raise ValueError(f"the calculator has no {type(node).__name__}")
 
 
-def _binary(op: ast.operator, left: Value, right: Value) -> Value:
-    """One operation, after checking what its result would weigh."""
-    if isinstance(left, str) or isinstance(right, str):
-        if not isinstance(op, ast.Add | ast.Mult) or (isinstance(op, ast.Mult) and _repeated(left, right) > MAX_TEXT):
-            raise Refused("string operation")  # `%` would format: '%999999999d' % 1
-    elif isinstance(op, ast.Pow) and abs(right) * math.log10(max(abs(left), 2)) > 100:
-        raise Refused("power too large")
-    return _checked(OPERATORS[type(op)](left, right))
-
-
-def _repeated(left: Value, right: Value) -> int:
-    """Characters in 'ab' * 3 or 3 * 'ab'."""
-    return len(left) * right if isinstance(left, str) else left * len(right)
-
-
-def _number(value: Value) -> int | float:
-    if isinstance(value, str):
-        raise Refused("not a number")
-    return value
+def _check_size(op: ast.operator, left: Value, right: Value) -> None:
+    """ValueError where the result of an operation would be large: before it is made."""
+    texts = [value for value in (left, right) if isinstance(value, str)]
+    numbers = [value for value in (left, right) if not isinstance(value, str)]
+    if texts and not isinstance(op, ast.Add | ast.Mult):
+        raise ValueError("'%999999999d' % 1 would format")
+    if texts and isinstance(op, ast.Mult) and len(texts[0]) * max(numbers, default=0) > MAX_TEXT:
+        raise ValueError("too long")
+    if isinstance(op, ast.Pow) and abs(right) * math.log10(max(abs(left), 2)) > 100:
+        raise ValueError("too large")
 
 
 def _checked(value: Value) -> Value:
-    """The value if it is a finite number below 10^100 or a short string."""
-    small = len(value) <= MAX_TEXT if isinstance(value, str) else isinstance(value, int | float) and abs(value) < MAX_NUMBER
-    if not small:
-        raise Refused(f"{type(value).__name__} out of bounds")
+    """The value, if it is a real number below 10^100 or a short string."""
+    small = len(value) <= MAX_TEXT if isinstance(value, str) else abs(value) < MAX_NUMBER
+    if not small or not isinstance(value, Value):  # a complex number, say: (-8)**0.5
+        raise ValueError("out of bounds")
     return value
 
 
@@ -107,5 +89,4 @@ def _format(value: Value) -> str:
     """As the training data writes it: 10 and not 10.0, 0.3 and not 0.30000000000000004, never an exponent."""
     if not isinstance(value, float):
         return str(value)
-    digits = f"{value:.10g}" if abs(value) < 1 else f"{round(value, 10):.15g}"
-    return format(Decimal(digits) + 0, "f")
+    return format(Decimal(f"{value:.10g}" if abs(value) < 1 else f"{round(value, 10):.15g}") + 0, "f")

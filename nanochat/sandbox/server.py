@@ -1,17 +1,18 @@
-"""The fork server: a small clean interpreter that forks one locked child per program. Not imported: started by its path.
+"""The fork server: a small clean interpreter that forks one locked child per program. Started by its path.
 
-Starting Python costs 15 ms, forking a started one 1 ms. This process begins with an empty environment and knows nothing worth
-stealing: no model, no keys, none of the trainer's memory. It imports what programs like to import, says on its socket which
-locks hold here, and waits. A request is a JSON object with five descriptors:
+Starting Python costs 15 ms, forking a started one 1 ms. This process begins with an empty environment and knows nothing
+worth stealing: no model, no keys, none of the trainer's memory. It imports what programs like to import, says on its
+socket which locks hold here, and waits. A request is a JSON object with five descriptors:
 
     program   memory file: the code, then the program's stdin
     out, err  memory files: the program's stdout and stderr, capped by RLIMIT_FSIZE
-    note      memory file: the child writes the nonce here when the program has come to its end, and in no other case
-    life      socket: hung up by the caller to end the program; the server writes the exit status when the child is gone
+    note      pipe: the child writes the nonce when the program has come to its end, and in no other case
+    life      socket: when the caller hangs up, the child and its group are killed and buried, and the status sent back
 
-The child never sees `life`, and its exit status decides nothing: `sys.exit(0)` and `os._exit(0)` do not look like success.
+The child never sees `life`, and its exit status decides nothing: `sys.exit(0)` does not look like success.
 """
 
+import gc
 import json
 import os
 import select
@@ -21,17 +22,15 @@ import struct
 import sys
 import traceback
 import types
-from collections.abc import Callable
 
 if __name__ == "__main__":  # started by its path: this folder is importable, the package is not
     import locks
 
 # Imported before the locks close: saves each program the time, and their shared libraries need not be readable.
-PRELOADED = """abc array ast bisect bz2 calendar cmath collections contextlib copy dataclasses datetime decimal enum fractions
-    functools hashlib heapq inspect io itertools json linecache lzma math numbers operator pprint queue random re secrets
-    statistics string struct textwrap threading time typing unicodedata uuid warnings zlib""".split()
-LINUX = sys.platform == "linux"
-LIBRARY = [os.path.dirname(os.__file__), "/usr/share/zoneinfo"]  # what a program may read
+PRELOADED = """abc array ast bisect bz2 calendar cmath collections contextlib copy dataclasses datetime decimal enum
+    fractions functools hashlib heapq inspect io itertools json linecache lzma math numbers operator pprint queue random
+    re secrets statistics string struct textwrap threading time typing unicodedata uuid warnings zlib""".split()
+LIBRARY = (os.path.dirname(os.__file__), "/usr/share/zoneinfo")  # what a program may read
 
 
 def serve() -> None:
@@ -40,71 +39,69 @@ def serve() -> None:
     os.dup2(1, 0)  # /dev/null
     for name in PRELOADED:
         __import__(name)
-    wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if LINUX else os.pipe()
-    os.set_blocking(wake_write, False)
-    signal.set_wakeup_fd(wake_write)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    pages = int(open("/proc/self/statm").read().split()[0]) if LINUX else 0
+    pages = int(open("/proc/self/statm").read().split()[0]) if locks.LINUX else 0
     always = {"base_bytes": pages * os.sysconf("SC_PAGE_SIZE"), "server": os.getpid()}
     found = probe(always)
     always["locks"] = [name for name, problem in found.items() if not problem]
+    prepare(always["locks"])
     control.sendall(json.dumps(found).encode() + b"\n")
     running: dict[int, int] = {}  # life → pid
     poll = select.poll()
     poll.register(control, select.POLLIN)
-    poll.register(wake, select.POLLIN)
     while True:
         for fd, _ in poll.poll():
-            if fd == wake:
-                os.read(wake, 4096)
-                reap(running, poll)
-            elif fd == control.fileno():
-                line, fds, *_ = socket.recv_fds(control, 1 << 16, 5)  # never two requests: descriptors end a message
-                if not line:
-                    return [kill(pid) for pid in running.values()]
-                start(json.loads(line) | always, fds, running, poll)
-            elif fd in running:  # the caller hung up: a limit was reached, or it died
-                poll.modify(fd, 0)
-                kill(running[fd])
+            if fd in running:
+                poll.unregister(fd)
+                end(fd, running.pop(fd))
+                continue
+            line, fds, *_ = socket.recv_fds(control, 1 << 16, 5)  # never two requests: descriptors end a message
+            if not line:
+                return [end(*pair) for pair in running.items()]
+            pid = start(json.loads(line) | always, fds)
+            if pid:
+                running[fds[-1]] = pid
+                poll.register(fds[-1], select.POLLIN)
 
 
-def start(request: dict, fds: list[int], running: dict[int, int], poll: select.poll) -> None:
-    *files, life = fds
+def prepare(names: list[str]) -> None:
+    """What can be done once instead of once per program."""
+    if "capabilities" in names:
+        names.remove("capabilities")  # the children inherit the loss
+        locks.drop_capabilities()
+    if "landlock" in names:
+        locks.landlock_rules(LIBRARY, "")
+    if "seccomp" in names:
+        locks.seccomp_filter(False), locks.seccomp_filter(True)
+    gc.freeze()  # a collection in a child must not touch, and so copy, every page
+
+
+def start(request: dict, fds: list[int]) -> int:
+    """The pid of the child, or 0 if there can be none: the caller sees its pipe and its socket close."""
     try:
         pid = os.fork()
-    except OSError:  # no more processes: the caller sees `life` close without a status
-        files, pid = fds, -1
-    if pid == 0:
-        child(request, files)
-    for fd in files:
+    except OSError:
+        pid = 0
+    else:
+        if pid == 0:
+            child(request, fds[:-1])
+    for fd in fds[:-1] if pid else fds:
         os.close(fd)
-    if pid > 0:
-        running[life] = pid
-        poll.register(life, select.POLLIN)
+    return pid
 
 
-def kill(pid: int) -> None:
-    for send in (os.killpg, os.kill):  # its group; itself, if it has not got as far as a group
+def end(life: int, pid: int) -> None:
+    """Kills a child and its group while the number is still its own, buries it, and tells the caller how it ended."""
+    for kill in (os.killpg, os.kill):  # the second, if it has not got as far as a group
         try:
-            send(pid, signal.SIGKILL)
+            kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-
-
-def reap(running: dict[int, int], poll: select.poll) -> None:
-    """Buries the children that have ended and tells their callers."""
-    for life, pid in list(running.items()):
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            continue
-        kill(pid)  # what may be left of its group, while the number is still its own
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        del running[life]
-        poll.unregister(life)
-        with socket.socket(fileno=life) as caller:
-            try:
-                caller.send(struct.pack("i", status), socket.MSG_DONTWAIT)
-            except OSError:
-                pass  # nobody is waiting
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with socket.socket(fileno=life) as caller:
+        try:
+            caller.send(struct.pack("i", status), socket.MSG_DONTWAIT)
+        except OSError:
+            pass  # nobody is waiting
 
 
 def child(request: dict, files: list[int]) -> None:
@@ -113,35 +110,33 @@ def child(request: dict, files: list[int]) -> None:
         os.setsid()
         for target, fd in enumerate(files):
             os.dup2(fd, target)
-        os.closerange(len(files), 1 << 20)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        locks.die_with_parent(request["server"])
+        locks.die_with(request["server"])
         if request["folder"]:
             os.chdir(request["folder"])
         code = os.read(0, request["code_bytes"]).decode()
         lock(request)
+        os.closerange(len(files), 1 << 20)
         execute(code)
         os.write(3, request["nonce"].encode())
+        os._exit(0)
     except BaseException as error:
         if not isinstance(error, SystemExit):
-            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next and error.__traceback__.tb_next.tb_next
-            traceback.print_exception(error, limit=-10)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(1)
+            frames = error.__traceback__.tb_next  # without those of this file
+            traceback.print_exception(error.with_traceback(frames and frames.tb_next), limit=-10)
+        sys.stdout.flush()
+        sys.stderr.flush()
     finally:
-        os._exit(0)
+        os._exit(1)
 
 
 def lock(request: dict) -> None:
-    """Puts on all locks that hold on this machine, in order. An error here ends the child before the program begins."""
+    """Puts on all locks that hold on this machine. An error here ends the child before the program begins."""
     memory, folder = request["base_bytes"] + (request["memory_mib"] << 20), request["folder"]
     steps = {
         "rlimits": lambda: locks.limit_resources(memory, int(request["seconds"]) + 1, request["file_bytes"]),
-        "capabilities": locks.drop_capabilities,
-        "landlock": lambda: locks.landlock(LIBRARY, folder),
-        "seccomp": lambda: locks.seccomp(bool(folder)),
+        "capabilities": lambda: locks.drop_capabilities(),
+        "landlock": lambda: locks.landlock(locks.landlock_rules(LIBRARY, folder)),
+        "seccomp": lambda: locks.seccomp(locks.seccomp_filter(bool(folder))),
         "sandbox-exec": lambda: None,  # macOS: this process was started under it
     }
     for name in request["locks"]:
@@ -159,7 +154,7 @@ def execute(code: str) -> None:
     sys.stdout.flush()
 
 
-def refused(attempt: Callable[..., object], *values: object) -> bool:
+def refused(attempt, *values: object) -> bool:
     try:
         attempt(*values)
     except (OSError, MemoryError):
@@ -167,31 +162,32 @@ def refused(attempt: Callable[..., object], *values: object) -> bool:
     return False
 
 
+PROOFS = {
+    "rlimits": lambda: refused(bytearray, 1 << 30),
+    "capabilities": lambda: "CapEff:\t0000000000000000" in open("/proc/self/status").read(),
+    "landlock": lambda: refused(open, "/etc/passwd"),
+    "seccomp": lambda: refused(socket.socket) and __import__("colorsys"),  # and importing goes on working
+    "sandbox-exec": lambda: refused(open, "/etc/passwd"),
+}
+
+
 def probe(always: dict) -> dict[str, str]:
-    """Lock → "" if it holds here, else why not. A child puts each on, then does what it forbids and what it must allow."""
-    proofs = {
-        "rlimits": lambda: not LINUX or refused(bytearray, 1 << 30),
-        "capabilities": lambda: "CapEff:\t0000000000000000" in open("/proc/self/status").read(),
-        "landlock": lambda: refused(open, "/etc/passwd"),
-        "seccomp": lambda: refused(socket.socket) and bool(__import__("colorsys")),
-        "sandbox-exec": lambda: refused(open, "/etc/passwd"),
-    }
+    """Lock → "" if it holds here, else why not: a child puts each on, then does what it forbids."""
+    request = always | {"memory_mib": 64, "seconds": 5, "folder": "", "file_bytes": 1 << 16}
     receive, send = os.pipe()
     if os.fork() == 0:
         found = {}
         for name in locks.NAMES:
             try:
-                lock(always | {"memory_mib": 64, "seconds": 5, "folder": "", "file_bytes": 1 << 16, "locks": [name]})
-                found[name] = "" if proofs[name]() else "it is on, but what it forbids is possible"
+                lock(request | {"locks": [name]})
+                found[name] = "" if PROOFS[name]() else "it is on, but what it forbids is possible"
             except Exception as error:
                 found[name] = str(error)
         os.write(send, json.dumps(found).encode())
         os._exit(0)
     os.close(send)
-    with open(receive, "rb") as answer:
-        text = answer.read()
     os.wait()
-    return json.loads(text or "{}")
+    return json.loads(os.read(receive, 1 << 16) or "{}")
 
 
 if __name__ == "__main__":
