@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from nanochat.system import cli, files, hardware, log, paths
@@ -41,15 +41,17 @@ def read_optional(path: Path, missing: list[str], kind=files.read_json) -> Any:
         return None
 
 
-def exam_scores(missing: list[str]) -> dict[str, dict[str, dict]]:
-    """{task: {stage: {"accuracy", "stderr", "num_items", "chance", …}}} from every stage's chat_eval.json."""
-    found: dict[str, dict[str, dict]] = {}
+def exam_scores(missing: list[str]) -> tuple[dict[str, dict[str, dict]], dict[str, float]]:
+    """({task: {stage: {"accuracy", "stderr", "num_items", "chance", …}}}, {stage: ChatCORE}), from chat_eval.json."""
+    scores: dict[str, dict[str, dict]] = {}
+    cores: dict[str, float] = {}
     for stage in STAGES:
-        content = read_optional(paths.results_dir(stage) / "chat_eval.json", missing) or {}
-        for task, score in content.get("tasks", content).items():
-            if isinstance(score, dict) and "accuracy" in score:
-                found.setdefault(task, {})[stage] = score
-    return found
+        content = read_optional(paths.results_dir(stage) / "chat_eval.json", missing) or {"tasks": {}}
+        for task, score in content["tasks"].items():
+            scores.setdefault(task, {})[stage] = score
+        if content.get("chat_core") is not None:  # None: not all of its five exams were taken
+            cores[stage] = content["chat_core"]
+    return scores, cores
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -71,7 +73,7 @@ def cell(score: dict | None) -> str:
     return f"{score['accuracy']:.3f} ± {score.get('stderr', math.nan):.3f} ({score.get('num_items', '?')})"
 
 
-def results_table(scores: dict[str, dict[str, dict]]) -> str:
+def results_table(scores: dict[str, dict[str, dict]], cores: dict[str, float]) -> str:
     """Accuracy ± standard error (items) of every exam by stage, and the mean of what is above chance."""
     chance = {task: next(iter(by_stage.values())).get("chance", 0.0) for task, by_stage in scores.items()}
     rows = [[task, f"{chance[task]:.2f}", *[cell(by_stage.get(stage)) for stage in STAGES]]
@@ -82,6 +84,8 @@ def results_table(scores: dict[str, dict[str, dict]]) -> str:
                    for task, by_stage in scores.items() if stage in by_stage]
         means.append(f"{sum(centred) / len(centred):.3f}" if len(centred) == len(scores) else "–")
     rows.append(["**mean above chance**", "0", *means])
+    if cores:
+        rows.append(["**ChatCORE**", "0", *[f"{cores[stage]:.3f}" if stage in cores else "–" for stage in STAGES]])
     return table(["exam", "chance", *map(str.upper, STAGES)], rows)
 
 
@@ -159,13 +163,13 @@ def facts_table(facts: dict[str, Any]) -> str:
     return table(["", "value"], [[name, show(value)] for name, value in facts.items()])
 
 
-def key_numbers(metrics: Metrics) -> dict[str, float]:
-    """First and last of every curve that is drawn, and the median speed."""
+def key_numbers(metrics: Metrics) -> dict[str, Any]:
+    """Every curve that is drawn as the means of its first and its last tenth, and the median speed."""
     numbers: dict[str, Any] = {}
-    for key in (key for _, curves_ in PANELS for key in curves_.values()):
+    for key in (key for _, lines in panels(metrics) for key in lines.values()):
         values = [line[key] for line in metrics if key in line]
-        if values:
-            numbers[key] = f"{show(values[0])} → {show(values[-1])}"
+        tenth = math.ceil(len(values) / 10)
+        numbers[f"{key} (first → last tenth)"] = f"{show(fmean(values[:tenth]))} → {show(fmean(values[-tenth:]))}"
     if speeds := [line["speed/tokens_per_second"] for line in metrics if "speed/tokens_per_second" in line]:
         numbers["tokens per second (median)"] = round(median(speeds))
     return numbers
@@ -220,19 +224,25 @@ def save_figure(figure, path: Path) -> None:
     files.write_atomic(path, buffer.getvalue())
 
 
+def panels(metrics: Metrics) -> list[tuple[str, dict[str, str]]]:
+    """The entries of PANELS that these metrics have numbers for. RL's loss is no measure of anything: left out."""
+    there = {key for line in metrics for key in line}
+    if any(key.startswith("rl/") for key in there):
+        there.discard("train/loss_nats")
+    chosen = [(title, {label: key for label, key in lines.items() if key in there}) for title, lines in PANELS]
+    return [(title, lines) for title, lines in chosen if lines]
+
+
 def curves(stage: str, metrics: Metrics) -> bool:
     """Draws <stage>.png, one panel per kind of number that the stage wrote; whether there was anything to draw."""
     from matplotlib.figure import Figure
-    panels = []
-    for title, keys in PANELS:
-        lines = {label: [(line["step"], line[key]) for line in metrics if key in line] for label, key in keys.items()}
-        if any(lines.values()):
-            panels.append((title, {label: points for label, points in lines.items() if points}))
-    if not panels:
+    shown = panels(metrics)
+    if not shown:
         return False
-    figure = Figure(figsize=(5.2 * len(panels), 3.2))
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        for label, points in lines.items():
+    figure = Figure(figsize=(5.2 * len(shown), 3.2))
+    for axes, (title, lines) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
+        for label, key in lines.items():
+            points = [(line["step"], line[key]) for line in metrics if key in line]
             axes.plot(*zip(*points), label=label, linewidth=1.2, marker="." if len(points) < 30 else None)
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
@@ -309,11 +319,11 @@ def generate(dollars_per_hour: float = -1) -> Path:
     if not any(paths.results_dir("").glob("*/*")):
         raise UserError(f"nothing to report in {paths.results_dir('')}; train something first: bash speedrun.sh")
     missing: list[str] = []
-    scores = exam_scores(missing)
+    scores, cores = exam_scores(missing)
     parts = ["# nanochat: report", header(missing), "## What each stage can do"]
     if scores:
         exams_figure(scores)
-        parts += ["Accuracy ± standard error (number of held-out items).", results_table(scores),
+        parts += ["Accuracy ± standard error (number of held-out items).", results_table(scores, cores),
                   "![exams by stage](exams.png)"]
         if tools := tool_table(scores):
             parts += ["## The calculator", tools]

@@ -39,7 +39,7 @@ def test_a_whole_run(out):
         files.write_json(paths.results_dir(stage) / "chat_eval.json", {
             "tasks": {"facts": score(accuracy),
                       "problems": score(accuracy, tool_use=accuracy / 2, accuracy_with_tool=0.617)},
-            "seconds": {"facts": 1.5}})
+            "chat_core": 0.1234 if stage == "rl" else None})
     trained("rl", **{"rl/reward_mean": [0.1, 0.2, 0.375], "rl/tool_use": [0.5, 0.6, 0.7]})
     files.write_json(paths.results_dir("base") / "base_loss.json", {
         "bpb": {"train": 1.234567, "validation": 1.3}, "samples": [{"prompt": "Once", "text": "upon ~~~~ a time"}]})
@@ -52,7 +52,9 @@ def test_a_whole_run(out):
     assert "| problems: right with the tool | 0.617 | 0.617 | 0.617 | 0.617 |" in written
     assert "| problems: tool used | 0.125 |" in written and "facts: tool used" not in written
     assert "| bpb.train | 1.235 |" in written and "| num_params | 1,310,720 |" in written
-    assert "| rl/reward_mean | 0.1 → 0.375 |" in written and "| tokens per second (median) | 1,002 |" in written
+    assert "| rl/reward_mean (first → last tenth) | 0.1 → 0.375 |" in written
+    assert "| tokens per second (median) | 1,002 |" in written
+    assert "| **ChatCORE** | 0 | – | – | – | 0.123 |" in written
     assert "~~~~~text\nOnce\n→ upon ~~~~ a time\n~~~~~" in written, "a sample can't end its own block"
     assert "What does a cow say?\n→ Moo.  ← right" in written
     assert "`--depth=4`" in written and "rlimits, seccomp" in written
@@ -73,7 +75,7 @@ def test_what_is_missing_is_named_and_nothing_is_invented(out):
     assert "| facts | 0.25 | – | – | 0.500 ± 0.031 (123) | – |" in written
     missing = written.split("## Missing")[1]
     for one in ("results/base/chat_eval.json does not exist", "results/rl", "results/sft/run.json does not exist",
-                "results/mid/metrics.jsonl is damaged near line 2"):
+                "results/mid/metrics.jsonl is damaged: line 2"):
         assert one in missing
     assert "The calculator" not in written and not (paths.report_dir() / "rl.png").exists()
 
