@@ -17,7 +17,8 @@ from typing import Any
 
 from nanochat.system.files import UserError
 
-MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # the disk's fault, not the code's
+# A disk that is full or refuses: nobody's bug.
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> argparse.Nam
     if unknown:
         known = [f"--{name}" for name in described]
         close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        parser.error(f"unknown flag {unknown[0]}" + (f"; did you mean {close[0]}?" if close else f"; known: {' '.join(known)}"))
+        hint = f"did you mean {close[0]}?" if close else f"known: {' '.join(known)}"
+        parser.error(f"unknown flag {unknown[0]}; {hint}")
     for name, one in described.items():
         if problem := one.check(name, getattr(args, name)):
             parser.error(problem)

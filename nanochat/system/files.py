@@ -31,7 +31,8 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free space or choose another folder with --out") from error
+        raise UserError(f"cannot write {path}: {error.strerror}; "
+                        "free space or choose another folder with --out") from error
     temporary = scratch / path.name
     try:
         yield temporary
@@ -88,7 +89,8 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged (not JSON: {error}); remove it and run the command that made it again") from error
+        raise UserError(f"{path} is damaged (not JSON: {error}); "
+                        "remove it and run the command that made it again") from error
 
 
 def read_jsonl(path: Path) -> list[dict]:
@@ -102,11 +104,12 @@ def read_jsonl(path: Path) -> list[dict]:
     number = 0
     try:
         with (gzip.open if source.suffix == ".gz" else open)(source, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+            for line in lines:
+                number += 1
                 if line.strip():
                     rows.append(json.loads(line))
     except json.JSONDecodeError as error:
-        raise UserError(f"{source} is damaged: line {number} is not JSON ({error.msg}, column {error.colno})") from error
+        raise UserError(f"{source} is damaged: line {number} is not JSON ({error.msg})") from error
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{source} is damaged after line {number}: {error}") from error
     return rows

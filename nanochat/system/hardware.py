@@ -7,9 +7,9 @@ import torch
 
 # Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; matched by substring, first hit wins.
 PEAK_BF16_FLOPS = (
-    ("B200", 2.25e15), ("H200", 989e12), ("H100 NVL", 835e12), ("H100 PCIe", 756e12), ("H100", 989e12), ("A100", 312e12),
-    ("L40S", 362e12), ("L4", 121e12), ("A10G", 70e12), ("RTX 5090", 209.5e12), ("RTX 4090", 165.2e12),
-    ("RTX 3090", 71e12),
+    ("B200", 2.25e15), ("H200", 989e12), ("H100 NVL", 835e12), ("H100 PCIe", 756e12), ("H100", 989e12),
+    ("A100", 312e12), ("L40S", 362e12), ("L40", 181e12), ("L4", 121e12), ("A10G", 70e12),
+    ("RTX 5090", 209.5e12), ("RTX 4090", 165.2e12), ("RTX 3090", 71e12),
 )
 
 

@@ -4,7 +4,9 @@ Numbers are named `area/quantity_unit`; prose and pictures are rendered from the
 Only the main rank writes.
 """
 import json
+import math
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -31,10 +33,8 @@ class Metrics:
         self.path = Path(path)
         if not is_main():
             return
-        kept = []
-        if start and self.path.exists():
-            whole = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-            kept = [line for line in whole if json.loads(line)["step"] <= start]
+        old = self.path.read_text(encoding="utf-8", errors="replace") if start and self.path.exists() else ""
+        kept = [line for line in old.splitlines() if _step(line) <= start]
         files.write_atomic(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, **numbers: float | int | str) -> None:
@@ -46,10 +46,19 @@ class Metrics:
             lines.write(json.dumps({"step": step, **rounded}) + "\n")
 
 
+def _step(line: str) -> float:
+    """The step of a line of metrics; infinite for half a line, which a kill may have left."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
+
+
 def write_run(name: str, *, seconds: float, **facts: Any) -> None:
     """`out/results/<name>/run.json`: what the command did; the report is made from these."""
     if is_main():
-        command = "python -m " + " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+        module = ".".join(Path(sys.argv[0]).with_suffix("").parts[-2:])  # scripts.base_train
+        command = shlex.join(["python", "-m", module, *sys.argv[1:]])
         files.write_json(paths.results_dir(name) / "run.json", {
             "name": name, "command": command, "seconds": round(seconds, 2),
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"), **facts})

@@ -1,0 +1,55 @@
+"""Places, devices, hardware: what the machine gives us."""
+import pytest
+import torch
+
+from nanochat.system import hardware, paths, runtime
+from nanochat.system.files import UserError
+
+
+def test_places_follow_the_environment(base_dir, monkeypatch, tmp_path):
+    assert paths.base_dir() == base_dir and paths.data_dir() == base_dir / "data"
+    assert paths.checkpoint_dir("base", "d4") == base_dir / "checkpoints" / "base" / "d4"
+    monkeypatch.setenv("NANOCHAT_DATA", str(tmp_path / "elsewhere"))
+    assert paths.data_dir() == tmp_path / "elsewhere" and paths.tokenizer_dir() == base_dir / "tokenizer"
+    monkeypatch.delenv("NANOCHAT_BASE_DIR")
+    assert paths.base_dir() == paths.REPO / "out"
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", "~/run")
+    assert paths.base_dir().is_absolute() and "~" not in str(paths.base_dir())
+
+
+def test_one_rank_without_torchrun(base_dir):
+    started = runtime.start("cpu", "float32")
+    assert (started.rank, started.world_size, started.is_main) == (0, 1, True)
+    assert started.device == torch.device("cpu") and started.dtype is torch.float32
+    assert runtime.start("cpu", "bfloat16").dtype is torch.bfloat16
+    assert runtime.all_reduce_sum([1.5, 2.0], started.device) == [1.5, 2.0]
+    started.barrier()
+    started.close()
+
+
+def test_impossible_devices_say_what_to_do_instead(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device_type, dtype, said in [("tpu", "", "--device_type=tpu is unknown; choose cuda, mps or cpu"),
+                                     ("cuda", "", "use --device_type=cpu"),
+                                     ("cpu", "float8", "--dtype=float8 is unknown; choose one of float32")]:
+        with pytest.raises(UserError, match=said):
+            runtime.start(device_type, dtype)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert runtime._device("cuda", 1) == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="rank 2 has no GPU: this machine has 2; use torchrun --nproc_per_node=2"):
+        runtime._device("cuda", 2)
+
+
+@pytest.mark.parametrize("name, flops", [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12),
+                                         ("NVIDIA GH200 480GB", 989e12), ("NVIDIA A100-SXM4-40GB", 312e12),
+                                         ("NVIDIA L4", 121e12), ("NVIDIA L40S", 362e12),
+                                         ("NVIDIA L40", 181e12), ("GeForce GTX 1080", None)])
+def test_peak_by_name(name, flops):
+    assert hardware.peak_flops(name) == flops
+
+
+def test_this_machine_is_something():
+    found = hardware.detect()
+    assert found.device and found.count >= 1 and found.memory_bytes > 1 << 28
+    assert 1 <= hardware.usable_cores()
