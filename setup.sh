@@ -58,14 +58,16 @@ fi
 .venv/bin/python - <<'PYTHON'
 import os
 import platform
-
-import torch
+import shutil
+from importlib.metadata import version
 
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-device = f"CPU only, {cores} cores"
-if torch.cuda.is_available():
-    device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-elif torch.backends.mps.is_available():
-    device = f"Apple GPU (mps), {cores} cores"
-print(f"setup: ready. Python {platform.python_version()}, torch {torch.__version__}, {device}")
+device = f"no GPU, {cores} cores"
+if platform.system() == "Darwin" and platform.machine() == "arm64":
+    device = f"Apple GPU, {cores} cores"
+elif shutil.which("nvidia-smi"):  # only now is it worth the seconds to ask torch
+    import torch
+    count = torch.cuda.device_count()
+    device = f"{count} x {torch.cuda.get_device_name(0)}" if count else "a driver for NVIDIA GPUs, but torch sees no GPU"
+print(f"setup: ready. Python {platform.python_version()}, torch {version('torch')}, {device}")
 PYTHON

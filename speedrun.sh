@@ -15,12 +15,15 @@ trap 'exit 130' INT TERM  # the recipe has said what there is to say
 [ -n "$DRY_RUN" ] || bash "$ROOT/setup.sh"
 bash "$ROOT/runs/$(pick_recipe).sh" "$@"
 [ -z "$DRY_RUN" ] || exit 0
-say "" "The report: $OUT/report/report.md"
-if [ -z "$SERVE" ]; then
-    say "Talk to it: NANOCHAT_BASE_DIR=$OUT .venv/bin/python -m scripts.chat_web"
-    exit 0
-fi
-say "Opening the chat page; Ctrl-C closes it. Next time: bash speedrun.sh goes straight to it."
 cd "$ROOT"
 export NANOCHAT_BASE_DIR=$OUT
-exec .venv/bin/python -m scripts.chat_web
+for newest in rl sft mid base; do  # whose model talks: that of the last stage there is
+    if compgen -G "$OUT/checkpoints/$newest/*/step_*" >/dev/null; then break; fi
+done
+say "The report: $OUT/report/report.md"
+if [ -z "$SERVE" ]; then
+    say "To talk to it: NANOCHAT_BASE_DIR=$OUT .venv/bin/python -m scripts.chat_web -i $newest"
+    exit 0
+fi
+say "Next comes the chat page. Run the same command again and it is there at once: no finished stage is repeated."
+exec .venv/bin/python -m scripts.chat_web -i "$newest"
