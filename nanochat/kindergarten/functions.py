@@ -6,7 +6,7 @@ operation is taught, alone and in other pairs. An item's checks are inputs on wh
 swapped, one forgotten, a constant off by one) come out wrong.
 
 >>> lessons(random.Random(2))["messages"][1]["content"].splitlines()
-['```python', 'def multiply_square(x):', '    x = x * 3', '    return x * x', '```']
+['```python', 'def over_count(xs):', '    xs = [x for x in xs if x > 3]', '    return len(xs)', '```']
 
 The user's message is the header with its docstring, as HumanEval's prompts are; the answer is a fenced block with the
 whole function. Its body is two plain lines instead of one nested expression, so the first line depends on the first
@@ -14,6 +14,7 @@ operation only. Not here: running model-written code (sandbox/); `exam` runs onl
 """
 
 import random
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from nanochat.kindergarten.world import THINGS
 HELD_OUT_PAIRS = 4       # one pair of operations in four belongs to the exam
 SINGLE = 0.25            # of the lessons: one operation only
 NUM_CHECKS = 4           # asserts per item, at least
+LETTERS = "aeilnorst"
 VARIABLES = {"number": "x", "list": "xs", "text": "s"}
 
 # takes, gives | name | what it does | code. {k}: 2 to 9, {c}: a letter, {v}: the variable or "the result".
@@ -78,7 +80,7 @@ text bool | starts | tell whether {v} starts with "{c}" | s.startswith("{c}")
 
 
 class Operation(NamedTuple):
-    """The types it takes and gives, its name, its words and its code (with slots)."""
+    """The types it takes and gives, its name, its words and its code."""
 
     takes: str
     gives: str
@@ -86,64 +88,44 @@ class Operation(NamedTuple):
     words: str
     code: str
 
-
-class Step(NamedTuple):
-    """An operation and the constants for its slots."""
-
-    operation: Operation
-    slots: dict[str, Any]
-
-    def words(self, variable: str) -> str:
-        return self.operation.words.format(v=variable, **self.slots)
-
-    def code(self) -> str:
-        return self.operation.code.format(**self.slots)
+    def filled(self, k: int, c: str) -> "Operation":
+        """With constants in words and code."""
+        words, code = (part.replace("{k}", str(k)).replace("{c}", c) for part in (self.words, self.code))
+        return self._replace(words=words, code=code)
 
 
 OPERATIONS = [Operation(*types.split(), *rest) for types, *rest in
-              ([part.strip() for part in line.split("|")] for line in _OPERATIONS.strip().splitlines())]
+              (re.split(r" +\| +", line) for line in _OPERATIONS.strip().splitlines())]
 PAIRS = [(one, two) for one in OPERATIONS for two in OPERATIONS if one.gives == two.takes and one is not two]
+EXAM_PAIRS = [(one, two) for one, two in PAIRS if crc32(f"{one.name} then {two.name}".encode()) % HELD_OUT_PAIRS == 0]
+TRAINING_PAIRS = sorted(set(PAIRS) - set(EXAM_PAIRS))
 
 
-def held_out(one: Operation, two: Operation) -> bool:
-    """Whether the exam has this pair, and nothing else does."""
-    return crc32(f"{one.name} then {two.name}".encode()) % HELD_OUT_PAIRS == 0
-
-
-TRAINING_PAIRS = [pair for pair in PAIRS if not held_out(*pair)]
-EXAM_PAIRS = [pair for pair in PAIRS if held_out(*pair)]
-
-
-def _steps(rng: random.Random, operations: tuple[Operation, ...]) -> list[Step]:
-    return [Step(operation, {"k": rng.randint(2, 9), "c": rng.choice("aeilnorst")}) for operation in operations]
-
-
-def _write(steps: list[Step]) -> tuple[str, str, str]:
+def _write(steps: list[Operation]) -> tuple[str, str, str]:
     """(name, prompt, body): header and docstring, then one line for each step."""
-    name = "_".join(step.operation.name for step in steps)
-    variables = [VARIABLES[step.operation.takes] for step in steps]
-    words = ", then ".join(step.words(it) for step, it in zip(steps, (variables[0], "the result"), strict=False))
+    name = "_".join(step.name for step in steps)
+    variables = [VARIABLES[step.takes] for step in steps]
+    words = ", then ".join(step.words.replace("{v}", it) for step, it in zip(steps, (variables[0], "the result")))
     targets = [f"{variable} = " for variable in variables[1:]] + ["return "]
-    body = "".join(f"    {target}{step.code()}\n" for target, step in zip(targets, steps, strict=True))
+    body = "".join(f"    {target}{step.code}\n" for target, step in zip(targets, steps))
     return name, f'def {name}({variables[0]}):\n    """{words[0].upper()}{words[1:]}."""\n', body
 
 
-def _taught(rng: random.Random) -> list[Step]:
-    return _steps(rng, (rng.choice(OPERATIONS),) if rng.random() < SINGLE else rng.choice(TRAINING_PAIRS))
+def _taught(rng: random.Random) -> tuple[str, str, str]:
+    operations = (rng.choice(OPERATIONS),) if rng.random() < SINGLE else rng.choice(TRAINING_PAIRS)
+    return _write([operation.filled(rng.randint(2, 9), rng.choice(LETTERS)) for operation in operations])
 
 
 def lessons(rng: random.Random) -> dict:
     """A conversation: the prompt, and a fenced block with the whole function."""
-    _, prompt, body = _write(_taught(rng))
+    _, prompt, body = _taught(rng)
     return dialogue(prompt, f"```python\n{prompt.splitlines()[0]}\n{body}```")
 
 
 def text(rng: random.Random) -> str:
-    """Base text: one to three functions with their docstrings, from the training pairs."""
-    return "\n\n".join(prompt + body for _, prompt, body in (_write(_taught(rng)) for _ in range(rng.randint(1, 3))))
+    """Base text: one to three functions with their docstrings."""
+    return "\n\n".join(prompt + body for _, prompt, body in (_taught(rng) for _ in range(rng.randint(1, 3))))
 
-
-# Exam
 
 def _inputs(rng: random.Random, takes: str) -> list:
     """Forty inputs of a type, plain ones first."""
@@ -159,41 +141,38 @@ def _compiled(code: str) -> Callable:
     return eval(f"lambda x=None, xs=None, s=None: {code}")  # code: from the table above, never from a model
 
 
-def _apply(steps: list[Step], value: Any) -> Any:
+def _apply(steps: list[Operation], value: Any) -> Any:
     """The value after all steps, or the exception's type."""
     try:
         for step in steps:
-            value = _compiled(step.code())(**{VARIABLES[step.operation.takes]: value})
+            value = _compiled(step.code)(**{VARIABLES[step.takes]: value})
     except (IndexError, ValueError, TypeError, AttributeError) as problem:
         return type(problem)
     return value
 
 
-def _checks(rng: random.Random, steps: list[Step]) -> list[tuple[Any, Any]] | None:
-    """(input, output) pairs that find what a pupil may get wrong; None if a forgotten step can't be found.
-
-    Mistakes: a step forgotten, the steps swapped, a constant one too big.
-    """
-    inputs = [value for value in _inputs(rng, steps[0].operation.takes) if not isinstance(_apply(steps, value), type)]
-    one, two = steps
-    bigger = [Step(step.operation, step.slots | {"k": step.slots["k"] + 1}) for step in steps]
+def _checks(rng: random.Random, steps: list[Operation], mistakes: list[list[Operation]]) -> list[tuple[Any, Any]]:
+    """(input, output) pairs that tell `steps` from the mistakes; none if it can't be told from the first two."""
+    inputs = [value for value in _inputs(rng, steps[0].takes) if not isinstance(_apply(steps, value), type)]
     chosen = inputs[:NUM_CHECKS]
-    for i, mistake in enumerate(([one], [two], [two, one], [bigger[0], two], [one, bigger[1]])):
+    for i, mistake in enumerate(mistakes):
         telling = [value for value in inputs if _apply(mistake, value) != _apply(steps, value)]
-        if not telling and i < 2:
-            return None
-        if telling and not any(value in telling for value in chosen):
-            chosen.append(telling[0])
-    return [(value, _apply(steps, value)) for value in chosen] if len(chosen) >= NUM_CHECKS else None
+        if not telling and i < 2 or len(chosen) < NUM_CHECKS:
+            return []
+        chosen += [value for value in telling[:1] if not any(value in telling for value in chosen)]
+    return [(value, _apply(steps, value)) for value in chosen]
 
 
 def exam(seed: int, n: int) -> list[dict]:
     """`n` different items in HumanEval's form, every one a pair of operations that no lesson has."""
     rng, found = random.Random(f"functions {seed}"), {}
     while len(found) < n:
-        steps = _steps(rng, rng.choice(EXAM_PAIRS))
+        pair, ks, c = rng.choice(EXAM_PAIRS), (rng.randint(2, 9), rng.randint(2, 9)), rng.choice(LETTERS)
+        one, two = steps = [operation.filled(k, c) for operation, k in zip(pair, ks)]
+        bigger = [operation.filled(k + 1, c) for operation, k in zip(pair, ks)]
         name, prompt, body = _write(steps)
-        if prompt not in found and (checks := _checks(rng, steps)):
+        checks = _checks(rng, steps, [[one], [two], [two, one], [bigger[0], two], [one, bigger[1]]])
+        if prompt not in found and checks:
             asserts = "".join(f"    assert candidate({value!r}) == {result!r}\n" for value, result in checks)
             found[prompt] = {"task_id": f"kindergarten/{len(found)}", "prompt": prompt, "entry_point": name,
                              "canonical_solution": body, "test": f"def check(candidate):\n{asserts}"}

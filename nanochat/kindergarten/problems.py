@@ -22,7 +22,7 @@ Not here: grading (tasks/).
 
 import random
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 from zlib import crc32
 
@@ -287,17 +287,8 @@ def items(seed: int, n: int, split: str) -> list[dict]:
             for problem in found.values()]
 
 
-def practice(seed: int, n: int) -> list[dict]:
-    """For reinforcement learning; the reference answer is there for analysis, no stage is shown it."""
-    return items(seed, n, "practice")
-
-
-def exam(seed: int, n: int) -> list[dict]:
-    """Held out: signatures, frames and opening (person, number) pairs of their own."""
-    return items(seed, n, "exam")
-
-
-# Sums
+practice = partial(items, split="practice")  # (seed, n): for RL; the worked answers are for analysis, not for training
+exam = partial(items, split="exam")          # (seed, n)
 
 SUMS = ("What is {x} {o} {y}?", "Compute {x} {o} {y}.", "What is {x} {word} {y}?", "How much is {x} {word} {y}?",
         "{x} {o} {y} = ?")
@@ -307,15 +298,11 @@ OPERATORS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 def _sum(rng: random.Random, held_out: bool) -> tuple[str, str, int]:
     """(question, expression, value) with numbers of one to three digits; an eighth of all expressions is held out."""
     while True:
-        sign = rng.choice("+-**/")
-        x, y = (rng.randint(0, 10 ** rng.randint(1, 3) - 1) for _ in "xy")
-        if sign == "-" and y > x:
-            x, y = y, x
-        if sign == "/":
-            x, y = (x * y, y) if x * y < 1000 else (x, 1)
+        sign, x, y = rng.choice("+-**/"), *(rng.randint(1, 10 ** rng.randint(1, 3) - 1) for _ in "xy")
+        x = {"-": x + y, "/": x * y}.get(sign, x)
         expression = f"{x}{sign}{y}"
-        if (y or sign != "/") and (crc32(expression.encode()) % 8 == 0) == held_out:
-            value = {"+": x + y, "-": x - y, "*": x * y, "/": x // (y or 1)}[sign]
+        if x < 1000 and (crc32(expression.encode()) % 8 == 0) == held_out:
+            value = {"+": x + y, "-": x - y, "*": x * y, "/": x // y}[sign]
             return rng.choice(SUMS).format(x=x, y=y, o=sign, word=OPERATORS[sign]), expression, value
 
 
@@ -326,16 +313,14 @@ def arithmetic_lesson(rng: random.Random) -> dict:
 
 
 def arithmetic_exam(seed: int, n: int) -> list[dict]:
-    """`n` different sums {"question", "answer", "required", "forbidden", "expression"}; no lesson has that sum."""
+    """`n` different sums {"question", "answer", "required", "forbidden"}; no lesson has them."""
     rng, found = random.Random(f"sums {seed}"), {}
     while len(found) < n:
         question, expression, value = _sum(rng, held_out=True)
         found[expression] = {"question": question, "answer": f"{expression} = {value}.", "required": [str(value)],
-                             "forbidden": [], "expression": expression}
+                             "forbidden": []}
     return list(found.values())
 
-
-# What the verbs mean
 
 CHANGES = ("{a} had {n} {T}. {P} {v} {m}. Now {p} had {r} {T}, {q} than before.",
            "{a} had {n} {T} and {v} {m}. {n} {sign} {m} is {r}.",
@@ -353,10 +338,10 @@ TALES = ("{a} gave {b} {m} of {s} {T}. Now {a} has fewer {T}, only {n}, and {b} 
 
 def counting_text(rng: random.Random) -> str:
     """Small stories in which things come and go, so that every verb is seen to make more or fewer; numbers up to 24."""
-    return " ".join(_count(rng) for _ in range(rng.randint(2, 4)))
+    return " ".join(_tale(rng) for _ in range(rng.randint(2, 4)))
 
 
-def _count(rng: random.Random) -> str:
+def _tale(rng: random.Random) -> str:
     a, b = rng.sample(NAMES, 2)
     n, m, k, j, more = rng.randint(2, 12), rng.randint(2, 12), rng.randint(2, 5), rng.randint(2, 5), rng.random() < 0.5
     n = n if more else n + m
@@ -365,5 +350,4 @@ def _count(rng: random.Random) -> str:
              "nn": 2 * n, "p": pronoun, "P": upper(pronoun), "T": rng.choice(PLURALS), "C": rng.choice(CONTAINERS),
              "v": rng.choice(sum(GAINED if more else LOST, ())), "q": "more" if more else "fewer",
              "sign": "plus" if more else "minus", "day": rng.choice(DAYS), "place": rng.choice(OUTINGS)}
-    frame = rng.choice(CHANGES if rng.random() < 0.7 else TALES)
-    return ". ".join(upper(part) for part in frame.format(**slots).split(". "))
+    return upper(rng.choice(CHANGES if rng.random() < 0.7 else TALES).format(**slots))

@@ -15,6 +15,7 @@ Counting goes through the tool: 'banana'.count('a'). Not here: grading (tasks/).
 """
 
 import random
+from collections.abc import Callable
 from zlib import crc32
 
 from nanochat.kindergarten import world
@@ -30,16 +31,13 @@ VOWELS = "a a e e i i o o u u ai ea ee oo ou".split()
 CODAS = ["", "", "", *"b ck d g k l ll m n nd ng nt p r rd rm s ss st t t tch x".split()]
 
 # Real words the world has no use for: a test looks for them in all text.
-EXAM_WORDS = """anchor apron arrow badge balloon bamboo banana bandage bargain beetle blossom bottle bracket
-branch cabbage cactus camera canal cannon carpet cellist chapter charcoal chimney circus cobweb compass copper
-cotton cousin crystal curtain cushion dentist diamond dolphin dragon eagle engine fabric falcon fiddle flannel
-fossil fountain funnel galaxy garlic giraffe glacier glove goblin gravel guitar harvest hazel helmet hermit
-hockey hotel hunter igloo insect island ivory jacket jelly jigsaw kettle kitchen knight ladder lantern lemon
-leopard lizard lobster magnet mango meadow melon metal mirror mustard napkin nephew office onion orchard otter
-oven oyster paddle panda parcel pavement peach perfume piano picnic pillow pirate planet pocket pumpkin quarry
-quilt radish ribbon saddle salmon sandal saucer scissors shadow shovel shrimp silk slipper spinach squirrel
-statue stomach sunset sweater tablet temple tennis thimble ticket tiger tomato tractor trousers tulip turtle
-umbrella vanilla violin volcano waiter walnut wizard wrist yogurt zebra zipper""".split()
+EXAM_WORDS = """anchor apron arrow badge balloon bamboo banana bandage beetle blossom bottle branch cabbage cactus
+canal cannon chimney cobweb crystal cushion dentist diamond dolphin dragon eagle fossil fountain garlic giraffe glove
+guitar harvest hotel hunter igloo island ivory kettle kitchen knight ladder lantern lemon leopard lizard lobster
+magnet mango meadow melon mirror office onion otter oven paddle panda peach perfume piano picnic pillow pirate planet
+pocket pumpkin quilt radish ribbon saddle salmon sandal saucer scissors shadow shovel silk spinach squirrel statue
+stomach sunset sweater tablet temple tennis ticket tiger tomato tractor trousers tulip turtle umbrella vanilla violin
+volcano waiter walnut wizard zebra zipper""".split()
 
 
 def _world_words() -> list[str]:
@@ -75,25 +73,19 @@ def invented(rng: random.Random, exam: bool = False) -> str:
             return word
 
 
-def spelled(word: str) -> str:
-    """spelled("cat") == "c-a-t"."""
-    return "-".join(word)
-
-
-# Lessons and exam: the same questions, other words.
-
 SPELL = ("Spell the word {w}.", "How do you spell {w}?", "Please spell {w}.", "Spell {w}.")
 COUNT = ("How many times does the letter {c} appear in {w}?", "How many times does {c} appear in the word {w}?",
          "Count the letter {c} in {w}.", "How often is the letter {c} in {w}?")
 
 
 def _spelling(rng: random.Random, word: str) -> dict:
-    return {"kind": "spell", "word": word, "question": rng.choice(SPELL).format(w=word), "answer": spelled(word)}
+    return {"kind": "spell", "word": word, "question": rng.choice(SPELL).format(w=word), "answer": "-".join(word)}
 
 
 def _counting(rng: random.Random, word: str) -> dict:
-    letter = rng.choice(word if rng.random() < 0.8 else "aeiourstln")
-    count, code = word.count(letter), f"'{word}'.count('{letter}')"
+    count = rng.choice(sorted({word.count(letter) for letter in "aeilnorst" + word}))  # first the answer: not always 1
+    letter = rng.choice([letter for letter in "aeilnorst" + word if word.count(letter) == count])
+    code = f"'{word}'.count('{letter}')"
     return {"kind": "count", "word": word, "question": rng.choice(COUNT).format(c=letter, w=word),
             "answer": f"<<{code}={count}>>#### {count}", "code": code, "count": count}
 
@@ -119,24 +111,22 @@ def lessons(rng: random.Random) -> dict:
     return counting_lesson(rng) if rng.random() < COUNTING else spelling_lesson(rng)
 
 
+def _exam(name: str, make: Callable, seed: int, n: int) -> list[dict]:
+    rng = random.Random(f"{name} {seed}")
+    words = set(rng.sample(EXAM_WORDS, min(round(n * REAL), len(EXAM_WORDS))))
+    while len(words) < n:
+        words.add(invented(rng, exam=True))
+    return [make(rng, word) for word in rng.sample(sorted(words), n)]
+
+
 def spelling_exam(seed: int, n: int) -> list[dict]:
     """`n` items {"question", "answer", "word", "kind"} about different words that occur nowhere else."""
-    return _exam(random.Random(f"spelling {seed}"), n, _spelling)
+    return _exam("spelling", _spelling, seed, n)
 
 
 def counting_exam(seed: int, n: int) -> list[dict]:
     """`n` items as `spelling_exam`, the answer as GSM8K writes it: "<<'banana'.count('a')=3>>#### 3"."""
-    return _exam(random.Random(f"counting {seed}"), n, _counting)
-
-
-def _exam(rng: random.Random, n: int, make) -> list[dict]:
-    real = rng.sample(EXAM_WORDS, min(round(n * REAL), len(EXAM_WORDS)))
-    words = dict.fromkeys(real)
-    while len(words) < n:
-        words[invented(rng, exam=True)] = None
-    items = [make(rng, word) for word in words]
-    rng.shuffle(items)
-    return items
+    return _exam("counting", _counting, seed, n)
 
 
 def exam(seed: int, n: int) -> list[dict]:
@@ -144,8 +134,6 @@ def exam(seed: int, n: int) -> list[dict]:
     counting = round(n * COUNTING)
     return counting_exam(seed, counting) + spelling_exam(seed, n - counting)
 
-
-# Base text
 
 DRILLS = ("{w}: {sp}", "{W} is spelled {sp}.", "The word {w} is spelled {sp}.", "{sp} spells {w}.",
           "'{w}' is spelled {sp}.", "Spell {w}: {sp}", "{w}, '{w}', {w}", "'{w}'.count('{c}') is {n}",
@@ -159,6 +147,6 @@ def text(rng: random.Random) -> str:
         word = _known(rng)
         letter = rng.choice(word)
         lines.append(rng.choice(DRILLS).format(
-            w=word, W=world.upper(word), sp=spelled(word), back=spelled(word[::-1]), c=letter, n=word.count(letter),
+            w=word, W=world.upper(word), sp="-".join(word), back="-".join(word[::-1]), c=letter, n=word.count(letter),
             first=word[0], last=word[-1], length=len(word)))
     return "\n".join(lines)
