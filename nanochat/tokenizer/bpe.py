@@ -8,7 +8,6 @@ On disk it is Hugging Face's `tokenizer.json` and `tokenizer_config.json`, so `t
 folder and agree with us on every id. The chat format is in `chat.py`.
 """
 import codecs
-import functools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 
 from nanochat.system import files
 from nanochat.system.files import UserError
-from nanochat.tokenizer import chat, reference, train
+from nanochat.tokenizer import chat, train
+from nanochat.tokenizer.encode import Encoder
 
 # GPT-4's pattern, as published in tiktoken, except for the number of digits.
 PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+")
@@ -38,7 +38,7 @@ class Tokenizer:
         self.bos_id = self.specials["<|bos|>"]
         self._tokens = [*tokens, *(name.encode() for name in SPECIALS)]
         self._ranks = {token: i for i, token in enumerate(tokens)}
-        self._words = functools.lru_cache(1 << 18)(lambda word: reference.merge(word.encode(), self._ranks))
+        self._encoder = Encoder(tokens, digits)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, digits: int = 2) -> "Tokenizer":
@@ -60,13 +60,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`. Special tokens are never parsed out of it: "<|bos|>" in a text is seven characters."""
-        return [i for word in reference.split(_valid(text), self.digits) for i in self._words(word)]
+        return self._encoder.encode([text])[0].tolist()
 
-    def encode_batch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """All ids in one int32 array, and int64 offsets: text i has ids[offsets[i]:offsets[i + 1]]."""
-        rows = [self.encode(text) for text in texts]
-        offsets = np.cumsum([0] + [len(row) for row in rows], dtype=np.int64)
-        return np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1])), offsets
+    def encode_batch(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """All ids in one int32 array, and int64 offsets: text i has ids[offsets[i]:offsets[i + 1]]. Uses all cores."""
+        return self._encoder.encode_batch(texts)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of `ids`; a special token gives its name."""
@@ -146,15 +144,6 @@ class StreamDecoder:
     def finish(self) -> str:
         """What is left when no more ids come: U+FFFD for a character that was never completed."""
         return self._decoder.decode(b"", final=True)
-
-
-def _valid(text: str) -> str:
-    """`text` without lone surrogates: pairs become their character, others U+FFFD, as in tiktoken."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _byte_characters() -> Iterator[str]:

@@ -1,0 +1,211 @@
+r"""Text to words at memory speed: 64 bytes at a time, one bit per byte.
+
+The pattern in `bpe.py` never needs to look far: whether a word starts at a character depends on its class and its
+neighbours' classes (letter, number, white space, line break, anything else). So every byte gets a class, a bit for each
+question one can ask about it; 64 answers to one question fill one 64-bit mask; and "a letter whose left neighbour is no
+letter" becomes `letter & ~(letter << 1)`, one instruction for 64 bytes. Four rules look further and take a loop, but
+only where they apply: runs of digits, contractions, white space after a line break, white space outside ASCII.
+
+Documents lie in one buffer, each between two bytes 0xFF, which UTF-8 never contains. `reference.split` is the oracle.
+"""
+import numpy as np
+from numba import njit
+
+from nanochat.tokenizer import unicode_ranges
+from nanochat.tokenizer.machine import lowest_bit
+
+SEPARATOR = bytearray(b"\xff")
+LETTER, NUMBER, OTHER, SPACE, NEWLINE, BLANK, INSIDE, APOSTROPHE = (1 << bit for bit in range(8))
+# SPACE is white space except line breaks, BLANK is U+0020 (a SPACE, too), an APOSTROPHE is an OTHER; INSIDE marks the
+# bytes of a character after its first, which have its class as well. 0xFF has class 0.
+WORDLIKE = LETTER | NUMBER | OTHER  # what the pattern calls \S
+
+
+def _class_table() -> np.ndarray:
+    """The class of every code point, uint8."""
+    table = np.full(0x110000, OTHER, np.uint8)
+    for ranges, value in ((unicode_ranges.LETTERS, LETTER), (unicode_ranges.NUMBERS, NUMBER),
+                          (unicode_ranges.SPACES, SPACE), (((10, 10), (13, 13)), NEWLINE),
+                          (((32, 32),), SPACE | BLANK), (((39, 39),), OTHER | APOSTROPHE)):
+        for first, last in ranges:
+            table[first:last + 1] = value
+    return table
+
+
+CLASSES = _class_table()
+ASCII_CLASSES = np.where(np.arange(256) < 128, CLASSES[:256], 0).astype(np.uint8)
+
+ONE = np.uint64(1)
+BYTE_LOW_BITS = np.uint64(0x0101010101010101)
+BYTE_HIGH_BITS = np.uint64(0x8080808080808080)
+GATHER = np.uint64(0x0102040810204080)  # times eight 0/1 bytes: their bits, side by side, in the top byte
+
+
+def utf8(text: str) -> bytes:
+    """UTF-8; of lone surrogates, pairs become their character and others U+FFFD, as in tiktoken."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def buffer(documents: list[bytes]) -> tuple[np.ndarray, int]:
+    """The documents between 0xFF bytes, and more of them so that one may read 64 bytes beyond; the length without these."""
+    length = sum(map(len, documents)) + len(documents) + 1
+    return np.frombuffer(SEPARATOR.join([b"", *documents, SEPARATOR * (128 - length % 64)]), np.uint8), length
+
+
+class Scanner:
+    """Finds the words of documents. It keeps its scratch memory, so each thread needs its own."""
+
+    def __init__(self, digits: int):
+        self.digits = digits
+        self._classes, self._starts = np.empty(0, np.uint8), np.empty(0, np.int32)
+
+    def words(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """A buffer of the texts and where its words start, int32, valid until the next call.
+
+        Each 0xFF between two texts is a word, too; the last start is that of the 0xFF after the last text.
+        """
+        data, length = buffer([utf8(text) for text in texts])
+        if len(data) > len(self._classes):
+            self._classes, self._starts = np.empty(2 * len(data), np.uint8), np.empty(2 * len(data), np.int32)
+        classes = self._classes[:len(data)]
+        _classify(data, data.view(np.uint64), classes, CLASSES, ASCII_CLASSES)
+        found = _starts(data, classes, classes.view(np.uint64), length, self.digits, self._starts)
+        return data, self._starts[:found]
+
+
+@njit(nogil=True, cache=True)
+def _classify(data, data64, classes, table, ascii_table):
+    """Fills `classes`: ASCII by a small table, the characters beyond by decoding them."""
+    for i in range(len(data)):
+        classes[i] = ascii_table[data[i]]
+    for j in range(len(data64)):
+        if data64[j] & BYTE_HIGH_BITS:
+            for i in range(8 * j, 8 * j + 8):
+                if 0xC0 <= data[i] < 0xFF:
+                    _classify_one(data, i, classes, table)
+
+
+@njit(nogil=True, cache=True)
+def _classify_one(data, i, classes, table):
+    size = 2 + (data[i] >= 0xE0) + (data[i] >= 0xF0)
+    point = data[i] & (0x7F >> size)
+    for k in range(1, size):
+        point = point << 6 | (data[i + k] & 0x3F)
+    classes[i] = table[point]
+    for k in range(1, size):
+        classes[i + k] = table[point] | INSIDE
+
+
+@njit(nogil=True, cache=True)
+def _starts(data, classes, classes64, length, digits, starts):
+    """Writes the word starts and returns how many. The comments quote the part of the pattern a line stands for."""
+    found = 0
+    run = 0  # digits since the last start, carried from block to block
+    late = np.uint64(0)  # starts that the block before found in this one
+    old_letter = old_number = old_other = old_space = old_newline = old_blank = old_single = np.uint64(0)
+    for base in range(0, length, 64):
+        letter = number = other = space = newline = blank = inside = apostrophe = np.uint64(0)
+        for k in range(8):
+            eight = classes64[base // 8 + k]
+            shift = np.uint64(8 * k)
+            letter |= _gather(eight) << shift
+            number |= _gather(eight >> np.uint64(1)) << shift
+            other |= _gather(eight >> np.uint64(2)) << shift
+            space |= _gather(eight >> np.uint64(3)) << shift
+            newline |= _gather(eight >> np.uint64(4)) << shift
+            blank |= _gather(eight >> np.uint64(5)) << shift
+            inside |= _gather(eight >> np.uint64(6)) << shift
+            apostrophe |= _gather(eight >> np.uint64(7)) << shift
+        after = np.uint64(classes[base + 64])  # the first class of the next block
+        wordlike = letter | number | other
+        next_wordlike = wordlike >> ONE | np.uint64((after & np.uint64(WORDLIKE)) != 0) << np.uint64(63)
+        prev_space = space << ONE | old_space
+        prev_newline = newline << ONE | old_newline
+        prev_other = other << ONE | old_other
+
+        # ` ?[^\s\p{L}\p{N}]++`: the first of a run, unless U+0020 came before
+        single = other & ~(prev_other | blank << ONE | old_blank)
+        start = single
+        # `[^\r\n\p{L}\p{N}]?+\p{L}+`: the first letter, unless that one character came before (it may be long)
+        for _ in range(3 if inside else 0):
+            single |= (single << ONE | old_single) & inside
+        start |= letter & ~(letter << ONE | old_letter | prev_space | single << ONE | old_single)
+        # `\s+`: the first, and the last if a word follows; `[\r\n]*` belongs to the punctuation before it
+        start |= space & ~inside & (~(prev_space | prev_newline) | next_wordlike)
+        start |= newline & ~(prev_space | prev_newline | prev_other)
+        start |= ~(wordlike | space | newline)  # the separators
+
+        todo = number
+        while todo:  # `\p{N}{1,digits}`
+            i = lowest_bit(todo)
+            if i == 0 and not old_number or i > 0 and not number >> (i - ONE) & ONE:
+                run = 0
+            if not inside >> i & ONE:
+                start |= np.uint64(run == 0) << i
+                run = run + 1 if run + 1 < digits else 0
+            todo &= todo - ONE
+        todo = apostrophe & single & (letter >> ONE | (after & np.uint64(LETTER)) << np.uint64(63))
+        start |= late
+        late = np.uint64(0)
+        while todo:  # `'(?i:[sdmt]|ll|ve|re)`
+            i = lowest_bit(todo)
+            end = i + np.uint64(_contraction(data, base + np.int64(i)))
+            if end != i:
+                start |= ONE << end if end < np.uint64(64) else np.uint64(0)
+                late |= ONE << (end - np.uint64(64)) if end >= np.uint64(64) else np.uint64(0)
+            todo &= todo - ONE
+        todo = space & ~inside & (prev_newline | inside >> ONE | np.uint64((after & np.uint64(INSIDE)) != 0) << np.uint64(63))
+        while todo:  # white space after a line break or outside ASCII
+            i = lowest_bit(todo)
+            if _starts_space(classes, base + np.int64(i)):
+                start |= ONE << i
+            todo &= todo - ONE
+
+        while start:
+            starts[found] = base + np.int64(lowest_bit(start))
+            found += 1
+            start &= start - ONE
+        top = np.uint64(63)
+        old_letter, old_number, old_other, old_space = letter >> top, number >> top, other >> top, space >> top
+        old_newline, old_blank, old_single = newline >> top, blank >> top, single >> top
+    while starts[found - 1] >= length:  # the padding
+        found -= 1
+    return found
+
+
+@njit(nogil=True, cache=True)
+def _gather(eight):
+    """The lowest bits of eight bytes as eight bits."""
+    return ((eight & BYTE_LOW_BITS) * GATHER) >> np.uint64(56)
+
+
+@njit(nogil=True, cache=True)
+def _contraction(data, i):
+    """Length of `'s`, `'LL`, … at i, or 0. U+017F, two bytes, is an s to Unicode."""
+    first, second = data[i + 1] | 0x20, data[i + 2] | 0x20
+    if first == 0x73 or first == 0x64 or first == 0x6D or first == 0x74:  # s d m t
+        return 2
+    if first == 0x6C and second == 0x6C or (first == 0x76 or first == 0x72) and second == 0x65:  # ll ve re
+        return 3
+    return 3 if data[i + 1] == 0xC5 and data[i + 2] == 0xBF else 0
+
+
+@njit(nogil=True, cache=True)
+def _starts_space(classes, i):
+    r"""Whether a word starts at i, a white space character: `\s*[\r\n]|\s+(?!\S)|\s+` spelt out."""
+    before = i - 1
+    while classes[before] & NEWLINE:
+        before -= 1
+    if before == i - 1 and not classes[before] & SPACE or before < i - 1 and classes[before] & OTHER:
+        return True  # the first of its run, not counting line breaks that belong to punctuation
+    end = i + 1
+    while classes[end] & INSIDE:
+        end += 1
+    if classes[end] & WORDLIKE:
+        return True  # the last before a word
+    while classes[end] & SPACE:
+        end += 1
+    return before < i - 1 and not classes[end] & NEWLINE  # the first after the last line break
