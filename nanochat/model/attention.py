@@ -1,8 +1,8 @@
 """Causal attention, by whichever kernel is fastest here.
 
 On a CPU with short rows a plain masked product, compiled, beats the fused kernel (128 wide, T = 256: 23 against 17
-thousand tokens per second, in training); everywhere else PyTorch's scaled_dot_product_attention picks FlashAttention, cuDNN or
-its own. Both are the same sum; tests/model/test_attention.py compares them.
+thousand tokens per second, in training); everywhere else PyTorch's scaled_dot_product_attention picks FlashAttention,
+cuDNN or its own. Both are the same sum; tests/model/test_attention.py compares them.
 """
 import torch
 import torch.nn.functional as F

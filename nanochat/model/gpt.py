@@ -1,16 +1,17 @@
 """The whole Transformer, in reading order: config, block, model, loss.
 
-The plain form (every feature off) is the October 2025 architecture that transformers knows as `nanochat`: token embedding →
-RMSNorm without weights → L blocks of {x += attention(norm(x)); x += relu²-MLP(norm(x))} → RMSNorm → untied head with a soft cap.
-RoPE comes before the norm of queries and keys; there are no biases; parameters carry transformers' names.
+The plain form (every feature off) is the October 2025 architecture that transformers knows as `nanochat`: token
+embedding → RMSNorm without weights → L blocks of {x += attention(norm(x)); x += relu²-MLP(norm(x))} → RMSNorm → untied
+head with a soft cap. RoPE comes before the norm of queries and keys; there are no biases; parameters carry
+transformers' names.
 
 Three features, each a few lines (docs/LOG.md has their numbers):
   value_embeddings  every other layer adds an embedding of its input token to the values, through a gate per head
   residual_scalars  every layer sees a·x + b·x0, with x0 the normalised embedding and a, b learned per layer
   document_bos      documents packed into one row do not see each other (only worth its mask where rows are short)
 
-Parameters stay fp32; matrices are cast to `compute_dtype` where they are used, so optimizers see full precision. Nothing here
-knows about data, devices or decoding: a cache is anything with `append(layer, k, v) -> (k, v, mask)`.
+Parameters stay fp32; matrices are cast to `compute_dtype` where they are used, so optimizers see full precision.
+Nothing here knows about data, devices or decoding: a cache is anything with `append(layer, k, v) -> (k, v, mask)`.
 """
 import math
 from dataclasses import asdict, dataclass
@@ -55,7 +56,8 @@ class GPTConfig:
 class Cache(Protocol):
     """What decoding hands to `GPT.forward`; nanochat/infer/cache.py has the real one."""
 
-    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def append(self, layer: int, k: torch.Tensor,
+               v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Stores k, v (B, G, T, D); returns all keys and values so far (B, G, S, D) and a mask (B, 1, T, S) or None."""
 
 
@@ -189,13 +191,13 @@ class GPT(nn.Module):
         T = ids.size(1)
         assert positions is not None or T <= self.config.sequence_len, f"{T} positions > {self.config.sequence_len}"
         cos, sin = (table[:T].unsqueeze(0) if positions is None else table[positions] for table in (self.cos, self.sin))
-        cos_sin = cos.unsqueeze(2).to(self.compute_dtype), sin.unsqueeze(2).to(self.compute_dtype)  # (B or 1, T, 1, D/2)
+        cos_sin = tuple(table.unsqueeze(2).to(self.compute_dtype) for table in (cos, sin))  # (B or 1, T, 1, D/2)
         x = norm(self.model.embed_tokens(ids).to(self.compute_dtype))  # (B, T, C)
         x0 = x
         for layer, block in enumerate(self.model.layers):
             if self.config.residual_scalars:
-                keep, add = self.model.residual_scalars[layer].to(x.dtype), self.model.embedding_scalars[layer].to(x.dtype)
-                x = keep * x + add * x0
+                scalars = self.model.residual_scalars[layer], self.model.embedding_scalars[layer]
+                x = scalars[0].to(x.dtype) * x + scalars[1].to(x.dtype) * x0
             embed = self.model.value_embeds[str(layer)] if self.config.has_value_embedding(layer) else None
             x = block(x, None if embed is None else embed(ids).to(x.dtype), cos_sin, cache, mask)
         return norm(x)
@@ -205,7 +207,8 @@ class GPT(nn.Module):
         raw = self.lm_head(hidden).float()
         return self.config.softcap * torch.tanh(raw / self.config.softcap)
 
-    def forward(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, cache: Cache | None = None,
+                positions: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (B, T, V) in fp32 for ids (B, T) int64."""
         return self.logits(self.hidden(ids, cache, positions))
 
@@ -217,11 +220,11 @@ class GPT(nn.Module):
         """
         hidden = self.hidden(ids, mask=self._within_documents(ids)).flatten(0, 1)  # (B·T, C)
         flat = targets.flatten()
-        pieces = max(1, flat.numel() * self.config.vocab_size // MAX_LOGITS)
-        if pieces == 1:
+        rows = max(1, MAX_LOGITS // self.config.vocab_size)
+        if flat.numel() <= rows:
             nats = self._nats(hidden, flat)
         else:
-            parts = zip(hidden.chunk(pieces), flat.chunk(pieces), strict=True)
+            parts = zip(hidden.split(rows), flat.split(rows), strict=True)
             nats = torch.cat([recompute(self._nats, h, t, use_reentrant=False) for h, t in parts])
         if reduction == "none":
             return nats.view(targets.shape)

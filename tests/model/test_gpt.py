@@ -1,0 +1,205 @@
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+
+from nanochat.infer.cache import SlotCache
+from nanochat.model import GPT, GPTConfig, accounting, gpt
+
+PLAIN = dict(value_embeddings=False, residual_scalars=False)
+FEATURES = [dict(value_embeddings=a, residual_scalars=b) for a, b in itertools.product([False, True], repeat=2)]
+
+
+def ids_and_targets(model, rows=3, T=17, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    whole = torch.randint(model.config.vocab_size, (rows, T + 1), generator=generator)
+    return whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_the_future_never_leaks(tiny_model, features):
+    model = tiny_model(**features)
+    ids, _ = ids_and_targets(model)
+    before = model(ids)
+    for t in (0, 5, 16):
+        other = ids.clone()
+        other[:, t] = (other[:, t] + 1) % model.config.vocab_size
+        after = model(other)
+        assert torch.equal(after[:, :t], before[:, :t])
+        assert (after[:, t:] != before[:, t:]).any(-1).all()  # and the past always matters, at every later position
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("n_layer, n_kv_head", [(1, 4), (3, 2), (4, 1)])
+def test_accounting_counts_what_is_there(features, n_layer, n_kv_head):
+    config = GPTConfig(sequence_len=8, vocab_size=50, n_layer=n_layer, n_head=4, n_kv_head=n_kv_head, n_embd=24,
+                       head_dim=6, **features)
+    model = GPT(config)
+    assert accounting.num_parameters(config) == sum(p.numel() for p in model.parameters())
+    matrices = sum(p.numel() for name, p in model.named_parameters() if "_proj." in name or ".fc" in name)
+    assert accounting.matrix_parameters(config) == matrices
+    # 2 FLOPs per multiply-add forward, twice that backward; q·k and weights·v are two products over T positions
+    assert accounting.flops_per_token(config) == 6 * (matrices + 50 * 24) + 3 * 2 * 2 * n_layer * 4 * 6 * 8
+
+
+def test_d20_in_its_october_form():
+    config = GPTConfig(**PLAIN)
+    with torch.device("meta"):
+        model = GPT(config)
+    assert sum(p.numel() for p in model.parameters()) == accounting.num_parameters(config) == 560_988_160
+    expected = {"model.embed_tokens.weight": (65_536, 1280), "lm_head.weight": (65_536, 1280)}
+    for layer in range(20):
+        expected |= {f"model.layers.{layer}.self_attn.{p}_proj.weight": (1280, 1280) for p in "qkvo"}
+        expected |= {f"model.layers.{layer}.mlp.fc1.weight": (5120, 1280),
+                     f"model.layers.{layer}.mlp.fc2.weight": (1280, 5120)}
+    assert len(expected) == 6 * 20 + 2
+    assert {name: tuple(p.shape) for name, p in model.state_dict().items()} == expected
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_the_first_loss_is_that_of_a_blind_guess(features):
+    model = GPT(GPTConfig(32, 300, 2, 2, 2, 32, 16, **features)).init_weights(0)
+    loss = model.loss(*ids_and_targets(model, rows=8, T=32))
+    assert abs(loss.item() - math.log(300)) < 0.01
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    config = GPTConfig(32, 64, 2, 2, 2, 16, 8)
+    first, again, other = (dict(GPT(config).init_weights(seed).named_parameters()) for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
+
+
+def test_value_embeddings_alternate_and_always_reach_the_last_layer():
+    for n_layer in (1, 2, 5, 6):
+        config = GPTConfig(n_layer=n_layer)
+        has = [config.has_value_embedding(layer) for layer in range(n_layer)]
+        assert has[-1] and all(a != b for a, b in zip(has, has[1:]))
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_loss_is_the_mean_nats_of_the_targets(tiny_model, features):
+    model = tiny_model(**features)
+    ids, targets = ids_and_targets(model)
+    targets[0, 3:] = -1
+    log_probs = torch.log_softmax(model(ids), -1)
+    slow = [-log_probs[b, t, targets[b, t]].item() for b in range(3) for t in range(17) if targets[b, t] >= 0]
+    nats = model.loss(ids, targets, "none")
+    assert nats.shape == (3, 17) and (nats[0, 3:] == 0).all()
+    assert model.loss(ids, targets).item() == pytest.approx(sum(slow) / len(slow), rel=1e-6)
+    assert model.loss(ids, targets, "sum").item() == pytest.approx(sum(slow), rel=1e-6)
+    assert nats.sum().item() == pytest.approx(sum(slow), rel=1e-6)
+
+
+def test_without_targets_the_loss_is_zero_and_so_are_its_gradients(tiny_model):
+    model = tiny_model()
+    ids, targets = ids_and_targets(model)
+    loss = model.loss(ids, torch.full_like(targets, -1))
+    loss.backward()
+    assert loss.item() == 0.0 and all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_packed_documents_do_not_see_each_other(tiny_model):
+    """A row of three documents and padding gives each token the loss it has in its document alone."""
+    bos = 0
+    documents = [[bos, 5, 6, 7], [bos, 9, 8], [bos, 5, 5, 5, 5, 6]]
+    row = [token for document in documents for token in document] + [bos] * 3
+    alone = tiny_model()
+    model = GPT(dataclasses.replace(alone.config, document_bos=bos))
+    model.load_state_dict(alone.state_dict())
+    whole = torch.tensor([row])
+    nats = model.loss(whole[:, :-1], whole[:, 1:], "none")[0]
+    at = 0
+    for document in documents:
+        single = torch.tensor([[*document, bos]])
+        expected = alone.loss(single[:, :-1], single[:, 1:], "none")[0]
+        assert (nats[at:at + len(document)] - expected).abs().max() < 1e-5
+        at += len(document)
+    assert (alone.loss(whole[:, :-1], whole[:, 1:], "none")[0] - nats).abs().max() > 1e-3  # without it they do
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 51])
+def test_the_head_in_pieces_changes_nothing(tiny_model, monkeypatch, pieces):
+    results = []
+    for limit in (gpt.MAX_LOGITS, 3 * 17 * 64 // pieces):
+        monkeypatch.setattr(gpt, "MAX_LOGITS", limit)
+        model = tiny_model()
+        ids, targets = ids_and_targets(model)
+        targets[1] = -1
+        loss = model.loss(ids, targets)
+        loss.backward()
+        results.append((loss.item(), {name: p.grad for name, p in model.named_parameters()}))
+    (whole, grads), (cut, cut_grads) = results
+    assert cut == pytest.approx(whole, rel=1e-6)
+    assert all((grads[name] - cut_grads[name]).abs().max() < 1e-6 for name in grads)
+
+
+def test_no_piece_is_larger_than_allowed(tiny_model, monkeypatch):
+    model, sizes = tiny_model(), []
+    ids, targets = ids_and_targets(model)
+    logits = model.logits
+    monkeypatch.setattr(model, "logits", lambda hidden: sizes.append(hidden.size(0) * 64) or logits(hidden))
+    for limit in (64, 1000, 2000, 3 * 17 * 64 - 1, 3 * 17 * 64):
+        monkeypatch.setattr(gpt, "MAX_LOGITS", limit)
+        sizes.clear()
+        model.loss(ids, targets)
+        assert sum(sizes) == 3 * 17 * 64 and max(sizes) <= limit
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("chunks", [[1] * 20, [7, 1, 1, 5, 6], [20]])
+def test_decoding_through_the_cache_is_the_full_forward(tiny_model, features, chunks):
+    model = tiny_model(**features).eval()
+    config = model.config
+    ids, _ = ids_and_targets(model, rows=2, T=20)
+    whole = model(ids)
+    cache = SlotCache(config.n_layer, config.n_kv_head, config.head_dim, 2, config.sequence_len, torch.float32,
+                      torch.device("cpu"))
+    at = 0
+    for size in chunks:
+        positions = cache.plan(slice(0, 2), [at, at], size)
+        part = model(ids[:, at:at + size], cache=cache, positions=positions)
+        assert (part - whole[:, at:at + size]).abs().max() < 1e-5
+        at += size
+
+
+def test_more_positions_than_the_model_has_are_refused(tiny_model):
+    model = tiny_model()
+    with pytest.raises(AssertionError, match="33 positions > 32"):
+        model(torch.zeros(1, 33, dtype=torch.int64))
+
+
+def test_positions_matter_only_relative_to_each_other(tiny_model):
+    model = tiny_model(**PLAIN)
+    ids, _ = ids_and_targets(model, T=8)
+    shifted = model(ids, positions=torch.arange(8)[None].expand(3, 8) + 20)
+    assert (shifted - model(ids)).abs().max() < 1e-4
+    mixed = model(ids, positions=torch.arange(0, 24, 3)[None].expand(3, 8))
+    assert (mixed - model(ids)).abs().max() > 1e-2  # but they do matter
+
+
+def test_bfloat16_is_near_and_keeps_fp32_parameters_and_logits(tiny_model):
+    exact = tiny_model(**PLAIN)
+    model = GPT(exact.config, compute_dtype=torch.bfloat16)
+    model.load_state_dict(exact.state_dict())
+    ids, targets = ids_and_targets(model)
+    logits = model(ids)
+    assert logits.dtype is torch.float32 and (logits - exact(ids)).abs().max() < 0.3
+    model.loss(ids, targets).backward()
+    assert all(p.dtype is torch.float32 and p.grad.dtype is torch.float32 for p in model.parameters())
+
+
+def test_logits_stay_inside_the_soft_cap(tiny_model):
+    model = tiny_model(softcap=2.0)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(100)
+    logits = model(ids_and_targets(model)[0])
+    assert 1.9 < logits.abs().max() <= 2.0
+
+
+@pytest.mark.parametrize("wrong, said", [(dict(n_head=3, n_kv_head=2), "no multiple"), (dict(head_dim=7), "odd")])
+def test_impossible_shapes_are_refused(wrong, said):
+    with pytest.raises(AssertionError, match=said):
+        GPTConfig(**wrong)

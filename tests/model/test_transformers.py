@@ -1,0 +1,44 @@
+"""The plain form against the class that other people load it with: transformers' NanoChatForCausalLM."""
+import pytest
+import torch
+
+pytestmark = pytest.mark.peers
+transformers = pytest.importorskip("transformers")
+
+
+def theirs(config):
+    return transformers.NanoChatForCausalLM(transformers.NanoChatConfig(
+        vocab_size=config.vocab_size, hidden_size=config.n_embd, intermediate_size=4 * config.n_embd,
+        num_hidden_layers=config.n_layer, num_attention_heads=config.n_head, num_key_value_heads=config.n_kv_head,
+        head_dim=config.head_dim, max_position_embeddings=config.sequence_len, hidden_act="relu2", rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_base}, attention_bias=False,
+        final_logit_softcapping=config.softcap, tie_word_embeddings=False)).eval()
+
+
+@pytest.mark.parametrize("n_kv_head", [4, 2])
+def test_same_weights_same_logits(tiny_model, n_kv_head):
+    ours = tiny_model(n_layer=4, n_embd=64, n_head=4, n_kv_head=n_kv_head, head_dim=16, sequence_len=128,
+                      vocab_size=300, scale=0.1, value_embeddings=False, residual_scalars=False).eval()
+    peer = theirs(ours.config)
+    missing = peer.load_state_dict(ours.state_dict(), strict=True)
+    assert not missing.missing_keys and not missing.unexpected_keys
+    ids = torch.randint(300, (2, 128), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mine, other = ours(ids), peer(ids).logits
+    difference = (mine - other).abs().max().item()
+    print(f"largest difference of logits: {difference:.2e}; their spread: {mine.std():.2f}")
+    assert mine.std() > 0.5 and difference < 1e-4
+
+
+def test_turned_the_other_way_it_would_not_pass(tiny_model, monkeypatch):
+    """RoPE by +θ instead of −θ also gives a model that trains, but not theirs: the comparison above can fail."""
+    from nanochat.model import gpt
+    ours = tiny_model(n_layer=2, n_embd=64, n_head=4, n_kv_head=4, head_dim=16, vocab_size=300, scale=0.1,
+                      value_embeddings=False, residual_scalars=False).eval()
+    peer = theirs(ours.config)
+    peer.load_state_dict(ours.state_dict())
+    rotate = gpt.rotate
+    monkeypatch.setattr(gpt, "rotate", lambda x, cos, sin: rotate(x, cos, -sin))
+    ids = torch.randint(300, (2, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (ours(ids) - peer(ids).logits).abs().max() > 1e-2
