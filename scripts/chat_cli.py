@@ -8,9 +8,10 @@ Ctrl-C stops an answer; /new starts over, /quit (or Ctrl-D) leaves. Past the con
 """
 import contextlib
 import random
+from collections.abc import Callable, Iterator
 
 from nanochat import sandbox
-from nanochat.infer import Engine
+from nanochat.infer import Engine, Event
 from nanochat.infer.context import fit_prompt
 from nanochat.system import cli, paths, runtime
 from nanochat.system.cli import flag
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         converse(answer)
 
 
-def converse(answer) -> None:
+def converse(answer: Callable[[list[dict]], dict]) -> None:
     """Read, answer, repeat."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (gives input() a history and cursor keys)
@@ -89,7 +90,7 @@ def converse(answer) -> None:
                 print(f"error: {error}")
 
 
-def speak(events) -> dict:
+def speak(events: Iterator[Event]) -> dict:
     """Print events as they come, tool calls as [expression = result]; Ctrl-C ends them. Returns them as a message."""
     parts: list[dict] = []
     marks = {"text": ("", ""), "python": ("[", ""), "python_output": (" = ", "]")}

@@ -118,7 +118,7 @@ function drawMessage(message, index) {
     actions.append(button("Edit", () => edit(box, message, index)), copy);
   } else {
     box.append(drawBody(message, index), actions);
-    actions.append(copy, button("Regenerate", () => answer(index)));
+    actions.append(message.error ? "" : copy, button(message.error ? "Try again" : "Regenerate", () => answer(index)));
     if (message.note) actions.append(h("span", { className: "fine" }, message.note));
   }
   return box;
@@ -173,7 +173,7 @@ function notice(text) {
 }
 
 function edit(box, message, index) {
-  const area = h("textarea", { value: textOf(message), ariaLabel: "Edit the message" });
+  const area = h("textarea", { rows: 1, value: textOf(message), ariaLabel: "Edit the message" });
   const done = () => { if (area.value.trim()) { chat.messages.length = index; send(area.value); } };
   area.onkeydown = (event) => {
     if (event.key === "Escape") draw();
@@ -213,6 +213,7 @@ async function answer(index) { // writes message `index` anew; what stood there 
   const controller = running = new AbortController();
   const message = { role: "assistant", parts: [] };
   chat.messages.splice(index, Infinity, message);
+  remember();
   draw();
   const started = performance.now();
   let frame = 0;

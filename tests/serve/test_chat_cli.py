@@ -1,0 +1,76 @@
+"""The terminal chat with a real (untrained) checkpoint: one answer, a conversation past the context, Ctrl-C."""
+
+import builtins
+
+import pytest
+import torch
+
+from nanochat.infer import Event
+from nanochat.model import GPT, GPTConfig
+from nanochat.system import paths
+from nanochat.tokenizer import Tokenizer
+from nanochat.train import checkpoint
+from scripts import chat_cli
+
+FLAGS = ["--device_type=cpu", "--dtype=float32", "--seed=1", "-m", "12", "-k", "5"]
+
+
+@pytest.fixture(autouse=True)
+def trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    tokenizer = Tokenizer([bytes([byte]) for byte in range(256)])
+    tokenizer.save(paths.tokenizer_dir())
+    model = GPT(GPTConfig(64, tokenizer.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=16, head_dim=16))
+    with torch.no_grad():
+        model.init_weights(0).lm_head.weight[:256].normal_(generator=torch.Generator().manual_seed(0))
+    for stage in ("base", "sft"):
+        checkpoint.save(paths.checkpoint_dir(stage, "d1"), 1, model, None, {})
+
+
+def typed(monkeypatch, *lines):
+    """What input() returns, line by line, then the end of the input."""
+    left = list(lines)
+
+    def read(prompt):
+        if not left:
+            raise EOFError
+        line = left.pop(0)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    monkeypatch.setattr(builtins, "input", read)
+
+
+@pytest.mark.parametrize("source", ["base", "sft"])
+def test_one_answer_and_the_same_with_the_same_seed(capsys, source):
+    answers = []
+    for _ in range(2):
+        chat_cli.main([*FLAGS, "-i", source, "-p", "hello " * 5])
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] and len(answers[0]) > 5
+
+
+def test_a_long_conversation_never_crashes(capsys, monkeypatch):
+    typed(monkeypatch, *["some twenty characters"] * 5, "x" * 80, "/help", KeyboardInterrupt(), "hi", "/new", "hi",
+          "/quit", "never read")
+    chat_cli.main(FLAGS)
+    out = capsys.readouterr().out
+    assert "error: the message is" in out and "context 64" in out  # 80 characters do not fit, the chat goes on
+    assert "a new conversation" in out and out.count("/quit leaves") == 3
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(capsys):
+    closed = []
+
+    def events():
+        try:
+            yield from (Event(1, "one ", "text"), Event(2, "1+1", "python"), Event(3, "2", "output"))
+            raise KeyboardInterrupt
+        finally:
+            closed.append(True)
+
+    message = chat_cli.speak(events())
+    assert closed and capsys.readouterr().out == "one [1+1 = 2]\n"
+    assert message["content"] == [{"type": "text", "text": "one "}, {"type": "python", "text": "1+1"},
+                                  {"type": "python_output", "text": "2"}]
