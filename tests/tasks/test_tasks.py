@@ -107,7 +107,8 @@ def test_spelling_must_be_the_whole_answer():
 def test_the_kindergartens_exams_are_read_and_their_worked_answers_are_right(tmp_path):
     made = {"facts": facts.exam(World(1))[:40], "problems": problems.exam(1, 20),
             "arithmetic": problems.arithmetic_exam(1, 20), "functions": functions.exam(1, 4),
-            "spelling": words.spelling_exam(1, 20), "letters": words.counting_exam(1, 20), "greetings": talk.exam(1, 60)}
+            "spelling": words.spelling_exam(1, 20), "letters": words.counting_exam(1, 20),
+            "greetings": talk.exam(1, 48)}
     for name, items in made.items():
         files.write_jsonl(tmp_path / "kindergarten" / f"{name}-test.jsonl", items)
         task = tasks.find(name)

@@ -1,0 +1,140 @@
+"""Exams against a slow twin that asks one question at a time, and against an engine whose answers are known."""
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import tasks
+from nanochat.eval import chat
+from nanochat.infer import Completion, Engine
+from nanochat.sandbox import calculate
+from nanochat.system import files
+from nanochat.system.files import UserError
+from nanochat.tokenizer.chat import render_prompt
+
+CHOICE, PROBLEMS = tasks.find("choice"), tasks.find("problems")
+
+
+def make_choices(num: int, seed: int = 0) -> list[dict]:
+    rng = random.Random(seed)
+    ask = "what is this or that".split()
+    return [{"question": " ".join(rng.choices(ask, k=rng.randint(2, 20))),
+             "choices": [f"a {n}" for n in range(rng.randint(3, 5))], "answer": rng.randrange(3),
+             "subject": rng.choice(("sky", "sea"))} for _ in range(num)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder of 30 multiple-choice items and 12 problems."""
+    files.write_jsonl(tmp_path / "kindergarten" / "choice-test.jsonl", make_choices(30))
+    files.write_jsonl(tmp_path / "kindergarten" / "problems-test.jsonl",
+                      [{"question": f"What is {n}+1?", "answer": f"<<{n}+1={n + 1}>>\n#### {n + 1}"} for n in range(12)])
+    return tmp_path
+
+
+class Scripted:
+    """An engine that knows n+1: it answers with the tool on even n, and wrongly where n is 3 or 4."""
+
+    max_rows = 2
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.calls = tokenizer, []
+        self.model = SimpleNamespace(config=SimpleNamespace(sequence_len=10_000))
+
+    def generate(self, prompts, max_tokens, temperature, top_k, seed, samples):
+        self.calls.append((len(prompts), max_tokens, temperature, samples))
+        return [[self.answer(self.tokenizer.decode(prompt), k) for k in range(samples)] for prompt in prompts]
+
+    def answer(self, prompt: str, k: int) -> Completion:
+        n = int(prompt.split("What is ")[1].split("+")[0])
+        value = n + 1 if n not in (3, 4) or k == 1 else 0
+        return Completion([1], [1], f"#### {value}", "stop", [(f"{n}+1", str(n + 1))] if n % 2 == 0 else [])
+
+
+@torch.no_grad()
+def slow_letter(model, tokenizer, item) -> str:
+    """One prompt at a time, all logits, the letters compared in text order."""
+    logits = model(torch.tensor([render_prompt(tokenizer, CHOICE.conversation(item))]))[0, -1]
+    return max(CHOICE.letters(item), key=lambda letter: logits[ord(letter)].item())
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_letters_are_those_of_one_question_at_a_time(model, tokenizer, data, batch_size):
+    engine = SimpleNamespace(model=model, tokenizer=tokenizer)
+    score = chat.evaluate(CHOICE, engine, data_dir=data, batch_size=batch_size, save_to=data / "saved.jsonl")
+    items = CHOICE.load("test", data)
+    expected = [slow_letter(model, tokenizer, item) for item in items]
+    saved = files.read_jsonl(data / "saved.jsonl")
+    assert [row["completion"] for row in saved] == expected and len(set(expected)) > 1
+    right = [letter == CHOICE.answer(item) for letter, item in zip(expected, items)]
+    assert [row["correct"] for row in saved] == right and score.accuracy == pytest.approx(sum(right) / 30)
+    assert score.stderr == pytest.approx(math.sqrt(score.accuracy * (1 - score.accuracy) / 30))
+    assert score.num_items == 30 and score.chance == 0.25 and "tool_use" not in score.extra
+    assert sum(number for _, number in score.extra["groups"].values()) == 30
+
+
+def test_random_weights_stay_near_chance(model, tokenizer, tmp_path):
+    items = [{**item, "choices": list("abcd"), "answer": index % 4} for index, item in enumerate(make_choices(400))]
+    files.write_jsonl(tmp_path / "kindergarten" / "choice-test.jsonl", items)
+    score = chat.evaluate(CHOICE, SimpleNamespace(model=model, tokenizer=tokenizer), data_dir=tmp_path)
+    assert abs(score.accuracy - 0.25) < 3 * math.sqrt(0.25 * 0.75 / 400)
+
+
+def test_words_are_graded_and_tool_use_is_counted(tokenizer, data):
+    engine, told = Scripted(tokenizer), []
+    score = chat.evaluate(PROBLEMS, engine, data_dir=data, save_to=data / "saved.jsonl",
+                          report=lambda done, total: told.append((done, total)))
+    assert score.accuracy == pytest.approx(10 / 12) and score.num_items == 12
+    assert score.extra == {"tool_use": 0.5, "accuracy_with_tool": pytest.approx(5 / 6)}
+    assert engine.calls == [(8, PROBLEMS.max_tokens, 0.0, 1), (4, PROBLEMS.max_tokens, 0.0, 1)]
+    assert told == [(8, 12), (12, 12)]
+    saved = files.read_jsonl(data / "saved.jsonl")
+    assert [row["item"] for row in saved] == list(range(12)) and saved[4]["correct"] is False
+    assert saved[4]["prompt"] == "What is 4+1?" and saved[4]["tool_calls"] == [["4+1", "5"]]
+    assert score.as_dict()["tool_use"] == 0.5
+
+
+def test_samples_give_a_mean_and_pass_at_k(tokenizer, data):
+    score = chat.evaluate(PROBLEMS, Scripted(tokenizer), data_dir=data, samples=2, temperature=1.0)
+    assert score.accuracy == pytest.approx((10 + 2 * 0.5) / 12) and score.extra["pass_at_k"] == 1.0
+    assert score.num_items == 12
+
+
+def test_a_part_of_the_items_is_random_and_always_the_same(tokenizer, data):
+    for name in ("one.jsonl", "two.jsonl"):
+        assert chat.evaluate(PROBLEMS, Scripted(tokenizer), 5, data_dir=data, save_to=data / name).num_items == 5
+    chosen = [row["item"] for row in files.read_jsonl(data / "one.jsonl")]
+    assert chosen == [row["item"] for row in files.read_jsonl(data / "two.jsonl")] != [0, 1, 2, 3, 4]
+
+
+def test_with_the_real_engine(model, tokenizer, data):
+    engine = Engine(model, tokenizer, tool=calculate, max_rows=4)
+    chat.evaluate(PROBLEMS, engine, data_dir=data, max_tokens=12, save_to=data / "saved.jsonl")
+    for row in files.read_jsonl(data / "saved.jsonl"):
+        prompt = render_prompt(tokenizer, {"messages": [{"role": "user", "content": row["prompt"]}]})
+        assert row["completion"] == engine.generate([prompt], max_tokens=12, temperature=0.0)[0][0].text
+
+
+def test_prompts_longer_than_the_context_are_counted(model, tokenizer, data):
+    long = [{"question": "why? " * 200, "choices": ["a", "b"], "answer": 0}, *make_choices(1)]
+    files.write_jsonl(data / "kindergarten" / "choice-test.jsonl", long)
+    score = chat.evaluate(CHOICE, SimpleNamespace(model=model, tokenizer=tokenizer), data_dir=data)
+    assert score.num_items == 2 and score.extra["too_long"] == 1
+
+
+def test_an_empty_file_is_said(tokenizer, data):
+    files.write_jsonl(data / "kindergarten" / "problems-test.jsonl", [])
+    with pytest.raises(UserError, match="problems-test.jsonl holds no items"):
+        chat.evaluate(PROBLEMS, Scripted(tokenizer), data_dir=data)
+
+
+def test_chat_core_needs_all_five_tasks():
+    scores = {name: {"accuracy": 0.25, "chance": tasks.find(name).chance} for name in chat.CHAT_CORE}
+    assert chat.chat_core(scores) == pytest.approx((0 + 0 + 0 + 0.25 + 0.25) / 5)
+    published = dict(zip(chat.CHAT_CORE, (0.3876, 0.2807, 0.3151, 0.0455, 0.0854)))
+    d20 = {name: {**scores[name], "accuracy": accuracy} for name, accuracy in published.items()}
+    assert chat.chat_core(d20) == pytest.approx(0.0884, abs=5e-5), "the d20 run's published ChatCORE"
+    del scores["mmlu"]
+    assert chat.chat_core(scores) is None
