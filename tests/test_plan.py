@@ -102,6 +102,18 @@ def test_the_command_refuses_at_parse_time(flag, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+def test_plan_and_model_count_alike():
+    from nanochat.model import GPTConfig, accounting
+    for depth in (4, 20):
+        made = plan.make(depth)
+        config = GPTConfig(
+            sequence_len=made.sequence_len, vocab_size=made.vocab_size, n_layer=depth, n_head=made.n_head,
+            n_kv_head=made.n_head, n_embd=made.n_embd, head_dim=made.head_dim, value_embeddings=False,
+            residual_scalars=False)
+        assert accounting.num_parameters(config) == made.num_params
+        assert accounting.flops_per_token(config) == made.flops_per_token
+
+
 def test_the_plan_needs_no_torch():
     code = "import sys, nanochat.plan as p; p.make(20); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
