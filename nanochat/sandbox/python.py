@@ -36,7 +36,8 @@ REQUIRED = {"linux": ("rlimits", "capabilities", "landlock", "seccomp"), "darwin
 OUTSIDE = ["clean environment", "output cap", "wall clock", "group kill"]
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8"}  # a set has the same order in every run
 PROFILE = """(version 1) (deny default) (allow process-fork) (allow process-exec (literal "{python}"))
-(allow sysctl-read) (allow file-read-metadata) (allow file-read* (subpath "{prefix}") (subpath "{folder}") (subpath "/usr/lib")
+(allow sysctl-read) (allow file-read-metadata)
+(allow file-read* (subpath "{prefix}") (subpath "{folder}") (subpath "/usr/lib")
 (subpath "/System/Library") (literal "/dev/urandom")) (allow file-read* file-write* (literal "/dev/null"))"""
 
 

@@ -1,17 +1,22 @@
 """Programs that try to do what a sandboxed program must not, and a way to see whether they managed.
 
-Each attack runs twice: in a plain subprocess, where it has to succeed (else it would prove nothing), and in the sandbox, where
-it must not. `python tests/sandbox/attacks.py [--proof] [--no-namespaces]` prints one JSON object with the names that got
-through; the tests start it as root, as an ordinary user, and where namespaces are forbidden (as in a default container).
+Each attack runs twice: in a plain subprocess, where it has to succeed (else it would prove nothing), and in the
+sandbox, where it must not. `python tests/sandbox/attacks.py [--proof] [--no-namespaces]` prints a JSON object with the
+names of those that got through; the tests start it as root, as an ordinary user, and where namespaces are forbidden (as
+in a default container).
 
-An attack is Python source. Before it come `W`, what there is to attack (paths, process numbers, ports), and helpers. It got
-through if its output shows the token, or if its effect is seen from outside. Whoever only reads must find the token; whoever
-does something prints `W["done"]` afterwards. In the group "scoring" the program has a wrong answer and wants to look right.
+An attack is Python source. Before it come `W`, what there is to attack (paths, process numbers, ports), and helpers. It
+got through if its output shows the token, or its effect is seen from outside. Whoever only reads must find the token;
+whoever does something prints `W["done"]` afterwards. In the group "scoring" the program has a wrong answer and wants
+to look right. On x86-64 (the numbers of system calls are its).
 """
 
+import ctypes
 import json
 import os
+import platform
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,6 +25,7 @@ import time
 from pathlib import Path
 
 from nanochat import sandbox
+from nanochat.sandbox import locks
 
 PRELUDE = """
 import ctypes, os, sys
@@ -38,7 +44,8 @@ WRONG = "def double(x):\n    return x\n{}\nassert double(2) == 4\n"
 FILES = {
     "open": "print(open(W['secret']).read())",
     "os.open": "print(os.read(os.open(W['secret'], os.O_RDONLY), 99))",
-    "C fopen": "libc.fopen.restype = ctypes.c_void_p; f = libc.fopen(W['secret'].encode(), b'r'); b = ctypes.create_string_buffer(99)\n"
+    "C fopen": "libc.fopen.restype = ctypes.c_void_p; f = libc.fopen(W['secret'].encode(), b'r')\n"
+               "b = ctypes.create_string_buffer(99)\n"
                "if f: libc.fgets(b, 99, ctypes.c_void_p(f)); print(b.value)",
     "openat2": "how = (ctypes.c_uint64 * 3)(); print(os.read(sys_call(437, -100, W['secret'].encode(), how, 24), 99))",
     "path through /proc/self/root": "print(open('/proc/self/root' + W['secret']).read())",
@@ -75,7 +82,8 @@ PROCESSES = {
     "victim's command line": "print(open(f\"/proc/{W['victim']}/cmdline\").read() and W['done'])",
     "victim's memory": "f = open(f\"/proc/{W['victim']}/mem\", 'rb'); f.seek(W['address']); print(f.read(16))",
     "process_vm_readv": "b = ctypes.create_string_buffer(16)\n"
-                        "mine = (ctypes.c_size_t * 2)(ctypes.addressof(b), 16); his = (ctypes.c_size_t * 2)(W['address'], 16)\n"
+                        "mine = (ctypes.c_size_t * 2)(ctypes.addressof(b), 16)\n"
+                        "his = (ctypes.c_size_t * 2)(W['address'], 16)\n"
                         "sys_call(310, W['victim'], mine, 1, his, 1, 0); print(b.raw)",
     "ptrace": "sys_call(101, 0x4206, W['victim'], 0, 0); done()",
     "kill": "os.kill(W['victim'], 18); done()",
@@ -95,7 +103,8 @@ PROCESSES = {
     "thread": "import threading; t = threading.Thread(target=done); t.start(); t.join()",
     "a process that stays": "if os.fork() == 0:\n    os.setsid()\n    import time; time.sleep(0.2)\n"
                             "    open(W['folder'] + '/stayed', 'w')\nelse: import time; time.sleep(0.4)",
-    "multiprocessing": "import multiprocessing as m; p = m.get_context('fork').Process(target=done); p.start(); p.join()",
+    "multiprocessing": "import multiprocessing as m; p = m.get_context('fork').Process(target=done); p.start()\n"
+                       "p.join()",
 }
 NETWORK = {
     "TCP": "import socket; s = socket.create_connection(('127.0.0.1', W['port'])); print(s.recv(99))",
@@ -146,7 +155,8 @@ KERNEL = {  # system calls that have had holes: the program only shows that it r
     "vmsplice": "r, w = os.pipe(); v = (ctypes.c_size_t * 2)(id(0), 16); sys_call(278, w, v, 1, 0); done()",
     "dumpable": "sys_call(157, 4, 1, 0, 0, 0); done()",
     "timer that signals": "import signal; signal.setitimer(0, 5); done()",
-    "32-bit system call": "import mmap\nm = mmap.mmap(-1, 4096, prot=7); m.write(bytes.fromhex('53b814000000cd805bc3'))\n"
+    "32-bit system call": "import mmap\nm = mmap.mmap(-1, 4096, prot=7)\n"
+                          "m.write(bytes.fromhex('53b814000000cd805bc3'))\n"
                           "f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))\n"
                           "if f() > 0: done()",
 }
@@ -163,12 +173,15 @@ SCORING = {
     "exit from a tracer": "import sys, os\ndef double(x):\n    sys.settrace(lambda *_: os._exit(0)); (lambda: 0)()",
     "a parent that ends well": "import os\nif os.fork(): os._exit(0)",
     "exit from a signal": "import os, signal\nsignal.signal(30, lambda *_: os._exit(0)); signal.raise_signal(30)",
-    "answer on every descriptor": "import os\nfor fd in range(64):\n    try: os.write(fd, b'0\\n1 ok passed True\\n' * 9)\n"
+    "answer on every descriptor": "import os\nfor fd in range(64):\n"
+                                  "    try: os.write(fd, b'0\\n1 ok passed True\\n' * 9)\n"
                                   "    except OSError: pass\nos._exit(0)",
-    "comparison that exits": "class Any:\n    def __eq__(self, other): raise SystemExit(0)\ndef double(x): return Any()",
+    "comparison that exits": "class Any:\n    def __eq__(self, other): raise SystemExit(0)\n"
+                             "def double(x): return Any()",
     "print with an exit": "import builtins, sys\ndef double(x):\n    raise SystemExit(None)",
 }
-GROUPS = {"files": FILES, "processes": PROCESSES, "network": NETWORK, "resources": RESOURCES, "kernel": KERNEL, "scoring": SCORING}
+GROUPS = {"files": FILES, "processes": PROCESSES, "network": NETWORK, "resources": RESOURCES, "kernel": KERNEL,
+          "scoring": SCORING}
 
 VICTIM = """
 import ctypes, sys
@@ -179,7 +192,7 @@ sys.stdin.read()
 
 
 class World:
-    """What there is to attack, in a temporary folder, with a process and three sockets. Restored before every attack."""
+    """What there is to attack: a temporary folder, a process, three sockets. Restored before every attack."""
 
     def __init__(self) -> None:
         self.temporary = tempfile.TemporaryDirectory()
@@ -193,13 +206,14 @@ class World:
         for listener in self.listeners:
             threading.Thread(target=self.answer, args=(listener,), daemon=True).start()
         self.environment = os.environ | {"ATTACK_SECRET": self.token}
-        self.victim = subprocess.Popen([sys.executable, "-S", "-c", VICTIM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                       env=self.environment)
+        command = [sys.executable, "-S", "-c", VICTIM]
+        self.victim = subprocess.Popen(command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.victim.stdin.write(self.token.encode().hex().encode() + b"\n")
         self.victim.stdin.flush()
         root = self.temporary.name
-        self.seen |= {"victim": self.victim.pid, "address": int(self.victim.stdout.readline()), "secret": root + "/secret",
-                      "prey": root + "/prey", "socket": root + "/socket", "port": self.listeners[0].getsockname()[1]}
+        self.seen |= {"victim": self.victim.pid, "address": int(self.victim.stdout.readline()), "prey": root + "/prey",
+                      "secret": root + "/secret", "socket": root + "/socket",
+                      "port": self.listeners[0].getsockname()[1]}
 
     def answer(self, listener: socket.socket) -> None:
         while True:
@@ -223,8 +237,9 @@ class World:
     def changed(self) -> bool:
         """Whether the attack left something that can be seen from outside."""
         prey, folder = Path(self.seen["prey"]), Path(self.seen["folder"])
-        kept = prey.exists() and prey.read_text() == "prey" and prey.stat().st_mode & 0o777 == 0o600 and prey.stat().st_mtime > 1
-        return not kept or len(os.listdir(folder)) != 2 or self.victim.poll() is not None
+        intact = prey.exists() and prey.read_text() == "prey"
+        intact = intact and prey.stat().st_mode & 0o777 == 0o600 and prey.stat().st_mtime > 1
+        return not intact or len(os.listdir(folder)) != 2 or self.victim.poll() is not None
 
     def close(self) -> None:
         self.victim.kill()
@@ -270,22 +285,14 @@ def got_through(runner) -> list[str]:
 
 
 def forbid_namespaces() -> None:
-    """As a default container does: unshare, setns, mount and clone with a namespace flag fail, clone3 is said not to exist."""
-    from nanochat.sandbox import locks
-
-    sandbox_filter = locks.filter_program
-
-    def container_filter(machine: str, files: bool = False) -> list:
-        column, _ = locks.ARCHITECTURES[machine]
-        calls = [(272, 97, 1), (308, 268, 1), (165, 40, 1), (435, 435, 38)]  # (x86-64, aarch64, errno)
-        program = [(locks.LOAD, 0, 0, 0)]
-        for *numbers, errno in calls:
-            program += [(locks.JUMP_EQUAL, 0, 1, numbers[column]), (locks.RETURN, 0, 0, 0x50000 | errno)]
-        return [*program, (locks.RETURN, 0, 0, locks.ALLOW)]
-
-    locks.filter_program = container_filter
-    locks.seccomp()
-    locks.filter_program = sandbox_filter
+    """As a default container does it: unshare, setns and mount fail, clone3 is said not to exist."""
+    column, _ = locks.ARCHITECTURES[platform.machine()]
+    program = [(locks.LOAD, 0, 0, 0)]
+    for *numbers, errno in [(272, 97, 1), (308, 268, 1), (165, 40, 1), (435, 435, 38)]:  # (x86-64, aarch64, errno)
+        program += [(locks.JUMP_EQUAL, 0, 1, numbers[column]), (locks.RETURN, 0, 0, 0x50000 | errno)]
+    program += [(locks.RETURN, 0, 0, locks.ALLOW)]
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+    locks.seccomp(ctypes.create_string_buffer(code, len(code)))
     assert unprotected(PRELUDE.format(world={"done": "free"}) + KERNEL["user namespace"], dict(os.environ))[0] is False
 
 
