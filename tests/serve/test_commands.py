@@ -1,7 +1,12 @@
-"""The terminal chat with a real (untrained) checkpoint: one answer, a conversation past the context, Ctrl-C."""
+"""The two chat commands with a real (untrained) checkpoint: one answer, a conversation past the context, Ctrl-C."""
 
 import builtins
+import os
+import re
+import signal
+import threading
 
+import httpx
 import pytest
 import torch
 
@@ -10,7 +15,7 @@ from nanochat.model import GPT, GPTConfig
 from nanochat.system import paths
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
-from scripts import chat_cli
+from scripts import chat_cli, chat_web
 
 FLAGS = ["--device_type=cpu", "--dtype=float32", "--seed=1", "-m", "12", "-k", "5"]
 
@@ -74,3 +79,26 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(capsys):
     assert closed and capsys.readouterr().out == "one [1+1 = 2]\n"
     assert message["content"] == [{"type": "text", "text": "one "}, {"type": "python", "text": "1+1"},
                                   {"type": "python_output", "text": "2"}]
+
+
+def test_chat_web_serves_the_checkpoint_until_ctrl_c(monkeypatch):
+    """The command itself, in this process: it greets with its address, answers, and SIGINT ends it."""
+    greetings, answers = [], []
+
+    def visit(greeting):
+        url = re.search(r"http://[\w.:]+", greeting)[0]
+        try:
+            body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "seed": 1}
+            answers.extend(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30).json() for _ in range(2))
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def greet(greeting):
+        greetings.append(greeting)
+        threading.Thread(target=visit, args=(greeting,)).start()
+
+    monkeypatch.setattr(chat_web.log, "say", greet)
+    chat_web.main(["--device_type=cpu", "-p", "0", "--max_rows=2"])
+    assert "nanochat-sft-d1 is ready: http://127.0.0.1:" in greetings[0]
+    assert answers[0]["usage"]["completion_tokens"] <= 5 and answers[0]["model"] == "nanochat-sft-d1"
+    assert answers[0]["choices"] == answers[1]["choices"]  # the same seed
