@@ -1,7 +1,7 @@
 """Which parameter gets which rule, and the optimizer that applies them.
 
-Matrices of the blocks go to Muon, in groups of one shape. Embeddings, head, gates and scalars go to AdamW. AdamW's rates are
-tuned at width 768 and scale with (width/768)^−½ (the original's rule; FACTS: head .004–.008, embedding .2–.3).
+Matrices of the blocks go to Muon, in groups of one shape; embeddings, head, gates and scalars go to AdamW. Its rates
+are tuned at width 768 and scale with (width/768)^−½ (the original's rule; FACTS: head .004–.008, embedding .2–.3).
 """
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +37,7 @@ def groups_of(model: torch.nn.Module, *, matrix_lr: float, embedding_lr: float, 
         Group("adamw", take(lambda n: n.startswith("lm_head.")), head_lr * scale),
         Group("adamw", take(lambda n: n.endswith(".residual_scalars")), scalar_lr * 0.01),
         Group("adamw", take(lambda n: n.endswith(".embedding_scalars")), scalar_lr, betas=(0.96, 0.95)),
+        Group("adamw", take(lambda n: n == "model.smear"), scalar_lr * 0.1),
         Group("adamw", take(lambda n: n.endswith(".gate.weight")), head_lr * scale),
     ]
     shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
@@ -85,5 +86,6 @@ class Optimizer:
                 mine = group.state[name]
                 for target, source in zip(*([mine], [value]) if torch.is_tensor(mine) else (mine, value), strict=True):
                     if target.shape != source.shape:
-                        raise ValueError(f"optimizer state {name} has shape {tuple(source.shape)}, not {tuple(target.shape)}")
+                        raise ValueError(f"optimizer state {name} has shape {tuple(source.shape)}, "
+                                         f"not {tuple(target.shape)}")
                     target.copy_(source)

@@ -1,9 +1,11 @@
 """Muon: momentum, made orthogonal, for all matrices of one shape in one batch.
 
-1. Nesterov momentum (Jordan et al. 2024).  2. The update's singular values are driven to 1 by five Polar Express steps
-(Amsel et al. 2025, algorithm 1), in bf16 where the matrices are multiplied in it.  3. NorMuon (Li et al. 2025): rows are evened
-out by a running mean of their squares, the norm of the whole kept.  4. Cautious weight decay (Chen et al. 2025): only where
-the update points the same way.
+1. Nesterov momentum (Jordan et al. 2024).
+2. The update's singular values are driven to 1 by five Polar Express steps (Amsel et al. 2025, algorithm 1), in bf16
+   where the matrices are multiplied in it.
+3. NorMuon (Li et al. 2025): rows (columns, where there are more of them) are evened out by a running mean of their
+   squares, the norm of the whole kept.
+4. Cautious weight decay (Chen et al. 2025): only where the update points the same way.
 
 `orthogonalize_slow` (an SVD) is what step 2 approximates; the tests compare them.
 """
@@ -29,7 +31,8 @@ def state(params: list[torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """U·Vᵀ of each matrix U·S·Vᵀ in (n, rows, columns), nearly: singular values end in about 0.9 … 1.1."""
+    """U·Vᵀ of each matrix U·S·Vᵀ in (n, rows, columns), nearly: singular values above a thousandth of the matrix's norm
+    end in 0.84 … 1.15."""
     x = matrices.to(dtype)
     tall = x.size(-2) > x.size(-1)
     if tall:
@@ -56,8 +59,8 @@ def direction(grads: torch.Tensor, momentum: torch.Tensor, square: torch.Tensor,
     now = update.square().mean(dim=along, keepdim=True)
     square.lerp_(now, 1 - beta_square)
     scale = square.clamp_min(1e-10).rsqrt()
-    shrink = now.sum(dim=(-2, -1), keepdim=True) / (now * scale.square()).sum(dim=(-2, -1), keepdim=True).clamp_min(1e-10)
-    return update * scale * shrink.sqrt()
+    before, after = (squares.sum(dim=(-2, -1), keepdim=True) for squares in (now, now * scale.square()))
+    return update * scale * (before / after.clamp_min(1e-10)).sqrt()
 
 
 @torch.no_grad()

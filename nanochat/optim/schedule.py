@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """Warm up linearly, hold, warm down linearly to `final_fraction` of the peak at the last step."""
+    """Warm up linearly, hold, warm down linearly to `final_fraction` of the peak, reached just after the last step."""
 
     steps: int
     warmup_steps: int = 0
