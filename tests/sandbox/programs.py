@@ -17,7 +17,8 @@ FUNCTIONS = {
                "assert digest('a') == '0cc175b9c0f1b6a831c399e269772661'\n"),
     "squares": ("def squares(n):\n", "    return [i * i for i in range(n)]\n", "assert squares(4) == [0, 1, 4, 9]\n"),
     "fibonacci": ("import functools\n\n@functools.lru_cache(None)\ndef fibonacci(n):\n",
-                  "    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n", "assert fibonacci(90) > 10**18\n"),
+                  "    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n",
+                  "assert fibonacci(90) > 10**18\n"),
     "smallest": ("import heapq\n\ndef smallest(values, k):\n", "    return heapq.nsmallest(k, values)\n",
                  "assert smallest([3, 1, 2], 2) == [1, 2]\n"),
     "permuted": ("import itertools\n\ndef permuted(text):\n",
@@ -41,7 +42,7 @@ def human_eval() -> list[dict] | None:
 
 
 def program(problem: dict, wrong: bool = False) -> str:
-    """The canonical solution and its tests as one program; `wrong`: what the function returns is replaced by an object."""
+    """The canonical solution and its tests as one program; `wrong`: the function returns some object instead."""
     code = problem["prompt"] + problem["canonical_solution"]
     if wrong:
         code += f"\n_right = {problem['entry_point']}\ndef {problem['entry_point']}(*values):\n"
@@ -66,7 +67,7 @@ def mutate(code: str, generator) -> str:
             tokens[other] = generator.choice(tokens)
             code = "".join(tokens)
         elif kind == 3:
-            tokens[other] = generator.choice(["0", "-1", "10**9", "while True:", "(", "]", "'", "None", "*", "\n", "\0"])
+            tokens[other] = generator.choice(["0", "-1", "10**9", "while True:", "(", "]", "'", "None", "*", "\0"])
             code = "".join(tokens)
         else:
             cut = generator.randrange(len(code) + 1)

@@ -155,8 +155,8 @@ def test_a_forked_copy_of_this_process_has_a_server_of_its_own():
 
 
 def test_programs_end_with_their_caller():
-    script = "from nanochat import sandbox\nsandbox.run('print(1)')\nprint(sandbox.python._server.process.pid, flush=True)\n"
-    script += "sandbox.run('while True: pass', seconds=60)"
+    script = ("from nanochat import sandbox\nsandbox.run('print(1)')\n"
+              "print(sandbox.python._server.process.pid, flush=True)\nsandbox.run('while True: pass', seconds=60)")
     caller = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     server = int(caller.stdout.readline())
     time.sleep(0.2)
