@@ -10,7 +10,7 @@ import torch
 from nanochat import plan as dial
 from nanochat.data import loader, shards
 from nanochat.eval.bpb import bits_per_byte
-from nanochat.model import GPT, GPTConfig
+from nanochat.model import GPT, PORTABLE, GPTConfig
 from nanochat.model.accounting import flops_per_token
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
@@ -61,8 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     config = GPTConfig(
         sequence_len=args.max_seq_len, vocab_size=tokenizer.vocab_size, n_layer=plan.n_layer, n_head=plan.n_head,
         n_kv_head=plan.n_head, n_embd=plan.n_embd, head_dim=plan.head_dim,
-        value_embeddings=not args.portable, residual_scalars=not args.portable,
-        document_bos=tokenizer.bos_id if args.document_mask else None)
+        **(PORTABLE if args.portable else {"document_bos": tokenizer.bos_id if args.document_mask else None}))
     model = GPT(config, device.dtype).init_weights(args.seed).to(device.device)
     optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr, head_lr=args.head_lr,
                                     weight_decay=args.weight_decay), device.dtype)

@@ -103,13 +103,12 @@ def test_the_command_refuses_at_parse_time(flag, capsys):
 
 
 def test_plan_and_model_count_alike():
-    from nanochat.model import GPTConfig, accounting
+    from nanochat.model import PORTABLE, GPTConfig, accounting
     for depth in (4, 20):
         made = plan.make(depth)
         config = GPTConfig(
             sequence_len=made.sequence_len, vocab_size=made.vocab_size, n_layer=depth, n_head=made.n_head,
-            n_kv_head=made.n_head, n_embd=made.n_embd, head_dim=made.head_dim, value_embeddings=False,
-            residual_scalars=False)
+            n_kv_head=made.n_head, n_embd=made.n_embd, head_dim=made.head_dim, **PORTABLE)
         assert accounting.num_parameters(config) == made.num_params
         assert accounting.flops_per_token(config) == made.flops_per_token
 

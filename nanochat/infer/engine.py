@@ -56,6 +56,11 @@ class Request:
     def last_id(self) -> int:
         return self.ids[-1] if self.ids else self.prompt[-1]
 
+    @property
+    def id_before_last(self) -> int:
+        """−1 when there is none."""
+        return (-1, *self.prompt[-2:], *self.ids[-2:])[-2]
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -127,7 +132,8 @@ class Engine:
             self._sampler = Sampler([row.key for row in rows], [row.temperature for row in rows],
                                     [row.top_k for row in rows], self.device)
         positions = [row.length - 1 for row in rows]  # of the token being fed
-        hidden = self._hidden([[row.last_id] for row in rows], slice(0, len(rows)), positions)  # (B, 1, C)
+        hidden = self._hidden([[row.last_id] for row in rows], slice(0, len(rows)), positions,
+                              [[row.id_before_last] for row in rows])  # (B, 1, C)
         logits = self.model.logits(hidden[:, 0])  # (B, V)
         if self.tool is not None:  # only the tool may speak as the tool
             logits[:, [self._output_start, self._output_end]] = float("-inf")
@@ -168,10 +174,15 @@ class Engine:
         text = [event.text for event in EventReader(self.tokenizer, request).read() if event.kind == "text"]
         return Completion(request.ids, request.mask, "".join(text), request.stop_reason, request.tool_calls)
 
-    def _hidden(self, ids: list[list[int]], slots: slice, starts: list[int]) -> torch.Tensor:
-        """The last layer (B, T, C) for `ids` (B lists of T tokens), stored in `slots` from positions `starts` on."""
+    def _hidden(self, ids: list[list[int]], slots: slice, starts: list[int],
+                before: list[list[int]] | None = None) -> torch.Tensor:
+        """The last layer (B, T, C) for `ids` (B lists of T tokens), stored in `slots` from positions `starts` on.
+
+        `before`: the token in front of each row's first, None when the rows start at 0.
+        """
         positions = self.cache.plan(slots, starts, len(ids[0]))
-        return self.model.hidden(torch.tensor(ids, device=self.device), cache=self.cache, positions=positions)
+        return self.model.hidden(torch.tensor(ids, device=self.device), cache=self.cache, positions=positions,
+                                 before=None if before is None else torch.tensor(before, device=self.device))
 
     def _take(self, row: Request, token: int) -> None:
         """Give a row its next token: the sampled one, or the one the tool's answer forces."""

@@ -13,7 +13,7 @@ def num_parameters(config: GPTConfig) -> int:
     total = matrix_parameters(config) + 2 * config.vocab_size * config.n_embd
     layers = sum(config.has_value_embedding(layer) for layer in range(config.n_layer))
     total += layers * config.n_kv_head * (config.vocab_size * config.head_dim + config.n_embd)
-    return total + (2 * config.n_layer if config.residual_scalars else 0)
+    return total + (2 * config.n_layer if config.residual_scalars else 0) + (config.n_embd if config.smear else 0)
 
 
 def flops_per_token(config: GPTConfig) -> int:

@@ -5,9 +5,11 @@ embedding → RMSNorm without weights → L blocks of {x += attention(norm(x)); 
 head with a soft cap. RoPE comes before the norm of queries and keys; there are no biases; parameters carry
 transformers' names.
 
-Three features, each a few lines (docs/LOG.md has their numbers):
+Four features, each a few lines (docs/LOG.md has their numbers):
   value_embeddings  every other layer adds an embedding of its input token to the values, through a gate per head
   residual_scalars  every layer sees a·x + b·x0, with x0 the normalised embedding and a, b learned per layer
+  smear             every token's embedding takes up a learned part, per channel, of the one before it: "what came after
+                    this word last time?" then needs one layer of attention instead of two
   document_bos      documents packed into one row do not see each other (only worth its mask where rows are short)
 
 Parameters stay fp32; matrices are cast to `compute_dtype` where they are used, so optimizers see full precision.
@@ -40,6 +42,7 @@ class GPTConfig:
     softcap: float = 15.0  # logits = softcap · tanh(logits / softcap)
     value_embeddings: bool = True
     residual_scalars: bool = True
+    smear: bool = True
     document_bos: int | None = None  # id of <|bos|>: in training, attention then stays within a document
 
     def __post_init__(self) -> None:
@@ -51,6 +54,10 @@ class GPTConfig:
         return self.value_embeddings and layer % 2 == (self.n_layer - 1) % 2
 
     as_dict = asdict
+
+
+# Exactly the October architecture: `GPTConfig(…, **PORTABLE)` is what other programs can load.
+PORTABLE = {"value_embeddings": False, "residual_scalars": False, "smear": False, "document_bos": None}
 
 
 class Cache(Protocol):
@@ -145,6 +152,8 @@ class Trunk(nn.Module):
         if config.residual_scalars:
             self.residual_scalars = nn.Parameter(torch.ones(config.n_layer))
             self.embedding_scalars = nn.Parameter(torch.zeros(config.n_layer))
+        if config.smear:
+            self.smear = nn.Parameter(torch.zeros(config.n_embd))
 
 
 class GPT(nn.Module):
@@ -173,6 +182,8 @@ class GPT(nn.Module):
                 draw.normal_(0, 0.001, generator=generator)  # first loss = ln V
             elif name.endswith(("o_proj.weight", "fc2.weight", "gate.weight")):
                 draw.zero_()
+            elif name.endswith("model.smear"):
+                draw.zero_()
             elif name.endswith("residual_scalars"):
                 draw.fill_(1.0)
             elif name.endswith("embedding_scalars"):
@@ -183,16 +194,19 @@ class GPT(nn.Module):
         return self
 
     def hidden(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None,
-               mask: torch.Tensor | None = None) -> torch.Tensor:
+               mask: torch.Tensor | None = None, before: torch.Tensor | None = None) -> torch.Tensor:
         """The normalised last layer (B, T, C) for ids (B, T) int64; positions (B, T) default to 0 … T−1.
 
         mask (B, 1, T, T) bool, True = may attend, replaces plain causality; a cache brings its own.
+        before (B, 1) int64 is the token in front of ids, −1 or None at the beginning of a document.
         """
         T = ids.size(1)
         assert positions is not None or T <= self.config.sequence_len, f"{T} positions > {self.config.sequence_len}"
         cos, sin = (table[:T].unsqueeze(0) if positions is None else table[positions] for table in (self.cos, self.sin))
         cos_sin = tuple(table.unsqueeze(2).to(self.compute_dtype) for table in (cos, sin))  # (B or 1, T, 1, D/2)
         x = norm(self.model.embed_tokens(ids).to(self.compute_dtype))  # (B, T, C)
+        if self.config.smear:
+            x = norm(x + self._previous(ids, before, x) * self.model.smear.to(x.dtype))
         x0 = x
         for layer, block in enumerate(self.model.layers):
             if self.config.residual_scalars:
@@ -202,15 +216,25 @@ class GPT(nn.Module):
             x = block(x, None if embed is None else embed(ids).to(x.dtype), cos_sin, cache, mask)
         return norm(x)
 
+    def _previous(self, ids: torch.Tensor, before: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+        """The embedding (B, T, C) of the token before each of ids; zero where a document begins."""
+        first = torch.zeros_like(x[:, :1])
+        if before is not None:
+            first = norm(self.model.embed_tokens(before.clamp(min=0)).to(x.dtype)) * (before >= 0).unsqueeze(-1)
+        previous = torch.cat((first, x[:, :-1]), dim=1)
+        if self.config.document_bos is None:
+            return previous
+        return previous.masked_fill((ids == self.config.document_bos).unsqueeze(-1), 0.0)
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """fp32 logits (…, V), soft-capped."""
         raw = self.lm_head(hidden).float()
         return self.config.softcap * torch.tanh(raw / self.config.softcap)
 
-    def forward(self, ids: torch.Tensor, cache: Cache | None = None,
-                positions: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, T, V) in fp32 for ids (B, T) int64."""
-        return self.logits(self.hidden(ids, cache, positions))
+    def forward(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None,
+                before: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, T, V) in fp32 for ids (B, T) int64; the rest as for `hidden`."""
+        return self.logits(self.hidden(ids, cache, positions, before=before))
 
     def loss(self, ids: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
         """Cross-entropy in nats of targets (B, T) int64, −1 = ignored; "none" gives (B, T) with 0 where ignored.

@@ -23,8 +23,8 @@ from nanochat.tokenizer import Tokenizer
 FORMAT = 1
 
 
-def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state: dict[str, Any], keep: int = 1) -> Path:
-    """Writes `folder/step_…` (main rank; others return at once) and removes all but the newest `keep`."""
+def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state: dict[str, Any]) -> Path:
+    """Writes `folder/step_…` (main rank; others return at once)."""
     target = Path(folder) / f"step_{step:06d}"
     if not log.is_main():
         return target
@@ -37,9 +37,14 @@ def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state
             torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
         digests = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
         files.write_json(temporary / "state.json", {"format": FORMAT, "step": step, "sha256": digests, **state})
-    for _, old in steps(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def keep_only(kept: list[Path], folder: Path) -> None:
+    """Removes every other checkpoint of the folder (main rank)."""
+    for _, path in steps(folder):
+        if log.is_main() and path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def steps(folder: Path) -> list[tuple[int, Path]]:

@@ -9,6 +9,7 @@
 """
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from nanochat.model import GPT
@@ -31,13 +32,14 @@ class Journal:
         self.folder = paths.checkpoint_dir(stage, tag)
         self.flags = {name: value for name, value in flags.items() if name not in FREE_FLAGS}
         self.start, self.state, self.seconds_before, self.tokens = 0, None, 0.0, 0
+        self.saved: list[Path] = []  # this run's checkpoints; those of an earlier run go when the first of these is there
         found = checkpoint.latest(self.folder) if resume else None
         if found:
             self._take_over(*found)
         self.metrics = log.Metrics(paths.results_dir(stage) / "metrics.jsonl", self.start)
         self.bar = log.Progress(stage, steps)
 
-    def _take_over(self, path, state: dict[str, Any]) -> None:
+    def _take_over(self, path: Path, state: dict[str, Any]) -> None:
         saved = state["flags"]
         changed = [f"--{name}={self.flags.get(name)} (was {saved.get(name)})" for name in sorted({*saved, *self.flags})
                    if saved.get(name) != self.flags.get(name)]
@@ -46,7 +48,7 @@ class Journal:
                             "or leave --resume away to start over")
         checkpoint.restore(path, self.model, self.optimizer)
         self.start, self.state, self.tokens = state["step"], state["loader"], state["tokens"]
-        self.seconds_before = state["seconds"]
+        self.seconds_before, self.saved = state["seconds"], [path]
         log.say(f"{self.stage}: goes on after step {self.start:,} of {self.steps:,} ({path.name})")
 
     def __enter__(self) -> "Journal":
@@ -78,9 +80,11 @@ class Journal:
 
     def save(self, step: Step) -> None:
         """A checkpoint after `step`, from which a run goes on exactly."""
-        checkpoint.save(self.folder, step.number, self.model, self.optimizer, {
+        path = checkpoint.save(self.folder, step.number, self.model, self.optimizer, {
             "stage": self.stage, "flags": self.flags, "loader": step.state, "tokens": self.tokens,
-            "seconds": round(self.seconds, 2)}, keep=self.keep)
+            "seconds": round(self.seconds, 2)})
+        self.saved = [*self.saved, path][-self.keep:]
+        checkpoint.keep_only(self.saved, self.folder)
 
     def finish(self, **facts: Any) -> None:
         """run.json, for the report."""

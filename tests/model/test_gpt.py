@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from nanochat.infer.cache import SlotCache
-from nanochat.model import GPT, GPTConfig, accounting, gpt
+from nanochat.model import GPT, PORTABLE, GPTConfig, accounting, gpt
 
-PLAIN = dict(value_embeddings=False, residual_scalars=False)
-FEATURES = [dict(value_embeddings=a, residual_scalars=b) for a, b in itertools.product([False, True], repeat=2)]
+FEATURES = [dict(value_embeddings=a, residual_scalars=b, smear=c)
+            for a, b, c in itertools.product([False, True], repeat=3)]
 
 
 def ids_and_targets(model, rows=3, T=17, seed=0):
@@ -45,7 +45,7 @@ def test_accounting_counts_what_is_there(features, n_layer, n_kv_head):
 
 
 def test_d20_in_its_october_form():
-    config = GPTConfig(**PLAIN)
+    config = GPTConfig(**PORTABLE)
     with torch.device("meta"):
         model = GPT(config)
     assert sum(p.numel() for p in model.parameters()) == accounting.num_parameters(config) == 560_988_160
@@ -160,7 +160,7 @@ def test_decoding_through_the_cache_is_the_full_forward(tiny_model, features, ch
     at = 0
     for size in chunks:
         positions = cache.plan(slice(0, 2), [at, at], size)
-        part = model(ids[:, at:at + size], cache=cache, positions=positions)
+        part = model(ids[:, at:at + size], cache=cache, positions=positions, before=ids[:, at - 1:at] if at else None)
         assert (part - whole[:, at:at + size]).abs().max() < 1e-5
         at += size
 
@@ -172,7 +172,7 @@ def test_more_positions_than_the_model_has_are_refused(tiny_model):
 
 
 def test_positions_matter_only_relative_to_each_other(tiny_model):
-    model = tiny_model(**PLAIN)
+    model = tiny_model(**PORTABLE)
     ids, _ = ids_and_targets(model, T=8)
     shifted = model(ids, positions=torch.arange(8)[None].expand(3, 8) + 20)
     assert (shifted - model(ids)).abs().max() < 1e-4
@@ -181,7 +181,7 @@ def test_positions_matter_only_relative_to_each_other(tiny_model):
 
 
 def test_bfloat16_is_near_and_keeps_fp32_parameters_and_logits(tiny_model):
-    exact = tiny_model(**PLAIN)
+    exact = tiny_model(**PORTABLE)
     model = GPT(exact.config, compute_dtype=torch.bfloat16)
     model.load_state_dict(exact.state_dict())
     ids, targets = ids_and_targets(model)

@@ -4,6 +4,7 @@ import torch
 
 pytestmark = pytest.mark.peers
 transformers = pytest.importorskip("transformers")
+from nanochat.model import gpt  # noqa: E402
 
 
 def theirs(config):
@@ -18,7 +19,7 @@ def theirs(config):
 @pytest.mark.parametrize("n_kv_head", [4, 2])
 def test_same_weights_same_logits(tiny_model, n_kv_head):
     ours = tiny_model(n_layer=4, n_embd=64, n_head=4, n_kv_head=n_kv_head, head_dim=16, sequence_len=128,
-                      vocab_size=300, scale=0.1, value_embeddings=False, residual_scalars=False).eval()
+                      vocab_size=300, scale=0.1, **gpt.PORTABLE).eval()
     peer = theirs(ours.config)
     missing = peer.load_state_dict(ours.state_dict(), strict=True)
     assert not missing.missing_keys and not missing.unexpected_keys
@@ -32,9 +33,8 @@ def test_same_weights_same_logits(tiny_model, n_kv_head):
 
 def test_turned_the_other_way_it_would_not_pass(tiny_model, monkeypatch):
     """RoPE by +θ instead of −θ also gives a model that trains, but not theirs: the comparison above can fail."""
-    from nanochat.model import gpt
     ours = tiny_model(n_layer=2, n_embd=64, n_head=4, n_kv_head=4, head_dim=16, vocab_size=300, scale=0.1,
-                      value_embeddings=False, residual_scalars=False).eval()
+                      **gpt.PORTABLE).eval()
     peer = theirs(ours.config)
     peer.load_state_dict(ours.state_dict())
     rotate = gpt.rotate

@@ -28,8 +28,8 @@ def test_adamw_is_torchs(weight_decay, betas, eps):
         assert all((a - b).abs().max() < 1e-6 for a, b in zip(mine, theirs))
 
 
-@pytest.mark.parametrize("features", [dict(value_embeddings=a, residual_scalars=b)
-                                      for a, b in itertools.product([False, True], repeat=2)])
+@pytest.mark.parametrize("features", [dict(value_embeddings=a, residual_scalars=b, smear=c)
+                                      for a, b, c in itertools.product([False, True], repeat=3)])
 def test_every_parameter_is_in_exactly_one_group(tiny_model, features):
     model = tiny_model(n_layer=3, **features)
     groups = groups_of(model, **RATES)
