@@ -1,8 +1,8 @@
 """Parquet shards of text: one string column `text`, row groups of 1,024 documents.
 
 A folder's shards lie in `<data>/text/`. Which ones are for validation stands in `manifest.json` beside them
-({"validation": ["shard_00010.parquet"]}); a folder without one keeps its last shard by name for validation, and then needs
-at least two.
+({"validation": ["shard_00010.parquet"]}); a folder without one keeps its last shard by name for validation, and then
+needs at least two.
 """
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,14 +31,25 @@ def _split(data_dir: Path | None) -> tuple[list[Path], list[Path]]:
     shards = sorted(folder.glob("*.parquet"))
     if not shards:
         raise UserError(f"no *.parquet in {folder}; make or fetch some with: python -m nanochat.dataset")
-    pinned = files.read_json(folder / MANIFEST)["validation"] if (folder / MANIFEST).exists() else [shards[-1].name]
+    pinned = _pinned(folder / MANIFEST) if (folder / MANIFEST).exists() else [shards[-1].name]
     missing = sorted(set(pinned) - {shard.name for shard in shards})
     if missing:
-        raise UserError(f"validation shard {missing[0]} is missing in {folder}; fetch it again: python -m nanochat.dataset")
+        raise UserError(f"validation shard {missing[0]} is missing in {folder}; "
+                        "fetch it again: python -m nanochat.dataset")
     train = [shard for shard in shards if shard.name not in pinned]
     if not train:
-        raise UserError(f"{folder} has only the validation shard {pinned[0]}; fetch another: python -m nanochat.dataset -n 2")
+        raise UserError(f"{folder} has only the validation shard {pinned[0]}; "
+                        "fetch another: python -m nanochat.dataset -n 2")
     return train, [shard for shard in shards if shard.name in pinned]
+
+
+def _pinned(manifest: Path) -> list[str]:
+    content = files.read_json(manifest)
+    names = content.get("validation") if isinstance(content, dict) else None
+    if not isinstance(names, list):
+        raise UserError(f'{manifest} names no validation shards; expected {{"validation": ["shard_….parquet"]}}; '
+                        "remove it and run: python -m nanochat.dataset")
+    return names
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
@@ -47,19 +58,21 @@ def open_shard(path: Path) -> pq.ParquetFile:
         shard = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"shard {path} is damaged ({error}); remove it and run: python -m nanochat.dataset") from error
-    if "text" not in shard.schema_arrow.names or not pa.types.is_string(shard.schema_arrow.field("text").type):
-        raise UserError(f"shard {path} has columns {shard.schema_arrow.names}; expected a string column `text`")
+    columns = {column.name: column.type for column in shard.schema_arrow}
+    if columns.get("text") not in (pa.string(), pa.large_string()):
+        raise UserError(f"shard {path} has columns {', '.join(f'{name} {kind}' for name, kind in columns.items())}; "
+                        "expected a string column `text`")
     return shard
 
 
 def read_group(shard: pq.ParquetFile, group: int, path: Path) -> list[str]:
     """The documents of one row group; empty ones are left out."""
     try:
-        column = shard.read_row_group(group, columns=["text"]).column("text")
-    except (OSError, pa.ArrowInvalid) as error:
+        texts = shard.read_row_group(group, columns=["text"]).column("text").to_pylist()
+    except (OSError, ValueError) as error:  # Arrow's errors are these; so is text that is no UTF-8
         raise UserError(f"shard {path}, row group {group}, is damaged ({error}); "
                         "remove the file and run: python -m nanochat.dataset") from error
-    return [text for text in column.to_pylist() if text]
+    return [text for text in texts if text]
 
 
 def iter_texts(shards: Iterable[Path]) -> Iterator[str]:
