@@ -7,13 +7,13 @@ NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 class Arithmetic(ShortAnswer):
-    """Items {"question", "answer": a sentence, "required": [value], "forbidden": [], "expression"}."""
+    """Items {"question", "answer": "58-9 = 49.", "required": ["49"], "forbidden": []}."""
 
     uses_tool = True
-    fields = (*ShortAnswer.fields, "expression")
 
     def conversation(self, item: dict) -> dict:
-        return exchange(item["question"], tool_parts(f"<<{item['expression']}={item['required'][0]}>>{item['answer']}"))
+        expression = item["answer"].split(" = ")[0]
+        return exchange(item["question"], tool_parts(f"<<{expression}={item['required'][0]}>>{item['answer']}"))
 
     def grade(self, item: dict, completion: str) -> bool:
         # the last number: "5-0 = 7" does contain the 5

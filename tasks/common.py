@@ -43,8 +43,7 @@ class Task(ABC):
     def path(self, split: str, data_dir: Path | None = None) -> Path | None:
         """The file of a split, or None where the task has no such split or the file is not there."""
         plain = Path(data_dir or paths.data_dir()) / self.splits.get(split, "")
-        there = [path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()]
-        return there[0] if there else None
+        return next((path for path in (plain, Path(f"{plain}.gz")) if path.is_file()), None)
 
     def found(self, split: str, data_dir: Path | None = None) -> Path:
         """The file of a split. UserError says what is missing and how to get it."""
@@ -66,9 +65,9 @@ class Task(ABC):
                 raise UserError(f"{path}, item {number}: no {', '.join(missing)}; expected {', '.join(self.fields)}")
         return items
 
-    @abstractmethod
     def conversation(self, item: dict) -> dict:
         """The item as a conversation of two messages: the question, and the worked answer to learn from."""
+        return exchange(item["question"], item["answer"])
 
     @abstractmethod
     def grade(self, item: dict, completion: str) -> bool:
@@ -171,9 +170,6 @@ class ShortAnswer(Task):
 
     fields = ("question", "answer", "required", "forbidden")
 
-    def conversation(self, item: dict) -> dict:
-        return exchange(item["question"], item["answer"])
-
     def grade(self, item: dict, completion: str) -> bool:
         return (all(says(completion, word) for word in item["required"])
                 and not any(says(completion, word) for word in item["forbidden"]))
@@ -191,15 +187,9 @@ def says(text: str, phrase: str) -> bool:
 class Spelling(Task):
     """Items {"question", "answer"}: the answer must be the expected one, but for capitals, spaces, a full stop."""
 
-    def conversation(self, item: dict) -> dict:
-        return exchange(item["question"], item["answer"])
-
     def grade(self, item: dict, completion: str) -> bool:
-        return _plain(completion) == _plain(item["answer"])
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".")
+        said, expected = (" ".join(text.lower().split()).rstrip(".") for text in (completion, item["answer"]))
+        return said == expected
 
 
 class Source(Task):

@@ -52,10 +52,10 @@ def _problem(messages: object) -> str:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         return 'expected {"messages": [{"role": …, "content": …}, …]}'
     roles = [message.get("role") for message in messages]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
+    turns = roles[roles[:1] == ["system"]:]
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         return f"the roles are {roles}; expected (system,) user, assistant, user, assistant, …"
-    for role, content in zip(roles, (message.get("content") for message in messages)):
+    for role, content in ((message["role"], message.get("content")) for message in messages):
         parts = content if role == "assistant" and isinstance(content, list) else [{"type": "text", "text": content}]
         if not all(isinstance(part, dict) and part.get("type") in PART_TYPES and isinstance(part.get("text"), str)
                    for part in parts):

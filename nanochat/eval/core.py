@@ -102,18 +102,19 @@ def evaluate_task(model, tokenizer, task: CoreTask, items: list[dict], max_items
     items = list(items)
     random.Random(1337).shuffle(items)  # before the cut, so that a part is a sample of the whole
     chosen = my_part(range(min(max_items, len(items)) if max_items > 0 else len(items)))
-    verdicts: list[tuple[bool, bool]] = []
+    verdicts: list[tuple[int, bool, bool]] = []
     for first in range(0, len(chosen), ITEMS_AT_ONCE):
         verdicts += _judge(model, tokenizer, task, items, chosen[first:first + ITEMS_AT_ONCE])
-    verdicts = gathered(verdicts)
-    accuracy, stderr = mean_and_stderr([right for right, _ in verdicts])
+    verdicts = sorted(gathered(verdicts))
+    accuracy, stderr = mean_and_stderr([right for _, right, _ in verdicts])
     return {"accuracy": accuracy, "centred": (accuracy - task.baseline) / (1 - task.baseline),
             "baseline": task.baseline, "num_items": len(verdicts), "stderr": stderr,
-            "cropped": sum(cropped for _, cropped in verdicts), "kind": task.kind, "shots": task.num_shots}
+            "cropped": sum(cropped for _, _, cropped in verdicts), "kind": task.kind, "shots": task.num_shots}
 
 
-def _judge(model, tokenizer, task: CoreTask, items: list[dict], chosen: Sequence[int]) -> Iterator[tuple[bool, bool]]:
-    """(right, cropped) for each chosen item."""
+def _judge(model, tokenizer, task: CoreTask, items: list[dict],
+           chosen: Sequence[int]) -> Iterator[tuple[int, bool, bool]]:
+    """(index, right, cropped) for each chosen item."""
     whole = [rows_of(tokenizer, task, items, index) for index in chosen]
     fitted = [[_crop(row, model.config.sequence_len) for row in rows] for rows in whole]
     scores = iter(_scores(model, [row for rows in fitted for row in rows]))
@@ -121,7 +122,7 @@ def _judge(model, tokenizer, task: CoreTask, items: list[dict], chosen: Sequence
         own = [next(scores) for _ in rows]
         losses = [loss for loss, _ in own]
         right = own[0][1] if task.kind == "language_modeling" else losses.index(min(losses)) == items[index]["gold"]
-        yield right, rows != full
+        yield index, right, rows != full
 
 
 def rows_of(tokenizer, task: CoreTask, items: list[dict], index: int) -> list[Row]:

@@ -30,7 +30,7 @@ def data(tmp_path):
     """A data folder of 30 multiple-choice items and 12 problems."""
     files.write_jsonl(tmp_path / "kindergarten" / "choice-test.jsonl", make_choices(30))
     files.write_jsonl(tmp_path / "kindergarten" / "problems-test.jsonl",
-                      [{"question": f"What is {n}+1?", "answer": f"<<{n}+1={n + 1}>>\n#### {n + 1}"} for n in range(12)])
+                      [{"question": f"What is {n}+1?", "answer": f"<<{n}+1={n + 1}>>#### {n + 1}"} for n in range(12)])
     return tmp_path
 
 

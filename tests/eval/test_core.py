@@ -84,7 +84,7 @@ def test_equals_the_slow_twin(model, tokenizer, monkeypatch, kind, shots, delimi
     shuffled = list(items)
     random.Random(1337).shuffle(shuffled)
     judged = core._judge(model, tokenizer, task_of(kind, shots, delimiter), shuffled, range(len(items)))
-    assert [right for right, _ in judged] == expected, "item by item"
+    assert [right for _, right, _ in judged] == expected, "item by item"
 
 
 class Peeking:
@@ -112,7 +112,7 @@ def test_language_modeling_needs_every_token_of_the_continuation(tokenizer):
     expected = [unknown not in tokenizer.encode(" " + item["continuation"]) for item in items]
     assert 0 < sum(expected) < len(items)
     judged = core._judge(Peeking(tokenizer, unknown), tokenizer, task_of("language_modeling"), items, range(len(items)))
-    assert [right for right, _ in judged] == expected
+    assert [right for _, right, _ in judged] == expected
 
 
 def test_a_choice_that_starts_another_still_has_a_token_to_score(tokenizer):

@@ -24,7 +24,7 @@ def test_two_ranks_agree_with_one(tmp_path):
     ranks = [subprocess.Popen([sys.executable, PROGRAM, tmp_path], cwd=PROGRAM.parents[2], env={
         **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "PYTHONPATH": str(PROGRAM.parents[2])}) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    assert [process.wait(timeout=300) for process in ranks] == [0, 0]
     spec = importlib.util.spec_from_file_location("two_ranks", PROGRAM)
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)

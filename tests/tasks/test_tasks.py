@@ -95,7 +95,8 @@ def test_short_answers_need_the_value_and_none_of_the_others():
     assert not task.grade(item, "I was made.") and not task.grade(item, "I was made by a computer calculator")
     assert not task.grade(item, "I was made by computers.")
     sums = tasks.find("arithmetic")
-    item = {"question": "5 - 0?", "answer": "5-0 = 5.", "required": ["5"], "forbidden": [], "expression": "5-0"}
+    item = {"question": "5 - 0?", "answer": "5-0 = 5.", "required": ["5"], "forbidden": []}
+    assert sums.conversation(item)["messages"][1]["content"][0] == {"type": "python", "text": "5-0"}
     assert sums.grade(item, "5-0 = 5.") and not sums.grade(item, "5-0 = 7.") and not sums.grade(item, "none")
 
 
@@ -118,7 +119,7 @@ def test_the_kindergartens_exams_are_read_and_their_worked_answers_are_right(tmp
         assert all(task.grade(item, text) for item, text in zip(loaded, said)), name
         assert not any(task.grade(item, "") or task.grade(item, "I don't know.") for item in loaded), name
         crossed = sum(task.grade(item, text) for item, text in zip(loaded, said[1:] + said[:1]))
-        assert crossed < 0.7 * len(loaded), f"{name}: {crossed} answers to other questions count as right"
+        assert crossed < len(loaded) / 2, f"{name}: {crossed} answers to other questions count as right"
 
 
 def test_spellingbee_has_other_words_in_training_and_test(tmp_path):
