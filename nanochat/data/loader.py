@@ -1,8 +1,9 @@
 """Batches from a corpus, the same on any number of ranks, and resumable from three integers.
 
-A corpus is a sequence of groups of documents. A group is packed into rows on its own and its rows are shuffled by (seed, epoch,
-group), so the place in the stream is (epoch, group, row) and nothing else has to be saved. All ranks walk the same stream:
-of every N micro-batches rank r keeps the r-th, so one rank that accumulates N micro-batches sees what N ranks see.
+A corpus is a sequence of groups of documents. A group is packed into rows on its own and its rows are shuffled by
+(seed, epoch, group), so the place in the stream is (epoch, group, row) and nothing else has to be saved. All ranks walk
+the same stream: of every N micro-batches rank r keeps the r-th, so one rank that accumulates N micro-batches sees what
+N ranks see.
 """
 import queue
 import threading
@@ -59,16 +60,17 @@ class ListCorpus:
         return list(self.documents[index * self.group_size:(index + 1) * self.group_size])
 
 
-def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: int = 0, rank: int = 0, world_size: int = 1,
-            state: dict[str, int] | None = None, epochs: int | None = None) -> Iterator[Batch]:
-    """Micro-batches of `rows` rows of `sequence_len` tokens; endless, or `epochs` passes (the last may be shorter).
+def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: int = 0, rank: int = 0,
+            world_size: int = 1, state: dict[str, int] | None = None, epochs: int | None = None) -> Iterator[Batch]:
+    """Micro-batches of `rows` rows of `sequence_len` tokens; endless, or `epochs` passes.
 
-    Rows flow over group borders, so only the very last batch of the last epoch can be short.
+    Rows flow over the borders of groups and epochs, so only the very last batch can be short; then there may be none
+    for the last ranks. UserError where a whole epoch has no row.
     """
     at = dict(state or START)
     held: list[np.ndarray] = []  # rows (row_len, 2) waiting for their batch
     for epoch in _count(at["epoch"], epochs):
-        empty = True
+        empty = at["group"] == at["row"] == 0  # of a resumed epoch the rows may all have been seen
         for group in range(at["group"], corpus.num_groups()):
             ids, mask = pack(corpus.group(group), sequence_len + 1, bos_id)
             order = np.random.default_rng((seed, epoch, group)).permutation(len(ids))
@@ -80,12 +82,12 @@ def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: 
                     yield _batch(mine, {"epoch": epoch, "group": group, "row": row + 1})
                     held = []
             at["row"] = 0
-        if empty and at["group"] == 0:
+        if empty:
             raise UserError(f"the training data has no row with a target at --max_seq_len={sequence_len}; "
                             "give longer rows or other data")
         at["group"] = 0
-    if held and world_size == 1:
-        yield _batch(held, {"epoch": epoch + 1, "group": 0, "row": 0})
+    if mine := held[rank * rows:(rank + 1) * rows]:
+        yield _batch(mine, {"epoch": epoch + 1, "group": 0, "row": 0})
 
 
 def _count(first: int, epochs: int | None) -> Iterator[int]:

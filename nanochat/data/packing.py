@@ -1,9 +1,9 @@
 """Documents into rows of one length, the same way for base, mid and SFT.
 
 A row holds T+1 tokens: inputs are its first T, targets its last T. Documents longer than a row are cut into pieces; all
-pieces are placed best fit, longest first, each into the fullest row that still has room (a bin packing with at most 11/9 of
-the optimal rows: Johnson 1973). What stays free is padding, which is no target. Every piece starts with <|bos|>, so a
-row always does; no token is lost and none is a target twice.
+pieces are placed best fit, longest first, each into the fullest row that still has room (a bin packing with at most
+11/9 of the optimal rows: Johnson 1973). What stays free is padding, which is no target. Every piece starts with
+<|bos|>, so a row always does; no target is lost, and none is there twice.
 """
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -30,13 +30,14 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
             return self
-        move = lambda t: None if t is None else t.pin_memory().to(device, non_blocking=True)  # noqa: E731
+        pin = torch.Tensor.pin_memory if device.type == "cuda" else lambda t: t  # from there a copy does not wait
+        move = lambda t: None if t is None else pin(t).to(device, non_blocking=True)  # noqa: E731
         return Batch(move(self.ids), move(self.targets), self.state, move(self.weights))
 
 
 def pieces(document: Document, room: int, bos_id: int) -> list[Document]:
-    """Cuts a document to pieces of at most `room` tokens. Later pieces get a <|bos|> in front, and their first own token,
-    which nothing before it could tell, is no target.
+    """Cuts a document to pieces of at most `room` tokens. Later pieces get a <|bos|> in front, and their first own
+    token, which nothing before it could tell, is no target.
 
     >>> pieces(([0, 5, 6, 7, 8], [1, 1, 1, 1, 1]), 3, 0)
     [([0, 5, 6], [1, 1, 1]), ([0, 7, 8], [0, 0, 1])]

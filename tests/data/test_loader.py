@@ -1,0 +1,153 @@
+import itertools
+import threading
+import time
+
+import pytest
+import torch
+
+from nanochat.data import loader, shards
+from nanochat.data.loader import ListCorpus, TextCorpus, batches, prefetched
+from nanochat.system.files import UserError
+
+BOS = 0
+
+
+def corpus(num_documents=23, group_size=5, length=6):
+    """Distinct tokens, one document a row (length = row), so that rows can be told apart and counted."""
+    documents = [([BOS, *range(1 + n * length, (n + 1) * length)], [1] * length) for n in range(num_documents)]
+    return ListCorpus(documents, group_size)
+
+
+def take(iterator, number=None):
+    return list(itertools.islice(iterator, number))
+
+
+def same(a, b):
+    return len(a) == len(b) and all(
+        torch.equal(x.ids, y.ids) and torch.equal(x.targets, y.targets) and x.state == y.state for x, y in zip(a, b))
+
+
+def rows_of(stream):
+    return [tuple(row) for batch in stream for row in batch.ids.tolist()]
+
+
+@pytest.mark.parametrize("num_documents, group_size, rows", [(23, 5, 3), (4, 5, 3), (10, 5, 5), (1, 5, 1), (3, 1, 3)])
+def test_resumed_anywhere_the_stream_goes_on_the_same(num_documents, group_size, rows):
+    make = lambda **more: batches(corpus(num_documents, group_size), rows, 5, BOS, seed=7, **more)  # noqa: E731
+    stream = take(make(), 30)
+    for at in range(25):
+        assert same(take(make(state=stream[at].state), 5), stream[at + 1:at + 6])
+
+
+def test_an_epoch_holds_every_row_once_and_each_is_shuffled_anew():
+    stream = take(batches(corpus(20, 5), 4, 5, BOS), 15)
+    epochs = [rows_of(stream[start:start + 5]) for start in (0, 5, 10)]
+    assert len(set(epochs[0])) == 20 and all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    other = rows_of(take(batches(corpus(20, 5), 4, 5, BOS, seed=1), 5))
+    assert other != epochs[0] and sorted(other) == sorted(epochs[0])
+
+
+def test_limited_epochs_end_with_a_short_batch():
+    stream = take(batches(corpus(23, 5), 4, 5, BOS, epochs=2))
+    assert [len(batch.ids) for batch in stream] == [4] * 11 + [2]  # rows flow over from one epoch to the next
+    assert sorted(rows_of(stream)) == sorted(2 * list(set(rows_of(stream))))
+    assert take(batches(corpus(23, 5), 4, 5, BOS, epochs=2, state=stream[-1].state)) == []
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("epochs", [None, 1, 2])
+def test_the_ranks_together_see_what_one_rank_sees(world_size, epochs):
+    make = lambda **more: batches(corpus(), 2, 5, BOS, epochs=epochs, **more)  # noqa: E731
+    alone = take(make(), 28 if epochs is None else None)
+    ranks = [take(make(rank=rank, world_size=world_size), 24 // world_size if epochs is None else None)
+             for rank in range(world_size)]
+    mixed = [batch for step in itertools.zip_longest(*ranks) for batch in step if batch is not None]
+    assert rows_of(mixed) == rows_of(alone[:24])
+    for step in zip(*ranks):
+        assert all(batch.state == step[0].state for batch in step)
+    for at in range(len(ranks[0])):  # and a run may go on with another number of ranks
+        state = ranks[0][at].state
+        assert rows_of(take(make(state=state), 4)) == rows_of(alone[(at + 1) * world_size:][:4])
+
+
+@pytest.mark.parametrize("documents", [[], [([BOS], [1])] * 3, [([BOS, 1, 2], [1, 0, 0])]])
+@pytest.mark.parametrize("epochs", [None, 1])
+def test_without_a_single_target_it_says_so_and_does_not_spin(documents, epochs):
+    with pytest.raises(UserError, match="no row with a target at --max_seq_len=5"):
+        next(batches(ListCorpus(documents), 1, 5, BOS, epochs=epochs))
+
+
+def test_groups_without_targets_are_passed_over():
+    documents = [([BOS, 1], [1, 0])] * 3 + [([BOS, 2], [0, 1])] + [([BOS, 3], [0, 0])] * 3
+    stream = take(batches(ListCorpus(documents, 1), 1, 5, BOS), 3)
+    assert [batch.state["epoch"] for batch in stream] == [0, 1, 2] and stream[0].targets.max() == 2
+
+
+def test_text_comes_from_the_shards_with_every_token_a_target(tmp_path, tokenizer, sentences):
+    for number in range(2):
+        shards.write(tmp_path / f"shard_{number}.parquet", [*sentences, ""] * 300)  # 1,500 documents: two row groups
+    texts = TextCorpus(sorted(tmp_path.glob("*.parquet")), tokenizer)
+    assert texts.num_groups() == 2 * 2
+    ids, mask = texts.group(0)[3]
+    assert ids[0] == tokenizer.bos_id and tokenizer.decode(ids[1:]) == sentences[3] and mask == [1] * len(ids)
+    stream = take(batches(texts, 4, 64, tokenizer.bos_id, epochs=1))
+    learnt = sum(int((batch.targets >= 0).sum()) for batch in stream)
+    per_document = sum(len(tokenizer.encode(text)) + 1 for text in sentences)
+    firsts = sum(len(batch.ids) for batch in stream)  # a row's first token is no target
+    assert learnt == 2 * 300 * per_document - firsts
+
+
+def test_a_shard_that_disappears_is_one_line(tmp_path, tokenizer):
+    shards.write(tmp_path / "shard.parquet", ["a text"] * 3)
+    texts = TextCorpus([tmp_path / "shard.parquet"], tokenizer)
+    (tmp_path / "shard.parquet").unlink()
+    with pytest.raises(UserError, match="shard.parquet"):
+        next(prefetched(batches(texts, 1, 8, tokenizer.bos_id)))
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def gone(timeout=5.0):
+    end = time.monotonic() + timeout
+    while threads() and time.monotonic() < end:
+        time.sleep(0.01)
+    return not threads()
+
+
+def test_prefetched_items_are_the_items_in_order():
+    assert list(prefetched(iter(range(100)))) == list(range(100))
+    assert list(prefetched(iter([None, StopIteration, ValueError("an item")])))[:2] == [None, StopIteration]
+    assert list(prefetched(iter([]))) == [] and gone()
+
+
+def test_prefetched_raises_the_producers_error_at_its_place():
+    def broken():
+        yield 1
+        yield 2
+        raise UserError("shard 7 is damaged")
+
+    stream = prefetched(broken())
+    assert [next(stream), next(stream)] == [1, 2]
+    with pytest.raises(UserError, match="shard 7 is damaged"):
+        next(stream)
+    assert gone()
+
+
+def test_prefetched_stops_its_thread_and_runs_at_most_depth_ahead():
+    made = []
+
+    def endless():
+        for number in itertools.count():
+            made.append(number)
+            yield number
+
+    stream = prefetched(endless(), depth=3)
+    assert next(stream) == 0 and len(threads()) == 1
+    time.sleep(0.2)
+    assert len(made) <= 5  # the one taken, three that wait, one in hand
+    stream.close()
+    assert gone()
+    assert loader.START == {"epoch": 0, "group": 0, "row": 0}  # shared, and never written to
