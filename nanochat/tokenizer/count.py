@@ -31,7 +31,7 @@ class WordCounts:
 
     def add(self, data: np.ndarray, starts: np.ndarray, weights: np.ndarray) -> None:
         """Counts the words of a buffer; weights[i] for the one at starts[i], or 1 each if there are none."""
-        entries = int(self.used[0]) + len(starts)  # if all were new
+        entries = int(self.used[0] + (np.count_nonzero(weights) if len(weights) else len(starts)))  # if all were new
         if 2 * entries > len(self.table):
             old, self.table = self.table, np.zeros((1 << (2 * entries).bit_length(), 4), np.uint64)
             _move(old, self.table)

@@ -21,7 +21,7 @@ from nanochat.tokenizer.machine import prefetch
 
 NO_TOKEN = (1 << 21) - 1  # ids take 21 bits: three fit a 64-bit number, a pair and its token as well
 ID_BITS = np.uint64(NO_TOKEN)
-CACHED_WORDS = 1 << 17
+CACHED_WORDS = 1 << 18
 MOST_CACHED_IDS = 6
 LONG_WORD = 48
 
@@ -37,9 +37,9 @@ class Encoder:
         starts = np.cumsum([0] + [size for token in tokens for size in (1, len(token))], dtype=np.int32)
         weights = np.stack([np.zeros(len(tokens), np.int64), np.arange(1, len(tokens) + 1)], axis=1).ravel()
         self._vocabulary.add(data, starts, np.append(weights, 0))  # a token's count is its id + 1
-        num_cuts = sum(map(len, tokens)) - len(tokens)
-        self._pairs = np.zeros(1 << max(4, (2 * num_cuts).bit_length()), np.uint64)
-        _all_pairs(data, data.view(np.uint64), starts, self._vocabulary.table, self._vocabulary.store, self._pairs)
+        found = _all_pairs(data, data.view(np.uint64), starts, self._vocabulary.table, self._vocabulary.store)
+        self._pairs = np.zeros(1 << (2 * len(found)).bit_length(), np.uint64)
+        _fill(self._pairs, found)
         self._idle: SimpleQueue = SimpleQueue()  # (scanner, cache) of threads that are done
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -72,15 +72,16 @@ def _encode(data, data64, starts, vocabulary, store, pairs, cache, ids, ends):
     """Fills `ids`, and `ends` with their number at each 0xFF."""
     lows, highs, slots = np.empty(BATCH, np.uint64), np.empty(BATCH, np.uint64), np.empty(BATCH, np.int64)
     shift, address = table_shift(cache), np.uint64(cache.ctypes.data)
-    ranks = np.empty(LONG_WORD, np.int64)
+    ranks, shifts = np.empty(LONG_WORD, np.int64), (table_shift(vocabulary), table_shift(pairs))
     found = text = 0
     for base in range(0, len(starts), BATCH):
         batch = min(BATCH, len(starts) - base)
         for k in range(batch):
             i = np.int64(starts[base + k])
             size = starts[base + k + 1] - i if base + k + 1 < len(starts) else 1
-            lows[k] = load8(data64, i) & LOW_BYTES[min(size, 15)]
-            highs[k] = load8(data64, i + 8) & HIGH_BYTES[min(size, 15)] | np.uint64(size) << np.uint64(56)
+            lows[k], highs[k] = load8(data64, i) & LOW_BYTES[min(size, 15)], load8(data64, i + 8)
+            if size < 16:
+                highs[k] = highs[k] & HIGH_BYTES[size] | np.uint64(size) << np.uint64(56)
             slots[k] = slot_of(lows[k], highs[k], shift)
             prefetch(address + np.uint64(32) * np.uint64(slots[k]))
         for k in range(batch):
@@ -90,31 +91,41 @@ def _encode(data, data64, starts, vocabulary, store, pairs, cache, ids, ends):
                 text += 1
                 continue
             size, slot, low, high = starts[base + k + 1] - i, slots[k], lows[k], highs[k]
-            if size > 15:
-                found += _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, ids, found)
+            if size < 16:
+                hit = slot if cache[slot, 0] == low and cache[slot, 1] == high else slot ^ 1
+                known = cache[hit, 0] == low and cache[hit, 1] == high
+            else:
+                slot &= ~1
+                hit = slot + 1
+                third, fourth = load8(data64, i + 16) & LOW_BYTES[min(size - 16, 8)], _last_bytes(data64, i, size)
+                known = (cache[slot, 1] == LONG | np.uint64(size) and cache[hit, 1] == LONG and cache[slot, 0] == low
+                         and cache[slot, 2] == high and cache[slot, 3] == third and cache[hit, 0] == fourth)
+            if known:
+                for column in range(2, 4):
+                    three = cache[hit, column]
+                    while three:  # ids + 1, the first in the lowest bits
+                        ids[found] = np.int32(three & ID_BITS) - 1
+                        found += 1
+                        three >>= np.uint64(21)
                 continue
-            if cache[slot, 0] != low or cache[slot, 1] != high:
-                slot ^= 1
-            if cache[slot, 0] == low and cache[slot, 1] == high:
-                three = cache[slot, 2]
-                while three:  # ids + 1, the first in the lowest bits
-                    ids[found] = np.int32(three & ID_BITS) - 1
-                    found += 1
-                    three >>= np.uint64(21)
-                three = cache[slot, 3]
-                while three:
-                    ids[found] = np.int32(three & ID_BITS) - 1
-                    found += 1
-                    three >>= np.uint64(21)
-                continue
-            count = _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, ids, found)
-            if count <= MOST_CACHED_IDS:
-                slot = slots[k]
-                for column in range(4):
-                    cache[slot ^ 1, column] = cache[slot, column]
-                cache[slot, 0], cache[slot, 1] = low, high
-                cache[slot, 2], cache[slot, 3] = _packed(ids, found, min(count, 3)), _packed(ids, found + 3, count - 3)
+            count = _encode_word(data, data64, i, size, vocabulary, store, pairs, shifts, ranks, ids, found)
+            if count <= MOST_CACHED_IDS and size < 32:
+                if size < 16:
+                    hit = slot
+                    for column in range(4):
+                        cache[slot ^ 1, column] = cache[slot, column]
+                    cache[slot, 0], cache[slot, 1] = low, high
+                else:
+                    cache[slot, 0], cache[slot, 1], cache[slot, 2] = low, LONG | np.uint64(size), high
+                    cache[slot, 3], cache[hit, 0], cache[hit, 1] = third, fourth, LONG
+                cache[hit, 2], cache[hit, 3] = _packed(ids, found, min(count, 3)), _packed(ids, found + 3, count - 3)
             found += count
+
+
+@njit(nogil=True, cache=True)
+def _last_bytes(data64, i, size):
+    """Bytes 24 to 31 of a word."""
+    return load8(data64, i + 24) & LOW_BYTES[min(size - 24, 8)] if size > 24 else np.uint64(0)
 
 
 @njit(nogil=True, cache=True)
@@ -126,14 +137,14 @@ def _packed(ids, start, count):
 
 
 @njit(nogil=True, cache=True)
-def _find(data, data64, i, size, vocabulary, store):
+def _find(data, data64, i, size, vocabulary, store, shift):
     """The token with these bytes, or NO_TOKEN."""
     if size < 16:
         low = load8(data64, i) & LOW_BYTES[size]
         high = load8(data64, i + 8) & HIGH_BYTES[size] | np.uint64(size) << np.uint64(56)
     else:
         low, high = long_hash(data64, i, size), LONG | np.uint64(size)
-    slot = slot_of(low, high, table_shift(vocabulary))
+    slot = slot_of(low, high, shift)
     while vocabulary[slot, 1]:
         if vocabulary[slot, 0] == low and vocabulary[slot, 1] == high and (
                 high < LONG or same_bytes(store, vocabulary[slot, 3], data, i, size)):
@@ -143,20 +154,30 @@ def _find(data, data64, i, size, vocabulary, store):
 
 
 @njit(nogil=True, cache=True)
-def _all_pairs(data, data64, starts, vocabulary, store, pairs):
-    """Fills the pair table: each entry is left id, right id and token id, 21 bits each."""
-    shift, last = table_shift(pairs), len(pairs) - 1
+def _all_pairs(data, data64, starts, vocabulary, store):
+    """Every way to make a token out of two, as left id, right id and token id, 21 bits each."""
+    found, number = np.empty(len(data), np.uint64), 0  # fewer than bytes
+    shift = table_shift(vocabulary)
     for token in range(256, (len(starts) - 1) // 2):
         i, end = np.int64(starts[2 * token + 1]), np.int64(starts[2 * token + 2])
         for cut in range(i + 1, end):
-            left = _find(data, data64, i, cut - i, vocabulary, store)
-            right = _find(data, data64, cut, end - cut, vocabulary, store) if left != NO_TOKEN else NO_TOKEN
+            left = _find(data, data64, i, cut - i, vocabulary, store, shift)
+            right = _find(data, data64, cut, end - cut, vocabulary, store, shift) if left != NO_TOKEN else NO_TOKEN
             if right != NO_TOKEN:
-                pair = np.uint64(left) << np.uint64(21) | np.uint64(right)
-                slot = slot_of(pair, np.uint64(0), shift)
-                while pairs[slot]:
-                    slot = (slot + 1) & last
-                pairs[slot] = pair << np.uint64(21) | np.uint64(token)
+                found[number] = (left << 21 | right) << 21 | token
+                number += 1
+    return found[:number]
+
+
+@njit(nogil=True, cache=True)
+def _fill(pairs, found):
+    """Puts the pairs into their table."""
+    shift, last = table_shift(pairs), len(pairs) - 1
+    for k in range(len(found)):
+        slot = slot_of(found[k] >> np.uint64(21), np.uint64(0), shift)
+        while pairs[slot]:
+            slot = (slot + 1) & last
+        pairs[slot] = found[k]
 
 
 @njit(nogil=True, cache=True)
@@ -172,13 +193,13 @@ def _joined(left, right, pairs, shift):
 
 
 @njit(nogil=True, cache=True)
-def _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, ids, found):
+def _encode_word(data, data64, i, size, vocabulary, store, pairs, shifts, ranks, ids, found):
     """Writes the ids of one word at ids[found:] and returns how many."""
-    token = _find(data, data64, i, size, vocabulary, store)
+    token = _find(data, data64, i, size, vocabulary, store, shifts[0])
     if token != NO_TOKEN:
         ids[found] = token
         return 1
-    shift = table_shift(pairs)
+    shift = shifts[1]
     parts = ids[found:found + size]
     for k in range(size):
         parts[k] = data[i + k]
