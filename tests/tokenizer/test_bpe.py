@@ -1,16 +1,13 @@
-"""The tokenizer's door: ids equal to the slow oracle and to three other libraries, files that others can load."""
+"""The tokenizer's door: files that others can load, damaged ones refused, text in pieces."""
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nanochat.system.files import UserError
-from nanochat.tokenizer import StreamDecoder, Tokenizer, chat, reference
+from nanochat.tokenizer import StreamDecoder, Tokenizer, chat
+from tests.tokenizer.texts import SENTENCES
 
-TEXTS = ["The cat's hat isn't here; we've 12345 cats, they'll say 'tis 3.14!!\n\n  Next   line\r\n\tdone.  ",
-         "Les élèves n'ont pas été là. Größe, naïve, ſ'ſ, Привет мир, 你好世界, こんにちは, שלום, مرحبا, 👩‍👩‍👧 🎉 ½ ②\u00a0\u3000x",
-         "def f(x):\n    return {x: [1, 22, 333]}  # comment\n\n\n", "\0\x1c\x85 aaaaaaaaaaaa'LL'Re   \n \n x' 's"] * 2
+TEXTS = SENTENCES * 2
 CONVERSATION = {"messages": [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": "7*8?"},
@@ -46,6 +43,57 @@ def test_specials_are_never_parsed_out_of_text(tokenizer):
     assert max(ids) < tokenizer.bos_id and tokenizer.decode(ids) == "<|bos|>"
 
 
+def test_token_bytes(tokenizer):
+    sizes = tokenizer.token_bytes()
+    assert len(sizes) == tokenizer.vocab_size and sizes[tokenizer.bos_id:].tolist() == [0] * 9
+    for text in TEXTS:
+        assert sizes[tokenizer.encode(text)].sum() == len(text.encode())
+
+
+def test_unknown_special(tokenizer):
+    with pytest.raises(UserError, match="<|eos|> is no special token; known: <|bos|>".replace("|", r"\|")):
+        tokenizer.special_id("<|eos|>")
+
+
+def test_stream_never_gives_half_a_character(tokenizer):
+    for text in [*TEXTS, "😀é"]:
+        decoder = StreamDecoder(tokenizer)
+        pieces = [decoder.push(i) for i in text.encode()]  # byte by byte: ids below 256 are the bytes
+        assert "".join(pieces) + decoder.finish() == text and "\ufffd" not in "".join(pieces)
+    decoder = StreamDecoder(tokenizer)
+    assert decoder.push(0xF0) == "" and decoder.finish() == "\ufffd"
+
+
+def test_bytes_that_are_no_text(tokenizer):
+    assert tokenizer.decode([0xFF, 0x41, 0xC3]) == "\ufffdA\ufffd"
+    assert tokenizer.decode_bytes([0xFF, tokenizer.bos_id]) == b"\xff<|bos|>"
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda whole: whole["pre_tokenizer"].clear(),
+    lambda whole: whole["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\w+"),
+    lambda whole: whole["model"]["vocab"].update({"€": 900}),
+    lambda whole: whole["model"]["vocab"].pop("a"),
+    lambda whole: whole["added_tokens"].pop(),
+    lambda whole: whole.update(model=None),
+])
+def test_foreign_file(folder, tmp_path, spoil):
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    spoil(whole)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match="is not a tokenizer of nanochat.*tok_train"):
+        Tokenizer.load(tmp_path)
+
+
+def test_missing_or_damaged_file(folder, tmp_path):
+    with pytest.raises(UserError, match="no tokenizer at .*tok_train"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text((folder / "tokenizer.json").read_text()[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.peers
 def test_hugging_face_agrees(tokenizer, folder):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
