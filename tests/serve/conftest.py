@@ -40,7 +40,7 @@ class ScriptedEngine(Engine):
             row.broken = text == "break"
         return row.script
 
-    def _hidden(self, ids, slots, starts):
+    def _hidden(self, ids, slots, starts, before=None):
         if slots.start >= len(self.running):
             return None  # a prefill
         time.sleep(SECONDS_PER_TOKEN)
@@ -54,7 +54,7 @@ class ScriptedEngine(Engine):
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return Tokenizer([bytes([byte]) for byte in range(256)])
+    return Tokenizer([*(bytes([byte]) for byte in range(256)), b"zq"])  # a token per byte of what is said here
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ FLAGS = ["--device_type=cpu", "--dtype=float32", "--seed=1", "-m", "12", "-k", "
 @pytest.fixture(autouse=True)
 def trained(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
-    tokenizer = Tokenizer([bytes([byte]) for byte in range(256)])
+    tokenizer = Tokenizer([*(bytes([byte]) for byte in range(256)), b"zq"])
     tokenizer.save(paths.tokenizer_dir())
     model = GPT(GPTConfig(64, tokenizer.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=16, head_dim=16))
     with torch.no_grad():
