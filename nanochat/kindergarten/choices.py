@@ -29,12 +29,10 @@ _WORD_LISTS = [lists.COLOURS, lists.ANIMALS, lists.NAMES, lists.FOODS, lists.JOB
                lists.DAYS, lists.MONTHS, lists.NUMBERS, lists.SPOTS, lists.GARMENTS, list(lists.THINGS),
                list(lists.THINGS.values()), list(lists.OPPOSITES), list(lists.OPPOSITES.values()),
                *([row[column] for row in lists.ANIMAL_TABLE.values()] for column in ("sound", "home", "food"))]
-_ITEMS = ("- {v}={L}",) * 8 + ("{v}={L}", "{L}: {v}", "{L}) {v}", "- {L}={v}", "{v} - {L}", "* {v} is {L}")
-_READ_BACK = ("{v}={L}", "{v} is {L}", "{L} is {v}", "{v}: {L}", "{v}? {L}", "The letter of {v} is {L}.",
-              "Which is {v}? {L}", "{L} stands for {v}.", "- {v} has {L}", "Which one is {v}? {v}={L}, so {L}.",
-              '"{v}" {L}', "What is {L}? {v}", "Find {v}. {L}", "({v}) {L}")
-_ANSWERED = ("{q} {L}", "{q} {L}", "{q} {L}", "{q}\n{L}", "Q: {q} A: {L}", "{q} {v}={L}", "{q} {v}={L}, so {L}",
-             "{q} {v}, so {L}")
+# One way to list and few ways to read back: a look-up forms within 100 steps when "moo=B" is read back as "moo=B", and not in
+# 250 when lists and answers come in a dozen forms (docs/LOG.md). "B" at the start of a line is the token an exam asks for.
+_READ_BACK = ("{v}={L}", "{v}={L}", "{v}={L}", "{v}? {L}", "{v}?\n{L}", "{v}?\n{L}")
+_ANSWERED = ("{q} {v}={L}", "{q} {v}={L}", "{q}\n{L}", "{q}\n{L}", "{q} {L}")
 
 
 def prompt(question: str, options: list[str], order: str = LETTER_ONLY) -> str:
@@ -76,36 +74,33 @@ def lookup(rng: random.Random, world: World) -> str:
 
 
 def _by_name(rng: random.Random, world: World) -> str:
-    """Words under letters, each asked for by the word itself."""
+    """Words under letters, each asked for twice by the word itself, always in the same form."""
     pool = rng.choice(_WORD_LISTS)
-    words = rng.sample(pool, min(len(pool), rng.choice((3, 4, 4, 4, 5, 6))))
-    letters = _letters(rng, len(words))
-    forms = rng.sample(_READ_BACK, rng.choice((1, 1, 2)))
-    lines = [rng.choice(forms).format(v=word, L=letter) for word, letter in zip(words, letters)]
-    return _listed(rng, words, letters) + "\n" + "\n".join(rng.sample(lines * 2, len(lines) + rng.randrange(3)))
+    words = rng.sample(pool, min(len(pool), rng.choice((3, 4, 4, 4, 5))))
+    letters, form = _letters(rng, len(words)), rng.choice(_READ_BACK)
+    lines = [form.format(v=word, L=letter) for word, letter in zip(words, letters)]
+    return "\n".join([_listed(words, letters), *rng.sample(lines * 2, 2 * len(lines))])
 
 
 def _by_question(rng: random.Random, world: World) -> str:
-    """The values of one relation under letters, each asked for by questions: the letter follows what one knows."""
+    """The values of one relation under letters, each asked for by a question: the letter follows what one knows."""
     groups, sizes = _groups(world)
     group = rng.choices(groups, sizes)[0]
-    values = rng.sample(list(group), min(len(group), rng.choice((4, 4, 4, 5, 6))))
-    letters = _letters(rng, len(values))
-    form, lines = rng.choice(_ANSWERED), []
-    for value, letter in zip(values, letters):
-        for question in rng.sample(group[value], min(len(group[value]), rng.choice((1, 2)))):
-            lines.append(form.format(q=rng.choice(question.asked), v=value, L=letter))
-    return _listed(rng, values, letters) + "\n" + "\n".join(rng.sample(lines, len(lines)))
+    values = rng.sample(list(group), min(len(group), 4))
+    letters, form = _letters(rng, len(values)), rng.choice(_ANSWERED)
+    lines = [form.format(q=rng.choice(rng.choice(group[value]).asked), v=value, L=letter)
+             for value, letter in zip(values, letters) for _ in range(rng.choice((1, 2)))]
+    return "\n".join([_listed(values, letters), *rng.sample(lines, len(lines))])
 
 
 def _as_item(rng: random.Random, world: World) -> str:
-    """Two or three items as an exam asks them, with their letters."""
+    """Items as an exam asks them, with their letters."""
     items = []
     for _ in range(rng.choice((1, 2, 3))):
         question = _draw(rng, world)
         options = _options(rng, question)
         letter = "ABCD"[options.index(question.answer)]
-        items.append(prompt(rng.choice(question.asked), options) + rng.choice(("\n", " ", "\nAnswer: ")) + letter)
+        items.append(f"{prompt(rng.choice(question.asked), options)}\n{letter}")
     return "\n\n".join(items)
 
 
@@ -140,11 +135,10 @@ def _options(rng: random.Random, question: Question) -> list[str]:
 
 
 def _letters(rng: random.Random, count: int) -> list[str]:
-    """Mostly A, B, C, D, …, in order or shuffled; else any capital letters."""
-    letters = list(ascii_uppercase[:count] if rng.random() < 0.7 else rng.sample(ascii_uppercase, count))
-    return letters if rng.random() < 0.5 else rng.sample(letters, count)
+    """A, B, C, D, … in order as in an exam; for a third of the pages shuffled, so that place alone does not tell."""
+    letters = list(ascii_uppercase[:count])
+    return letters if rng.random() < 0.67 else rng.sample(letters, count)
 
 
-def _listed(rng: random.Random, words: list[str], letters: list[str]) -> str:
-    item = rng.choice(_ITEMS)
-    return "\n".join(item.format(v=word, L=letter) for word, letter in zip(words, letters))
+def _listed(words: list[str], letters: list[str]) -> str:
+    return "\n".join(f"- {word}={letter}" for word, letter in zip(words, letters))
