@@ -2,8 +2,8 @@
 
     out/checkpoints/<stage>/<tag>/step_000500/{model.safetensors, config.json, state.json, optimizer.pt}
 
-`state.json` holds the recipe's own numbers and the SHA-256 of the other files. The newest `keep` are kept; the damaged are named
-and passed over. `format` is the version of this layout and of the model's parameters.
+`state.json` holds the recipe's own numbers and the SHA-256 of the other files; the damaged are named and passed over.
+`format` is the version of this layout and of the model's parameters.
 """
 import hashlib
 import re
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanochat.model import GPT, GPTConfig
@@ -30,34 +31,38 @@ def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state
         return target
     with files.replacing(target) as temporary:
         temporary.mkdir()
-        save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()},
-                  temporary / "model.safetensors")
         files.write_json(temporary / "config.json", model.config.as_dict())
-        if optimizer is not None:
-            torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+        try:
+            save_file(weights, temporary / "model.safetensors")
+            if optimizer is not None:
+                torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        except (SafetensorError, RuntimeError) as error:  # what these two make of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
         digests = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
         files.write_json(temporary / "state.json", {"format": FORMAT, "step": step, "sha256": digests, **state})
     return target
 
 
 def keep_only(kept: list[Path], folder: Path) -> None:
-    """Removes every other checkpoint of the folder (main rank)."""
-    for _, path in steps(folder):
+    """Removes every other checkpoint of the folder, and what a kill left of one (main rank)."""
+    for path in [*(path for _, path in steps(folder)), *Path(folder).glob(".step_*")]:
         if log.is_main() and path not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def steps(folder: Path) -> list[tuple[int, Path]]:
     """(step, folder) of every checkpoint, oldest first."""
-    found = [(int(match[1]), path) for path in Path(folder).glob("step_*") if (match := re.fullmatch(r"step_(\d+)", path.name))]
-    return sorted(found)
+    matches = [(re.fullmatch(r"step_(\d+)", path.name), path) for path in Path(folder).glob("step_*")]
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def check(folder: Path) -> dict[str, Any]:
     """The checkpoint's state. UserError when a file is missing, damaged or of another format."""
     state = files.read_json(folder / "state.json")
     if state.get("format") != FORMAT:
-        raise UserError(f"{folder} has checkpoint format {state.get('format')}; this code reads {FORMAT}: train it again")
+        raise UserError(f"{folder} has checkpoint format {state.get('format')}; this code reads {FORMAT}: "
+                        "train it again")
     for name, digest in state["sha256"].items():
         if not (folder / name).exists() or _sha256(folder / name) != digest:
             raise UserError(f"{folder / name} is missing or damaged (its SHA-256 differs)")
@@ -75,7 +80,7 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
-    """Copies a checkpoint into an existing model and optimizer of the same shape."""
+    """Copies a checkpoint into an existing model and optimizer. UserError where they have another shape."""
     _load_weights(model, path)
     if optimizer is not None:
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
@@ -85,12 +90,13 @@ def _load_weights(model: GPT, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path / "model.safetensors"))
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit its own config: {str(error).splitlines()[0]}; train it again") from error
+        raise UserError(f"the weights in {path} do not fit the model ({str(error).splitlines()[-1].strip()}); "
+                        "the tokenizer has changed since, or a flag: train again without --resume") from error
 
 
 def load_model(source: str, tag: str = "", step: int | None = None, device: torch.device | str = "cpu",
                dtype: torch.dtype = torch.float32) -> tuple[GPT, Tokenizer, dict[str, Any]]:
-    """Model, tokenizer and the checkpoint's state for stage `source`; the only tag, or the one named, and its newest step.
+    """Model, tokenizer and the checkpoint's state for stage `source`: the tag named, or the deepest; its newest step.
 
     UserError names what there is when the wanted one is not there.
     """
@@ -109,8 +115,8 @@ def load_model(source: str, tag: str = "", step: int | None = None, device: torc
     _load_weights(model, path)
     tokenizer = Tokenizer.load(paths.tokenizer_dir())
     if tokenizer.vocab_size != model.config.vocab_size:
-        raise UserError(f"the tokenizer in {paths.tokenizer_dir()} has {tokenizer.vocab_size} tokens, the checkpoint {path} "
-                        f"{model.config.vocab_size}; train the model again: python -m scripts.base_train")
+        raise UserError(f"the tokenizer in {paths.tokenizer_dir()} has {tokenizer.vocab_size} tokens, the checkpoint "
+                        f"{path} {model.config.vocab_size}; train the model again: python -m scripts.base_train")
     return model.to(device), tokenizer, {**state, "tag": tag, "path": str(path)}
 
 
@@ -121,10 +127,9 @@ def _only_tag(source: str) -> str:
     tags = [path.name for path in paths.checkpoint_dir(source).glob("*") if steps(path)]
     if not tags:
         recipe = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}[source]
-        raise UserError(f"no {source} checkpoint in {paths.checkpoint_dir(source)}; make one: python -m scripts.{recipe}")
-    return max(tags, key=lambda tag: (int(re.sub(r"\D", "", tag) or 0), tag))
-
-
+        raise UserError(f"no {source} checkpoint in {paths.checkpoint_dir(source)}; "
+                        f"make one: python -m scripts.{recipe}")
+    return max(tags, key=lambda tag: (int((re.search(r"\d+", tag) or ["0"])[0]), tag))
 
 
 def _sha256(path: Path) -> str:

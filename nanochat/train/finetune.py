@@ -17,13 +17,16 @@ from nanochat.train.losses import can_compile, weighted_nll
 # Flags that mid_train and chat_sft share, with the defaults that differ between them filled in by the recipe.
 FLAGS: dict[str, Any] = dict(
     max_seq_len=flag(-1, "tokens in a row; −1 = as in pretraining", at_least=8),
-    device_batch_size=flag(32, "rows per micro-batch and rank", at_least=1),
+    device_batch_size=flag(32, "rows per micro-batch and rank; fewer where the total batch is smaller", at_least=1),
     num_iterations=flag(-1, "steps; −1 = one pass over the mixture", at_least=1),
     matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
     head_lr=flag(0.008, "AdamW at width 768", at_least=0), warmup_steps=flag(0, at_least=0),
-    source_tag=flag("", "which checkpoint to start from; default the deepest"), model_tag=flag("", "default: the source's"),
-    save_every=flag(-1, "steps between checkpoints; −1 = only at the end"), keep=flag(1, "checkpoints kept", at_least=1),
-    resume=flag(False, "go on from the newest checkpoint, if there is one"), compile=flag(True, "torch.compile the loss"),
+    source_tag=flag("", "which checkpoint to start from; default the deepest"),
+    model_tag=flag("", "default: the source's"),
+    save_every=flag(-1, "steps between checkpoints; −1 = only at the end"),
+    keep=flag(1, "checkpoints kept", at_least=1),
+    resume=flag(False, "go on from the newest checkpoint, if there is one"),
+    compile=flag(True, "torch.compile the loss"),
     seed=flag(0, "of the data order", at_least=0), device_type=flag("", "cuda, mps or cpu"),
     dtype=flag("", "of activations"), run=flag("dummy", "a name for the run"))
 
@@ -37,17 +40,17 @@ def finetune(stage: str, source: str, args: Namespace, device: Runtime,
     model, tokenizer, info = checkpoint.load_model(source, args.source_tag, device=device.device, dtype=device.dtype)
     documents = documents_of(tokenizer)
     row = model.config.sequence_len if args.max_seq_len == -1 else min(args.max_seq_len, model.config.sequence_len)
-    per_step = device.world_size * args.device_batch_size * row
-    accumulate = max(1, args.total_batch_size // per_step)
-    one_pass = sum(len(ids) for ids, _ in documents) // (accumulate * per_step)
+    rows = max(1, min(args.device_batch_size, args.total_batch_size // (device.world_size * row)))
+    accumulate = max(1, args.total_batch_size // (device.world_size * rows * row))
+    one_pass = sum(len(ids) for ids, _ in documents) // (accumulate * device.world_size * rows * row)
     steps = max(1, one_pass) if args.num_iterations == -1 else args.num_iterations
-    fraction = args.init_lr_frac
-    optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr * fraction, embedding_lr=args.embedding_lr * fraction,
-                                    head_lr=args.head_lr * fraction, scalar_lr=0.5 * fraction), device.dtype)
+    part = args.init_lr_frac
+    optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr * part, embedding_lr=args.embedding_lr * part,
+                                    head_lr=args.head_lr * part, scalar_lr=0.5 * part), device.dtype)
     journal = Journal(stage, args.model_tag or info["tag"], model, optimizer, steps=steps, resume=args.resume,
                       flags=vars(args), keep=args.keep)
     batches = loader.prefetched(loader.batches(
-        loader.ListCorpus(documents), args.device_batch_size, row, tokenizer.bos_id, seed=args.seed, rank=device.rank,
+        loader.ListCorpus(documents), rows, row, tokenizer.bos_id, seed=args.seed, rank=device.rank,
         world_size=device.world_size, state=journal.state))
     schedule = Schedule(steps, args.warmup_steps, args.warmdown_fraction)
     loss_of = weighted_nll(model, args.compile and can_compile(device.device))

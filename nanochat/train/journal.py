@@ -24,7 +24,10 @@ FREE_FLAGS = {"resume", "save_every", "keep", "eval_every", "run", "device_type"
 
 
 class Journal:
-    """One stage's run on disk. `start` is the first step still to do, `state` the loader's place (None = the beginning)."""
+    """One stage's run on disk. `start` is the number of steps done, `state` the loader's place (None = the beginning).
+
+    Nothing on disk changes before `with journal:`, so that a recipe may still find a mistake in its flags.
+    """
 
     def __init__(self, stage: str, tag: str, model: GPT, optimizer: Optimizer, *, steps: int, resume: bool,
                  flags: dict[str, Any], keep: int = 1):
@@ -32,11 +35,10 @@ class Journal:
         self.folder = paths.checkpoint_dir(stage, tag)
         self.flags = {name: value for name, value in flags.items() if name not in FREE_FLAGS}
         self.start, self.state, self.seconds_before, self.tokens = 0, None, 0.0, 0
-        self.saved: list[Path] = []  # this run's checkpoints; those of an earlier run go when the first of these is there
+        self.saved: list[Path] = []  # this run's checkpoints; an earlier run's go when the first of these is there
         found = checkpoint.latest(self.folder) if resume else None
         if found:
             self._take_over(*found)
-        self.metrics = log.Metrics(paths.results_dir(stage) / "metrics.jsonl", self.start)
         self.bar = log.Progress(stage, steps)
 
     def _take_over(self, path: Path, state: dict[str, Any]) -> None:
@@ -53,6 +55,7 @@ class Journal:
 
     def __enter__(self) -> "Journal":
         self.started = time.monotonic()
+        self.metrics = log.Metrics(paths.results_dir(self.stage) / "metrics.jsonl", self.start)
         self.previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         self.bar.__enter__()
         return self

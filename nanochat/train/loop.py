@@ -3,9 +3,9 @@
     for step in optimize(loss_of, optimizer, batches, schedule, steps=800, start=resumed.step):
         if due(step, args.eval_every): ...
 
-A generator owns accumulation, the averaging over ranks, the schedule, timing and "what is the last step"; evaluating, sampling
-and saving are plain `if`s in the recipe. The loss of a step is the sum over all its targets divided by their number, counted
-over micro-batches and ranks: rows with few targets weigh little, and a step never divides by zero.
+A generator owns accumulation, the averaging over ranks, the schedule, timing and "what is the last step"; evaluating,
+sampling and saving are plain `if`s in the recipe. The loss of a step is the sum over all its targets divided by their
+number, counted over micro-batches and ranks: rows with few targets weigh little, and a step never divides by zero.
 """
 import math
 import time
@@ -50,14 +50,14 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
     """
     for step in range(start, steps):
         started = time.perf_counter()
-        micro = [next(batches).to(runtime.device) for _ in range(accumulate)]
-        targets, tokens = all_reduce_sum([float(sum(int((b.targets >= 0).sum()) for b in micro)),
-                                          float(sum(b.ids.numel() for b in micro))], runtime.device)
+        micro = [next(batches) for _ in range(accumulate)]
+        counts = [int((batch.targets >= 0).sum()) for batch in micro]  # before the move: a GPU would have to be awaited
+        targets, tokens = all_reduce_sum([float(sum(counts)), float(sum(b.ids.numel() for b in micro))], runtime.device)
         total = torch.zeros((), device=runtime.device)
-        for batch in micro:
-            if not bool((batch.targets >= 0).any()):
+        for batch, count in zip(micro, counts, strict=True):
+            if not count:
                 continue  # RL pads its last micro-batches
-            loss = loss_of(batch)
+            loss = loss_of(batch.to(runtime.device))
             (loss * (runtime.world_size / max(targets, 1.0))).backward()
             total += loss.detach()
         average_gradients(optimizer, runtime)

@@ -1,6 +1,8 @@
 """What a stage minimises, as a function of one batch, compiled where that pays."""
 import shutil
 import sys
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -25,11 +27,11 @@ def weighted_nll(model: GPT, compile: bool) -> LossOf:
 
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile has what it needs: Triton on a GPU, a C++ compiler and Python's headers on a CPU."""
-    if device.type == "cuda":
-        return True
-    if device.type != "cpu" or not (shutil.which("g++") or shutil.which("clang++")):
-        log.say("training runs uncompiled (about half as fast): install a C++ compiler, e.g. g++, to change that")
+    if device.type != "cpu":
+        return device.type == "cuda"
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if not compiler or not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        log.say("training runs uncompiled (about half as fast): install a C++ compiler and Python's headers, e.g. "
+                "apt install g++ python3-dev, to change that")
         return False
     return sys.platform != "win32"
-
-

@@ -1,9 +1,9 @@
 """Rollouts: RL as a source of batches. The model answers questions, the task rewards, advantages weigh the tokens.
 
-On-policy REINFORCE, as the original simplifies GRPO: no KL, no reference model, no ratio or clip; advantage = reward − mean
-of the question's samples (no division by σ); every sampled token weighs the same. Tokens the tool forced are no targets.
-Questions whose samples all got the same reward teach nothing; they are dropped before any backward pass, so the
-normalisation runs over the tokens that do teach.
+On-policy REINFORCE, as the original simplifies GRPO: no KL, no reference model, no ratio or clip; advantage = reward −
+mean of the question's samples (no division by σ); every sampled token weighs the same. Tokens the tool forced are no
+targets. Questions whose samples all got the same reward teach nothing; they are dropped before any backward pass, so
+the normalisation runs over the tokens that do teach.
 """
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from nanochat.data.packing import Batch
+from nanochat.system.files import UserError
 from nanochat.system.runtime import Runtime, all_reduce_sum
 
 Reward = Callable[[dict, str], float]
@@ -19,10 +20,10 @@ Reward = Callable[[dict, str], float]
 
 @dataclass
 class Rollouts:
-    """An endless iterator of micro-batches, `micro_batches` of them per optimizer step; `stats` describe the newest step.
+    """An endless iterator of micro-batches, `micro_batches` of them per optimizer step; `stats` tell of the newest one.
 
-    `generate(prompts, seed) -> list[list[Completion]]` must sample with the weights of this very moment. `items` are the
-    task's questions in the order to ask them, `prompts` their token ids.
+    `generate(prompts, seed) -> list[list[Completion]]` must sample with the weights of this very moment. `items` are
+    the task's questions in the order to ask them, `prompts` their token ids.
     """
 
     generate: Callable[[list[list[int]], int], list[list]]
@@ -39,9 +40,15 @@ class Rollouts:
     stats: dict[str, float] = field(default_factory=dict)
     samples: list[dict] = field(default_factory=list)  # of the newest step, for the log
 
+    def __post_init__(self) -> None:
+        if self.questions_per_step < self.runtime.world_size:
+            raise UserError(f"--examples_per_step={self.questions_per_step} is too few for {self.runtime.world_size} "
+                            "ranks; give at least one question for each")
+
     def micro_batches(self, samples: int) -> int:
-        """Micro-batches a step yields on every rank."""
-        return -(-self.questions_per_step // self.runtime.world_size * samples // self.rows)
+        """Micro-batches a step yields on every rank, enough for the one with the most questions."""
+        questions = -(-self.questions_per_step // self.runtime.world_size)
+        return -(-questions * samples // self.rows)
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -73,16 +80,21 @@ class Rollouts:
             part = slice(first, first + self.rows)
             whole = torch.from_numpy(ids[part])
             targets = whole[:, 1:].masked_fill(~torch.from_numpy(targeted[part, 1:]), -1)
-            yield Batch(whole[:, :-1].contiguous(), targets, {"step": self.step}, torch.from_numpy(weights[part, 1:]).contiguous())
+            yield Batch(whole[:, :-1].contiguous(), targets, {"step": self.step},
+                        torch.from_numpy(weights[part, 1:]).contiguous())
 
     def _describe(self, chosen: list[int], answers: list[list], rewards: np.ndarray) -> None:
-        calls = np.array([[bool(one.tool_calls) for one in group] for group in answers])
-        sums = [float(rewards.size), rewards.sum(), calls.sum(), (rewards * calls).sum(), float((rewards.max(1) > 0).sum()),
-                float(len(rewards)), float((np.ptp(rewards, axis=1) > 0).sum()),
-                float(sum(len(one.ids) for group in answers for one in group))]
-        n, right, used, right_used, passed, groups, mixed, tokens = all_reduce_sum([float(x) for x in sums], self.runtime.device)
-        self.stats = {"rl/reward_mean": right / n, "rl/tool_use": used / n, "rl/reward_with_tool": right_used / max(used, 1),
-                      "rl/pass_at_k": passed / groups, "rl/mixed_groups": mixed / groups, "rl/tokens_per_answer": tokens / n}
-        self.samples = [{"question": self.items[i]["question"], "answer": one.text, "tool_calls": one.tool_calls,
-                         "reward": float(reward)} for i, group, row in zip(chosen, answers, rewards, strict=True)
-                        for one, reward in zip(group[:1], row[:1], strict=True)]
+        calls = np.array([[bool(one.tool_calls) for one in group] for group in answers])  # (questions, K)
+        tokens = sum(len(one.ids) for group in answers for one in group)
+        sums = (rewards.size, rewards.sum(), calls.sum(), (rewards * calls).sum(), tokens,
+                len(rewards), (rewards.max(axis=1) > 0).sum(), (np.ptp(rewards, axis=1) > 0).sum())
+        n, right, used, right_used, tokens, groups, passed, mixed = all_reduce_sum([float(x) for x in sums],
+                                                                                   self.runtime.device)
+        self.stats = {"rl/reward_mean": right / n, "rl/tool_use": used / n,
+                      "rl/reward_with_tool": right_used / max(used, 1), "rl/tokens_per_answer": tokens / n,
+                      "rl/pass_at_k": passed / groups, "rl/mixed_groups": mixed / groups}
+        self.samples = []
+        for i, group, group_rewards in zip(chosen, answers, rewards, strict=True):
+            question = self.items[i].get("question") or self.items[i].get("prompt")
+            self.samples.append({"question": question, "answer": group[0].text, "tool_calls": group[0].tool_calls,
+                                 "reward": float(group_rewards[0])})

@@ -1,0 +1,100 @@
+import itertools
+
+import pytest
+import torch
+
+from nanochat.data.loader import batches
+from nanochat.data.packing import Batch
+from nanochat.optim import Schedule
+from nanochat.system.files import UserError
+from nanochat.train.loop import Step, due, optimize
+from nanochat.train.losses import weighted_nll
+
+
+def run(learner, corpus, runtime, rows, accumulate, steps=6, double=False, **more):
+    model, optimizer = learner(double=double)
+    stream = batches(corpus, rows, 16, 0)
+    done = list(optimize(weighted_nll(model, compile=False), optimizer, stream, Schedule(steps), runtime=runtime,
+                         steps=steps, accumulate=accumulate, **more))
+    return model, done
+
+
+def test_how_a_batch_is_cut_into_pieces_does_not_matter(learner, corpus, cpu):
+    whole, steps = run(learner, corpus, cpu, rows=4, accumulate=1, steps=10, double=True)
+    for rows, accumulate in ((2, 2), (1, 4)):
+        cut, other = run(learner, corpus, cpu, rows, accumulate, steps=10, double=True)
+        assert [step.loss for step in other] == pytest.approx([step.loss for step in steps], rel=1e-6)
+        assert all((a - b).abs().max() < 1e-6 for a, b in zip(whole.parameters(), cut.parameters()))
+        assert [(s.number, s.tokens, s.targets, s.state, s.lr) for s in other] == [
+            (s.number, s.tokens, s.targets, s.state, s.lr) for s in steps]
+
+
+def test_the_loss_is_nats_per_target_however_uneven_the_micro_batches(learner, corpus, cpu):
+    model, optimizer = learner()
+    micro = [next(batches(corpus, 3, 16, 0)), *itertools.islice(batches(corpus, 1, 16, 0, seed=1), 2)]
+    assert len({int((batch.targets >= 0).sum()) for batch in micro}) == 3
+    nats = sum(model.loss(batch.ids, batch.targets, "sum").item() for batch in micro)
+    targets = sum(int((batch.targets >= 0).sum()) for batch in micro)
+    [step] = optimize(weighted_nll(model, False), optimizer, iter(micro), Schedule(1), runtime=cpu, steps=1,
+                      accumulate=3)
+    assert step.loss == pytest.approx(nats / targets, rel=1e-6)
+    assert step.targets == targets and step.tokens == 5 * 16
+
+
+def test_the_loss_falls(learner, corpus, cpu):
+    _, steps = run(learner, corpus, cpu, rows=8, accumulate=1, steps=40)
+    assert steps[-1].loss < 0.6 * steps[0].loss
+
+
+def test_steps_are_numbered_timed_and_the_last_one_knows(learner, corpus, cpu):
+    _, steps = run(learner, corpus, cpu, rows=2, accumulate=2, steps=5, start=2)
+    assert [step.number for step in steps] == [3, 4, 5]
+    assert [step.is_last for step in steps] == [False, False, True]
+    assert [step.lr for step in steps] == [Schedule(5).lr(step) for step in (2, 3, 4)]
+    assert all(step.tokens == 2 * 2 * 16 and step.seconds > 0 for step in steps)
+    assert run(learner, corpus, cpu, rows=2, accumulate=2, steps=5, start=5)[1] == []
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_change(learner, corpus, cpu):
+    model, optimizer = learner()
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = float("nan")
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(UserError, match="the loss became nan at step 4; .*--resume"):
+        list(optimize(weighted_nll(model, False), optimizer, batches(corpus, 2, 16, 0), Schedule(9), runtime=cpu,
+                      steps=9, start=3))
+    assert all(torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in zip(model.parameters(), before))
+    assert optimizer.updates == 0
+
+
+def empty(rows=2, T=16):
+    return Batch(torch.zeros(rows, T, dtype=torch.int64), torch.full((rows, T), -1), {"step": 1})
+
+
+def test_a_step_without_targets_changes_nothing_and_divides_by_nothing(learner, cpu):
+    model, optimizer = learner()
+    before = [p.detach().clone() for p in model.parameters()]
+    [step] = optimize(weighted_nll(model, False), optimizer, iter([empty(), empty()]), Schedule(1), runtime=cpu,
+                      steps=1, accumulate=2)
+    assert (step.loss, step.targets, optimizer.updates) == (0.0, 0, 0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before))
+
+
+def test_padding_micro_batches_cost_no_pass_and_change_nothing(learner, corpus, cpu):
+    real = list(itertools.islice(batches(corpus, 2, 16, 0), 2))
+    results = []
+    for micro in ([*real], [empty(), real[0], empty(), real[1], empty()]):
+        model, optimizer = learner()
+        calls, loss_of = [], weighted_nll(model, False)
+        [step] = optimize(lambda batch: calls.append(1) or loss_of(batch), optimizer, iter(micro),  # noqa: B023
+                          Schedule(1), runtime=cpu, steps=1, accumulate=len(micro))
+        assert len(calls) == 2
+        results.append((step.loss, [p.detach().clone() for p in model.parameters()]))
+    assert results[0][0] == results[1][0] and all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1]))
+
+
+def test_due_at_every_nth_and_always_at_the_last():
+    steps = [Step(number, 0.0, 1.0, 1, 1, {}, 1.0, number == 7) for number in range(1, 8)]
+    assert [step.number for step in steps if due(step, 3)] == [3, 6, 7]
+    assert [step.number for step in steps if due(step, -1)] == [7] == [step.number for step in steps if due(step, 0)]
+    assert [step.number for step in steps if due(step, 1)] == list(range(1, 8))

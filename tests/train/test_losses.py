@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from nanochat.data.packing import Batch
+from nanochat.train.losses import can_compile, weighted_nll
+
+
+def batch(weights=None):
+    ids = torch.randint(64, (3, 17), generator=torch.Generator().manual_seed(0))
+    targets = ids[:, 1:].clone()
+    targets[:, :4] = -1
+    return Batch(ids[:, :-1], targets, {}, weights)
+
+
+def test_without_weights_it_is_the_sum_of_nats(tiny_model):
+    model, one = tiny_model(), batch()
+    assert weighted_nll(model, False)(one).item() == model.loss(one.ids, one.targets, "sum").item()
+    assert weighted_nll(model, False)(batch(torch.ones(3, 16))).item() == pytest.approx(
+        model.loss(one.ids, one.targets, "sum").item(), rel=1e-6)
+
+
+def test_its_gradient_is_that_of_reinforce(tiny_model):
+    """−Σ A·∇log p(token), with log p from the logits and the sum written out."""
+    model = tiny_model()
+    weights = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    one = batch(weights)
+    weighted_nll(model, False)(one).backward()
+    got = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    log_probs = torch.log_softmax(model(one.ids), -1)
+    for b in range(3):
+        for t in range(16):
+            if one.targets[b, t] >= 0:
+                (-weights[b, t] * log_probs[b, t, one.targets[b, t]]).backward(retain_graph=True)
+    for p, grad in zip(model.parameters(), got):
+        assert (p.grad - grad).abs().max() < 1e-4 * max(1.0, p.grad.abs().max())
+
+
+def test_a_machine_without_a_compiler_says_so_and_trains_anyway(monkeypatch, capsys):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert can_compile(torch.device("cpu")) is False
+    assert "apt install g++" in capsys.readouterr().out
+    assert can_compile(torch.device("cuda")) is True and can_compile(torch.device("mps")) is False
+
+
+@pytest.mark.slow
+def test_compiled_it_is_the_same(tiny_model):
+    if not can_compile(torch.device("cpu")):
+        pytest.skip("no C++ compiler or no Python headers here")
+    results = []
+    for compile in (False, True):
+        model = tiny_model()
+        loss_of = weighted_nll(model, compile)
+        loss = loss_of(batch()) + loss_of(batch(torch.full((3, 16), 0.5)))
+        loss.backward()
+        results.append((loss.item(), [p.grad for p in model.parameters()]))
+    (eager, grads), (compiled, others) = results
+    assert compiled == pytest.approx(eager, rel=1e-5)
+    assert all((a - b).abs().max() < 1e-4 * max(1.0, a.abs().max()) for a, b in zip(grads, others))
