@@ -1,12 +1,11 @@
 """What running a short program costs: `python -m bench.sandbox [--runs 300] [--original PATH] [--leaks]`
 
 Milliseconds of processor time (of all processes involved) and of wall clock per run of a small function with its test:
-our fork server, a bare interpreter without any protection, the original's `execute_code` (PATH: its repository, checked
-out by you) and pydantic-monty, where installed. The ratios are to ours. --leaks: 10,000 runs, then what is left over.
+our fork server, a bare interpreter without any protection, and the original's `execute_code` (PATH: its repository,
+checked out by you). The ratios are to ours. Then microseconds for the chat's tool. --leaks: 10,000 runs, what is left.
 """
 
 import argparse
-import importlib
 import importlib.util
 import os
 import resource
@@ -85,15 +84,15 @@ def main() -> None:
     runners = {"fork server (ours)": lambda: sandbox.run(PROGRAM).ok, "bare interpreter": bare}
     if args.original:
         runners["original"] = original(args.original)
-    if importlib.util.find_spec("pydantic_monty"):
-        monty = importlib.import_module("pydantic_monty")
-        runners["pydantic-monty"] = lambda: monty.Monty(PROGRAM).run() is None
     ours = 0.0
     print(f"{'':20} {'CPU ms':>8} {'wall ms':>8} {'CPU / ours':>11}")
     for name, runner in runners.items():
         cpu, wall = measure(runner, args.runs)
         ours = ours or cpu
         print(f"{name:20} {cpu:8.2f} {wall:8.2f} {cpu / ours:10.1f}x")
+    for expression in ("123*456", "'banana'.count('a')"):
+        cpu, _ = measure(lambda: sandbox.calculate(expression) is not None, 5000)  # noqa: B023
+        print(f"calculate({expression!r}): {cpu * 1000:.0f} microseconds")
 
 
 if __name__ == "__main__":

@@ -27,9 +27,10 @@ if __name__ == "__main__":  # started by its path: this folder is importable, th
     import locks
 
 # Imported before the locks close: saves each program the time, and their shared libraries need not be readable.
+# Not threading: what it does after a fork would cost each program 0.6 ms, and threads are refused.
 PRELOADED = """abc array ast bisect bz2 calendar cmath collections contextlib copy dataclasses datetime decimal enum
-    fractions functools hashlib heapq inspect io itertools json linecache lzma math numbers operator pprint queue random
-    re secrets statistics string struct textwrap threading time typing unicodedata uuid warnings zlib""".split()
+    fractions functools hashlib heapq inspect io itertools json linecache lzma math numbers operator pprint random
+    re secrets statistics string struct textwrap time typing unicodedata uuid warnings zlib""".split()
 LIBRARY = (os.path.dirname(os.__file__), "/usr/share/zoneinfo")  # what a program may read
 
 

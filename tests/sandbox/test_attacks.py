@@ -24,7 +24,7 @@ def start(*arguments: str, root: Path = ROOT, python: str = sys.executable, **op
 
 
 def report(process: subprocess.Popen) -> dict:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=500)
     assert process.returncode == 0
     return json.loads(output)
 

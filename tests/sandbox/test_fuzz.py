@@ -10,7 +10,7 @@ from nanochat import sandbox
 from nanochat.sandbox import python
 from tests.sandbox.attacks import GROUPS, PRELUDE, WRONG
 from tests.sandbox.programs import FUNCTIONS, human_eval, mutate, program
-from tests.sandbox.test_python import belongings, wait_until
+from tests.sandbox.test_python import belongings, own_temporary_folder, wait_until  # noqa: F401
 
 NOTHING = {"done": "reached", "secret": "/etc/hostname", "prey": "/nonexistent", "folder": "/tmp",
            "socket": "/nonexistent", "victim": 1, "address": 0, "port": 9}
@@ -23,8 +23,8 @@ def seeds() -> list[str]:
     return solutions + attacks + [WRONG.format(attack) for attack in GROUPS["scoring"].values()]
 
 
-@pytest.mark.parametrize("programs", [120, pytest.param(2000, marks=pytest.mark.slow)])
-def test_random_programs(programs):
+@pytest.mark.parametrize("programs", [80, pytest.param(2000, marks=pytest.mark.slow)])
+def test_random_programs(programs, own_temporary_folder):  # noqa: F811
     generator, originals = random.Random(6), seeds()
     sandbox.run("pass")
     before, server = belongings(), python._server.process.pid
