@@ -16,8 +16,8 @@ def cpu():
 def learner(tiny_model):
     """`learner(seed=0, double=False, **config)`: a tiny model and its optimizer.
 
-    `double`: in fp64. AdamW divides a gradient by its own size, so that the rounding of a sum that is nearly zero, which
-    depends on its order, moves a weight by up to the learning rate (1e-5 in twelve steps here).
+    `double`: in fp64. AdamW divides a gradient by its own size, so that the rounding of a sum that is nearly zero,
+    which depends on its order, moves a weight by up to the learning rate (1e-5 in twelve steps here).
     """
     def make(seed: int = 0, double: bool = False, **config):
         model = tiny_model(seed, **config)
