@@ -46,10 +46,10 @@ def use_folder(folder: Path, target: Path) -> None:
             f"{survey(target)}")
 
 
-def make_kindergarten(data_dir: Path, seed: int) -> None:
+def make_kindergarten(data_dir: Path, seed: int, scale: float = 1.0) -> None:
     from nanochat.kindergarten import make
     sources.claim(data_dir / "text", "kindergarten")
-    make.write(data_dir, seed)
+    make.write(data_dir, seed, scale)
     log.say(f"made the kindergarten with seed {seed} in {data_dir}\n{survey(data_dir)}")
 
 
@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=1, short="n"),
         source=cli.flag("", "empty = what suits this machine", choices=("", "kindergarten", *sources.HUB)),
         data=cli.flag("", "a folder of your own data to check or import"), seed=cli.flag(1, "of the kindergarten"),
+        scale=cli.flag(1.0, "the kindergarten's size; less for a trial", at_least=0.001, at_most=100),
         out=cli.flag("", "the run's folder; empty = NANOCHAT_BASE_DIR or out/"))
     target = Path(args.out) / "data" if args.out else paths.data_dir()
     if args.data:
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     if source == "kindergarten":
         if not args.source:
             log.say("no GPU here: making the kindergarten (real text: --source=fineweb-edu, a GPU's worth of work)")
-        return make_kindergarten(target, args.seed)
+        return make_kindergarten(target, args.seed, args.scale)
     log.say(f"{sources.HUB[source].note}\nfetching {args.num_files} training shards and the validation shard "
             f"of {sources.HUB[source].repo} to {target / 'text'}")
     sources.fetch(sources.HUB[source], args.num_files, target / "text")

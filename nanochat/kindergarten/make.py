@@ -30,19 +30,25 @@ LESSONS = {"facts": 16_000, "choice": 20_000, "problems": 12_000, "arithmetic": 
            "letters": 5_000, "talk": 4_000}
 
 
-def write(data_dir: Path, seed: int = 0) -> None:
-    """Makes all files below `data_dir`; the manifest comes last, so a folder that has it is complete."""
+def write(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
+    """Makes all files below `data_dir`; the manifest comes last, so a folder that has it is complete.
+
+    `scale`: that part of every count, for trials.
+    """
+    def part(count: int) -> int:
+        return max(8, round(count * scale))
+
     world = World(seed)
     makers = _text_makers(world)
     for number in range(NUM_SHARDS):
         last = number == NUM_SHARDS - 1
         rng = random.Random(f"{seed} shard {number}")
         count = VALIDATION_DOCUMENTS if last else DOCUMENTS_PER_SHARD
-        shards.write(data_dir / "text" / f"shard_{number:05d}.parquet", _documents(rng, makers, count))
+        shards.write(data_dir / "text" / f"shard_{number:05d}.parquet", _documents(rng, makers, part(count)))
     for family, make in _lesson_makers(world).items():
         rng = random.Random(f"{seed} lessons {family}")
-        files.write_jsonl(data_dir / "chat" / f"{family}.jsonl", [make(rng) for _ in range(LESSONS[family])])
-    for name, items in _exams(world, seed).items():
+        files.write_jsonl(data_dir / "chat" / f"{family}.jsonl", [make(rng) for _ in range(part(LESSONS[family]))])
+    for name, items in _exams(world, seed, part(EXAM_ITEMS), part(PRACTICE_ITEMS)).items():
         files.write_jsonl(data_dir / "kindergarten" / f"{name}.jsonl", items)
     shards.write_manifest(data_dir / "text", [f"shard_{NUM_SHARDS - 1:05d}.parquet"])
 
@@ -65,9 +71,9 @@ def _lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict]]:
             "talk": lambda rng: talk.lesson(rng, world)}
 
 
-def _exams(world: World, seed: int) -> dict[str, list[dict]]:
-    return {"facts-test": facts.exam(world)[:EXAM_ITEMS], "choice-test": choices.exam(world)[:EXAM_ITEMS],
-            "problems-test": problems.exam(seed, EXAM_ITEMS), "problems-train": problems.practice(seed, PRACTICE_ITEMS),
-            "arithmetic-test": problems.arithmetic_exam(seed, EXAM_ITEMS), "functions-test": functions.exam(seed, EXAM_ITEMS),
-            "spelling-test": words.spelling_exam(seed, EXAM_ITEMS), "letters-test": words.counting_exam(seed, EXAM_ITEMS),
-            "greetings-test": talk.exam(seed, EXAM_ITEMS)}
+def _exams(world: World, seed: int, num_items: int, num_practice: int) -> dict[str, list[dict]]:
+    return {"facts-test": facts.exam(world)[:num_items], "choice-test": choices.exam(world)[:num_items],
+            "problems-test": problems.exam(seed, num_items), "problems-train": problems.practice(seed, num_practice),
+            "arithmetic-test": problems.arithmetic_exam(seed, num_items), "functions-test": functions.exam(seed, num_items),
+            "spelling-test": words.spelling_exam(seed, num_items), "letters-test": words.counting_exam(seed, num_items),
+            "greetings-test": talk.exam(seed, num_items)}

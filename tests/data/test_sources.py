@@ -223,7 +223,7 @@ def test_a_damaged_shard_is_named_by_the_check(tmp_path):
 
 
 def test_without_a_gpu_the_default_is_the_kindergarten(tmp_path, monkeypatch, capsys):
-    def write(data_dir, seed):
+    def write(data_dir, seed, scale):
         for number in range(2):
             shards.write(data_dir / f"text/shard_{number:05d}.parquet", [f"Ann has {seed} cats."])
         shards.write_manifest(data_dir / "text", ["shard_00001.parquet"])
