@@ -1,9 +1,10 @@
 """Counting words: a hash table per thread, and nothing else is kept of the text.
 
-A word of up to 15 bytes is its own key: two 64-bit numbers, its length in the last byte. A longer one (1 % of English) has
-its hash as key and its bytes in a store beside the table, and is compared byte by byte. An entry is 32 bytes (key, key,
-count, place in the store), half a cache line. Words are hashed 32 at a time and their entries asked for before any is looked
-up, so that the processor waits for 32 entries at once. The order in which threads count cannot matter: counts are sums.
+A word of up to 15 bytes is its own key: two 64-bit numbers, its length in the last byte. A longer one (1 % of English)
+has its hash as key and its bytes in a store beside the table, and is compared byte by byte. An entry is 32 bytes (key,
+key, count, place in the store), half a cache line. Words are hashed 32 at a time and their entries asked for before any
+is looked up, so that the processor waits for 32 entries at once. The order in which threads count cannot matter: counts
+are sums.
 """
 from collections.abc import Iterable
 from queue import SimpleQueue
@@ -91,24 +92,15 @@ def long_hash(data64, i, size):
 
 
 @njit(nogil=True, cache=True)
-def slot_of(low, high, shift):
-    """Where in a table of 2 ** (64 - shift) entries a key belongs."""
-    return np.int64((low ^ high * MIX_HIGH) * MIX_LOW >> shift)
-
-
-@njit(nogil=True, cache=True)
-def table_shift(table):
-    shift = np.uint64(64)
-    while 1 << (64 - np.int64(shift)) < len(table):
-        shift -= np.uint64(1)
-    return shift
+def slot_of(low, high, last):
+    """Where a key belongs in a table of `last` + 1 entries, a power of two."""
+    return np.int64((low ^ high * MIX_HIGH) * MIX_LOW >> np.uint64(32)) & last
 
 
 @njit(nogil=True, cache=True)
 def _count(data, data64, starts, weights, table, store, used):
     lows, highs, slots = np.empty(BATCH, np.uint64), np.empty(BATCH, np.uint64), np.empty(BATCH, np.int64)
-    shift, last = table_shift(table), len(table) - 1
-    address = np.uint64(table.ctypes.data)
+    last, address = len(table) - 1, np.uint64(table.ctypes.data)
     for base in range(0, len(starts) - 1, BATCH):
         batch = min(BATCH, len(starts) - 1 - base)
         for k in range(batch):
@@ -118,7 +110,7 @@ def _count(data, data64, starts, weights, table, store, used):
                 highs[k] = load8(data64, i + 8) & HIGH_BYTES[size] | np.uint64(size) << np.uint64(56)
             else:
                 lows[k], highs[k] = long_hash(data64, i, size), LONG | np.uint64(size)
-            slots[k] = slot_of(lows[k], highs[k], shift)
+            slots[k] = slot_of(lows[k], highs[k], last)
             prefetch(address + np.uint64(32) * np.uint64(slots[k]))
         for k in range(batch):
             i = np.int64(starts[base + k])
@@ -151,10 +143,10 @@ def same_bytes(store, place, data, i, size):
 @njit(nogil=True, cache=True)
 def _move(old, table):
     """Puts all entries into a larger table."""
-    shift, last = table_shift(table), len(table) - 1
+    last = len(table) - 1
     for entry in range(len(old)):
         if old[entry, 1]:
-            slot = slot_of(old[entry, 0], old[entry, 1], shift)
+            slot = slot_of(old[entry, 0], old[entry, 1], last)
             while table[slot, 1]:
                 slot = (slot + 1) & last
             for column in range(4):

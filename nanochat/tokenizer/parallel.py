@@ -1,16 +1,14 @@
-"""Work on documents by all cores: pieces of about 256 KiB, results in order, a bounded number of pieces in flight.
+"""Work on documents by all cores: pieces of 256 Ki characters, results in order, few pieces in flight.
 
-Threads are enough, as the compiled loops let go of Python's lock. 256 KiB and what is computed from them fit a core's
-level-2 cache.
+Threads are enough, as the compiled loops let go of Python's lock. A piece and what is computed from it fit a core's cache.
 """
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any
 
 PIECE = 1 << 18  # characters
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def num_threads() -> int:
@@ -20,7 +18,7 @@ def num_threads() -> int:
 
 
 def pieces(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts in lists of about 256 Ki characters; a longer text is alone in its list."""
+    """The texts in lists of at most 256 Ki characters; a longer text is alone in its list."""
     piece, size = [], 0
     for text in texts:
         if size + len(text) > PIECE and piece:
@@ -32,7 +30,7 @@ def pieces(texts: Iterable[str]) -> Iterator[list[str]]:
         yield piece
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_order(work: Callable, items: Iterable) -> Iterator[Any]:
     """`map(work, items)` on all cores."""
     workers = num_threads()
     if workers == 1:
