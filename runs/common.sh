@@ -21,6 +21,7 @@ usage: bash $(basename "$0") [flags]
   --data DIR    your own text and conversations (layout: docs/design.md) instead of the built-in ones
   --out DIR     where everything is written (default: out)
   --minutes N   training time to aim for; scales the recipe's steps, which suit 10 minutes of two laptop cores
+                (below 1 it is a trial: the built-in world and its exams shrink as well, and nothing is compiled)
   --seed N      of data, weights and samples (default: 1)
   --fresh       start over: first remove what an earlier run left in the out folder
   --no-serve    do not open the chat page at the end
@@ -164,6 +165,11 @@ run_stage() {
 
 # steps N: N steps in the recipe's ten minutes, in proportion for --minutes, at least 2
 steps() { awk -v steps="$1" -v minutes="$MINUTES" 'BEGIN { n = int(steps * minutes / 10); print (n < 2 ? 2 : n) }'; }
+
+# What makes a trial of a run of less than a minute, to see every stage work: `scale` of the kindergarten, `compiling`
+is_trial() { awk -v minutes="$MINUTES" 'BEGIN { exit minutes >= 1 }'; }
+scale() { if is_trial; then awk -v minutes="$MINUTES" 'BEGIN { print minutes / 10 }'; else echo 1; fi; }
+compiling() { if is_trial; then echo --no_compile; else echo --compile; fi; }
 
 # The GPUs that PyTorch sees: CUDA_VISIBLE_DEVICES counts
 gpus() { "$ROOT/.venv/bin/python" -c 'import torch; print(torch.cuda.device_count())'; }
