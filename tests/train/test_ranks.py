@@ -29,7 +29,7 @@ def one_and_two(tmp_path):
     """What one rank writes, and what two do."""
     runs = [*start(1, tmp_path / "1.pt"), *start(2, tmp_path / "2.pt")]
     try:
-        said = [rank.communicate(timeout=240)[1] for rank in runs]
+        said = [rank.communicate(timeout=600)[1] for rank in runs]
     finally:
         for rank in runs:
             rank.kill()

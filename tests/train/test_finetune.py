@@ -1,0 +1,69 @@
+from argparse import Namespace
+
+import pytest
+
+from nanochat.system import files, paths
+from nanochat.train import checkpoint
+from nanochat.train.finetune import FLAGS, finetune
+from nanochat.train.journal import Journal
+
+
+@pytest.fixture
+def documents(tokenizer, sentences):
+    """Sixty conversations of one sentence, of which the second half is to be learnt."""
+    def make(_):
+        ids = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in sentences]
+        return [(one, [int(i > len(one) // 2) for i in range(len(one))]) for one in ids] * 12
+
+    return make
+
+
+@pytest.fixture
+def base(base_dir, learner, tokenizer):
+    tokenizer.save(paths.tokenizer_dir())
+    model, optimizer = learner(vocab_size=tokenizer.vocab_size, sequence_len=64)
+    checkpoint.save(paths.checkpoint_dir("base", "d2"), 3, model, optimizer, {"tokens": 1})
+
+
+def settings(**changed):
+    plain = {name: getattr(value, "default", value) for name, value in FLAGS.items()}
+    of_the_recipe = {"total_batch_size": 512, "init_lr_frac": 0.5, "warmdown_fraction": 1.0, "compile": False}
+    return Namespace(**{**plain, **of_the_recipe, **changed})
+
+
+def test_it_starts_from_the_source_and_saves_a_stage(base, documents, cpu, tokenizer):
+    finetune("sft", "base", settings(device_batch_size=4), cpu, documents)
+    model, _, state = checkpoint.load_model("sft")
+    tokens = sum(len(ids) for ids, _ in documents(None))
+    assert state["tag"] == "d2" and state["step"] == tokens // 512 and state["tokens"] == state["step"] * 512
+    rows = files.read_jsonl(paths.results_dir("sft") / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, state["step"] + 1))
+    assert rows[-1]["train/loss_nats"] < rows[0]["train/loss_nats"]
+    assert 0.2 < rows[0]["train/targets_per_token"] < 0.6  # half of the tokens, and padding
+    run = files.read_json(paths.results_dir("sft") / "run.json")
+    assert run["source"] == ["base", "d2", "step_000003"] and run["documents"] == 60
+
+
+@pytest.mark.parametrize("rows, length, tokens", [(4, -1, 512), (1, -1, 512), (32, -1, 512), (8, 32, 512), (5, 32, 480),
+                                                  (1000, 1000, 512)])
+def test_the_batch_is_as_large_as_asked_whatever_fits_the_device(base, documents, cpu, rows, length, tokens):
+    args = settings(device_batch_size=rows, max_seq_len=length, num_iterations=2)
+    finetune("mid", "base", args, cpu, documents)
+    assert checkpoint.load_model("mid")[2]["tokens"] == 2 * tokens
+
+
+def test_interrupted_it_goes_on(base, documents, cpu):
+    finetune("sft", "base", settings(num_iterations=4, save_every=2, model_tag="whole"), cpu, documents)
+    save = Journal.save
+
+    def killed(journal, step):
+        save(journal, step)
+        raise KeyboardInterrupt
+
+    changed = dict(num_iterations=4, save_every=2, model_tag="cut")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "save", killed)
+        finetune("sft", "base", settings(**changed), cpu, documents)
+    finetune("sft", "base", settings(resume=True, **changed), cpu, documents)
+    whole, cut = (paths.checkpoint_dir("sft", tag) / "step_000004" / "model.safetensors" for tag in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
