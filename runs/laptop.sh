@@ -11,7 +11,7 @@ stage tokenizer python -m scripts.tok_train --vocab_size=2048 --digits=1
 measure tok_eval python -m scripts.tok_eval
 stage base python -m scripts.base_train "${model[@]}" --device_batch_size=16 --total_batch_size=4096 \
     --num_iterations="$(steps 800)" --document_mask --save_every="$(steps 100)" "${shared[@]}"
-measure base_loss python -m scripts.base_loss
+measure base_loss python -m scripts.base_loss --split_tokens="$(steps 262144)"
 measure base_eval python -m scripts.base_eval
 measure chat_eval_base python -m scripts.chat_eval -i base
 stage mid python -m scripts.mid_train --device_batch_size=16 --total_batch_size=4096 --num_iterations="$(steps 800)" \
