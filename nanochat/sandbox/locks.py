@@ -67,14 +67,6 @@ def prctl(option: int, *values: int) -> int:
     return libc.prctl(option, *map(ctypes.c_ulong, (*values, 0, 0, 0, 0)[:4]))
 
 
-def die_with(parent: int) -> None:
-    """SIGKILL for this process when its parent ends (Linux). OSError if that has happened already."""
-    if hasattr(libc, "prctl"):
-        must(prctl(PR_SET_PDEATHSIG, 9), "parent-death signal")
-    if os.getppid() != parent:
-        raise OSError("the parent is gone")
-
-
 def limit_resources(memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
     """Hard limits of this process. `memory_bytes` is all address space, the interpreter's included."""
     limits = {"AS": memory_bytes, "CPU": cpu_seconds, "FSIZE": file_bytes, "NOFILE": 64, "CORE": 0, "NPROC": 0}
@@ -90,8 +82,7 @@ def drop_capabilities() -> None:
     for capability in range(LAST_CAPABILITY + 1):
         prctl(PR_CAPBSET_DROP, capability)  # refused to an ordinary user, who has none
     prctl(PR_CAP_AMBIENT, 4)  # PR_CAP_AMBIENT_CLEAR_ALL
-    nothing = bytes(24)  # effective, permitted, inheritable, twice 32 bits each
-    must(libc.capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), nothing), "capset")
+    must(libc.capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), bytes(24)), "capset")  # all three sets empty
     must(prctl(PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
 
 

@@ -98,21 +98,26 @@ def _attempt(request: dict, code: bytes, stdin: bytes) -> Result:
         with their_life, open(note_write, "wb"):
             server.send(request, [program.fileno(), out.fileno(), err.fileno(), note_write, their_life.fileno()])
         reason, said = _wait(note, started + request["seconds"], request["folder"])
-        life.shutdown(socket.SHUT_WR)  # the server ends what may be left of it
-        life.settimeout(10)
-        try:
-            status = struct.unpack("i", life.recv(4))[0]
-        except (OSError, struct.error):
-            raise ServerGone("its server has ended or cannot start a process") from None
+        ended_well = not reason and said == nonce.encode()
+        status = 0 if ended_well else _end(life)
         texts = [os.pread(file.fileno(), MAX_FILE_BYTES, 0) for file in (out, err)]
     if not reason and max(map(len, texts)) == MAX_FILE_BYTES:
         reason = f"more than {MAX_FILE_BYTES:,} bytes of output"
-    ok = not reason and said == nonce.encode()
     stdout, stderr = (text.decode("utf8", "replace") for text in texts)
-    if not reason and not ok:
+    if not reason and not ended_well:
         last = stderr.strip().rpartition("\n")[2][:200]
         reason = f"killed by signal {-status}" if status < 0 else last or "it ended before its last line"
-    return Result(ok, stdout, stderr, reason, time.monotonic() - started)
+    return Result(not reason, stdout, stderr, reason, time.monotonic() - started)
+
+
+def _end(life: socket.socket) -> int:
+    """Has the server kill what is left of the child, and waits: its exit code, or minus the signal."""
+    life.shutdown(socket.SHUT_WR)
+    life.settimeout(10)
+    try:
+        return struct.unpack("i", life.recv(4))[0]
+    except (OSError, struct.error):
+        raise ServerGone("its server has ended or cannot start a process") from None
 
 
 def _memory_file() -> BinaryIO:

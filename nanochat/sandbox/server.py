@@ -43,8 +43,14 @@ def serve() -> None:
     pages = int(open("/proc/self/statm").read().split()[0]) if locks.LINUX else 0
     always = {"base_bytes": pages * os.sysconf("SC_PAGE_SIZE"), "server": os.getpid()}
     found = probe(always)
-    always["locks"] = [name for name, problem in found.items() if not problem]
-    prepare(always["locks"])
+    always["locks"] = [name for name, problem in found.items() if not problem and name != "capabilities"]
+    if not found.get("capabilities", "not asked for"):  # the rest of this is done once, here, for all children
+        locks.drop_capabilities()
+    if "landlock" in always["locks"]:
+        locks.landlock_rules(LIBRARY, "")
+    if "seccomp" in always["locks"]:
+        locks.seccomp_filter(False), locks.seccomp_filter(True)
+    gc.freeze()  # a collection in a child must not touch, and so copy, every page
     control.sendall(json.dumps(found).encode() + b"\n")
     running: dict[int, int] = {}  # life → pid
     poll = select.poll()
@@ -58,33 +64,17 @@ def serve() -> None:
             line, fds, *_ = socket.recv_fds(control, 1 << 16, 5)  # never two requests: descriptors end a message
             if not line:
                 return [end(*pair) for pair in running.items()]
-            pid = start(json.loads(line) | always, fds)
-            if pid:
+            if pid := start(json.loads(line) | always, fds):
                 running[fds[-1]] = pid
                 poll.register(fds[-1], select.POLLIN)
-
-
-def prepare(names: list[str]) -> None:
-    """What can be done once instead of once per program."""
-    if "capabilities" in names:
-        names.remove("capabilities")  # the children inherit the loss
-        locks.drop_capabilities()
-    if "landlock" in names:
-        locks.landlock_rules(LIBRARY, "")
-    if "seccomp" in names:
-        locks.seccomp_filter(False), locks.seccomp_filter(True)
-    gc.freeze()  # a collection in a child must not touch, and so copy, every page
 
 
 def start(request: dict, fds: list[int]) -> int:
     """The pid of the child, or 0 if there can be none: the caller sees its pipe and its socket close."""
     try:
-        pid = os.fork()
+        pid = os.fork() or child(request, fds[:-1])
     except OSError:
         pid = 0
-    else:
-        if pid == 0:
-            child(request, fds[:-1])
     for fd in fds[:-1] if pid else fds:
         os.close(fd)
     return pid
@@ -111,7 +101,9 @@ def child(request: dict, files: list[int]) -> None:
         os.setsid()
         for target, fd in enumerate(files):
             os.dup2(fd, target)
-        locks.die_with(request["server"])
+        if locks.LINUX:
+            locks.prctl(locks.PR_SET_PDEATHSIG, signal.SIGKILL)
+        assert os.getppid() == request["server"], "the server has ended"
         if request["folder"]:
             os.chdir(request["folder"])
         code = os.read(0, request["code_bytes"]).decode()

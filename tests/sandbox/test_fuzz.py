@@ -26,14 +26,14 @@ def seeds() -> list[str]:
 @pytest.mark.parametrize("programs", [80, pytest.param(2000, marks=pytest.mark.slow)])
 def test_random_programs(programs, own_temporary_folder):  # noqa: F811
     generator, originals = random.Random(6), seeds()
-    sandbox.run("pass")
+    sandbox.run("raise SystemExit")  # a program that fails is buried when `run` returns, one that ends well soon after
     before, server = belongings(), python._server.process.pid
     for i in range(programs):
         code = mutate(generator.choice(originals), generator)
         started = time.monotonic()
         result = sandbox.run(code, seconds=0.3, files=i % 4 == 0)
-        assert time.monotonic() - started < 15, code
+        assert time.monotonic() - started < 60, code
         assert result.ok == (result.reason == ""), code
         assert len(result.stdout) + len(result.stderr) <= 2 * python.MAX_FILE_BYTES
-    wait_until(lambda: belongings() == before)
+    wait_until(belongings, before)
     assert python._server.process.pid == server and os.path.exists(f"/proc/{server}")
