@@ -29,8 +29,9 @@ _WORD_LISTS = [lists.COLOURS, lists.ANIMALS, lists.NAMES, lists.FOODS, lists.JOB
                lists.DAYS, lists.MONTHS, lists.NUMBERS, lists.SPOTS, lists.GARMENTS, list(lists.THINGS),
                list(lists.THINGS.values()), list(lists.OPPOSITES), list(lists.OPPOSITES.values()),
                *([row[column] for row in lists.ANIMAL_TABLE.values()] for column in ("sound", "home", "food"))]
-# One way to list and few ways to read back: a look-up forms within 100 steps when "moo=B" is read back as "moo=B", and not in
-# 250 when lists and answers come in a dozen forms (docs/LOG.md). "B" at the start of a line is the token an exam asks for.
+# One way to list and few ways to read back: a look-up forms within 100 steps when "moo=B" is read back as "moo=B", and
+# not in 250 when lists and answers come in a dozen forms (docs/LOG.md). "B" at the start of a line is the token that an
+# exam asks for.
 _READ_BACK = ("{v}={L}", "{v}={L}", "{v}={L}", "{v}? {L}", "{v}?\n{L}", "{v}?\n{L}")
 _ANSWERED = ("{q} {v}={L}", "{q} {v}={L}", "{q}\n{L}", "{q}\n{L}", "{q} {L}")
 
@@ -73,11 +74,22 @@ def lookup(rng: random.Random, world: World) -> str:
     return rng.choices((_by_name, _by_question, _as_item), (35, 45, 20))[0](rng, world)
 
 
-def _by_name(rng: random.Random, world: World) -> str:
-    """Words under letters, each asked for twice by the word itself, always in the same form."""
+def primer(rng: random.Random, world: World) -> str:
+    """The first pages a model reads: look-ups by name only, of letters or of numbers.
+
+    To find a thing again and read off what stands beside it is what choosing an option and copying a number from a word
+    problem have in common.
+    """
+    return _by_name(rng, world, numbers=rng.random() < 0.4)
+
+
+def _by_name(rng: random.Random, world: World, numbers: bool = False) -> str:
+    """Words under letters or numbers, each asked for twice by the word itself, always in the same form."""
     pool = rng.choice(_WORD_LISTS)
     words = rng.sample(pool, min(len(pool), rng.choice((3, 4, 4, 4, 5))))
     letters, form = _letters(rng, len(words)), rng.choice(_READ_BACK)
+    if numbers:
+        letters = [str(rng.randrange(10 ** rng.choice((1, 2, 2, 3)))) for _ in words]
     lines = [form.format(v=word, L=letter) for word, letter in zip(words, letters)]
     return "\n".join([_listed(words, letters), *rng.sample(lines * 2, 2 * len(lines))])
 

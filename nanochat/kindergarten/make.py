@@ -23,11 +23,12 @@ EXAM_ITEMS = 256
 PRACTICE_ITEMS = 8192
 
 # Documents of base text by kind, in parts of 100: what each is for stands in docs/kindergarten.md.
-TEXT = {"story": 34, "prose": 20, "lookup": 22, "drill": 8, "code": 8, "counting": 8}
+TEXT = {"story": 28, "prose": 20, "lookup": 26, "drill": 10, "code": 6, "counting": 10}
+PRIMER = {"primer": 100}  # the first shard: see choices.primer
 
 # Lessons by family: how many conversations are written; mixtures take them in these proportions unless told otherwise.
-LESSONS = {"facts": 16_000, "choice": 20_000, "problems": 12_000, "arithmetic": 3_000, "functions": 6_000, "spelling": 8_000,
-           "letters": 5_000, "talk": 4_000}
+LESSONS = {"facts": 20_000, "choice": 24_000, "problems": 30_000, "arithmetic": 3_000, "functions": 4_000,
+           "spelling": 24_000, "letters": 8_000, "talk": 3_000}
 
 
 def write(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
@@ -44,7 +45,8 @@ def write(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
         last = number == NUM_SHARDS - 1
         rng = random.Random(f"{seed} shard {number}")
         count = VALIDATION_DOCUMENTS if last else DOCUMENTS_PER_SHARD
-        shards.write(data_dir / "text" / f"shard_{number:05d}.parquet", _documents(rng, makers, part(count)))
+        kinds = PRIMER if number == 0 else TEXT
+        shards.write(data_dir / "text" / f"shard_{number:05d}.parquet", _documents(rng, makers, kinds, part(count)))
     for family, make in _lesson_makers(world).items():
         rng = random.Random(f"{seed} lessons {family}")
         files.write_jsonl(data_dir / "chat" / f"{family}.jsonl", [make(rng) for _ in range(part(LESSONS[family]))])
@@ -55,13 +57,13 @@ def write(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
 
 def _text_makers(world: World) -> dict[str, Callable[[random.Random], str]]:
     return {"story": lambda rng: stories.story(rng, world), "prose": lambda rng: stories.prose(rng, world),
-            "lookup": lambda rng: choices.lookup(rng, world), "drill": words.text, "code": functions.text,
-            "counting": problems.counting_text}
+            "primer": lambda rng: choices.primer(rng, world), "lookup": lambda rng: choices.lookup(rng, world),
+            "drill": words.text, "code": functions.text, "counting": problems.counting_text}
 
 
-def _documents(rng: random.Random, makers: dict[str, Callable[[random.Random], str]], count: int) -> list[str]:
-    kinds = rng.choices(list(TEXT), list(TEXT.values()), k=count)
-    return [makers[kind](rng) for kind in kinds]
+def _documents(rng: random.Random, makers: dict[str, Callable[[random.Random], str]], kinds: dict[str, int],
+               count: int) -> list[str]:
+    return [makers[kind](rng) for kind in rng.choices(list(kinds), list(kinds.values()), k=count)]
 
 
 def _lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict]]:

@@ -31,16 +31,16 @@ from nanochat.kindergarten.world import DAYS, GIRLS, NAMES, OUTINGS, THINGS, upp
 
 SPLITS = ("lesson", "practice", "exam")
 # Weights for 1, 2, 3, 4 statements after the start; of the kinds of statement; of what is asked.
-STATEMENTS = {"lesson": (3, 5, 2, 0), "practice": (0, 3, 5, 2), "exam": (0, 3, 5, 2)}
+STATEMENTS = {"lesson": (3, 5, 2, 0), "practice": (0, 5, 5, 1), "exam": (0, 5, 5, 1)}
 KINDS = {"gain": 6, "lose": 6, "groups": 3, "share": 3, "give": 3, "receive": 3, "double": 2, "second": 5, "more": 2,
          "fewer": 2, "b_gain": 3, "b_lose": 3, "things": 3, "age": 2, "price": 2, "time": 2}
 ASKS = {"now": 5, "other": 5, "both": 4, "ahead": 6}
 LESSON_OPERATIONS, LESSON_DISTRACTORS = 2, 1  # the most a lesson may have
-LESSON_NEVER = {"share", "receive", "fewer", "double", "b_lose", "price", "time"}  # kinds that lessons do not show
-NEW_FRAMES = {"lesson": 0.0, "practice": 0.5, "exam": 0.7}  # how often a sentence has a frame of its own set …
+LESSON_NEVER = {"receive", "fewer", "b_lose", "price", "time"}  # kinds that lessons do not show
+NEW_FRAMES = {"lesson": 0.0, "practice": 0.5, "exam": 0.25}  # how often a sentence has a frame of its own set …
 NEW_VERBS = {"lesson": 0.0, "practice": 0.4, "exam": 0.2}   # … or a verb
 HELD_OUT_SIGNATURES = 3                                     # one signature in three belongs to the exam
-QUESTION_FIRST = 0.1                                        # of the exam: the question stands before the story
+QUESTION_FIRST = 0.0                                        # of the exam: the question stands before the story
 
 DISTRACTORS = {"things", "age", "price", "time"}  # never count, whatever is asked
 STARTS = ("start", "start", "start", "stocks")
