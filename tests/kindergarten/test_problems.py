@@ -56,7 +56,9 @@ def test_signatures_are_disjoint(drawn):
 
 def test_lessons_are_short_and_exams_are_not(drawn):
     for problem in drawn["lesson"]:
-        assert problem.distractors <= 1 and len(problem.signature) - 2 - problem.distractors <= 2
+        assert problem.distractors <= problems.LESSON_DISTRACTORS
+        assert problem.distractors + problems.LESSON_OPERATIONS >= len(problem.signature) - 2
+        assert problems.LESSON_NEVER.isdisjoint(problem.signature)
     hard = [len(problem.signature) - 2 >= 3 or problem.distractors > 0 for problem in drawn["exam"]]
     assert sum(hard) >= 0.6 * NUM
 
