@@ -1,7 +1,21 @@
-"""Kindergarten: the facts as multiple choice, answered by a letter.
+"""Kindergarten: the facts as multiple choice; the reply names the option, then its letter, and the letter counts.
 
-"Multiple Choice question: What does a cow say?" moo=A, oink=B, baa=C, meow=D → A
+"Multiple Choice question: What does a cow say?" moo=A, oink=B, baa=C, meow=D → "moo=A". Naming first lets a small model take the
+two steps, knowing and looking up, one after the other; tasks/choice_letter.py asks for both at once.
 """
-from tasks.common import MultipleChoice
+from nanochat.kindergarten import choices
+from tasks.common import MultipleChoice, exchange
 
-TASK = MultipleChoice("choice", {"test": "kindergarten/choice-test.jsonl"}, title="Choice", chance=0.25)
+
+class NamedChoice(MultipleChoice):
+    kind = "generative"
+
+    def conversation(self, item: dict) -> dict:
+        named = f"{item['choices'][item['answer']]}={self.answer(item)}"
+        return exchange(choices.prompt(item["question"], item["choices"], choices.NAMED), named)
+
+    def grade(self, item: dict, completion: str) -> bool:
+        return completion.strip().rpartition("=")[2] == self.answer(item)
+
+
+TASK = NamedChoice("choice", {"test": "kindergarten/choice-test.jsonl"}, title="Choice", chance=0.25, max_tokens=24)

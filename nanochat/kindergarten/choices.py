@@ -22,8 +22,8 @@ from nanochat.kindergarten.world import World
 KINDS = {"fact": 70, "reverse": 15, "calendar": 9, "order": 6}  # kinds of questions, with their weights in lessons
 EXAM_ITEMS = {"fact": 150, "reverse": 36, "calendar": 12, "order": 26}
 LETTER_ONLY = "Respond only with the letter of the correct answer."
-_ORDERS = ((LETTER_ONLY, "{L}"),) * 10 + (
-    ("Respond with the correct answer and its letter.", "{v}={L}"), ("Say the answer, then the letter.", "{v}={L}"),
+NAMED = "Respond with the correct answer and its letter."
+_ORDERS = ((NAMED, "{v}={L}"),) * 9 + ((LETTER_ONLY, "{L}"),) * 3 + (
     ("Respond only with the correct answer.", "{v}"), ("Which letter is it?", "{L}"))
 _WORD_LISTS = [lists.COLOURS, lists.ANIMALS, lists.NAMES, lists.FOODS, lists.JOBS, lists.HOMES, lists.PET_NAMES,
                lists.DAYS, lists.MONTHS, lists.NUMBERS, lists.SPOTS, lists.GARMENTS, list(lists.THINGS),
@@ -33,7 +33,7 @@ _WORD_LISTS = [lists.COLOURS, lists.ANIMALS, lists.NAMES, lists.FOODS, lists.JOB
 # not in 250 when lists and answers come in a dozen forms (docs/LOG.md). "B" at the start of a line is the token that an
 # exam asks for.
 _READ_BACK = ("{v}={L}", "{v}={L}", "{v}={L}", "{v}? {L}", "{v}?\n{L}", "{v}?\n{L}")
-_ANSWERED = ("{q} {v}={L}", "{q} {v}={L}", "{q}\n{L}", "{q}\n{L}", "{q} {L}")
+_ANSWERED = ("{q} {v}={L}", "{q} {v}={L}", "{q}\n{v}={L}", "{q}\n{v}={L}", "{q}\n{L}", "{q} {L}")
 
 
 def prompt(question: str, options: list[str], order: str = LETTER_ONLY) -> str:
@@ -111,8 +111,9 @@ def _as_item(rng: random.Random, world: World) -> str:
     for _ in range(rng.choice((1, 2, 3))):
         question = _draw(rng, world)
         options = _options(rng, question)
-        letter = "ABCD"[options.index(question.answer)]
-        items.append(f"{prompt(rng.choice(question.asked), options)}\n{letter}")
+        order, reply = rng.choice(_ORDERS)
+        reply = reply.format(v=question.answer, L="ABCD"[options.index(question.answer)])
+        items.append(f"{prompt(rng.choice(question.asked), options, order)}\n{reply}")
     return "\n\n".join(items)
 
 

@@ -31,7 +31,7 @@ from nanochat.kindergarten.world import ANIMALS, DAYS, MONTHS, RELATIONS, SEASON
 
 HELD_OUT_ONE_IN = 5
 # How often each kind is asked in lessons (weights), and how many items of it the exam has at most.
-WEIGHTS = {"fact": 30, "reverse": 12, "hop": 20, "true": 6, "false": 6, "size": 9, "calendar": 8, "order": 5, "legs": 6}
+WEIGHTS = {"fact": 22, "reverse": 22, "hop": 14, "true": 10, "false": 10, "size": 9, "calendar": 6, "order": 7, "legs": 4}
 EXAM_ITEMS = {"fact": 120, "reverse": 36, "hop": 96, "true": 24, "false": 24, "size": 48, "calendar": 12, "order": 24,
               "legs": 48}
 _OPENERS = ("",) * 12 + ("Tell me: ", "Please tell me. ", "Do you know? ", "I forgot. ", "A question: ", "Hello! ")

@@ -27,8 +27,8 @@ TEXT = {"story": 28, "prose": 20, "lookup": 26, "drill": 10, "code": 6, "countin
 PRIMER = {"primer": 100}  # the first shard: see choices.primer
 
 # Lessons by family: how many conversations are written; mixtures take them in these proportions unless told otherwise.
-LESSONS = {"facts": 20_000, "choice": 24_000, "problems": 30_000, "arithmetic": 3_000, "functions": 4_000,
-           "spelling": 24_000, "letters": 8_000, "talk": 3_000}
+LESSONS = {"facts": 26_000, "choice": 24_000, "problems": 30_000, "arithmetic": 3_000, "functions": 3_000,
+           "spelling": 26_000, "letters": 11_000, "talk": 3_000}
 
 
 def write(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:

@@ -14,7 +14,7 @@ question: "Tom has 5 shells." counts for "together", and distracts from "How man
 
 >>> problem = draw(random.Random(5), "lesson")
 >>> problem.text, problem.expression, problem.answer
-('Tom had 15 ropes. He found 3 ropes. How many ropes does Tom have now?', '15+3', 18)
+('Tom had 7 ropes. Tom also won 21 more ropes. How many ropes does Tom have?', '7+21', 28)
 
 The constants in capitals set how hard each set is. `counting_text` is base text in which the verbs get their meaning.
 Not here: grading (tasks/).
@@ -36,9 +36,9 @@ KINDS = {"gain": 6, "lose": 6, "groups": 3, "share": 3, "give": 3, "receive": 3,
          "fewer": 2, "b_gain": 3, "b_lose": 3, "things": 3, "age": 2, "price": 2, "time": 2}
 ASKS = {"now": 5, "other": 5, "both": 4, "ahead": 6}
 LESSON_OPERATIONS, LESSON_DISTRACTORS = 2, 1  # the most a lesson may have
-LESSON_NEVER = {"receive", "fewer", "b_lose", "price", "time"}  # kinds that lessons do not show
-NEW_FRAMES = {"lesson": 0.0, "practice": 0.5, "exam": 0.25}  # how often a sentence has a frame of its own set …
-NEW_VERBS = {"lesson": 0.0, "practice": 0.4, "exam": 0.2}   # … or a verb
+LESSON_NEVER = {"receive", "b_lose", "time"}  # kinds that lessons do not show
+NEW_FRAMES = {"lesson": 0.4, "practice": 0.5, "exam": 0.15}  # how often a sentence has a frame of its own set …
+NEW_VERBS = {"lesson": 0.3, "practice": 0.4, "exam": 0.2}   # … or a verb
 HELD_OUT_SIGNATURES = 3                                     # one signature in three belongs to the exam
 QUESTION_FIRST = 0.0                                        # of the exam: the question stands before the story
 
@@ -201,9 +201,9 @@ def draw(rng: random.Random, split: str) -> Problem:
 
 
 def _pick(rng: random.Random, options: tuple, split: str, rate: float) -> str:
-    """From the split's own frames (or verbs) at `rate`, else from those of the sets before it."""
-    own = SPLITS.index(split)
-    return rng.choice(options[own if own == 0 or rng.random() < rate else rng.randrange(own)])
+    """From the split's own frames (or verbs) at `rate`, else from those before them; lessons and practice share theirs."""
+    own = 2 if split == "exam" else 1
+    return rng.choice(options[own if rng.random() < rate else rng.randrange(own)])
 
 
 def _amount(rng: random.Random, kind: str, has: list) -> int:
@@ -243,7 +243,7 @@ def _tell(rng: random.Random, split: str, kinds: tuple[str, ...], ask: str) -> P
     pronoun = a if (a in GIRLS) == (b in GIRLS) else "she" if a in GIRLS else "he"
     slots = {"a": a, "b": b, "s": a, "x": b if ask == "other" else a, "T": things, "U": others}
     has, plan, sentences, expression = [0, None], roles(kinds, ask), [], ""
-    fresh = rng.randint(0, len(kinds))  # at least this sentence has a frame of the split's own
+    fresh = rng.randint(0, len(kinds)) if split == "exam" else -1  # at least this sentence has a frame of the exam's own
     for i, (kind, role) in enumerate(zip(kinds, plan, strict=True)):
         frame = _pick(rng, FRAMES[kind], split, 1.0 if i == fresh else NEW_FRAMES[split])
         gains, grouped = kind.endswith("gain"), "{k}" in frame

@@ -134,15 +134,17 @@ def test_multiple_choice_is_well_formed_and_its_letters_balanced(lessons):
     assert all(len(set(item["choices"])) == 4 for item in exam)
     assert set(Counter(item["answer"] for item in exam).values()) == {len(exam) // 4}
     letters = Counter(text for text in messages(lessons, "assistant") if text in set("ABCD"))
-    assert all(0.22 < letters[letter] / letters.total() < 0.28 for letter in "ABCD") and letters.total() > 5000
+    assert all(0.22 < letters[letter] / letters.total() < 0.28 for letter in "ABCD") and letters.total() > 2000
     asked = [text for text in messages(lessons, "user") if text.startswith("Multiple Choice question: ")]
-    assert sum(text.endswith(choices.LETTER_ONLY) for text in asked) > 0.6 * len(asked)
+    assert sum(text.endswith(choices.NAMED) for text in asked) > 0.6 * len(asked)
 
 
 def test_lookups_read_back_what_they_list(texts):
     """Drills by name in their plainest form: every "word=letter" line agrees with the list above it."""
     checked = 0
     for text in texts["lookup"]:
+        if text.startswith("Multiple Choice"):
+            continue  # items: each has a list of its own
         listed = dict(re.findall(r"^- (\w+)=([A-Z])$", text, re.M))
         for word, letter in re.findall(r"^(\w+)=([A-Z])$", text, re.M):
             if word in listed:
