@@ -18,7 +18,9 @@ from nanochat.tokenizer import chat
 
 
 def parse(spec: str) -> dict[str, float]:
-    """>>> parse("dolly,gsm8k*4")
+    """Source → passes over it.
+
+    >>> parse("dolly,gsm8k*4")
     {'dolly': 1.0, 'gsm8k': 4.0}
     """
     weights: dict[str, float] = {}
