@@ -99,6 +99,9 @@ class Engine:
         self.default_stops = frozenset(map(special, ("<|assistant_end|>", "<|bos|>", "<|user_start|>")))
         self._python_start, self._python_end = special("<|python_start|>"), special("<|python_end|>")
         self._output_start, self._output_end = special("<|output_start|>"), special("<|output_end|>")
+        self._inside = {self._python_start: True, self._output_start: True,
+                        self._python_end: False, self._output_end: False}
+        self._specials = frozenset(tokenizer.specials.values())
 
     def submit(self, prompt: list[int], max_tokens: int = 256, temperature: float = 1.0, top_k: int | None = None,
                seed: int = 0, sample: int = 0, stop_ids=None) -> Request:
@@ -136,7 +139,7 @@ class Engine:
                               [[row.id_before_last] for row in rows])  # (B, 1, C)
         logits = self.model.logits(hidden[:, 0])  # (B, V)
         if self.tool is not None:  # only the tool may speak as the tool
-            logits[:, [self._output_start, self._output_end]] = float("-inf")
+            logits[:, self._output_start:self._output_end + 1] = float("-inf")  # neighbours in every vocabulary
         for row, token in zip(rows, self._sampler.draw(logits, positions).tolist()):
             self._take(row, token)
         return list(rows)
@@ -171,8 +174,13 @@ class Engine:
             self.cancel(request)
 
     def completion(self, request: Request) -> Completion:
-        text = [event.text for event in EventReader(self.tokenizer, request).read() if event.kind == "text"]
-        return Completion(request.ids, request.mask, "".join(text), request.stop_reason, request.tool_calls)
+        shown, inside = [], False  # inside a tool block
+        for token in request.ids:
+            inside = self._inside.get(token, inside)
+            if not inside and token not in self._specials:
+                shown.append(token)
+        text = self.tokenizer.decode(shown)
+        return Completion(request.ids, request.mask, text, request.stop_reason, request.tool_calls)
 
     def _hidden(self, ids: list[list[int]], slots: slice, starts: list[int],
                 before: list[list[int]] | None = None) -> torch.Tensor:

@@ -14,7 +14,8 @@ from nanochat.serve.app import Defaults, create_app
 from nanochat.serve.worker import Worker
 from nanochat.tokenizer import Tokenizer, chat
 
-STORY = " ".join(f"Then Tim the fox found door number {i}, and behind it sat a small 🦊 friend." for i in range(1, 13))
+DOORS = [f"Then Tim the fox found door number {i}, and behind it sat a small 🦊 friend." for i in range(1, 41)]
+STORY, LONG_STORY = " ".join(DOORS[:5]), " ".join(DOORS)  # the long one takes at least 3 seconds
 CODE = ("Here is **a** `function`:\n\n```python\ndef f(x):\n    return x < 3\n```\n\n- one\n"
         "- <img src=x onerror=alert(1)>\n")
 SECONDS_PER_TOKEN = 0.001
@@ -31,7 +32,8 @@ class ScriptedEngine(Engine):
             text = self.tokenizer.decode(row.prompt).split("<|user_start|>")[-1].split("<|user_end|>")[0]
             parts = {"What is 123 * 456?": [("text", "Let me see: "), ("python", "123*456"), ("python_output", "56088"),
                                             ("text", "123 * 456 = 56088.")],
-                     "Tell me a story.": [("text", STORY)], "code": [("text", CODE)]}
+                     "Tell me a story.": [("text", STORY)], "A long story!": [("text", LONG_STORY)],
+                     "code": [("text", CODE)]}
             parts = parts.get(text, [("text", f"Answer {self.num_answers} to: {text}")])
             conversation = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": [
                 {"type": kind, "text": part} for kind, part in parts]}]}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import STORY
+from .conftest import LONG_STORY, STORY
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: bash setup.sh installs it")
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(
     not CHROMIUM, reason="NO CHROMIUM: the page is not tested; apt-get install --no-install-recommends chromium")]
 ARGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync",
         "--disable-component-update"]
-MILLISECONDS = 30_000  # to wait before failing: a busy machine takes seconds for what a quiet one does at once
+MILLISECONDS = 60_000  # to wait before failing: a busy machine takes seconds for what a quiet one does at once
 SIZES = {"desktop": {"width": 1180, "height": 760}, "phone": {"width": 390, "height": 780}}
 
 
@@ -74,11 +74,11 @@ def test_a_sum_shows_the_tool_call(page):
 
 
 def test_a_story_streams_and_stop_stops(page, worker):
-    say(page, "Tell me a story.")
+    say(page, "A long story!")
     playwright.expect(page.locator(".assistant .body")).to_contain_text("door number 1")
     page.get_by_label("Stop", exact=True).click()
     [text] = finished(page, 1)
-    assert "Then Tim" in text and text.strip() != STORY and STORY.startswith(text.strip())
+    assert text.strip() != LONG_STORY and LONG_STORY.startswith(text.strip())
     playwright.expect(page.locator(".assistant .actions")).to_contain_text("stopped")
     page.wait_for_timeout(100)
     assert not worker.open and page.locator(".assistant .body").inner_text() == text  # the server stopped as well
