@@ -62,7 +62,7 @@ def chat_files(data_dir: Path) -> list[str]:
 
 
 def known(data_dir: Path) -> list[str]:
-    return ["text", *chat_files(data_dir), *tasks.names()]
+    return ["text", *sorted({*chat_files(data_dir), *tasks.names()})]
 
 
 def _rows(name: str, data_dir: Path) -> list[dict]:

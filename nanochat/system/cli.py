@@ -35,7 +35,7 @@ class flag:  # noqa: N801 (reads as a word in `parse(..., depth=flag(20, "layers
     def check(self, name: str, value: Any) -> str:
         """What is wrong with `value`, or ""."""
         if self.choices and value not in self.choices:
-            return f"--{name}={value} is unknown; choose one of {', '.join(map(str, self.choices))}"
+            return f"--{name}={value} is unknown; choose one of {', '.join(str(one) for one in self.choices if one != '')}"
         if self.at_least is not None and value < self.at_least and value != self.default:
             return f"--{name}={value} is too small; give at least {self.at_least}"
         if self.at_most is not None and value > self.at_most:
@@ -100,13 +100,14 @@ def _reader(kind: type) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         if kind is int:  # 2_000_000 and 2e9 are easier to check by eye than 2000000000
             try:
-                return int(text)
+                value = int(text)
             except ValueError:
                 if not float(text).is_integer():  # neither is infinity
                     raise
-                return int(float(text))
-        value = kind(text)
-        if kind is float and not math.isfinite(value):
+                value = int(float(text))
+        else:
+            value = kind(text)
+        if kind is float and not math.isfinite(value) or kind is int and abs(value) >= 2**63:
             raise ValueError(text)
         return value
 

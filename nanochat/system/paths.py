@@ -6,6 +6,8 @@ Functions, not constants: the tests and `--out`/`--data` change the environment 
 import os
 from pathlib import Path
 
+from nanochat.system.files import UserError
+
 REPO = Path(__file__).resolve().parents[2]
 STAGES = ("base", "mid", "sft", "rl")  # the model-making stages, in order
 
@@ -26,6 +28,8 @@ def tokenizer_dir() -> Path:
 
 def checkpoint_dir(stage: str, tag: str = "") -> Path:
     """`out/checkpoints/<stage>[/<tag>]`; tags are named after the depth: d4, d20."""
+    if tag != Path(tag).name or tag == "..":
+        raise UserError(f"--model_tag={tag} is no plain name; give one without slashes, e.g. d4")
     return base_dir() / "checkpoints" / stage / tag
 
 

@@ -57,6 +57,7 @@ def test_minus_one_stays_allowed_where_it_is_the_default():
     (["--depth=four"], "invalid whole number value: 'four'"),
     (["--depth=4.5"], "invalid whole number value: '4.5'"),
     (["--depth=inf"], "invalid whole number value: 'inf'"),
+    (["--depth=9223372036854775808"], "invalid whole number value"),
     (["--depth="], "invalid whole number value: ''"),
     (["--depth"], "expected one argument"),
     (["--matrix_lr=fast"], "invalid number value: 'fast'"),

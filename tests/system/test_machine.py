@@ -17,6 +17,12 @@ def test_places_follow_the_environment(base_dir, monkeypatch, tmp_path):
     assert paths.base_dir().is_absolute() and "~" not in str(paths.base_dir())
 
 
+@pytest.mark.parametrize("tag", ["a/b", "../d4", "..", "/d4", "d4/"])
+def test_a_tag_that_leads_elsewhere_is_refused(base_dir, tag):
+    with pytest.raises(UserError, match="is no plain name"):
+        paths.checkpoint_dir("base", tag)
+
+
 def test_one_rank_without_torchrun(base_dir):
     started = runtime.start("cpu", "float32")
     assert (started.rank, started.world_size, started.is_main) == (0, 1, True)
