@@ -20,7 +20,8 @@ from nanochat.tokenizer import chat, train
 from nanochat.tokenizer.encode import Encoder
 
 # GPT-4's pattern, as published in tiktoken, except for the number of digits.
-PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+")
+PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+           r"|\s*[\r\n]|\s+(?!\S)|\s+")
 SPECIALS = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
             "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
 MIN_VOCAB = 256 + len(SPECIALS)
@@ -42,7 +43,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, digits: int = 2) -> "Tokenizer":
-        """Learns from `texts`; `vocab_size` includes the specials. Smaller than asked if the texts hold no more pairs."""
+        """Learns from `texts` on all cores. `vocab_size` counts the specials; it ends lower when no pair is left."""
         if vocab_size < MIN_VOCAB:
             raise UserError(f"--vocab_size={vocab_size} is too small; give at least {MIN_VOCAB} (256 bytes and "
                             f"{len(SPECIALS)} special tokens)")
@@ -91,13 +92,13 @@ class Tokenizer:
         whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
                  "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "post_processor": None,
                  "decoder": byte_level, "model": model}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "eos_token": "<|assistant_end|>",
-                  "clean_up_tokenization_spaces": False, "chat_template": chat.TEMPLATE}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
+                  "bos_token": "<|bos|>", "eos_token": "<|assistant_end|>", "chat_template": chat.TEMPLATE}
         files.write_atomic(Path(folder) / "tokenizer.json", json.dumps(whole, ensure_ascii=False))
         files.write_json(Path(folder) / "tokenizer_config.json", config)
 
     def _splits(self) -> list[tuple[str, str]]:
-        """Every way to make a token out of two, by the token's id: with all of them, Hugging Face joins as tiktoken does."""
+        """Every way to make a token out of two, by its id: with all of them Hugging Face joins as tiktoken does."""
         return [(_visible(token[:cut]), _visible(token[cut:])) for token in list(self._ranks)[256:]
                 for cut in range(1, len(token)) if token[:cut] in self._ranks and token[cut:] in self._ranks]
 

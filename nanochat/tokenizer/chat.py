@@ -1,10 +1,11 @@
 """The chat format: a conversation becomes ids, and a mask of what the model is to learn.
 
-    <|bos|><|user_start|>7*8?<|user_end|><|assistant_start|><|python_start|>7*8<|python_end|><|output_start|>56<|output_end|>56<|assistant_end|>
-                                                            1111111111111111111111111111111                                  11111111111111111111
+    <|bos|><|user_start|>7*8?<|user_end|><|assistant_start|>                 mask 0: given
+    <|python_start|>7*8<|python_end|>                                        mask 1: learnt
+    <|output_start|>56<|output_end|>                                         mask 0: the tool's
+    It is 56.<|assistant_end|>                                               mask 1: learnt
 
-Learnt (mask 1): what the assistant writes, its tool calls with their markers, and its `<|assistant_end|>`. Not learnt:
-everything it is given: the user, the tool's output, the markers around them. A system message joins the first user turn.
+A system message joins the first user turn. Names of special tokens in a message are text, never special tokens.
 `TEMPLATE` says the same in Jinja for Hugging Face's `apply_chat_template`; a test compares the two.
 """
 from collections.abc import Iterator
@@ -120,7 +121,7 @@ def _turns(conversation: dict) -> list[tuple[str, list[tuple[str, str]]]]:
 def _text_only(message: dict, index: int) -> str:
     parts = _parts(message, index)
     if any(kind != "text" for kind, _ in parts):
-        raise UserError(f"message {index}: only an assistant can have {[kind for kind, _ in parts if kind != 'text'][0]} parts")
+        raise UserError(f"message {index}: only an assistant can have parts other than text")
     return "".join(text for _, text in parts)
 
 

@@ -1,10 +1,10 @@
 """Words to ids: nearly every word was seen before, so look it up; if not, merge it by a table of pairs.
 
 - The vocabulary is a table from bytes to id, of the kind that counts words in training (`count.WordCounts`).
-- The pair table maps left and right id to the token they make, for *every* way to make a token out of two. So the rule is
-  tiktoken's: a word that is a token is that token; else the neighbours that make the lowest id are joined, leftmost first.
-- A cache of words with up to six ids, 32 bytes each. It has a fixed size: a new word takes the first of two places, what
-  was there moves to the second, and what was there is forgotten. A word of 16 to 31 bytes takes both.
+- The pair table maps two ids to the token they make, for *every* way to make a token out of two. So the rule is that of
+  tiktoken: a word that is a token is that token; else the neighbours that make the lowest id join, leftmost first.
+- A cache of words with up to six ids, 32 bytes each. Its size is fixed: a new word takes the first of two places, what
+  was there moves to the second, and what was in that is forgotten. A word of 16 to 31 bytes takes both.
 - Words of more than 48 bytes go through a heap, so that a megabyte of "a" takes n log n steps and not n².
 """
 import heapq
@@ -103,17 +103,26 @@ def _encode(data, data64, starts, vocabulary, store, pairs, cache, ids, ends):
                 continue
             number = _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, ids[found:])
             if number <= MOST_CACHED_IDS and size < 32:
-                if size < 16:
-                    hit = slot
-                    for column in range(4):
-                        cache[slot ^ 1, column] = cache[slot, column]
-                    cache[slot, 0], cache[slot, 1] = low, high
-                else:
-                    cache[slot, 0], cache[slot, 1], cache[slot, 2] = low, LONG | np.uint64(size), high
-                    cache[slot, 3], cache[hit, 0] = _tail(data64, i, size, 16), _tail(data64, i, size, 24)
-                    cache[hit, 1] = LONG
-                cache[hit, 2], cache[hit, 3] = _packed(ids, found, min(number, 3)), _packed(ids, found + 3, number - 3)
+                _remember(cache, slot, low, high, data64, i, size, ids[found:found + number])
             found += number
+
+
+@njit(nogil=True, cache=True)
+def _remember(cache, slot, low, high, data64, i, size, ids):
+    """Puts a word and its ids into the cache."""
+    entry = slot
+    if size < 16:
+        for column in range(4):
+            cache[slot ^ 1, column] = cache[slot, column]
+        cache[slot, 0], cache[slot, 1] = low, high
+    else:
+        entry += 1
+        cache[slot, 0], cache[slot, 1], cache[slot, 2] = low, LONG | np.uint64(size), high
+        cache[slot, 3], cache[entry, 0] = _tail(data64, i, size, 16), _tail(data64, i, size, 24)
+        cache[entry, 1] = LONG
+    cache[entry, 2] = cache[entry, 3] = 0
+    for k in range(len(ids)):
+        cache[entry, 2 + k // 3] |= np.uint64(ids[k] + 1) << np.uint64(21 * (k % 3))
 
 
 @njit(nogil=True, cache=True)
@@ -124,18 +133,12 @@ def _tail(data64, i, size, begin):
 
 @njit(nogil=True, cache=True)
 def _unpack(three, ids, found):
-    """Writes up to three ids and returns where the next goes. All three are written: no guessing how many there are."""
+    """Writes up to three ids, kept as id + 1, and returns where the next goes."""
     second, third = three >> np.uint64(21), three >> np.uint64(42)
-    ids[found], ids[found + 1], ids[found + 2] = np.int32(three & ID) - 1, np.int32(second & ID) - 1, np.int32(third) - 1
+    ids[found] = np.int32(three & ID) - 1
+    ids[found + 1] = np.int32(second & ID) - 1  # written in any case: the processor need not guess how many there are
+    ids[found + 2] = np.int32(third) - 1
     return found + 1 + np.int64(second > 0) + np.int64(third > 0)
-
-
-@njit(nogil=True, cache=True)
-def _packed(ids, start, number):
-    packed = np.uint64(0)
-    for k in range(number):
-        packed |= np.uint64(ids[start + k] + 1) << np.uint64(21 * k)
-    return packed
 
 
 @njit(nogil=True, cache=True)
@@ -223,7 +226,7 @@ def _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, parts):
 
 @njit(nogil=True, cache=True)
 def _merge_long(parts, pairs):
-    """The same with a heap of (token, position) and links to both neighbours; the ids end up at the front of `parts`."""
+    """The same with a heap of (token, position) and links to the neighbours; the ids end at the front of `parts`."""
     size = len(parts)
     before, after = np.arange(-1, size - 1), np.arange(1, size + 1)
     heap = [_joined(parts[k], parts[k + 1], pairs) << 40 | k for k in range(size - 1)]

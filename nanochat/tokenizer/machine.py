@@ -17,7 +17,7 @@ def lowest_bit(typing_context, mask):
 
 @intrinsic
 def prefetch(typing_context, address):
-    """Asks for the cache line at an address, to be written soon, and does not wait. It made counting words twice as fast."""
+    """Asks for the cache line at an address, soon to be written, and does not wait. It made counting twice as fast."""
     def generate(context, builder, signature, arguments):
         pointer = builder.inttoptr(arguments[0], INT8.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, INT32, INT32, INT32])

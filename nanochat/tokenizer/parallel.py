@@ -1,6 +1,6 @@
 """Work on documents by all cores: pieces of 256 Ki characters, results in order, few pieces in flight.
 
-Threads are enough, as the compiled loops let go of Python's lock. A piece and what is computed from it fit a core's cache.
+Threads are enough: the compiled loops let go of Python's lock. A piece and what is computed from it fit a core's cache.
 """
 import os
 from collections import deque

@@ -18,11 +18,11 @@ from nanochat.tokenizer import unicode_ranges
 
 @functools.cache
 def compiled(digits: int) -> re.Pattern:
-    r"""`bpe.PATTERN` for Python's own `re`, which has no `\p{L}`: the ranges are written out from the committed table."""
+    r"""`bpe.PATTERN` for Python's own `re`, which has no `\p{L}`: the ranges of the committed table are written out."""
     L, N, S = ("".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
                for ranges in (unicode_ranges.LETTERS, unicode_ranges.NUMBERS, unicode_ranges.SPACES))
     return re.compile("|".join([
-        r"'(?:[sSſdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])",  # ſ, U+017F, is an s to Unicode; no other letter folds onto these
+        r"'(?:[sSſdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])",  # ſ, U+017F, folds to s, and nothing else to these
         rf"[^\r\n{L}{N}]?[{L}]+",
         rf"[{N}]{{1,{digits}}}",
         rf" ?[^{S}{L}{N}]+[\r\n]*",

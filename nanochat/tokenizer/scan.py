@@ -35,7 +35,7 @@ def _class_table() -> np.ndarray:
 CLASSES = _class_table()
 ASCII_CLASSES = np.where(np.arange(256) < 128, CLASSES[:256], 0).astype(np.uint8)
 
-ONE = np.uint64(1)
+ONE, TOP = np.uint64(1), np.uint64(63)
 BYTE_LOW_BITS = np.uint64(0x0101010101010101)
 BYTE_HIGH_BITS = np.uint64(0x8080808080808080)
 GATHER = np.uint64(0x0102040810204080)  # times eight 0/1 bytes: their bits, side by side, in the top byte
@@ -50,7 +50,7 @@ def utf8(text: str) -> bytes:
 
 
 def buffer(documents: list[bytes]) -> tuple[np.ndarray, int]:
-    """The documents between 0xFF bytes, and more of them so that one may read 64 bytes beyond; the length without these."""
+    """The documents between 0xFF bytes, with more of these so that one may read on; the length without them."""
     length = sum(map(len, documents)) + len(documents) + 1
     return np.frombuffer(SEPARATOR.join([b"", *documents, SEPARATOR * (128 - length % 64)]), np.uint8), length
 
@@ -121,7 +121,7 @@ def _starts(data, classes, classes64, length, digits, starts):
             apostrophe |= _gather(eight >> np.uint64(7)) << shift
         after = np.uint64(classes[base + 64])  # the first class of the next block
         wordlike = letter | number | other
-        next_wordlike = wordlike >> ONE | np.uint64((after & np.uint64(WORDLIKE)) != 0) << np.uint64(63)
+        next_wordlike = wordlike >> ONE | np.uint64((after & np.uint64(WORDLIKE)) != 0) << TOP
         prev_space = space << ONE | old_space
         prev_newline = newline << ONE | old_newline
         prev_other = other << ONE | old_other
@@ -138,39 +138,20 @@ def _starts(data, classes, classes64, length, digits, starts):
         start |= newline & ~(prev_space | prev_newline | prev_other)
         start |= ~(wordlike | space | newline)  # the separators
 
-        todo = number
-        while todo:  # `\p{N}{1,digits}`
-            i = lowest_bit(todo)
-            if i == 0 and not old_number or i > 0 and not number >> (i - ONE) & ONE:
-                run = 0
-            if not inside >> i & ONE:
-                start |= np.uint64(run == 0) << i
-                run = run + 1 if run + 1 < digits else 0
-            todo &= todo - ONE
-        todo = apostrophe & single & (letter >> ONE | (after & np.uint64(LETTER)) << np.uint64(63))
-        start |= late
-        late = np.uint64(0)
-        while todo:  # `'(?i:[sdmt]|ll|ve|re)`
-            i = lowest_bit(todo)
-            end = i + np.uint64(_contraction(data, base + np.int64(i)))
-            if end != i:
-                start |= ONE << end if end < np.uint64(64) else np.uint64(0)
-                late |= ONE << (end - np.uint64(64)) if end >= np.uint64(64) else np.uint64(0)
-            todo &= todo - ONE
-        todo = space & ~inside & (prev_newline | inside >> ONE | np.uint64((after & np.uint64(INSIDE)) != 0) << np.uint64(63))
-        while todo:  # white space after a line break or outside ASCII
-            i = lowest_bit(todo)
-            if _starts_space(classes, base + np.int64(i)):
-                start |= ONE << i
-            todo &= todo - ONE
+        run, bits = _number_starts(number, inside, old_number, run, digits)
+        start |= bits | late
+        next_letter = letter >> ONE | (after & np.uint64(LETTER)) << TOP
+        bits, late = _after_contractions(data, base, apostrophe & single & next_letter)
+        start |= bits
+        next_inside = inside >> ONE | np.uint64((after & np.uint64(INSIDE)) != 0) << TOP
+        start |= _space_starts(classes, base, space & ~inside & (prev_newline | next_inside))
 
         while start:
             starts[found] = base + np.int64(lowest_bit(start))
             found += 1
             start &= start - ONE
-        top = np.uint64(63)
-        old_letter, old_number, old_other, old_space = letter >> top, number >> top, other >> top, space >> top
-        old_newline, old_blank, old_single = newline >> top, blank >> top, single >> top
+        old_letter, old_number, old_other, old_space = letter >> TOP, number >> TOP, other >> TOP, space >> TOP
+        old_newline, old_blank, old_single = newline >> TOP, blank >> TOP, single >> TOP
     while starts[found - 1] >= length:  # the padding
         found -= 1
     return found
@@ -183,14 +164,54 @@ def _gather(eight):
 
 
 @njit(nogil=True, cache=True)
-def _contraction(data, i):
-    """Length of `'s`, `'LL`, … at i, or 0. U+017F, two bytes, is an s to Unicode."""
-    first, second = data[i + 1] | 0x20, data[i + 2] | 0x20
-    if first == 0x73 or first == 0x64 or first == 0x6D or first == 0x74:  # s d m t
-        return 2
-    if first == 0x6C and second == 0x6C or (first == 0x76 or first == 0x72) and second == 0x65:  # ll ve re
-        return 3
-    return 3 if data[i + 1] == 0xC5 and data[i + 2] == 0xBF else 0
+def _number_starts(number, inside, old_number, run, digits):
+    r"""`\p{N}{1,digits}`: how many digits since the last start at the end of the block, and the starts."""
+    starts = np.uint64(0)
+    todo = number
+    while todo:
+        i = lowest_bit(todo)
+        if not (number >> (i - ONE) & ONE if i else old_number):
+            run = 0
+        if not inside >> i & ONE:
+            starts |= np.uint64(run == 0) << i
+            run = run + 1 if run + 1 < digits else 0
+        todo &= todo - ONE
+    return run, starts
+
+
+@njit(nogil=True, cache=True)
+def _after_contractions(data, base, todo):
+    """`'(?i:[sdmt]|ll|ve|re)` at these apostrophes: the starts after them, in this block and in the next."""
+    now = late = np.uint64(0)
+    while todo:
+        i = lowest_bit(todo)
+        at = base + np.int64(i)
+        first, second = data[at + 1] | 0x20, data[at + 2] | 0x20
+        size = 0
+        if first == 0x73 or first == 0x64 or first == 0x6D or first == 0x74:  # s d m t
+            size = 2
+        elif first == 0x6C and second == 0x6C or (first == 0x76 or first == 0x72) and second == 0x65:  # ll ve re
+            size = 3
+        elif data[at + 1] == 0xC5 and data[at + 2] == 0xBF:  # U+017F, to Unicode an s
+            size = 3
+        end = i + np.uint64(size)
+        if size and end < np.uint64(64):
+            now |= ONE << end
+        elif size:
+            late |= ONE << (end - np.uint64(64))
+        todo &= todo - ONE
+    return now, late
+
+
+@njit(nogil=True, cache=True)
+def _space_starts(classes, base, todo):
+    """Which of these begin a word: white space after a line break or outside ASCII."""
+    starts = np.uint64(0)
+    while todo:
+        i = lowest_bit(todo)
+        starts |= np.uint64(_starts_space(classes, base + np.int64(i))) << i
+        todo &= todo - ONE
+    return starts
 
 
 @njit(nogil=True, cache=True)

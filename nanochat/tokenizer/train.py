@@ -1,14 +1,14 @@
-"""Learning the merges from counted words, as `reference.learn` does, in time that hardly depends on how many there are.
+"""Learning the merges from counted words, as `reference.learn` does, without ever counting the same pair twice.
 
 The words lie in one flat array of ids, -1 between them; a token's id stands at its first and at its last byte, so both
 neighbours of a token are one step away. Every pair of ids is a record: how often it occurs, and a list of where.
 
-What makes it simple: a pair that contains the id `new` can only arise when `new` is made. So its record is complete when it
-is written, and its count can only fall. Nothing is ever updated: when a record comes up as the most frequent, its list is
-checked and counted again; if the count still holds the pair is merged, otherwise the record waits with its new count.
+What makes it simple: a pair that contains the id `new` can only arise when `new` is made. So its record is complete
+when it is written, its count can only fall, and its list only has places too many. When `new` is made, what changes is
+summed up by neighbour; then each neighbour costs one new record, and an old one that is lowered, found by a hash table.
 
-Only records that occur at least `floor` times are in the heap. When it is empty the floor is halved and all records are
-looked through: most of them never matter, and the heap stays small enough for the cache.
+Only records with a count of at least `floor` are in the heap, perhaps with a count that has fallen since. When the heap
+is empty the floor is halved and all records are looked through: most never matter, and the heap fits the cache.
 """
 import heapq
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 from numba import njit
 
-from nanochat.tokenizer.count import count_words
+from nanochat.tokenizer.count import count_words, slot_of
 
 GONE = -2  # a byte inside a token
 FIRST, SECOND, PLACE, LENGTH = range(4)  # the columns of a record: the pair, and where its list of occurrences is
@@ -43,11 +43,12 @@ class Merges:
         narrow = np.int32 if weights.max(initial=0) < 1 << 31 else np.int64
         self.weights = np.repeat(weights.astype(narrow), np.diff(starts, append=len(data)))  # of the word around a byte
         self.counts, self.records = np.empty(1 << 17, np.int64), np.empty((1 << 17, 4), np.int64)
-        # A merge makes one token of two and at most two new pairs, so 3 places per byte suffice. Most are never touched.
+        # A merge makes one token of two and at most two new pairs: 3 places per byte suffice. Most are never touched.
         self.places = np.empty(3 * len(data), np.int32)
         self.pairs, self.sizes = np.empty((256, 2), np.int32), np.ones(256, np.int32)
         self.used = np.array([0, 0, 256])
-        _first_records(self.ids, self.weights, self.counts, self.records, self.places, self.used)
+        self.index = np.full(1 << 18, -1, np.int32)  # a hash table: the records by their pair
+        _first_records(self.ids, self.weights, self.counts, self.records, self.index, self.places, self.used)
         self.floor = int(self.counts[:self.used[RECORDS]].max(initial=0))
 
     def more(self, number: int) -> np.ndarray:
@@ -57,8 +58,10 @@ class Merges:
         while self.floor and self.used[TOKENS] < begin + number:
             if 2 * (self.used[RECORDS] + len(self.sizes)) > len(self.counts):
                 self.counts, self.records = (_grown(array, 2 * len(array)) for array in (self.counts, self.records))
-            if _merge(self.ids, self.weights, self.counts, self.records, self.places, self.used, self.pairs, self.sizes,
-                      self.floor, begin + number):
+                self.index = np.full(2 * len(self.index), -1, np.int32)
+                _index(self.records, 0, self.used[RECORDS], self.index)
+            if _merge(self.ids, self.weights, self.counts, self.records, self.index, self.places, self.used, self.pairs,
+                      self.sizes, self.floor, begin + number):
                 self.floor //= 2
         return self.pairs[begin:self.used[TOKENS]]
 
@@ -70,7 +73,7 @@ def _grown(array: np.ndarray, length: int) -> np.ndarray:
 
 
 @njit(cache=True)
-def _first_records(ids, weights, counts, records, places, used):
+def _first_records(ids, weights, counts, records, index, places, used):
     """The pairs of bytes."""
     lengths, sums = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
     for p in range(len(ids) - 1):
@@ -80,6 +83,7 @@ def _first_records(ids, weights, counts, records, places, used):
     for pair in range(1 << 16):
         if lengths[pair]:
             _record(pair >> 8, pair & 255, sums[pair], lengths, pair, counts, records, used)
+    _index(records, 0, used[RECORDS], index)
     for p in range(len(ids) - 1):
         if ids[p] >= 0 and ids[p + 1] >= 0:
             places[lengths[ids[p] << 8 | ids[p + 1]]] = p
@@ -98,8 +102,23 @@ def _record(first, second, count, lengths, i, counts, records, used):
 
 
 @njit(cache=True)
-def _merge(ids, weights, counts, records, places, used, pairs, sizes, floor, limit):
-    """Merges while there are records with `floor` occurrences (True when there are no more), tokens and room for records."""
+def _slot(first, second, records, index):
+    """Where in `index` the record of a pair is, or is to be."""
+    slot = slot_of(np.uint64(first), np.uint64(second), len(index) - 1)
+    while index[slot] >= 0 and (records[index[slot], FIRST] != first or records[index[slot], SECOND] != second):
+        slot = (slot + 1) & (len(index) - 1)
+    return slot
+
+
+@njit(cache=True)
+def _index(records, begin, end, index):
+    for r in range(begin, end):
+        index[_slot(records[r, FIRST], records[r, SECOND], records, index)] = r
+
+
+@njit(cache=True)
+def _merge(ids, weights, counts, records, index, places, used, pairs, sizes, floor, limit):
+    """Merges while there are records of at least `floor` (True when there are no more), tokens to make, and room."""
     heap = [(-counts[r], records[r, FIRST] << 32 | records[r, SECOND], r)
             for r in range(used[RECORDS]) if counts[r] >= floor]
     heapq.heapify(heap)
@@ -108,15 +127,15 @@ def _merge(ids, weights, counts, records, places, used, pairs, sizes, floor, lim
         if used[RECORDS] + 2 * limit > len(counts):
             return False
         count, pair, r = heapq.heappop(heap)
-        counts[r] = _recount(ids, weights, records[r], places, sizes)
         if counts[r] < -count:
             if counts[r] >= floor:
                 heapq.heappush(heap, (-counts[r], pair, r))
             continue
         old_records = used[RECORDS]
         pairs[used[TOKENS], 0], pairs[used[TOKENS], 1] = records[r, FIRST], records[r, SECOND]
-        _join(ids, weights, records[r], places, used, sizes, counts, records, lengths, sums)
+        _join(ids, weights, records[r], places, used, sizes, counts, records, index, lengths, sums)
         counts[r] = 0
+        _index(records, old_records, used[RECORDS], index)
         for n in range(old_records, used[RECORDS]):
             if counts[n] >= floor:
                 heapq.heappush(heap, (-counts[n], records[n, FIRST] << 32 | records[n, SECOND], n))
@@ -124,23 +143,8 @@ def _merge(ids, weights, counts, records, places, used, pairs, sizes, floor, lim
 
 
 @njit(cache=True)
-def _recount(ids, weights, record, places, sizes):
-    """How often the pair occurs now; its list is shortened to where it does."""
-    first, second, size = record[FIRST], record[SECOND], sizes[record[FIRST]]
-    kept, count = record[PLACE], 0
-    for k in range(record[PLACE], record[PLACE] + record[LENGTH]):
-        p = places[k]
-        if ids[p] == first and ids[p + size] == second:
-            places[kept] = p
-            kept += 1
-            count += weights[p]
-    record[LENGTH] = kept - record[PLACE]
-    return count
-
-
-@njit(cache=True)
-def _join(ids, weights, record, places, used, sizes, counts, records, lengths, sums):
-    """Makes the pair a token wherever it occurs, and a record of every pair that this token is part of."""
+def _join(ids, weights, record, places, used, sizes, counts, records, index, lengths, sums):
+    """Makes the pair a token wherever it occurs, with a record of every pair that this token is part of."""
     new, first, second = used[TOKENS], record[FIRST], record[SECOND]
     size = sizes[first] + sizes[second]
     sizes[new] = size
@@ -149,7 +153,7 @@ def _join(ids, weights, record, places, used, sizes, counts, records, lengths, s
     for k in range(begin, begin + record[LENGTH]):
         p = places[k]
         q = p + sizes[first]
-        if ids[p] == first and ids[q] == second:  # in a run of one token the one before may have taken it
+        if ids[p] == first and ids[q] == second:  # not if one of the two has become part of something else
             ids[q - 1] = ids[q] = GONE
             ids[p] = ids[p + size - 1] = new
             places[end] = p
@@ -170,6 +174,8 @@ def _join(ids, weights, record, places, used, sizes, counts, records, lengths, s
             sums[1, right] += weights[p]
     for side, other in neighbours:
         pair = (new, other) if side else (other, new)
+        lost = (second, first if other == new else other) if side else (other, first)
+        counts[index[_slot(lost[0], lost[1], records, index)]] -= sums[side, other]
         _record(pair[0], pair[1], sums[side, other], lengths[side], other, counts, records, used)
     for k in range(begin, end):
         p = places[k]

@@ -1,8 +1,8 @@
 """Which code points are letters, numbers and white space: one committed table, Unicode 16.0.
 
-The pattern that cuts text into words says `\\p{L}`, `\\p{N}` and `\\s`. What these match depends on the Unicode version of whoever
-is asked: Python 3.11 knows 131,756 letters, tiktoken and tokenizers 141,028, newer libraries 158,172. A tokenizer must not
-change its ids because something was upgraded, so the ranges are written down here.
+The pattern that cuts text into words says `\\p{L}`, `\\p{N}` and `\\s`. What these match depends on the Unicode version
+of whoever is asked: Python 3.11 knows 131,756 letters, tiktoken and tokenizers 141,028, newer libraries 158,172. A
+tokenizer must not change its ids because something was upgraded, so the ranges are written down here.
 
 A range is written as its distance from the end of the range before, then `+` and how many code points follow its first,
 both in hexadecimal: "41+19 7+19" is A–Z and a–z.
@@ -65,4 +65,3 @@ NUMBERS = _ranges("""
 SPACES = _ranges("""
 9+4 13 65 1b 15e0 980+a 1e+1 6 30 fa1
 """)  # \s: 25
-NEWLINES = [(0x0A, 0x0A), (0x0D, 0x0D)]

@@ -29,7 +29,8 @@ TOOL = [user("7*8?"), assistant(("text", "So "), ("python", "7*8"), ("python_out
 
 
 def test_what_is_learnt():
-    assert shown(TOOL) == ("<|bos|><|user_start|>7*8?<|user_end|><|assistant_start|>So <|python_start|>7*8<|python_end|>"
+    assert shown(TOOL) == ("<|bos|><|user_start|>7*8?<|user_end|>"
+                           "<|assistant_start|>So <|python_start|>7*8<|python_end|>"
                            "<|output_start|>56<|output_end|>56.<|assistant_end|>")
     assert learnt(TOOL) == "So <|python_start|>7*8<|python_end|>56.<|assistant_end|>"
     assert learnt([user("hi"), {"role": "assistant", "content": "hello"}]) == "hello<|assistant_end|>"
@@ -72,7 +73,7 @@ def test_cut_keeps_whole_exchanges():
     ([user("a"), assistant(("image", "x"))], "message 1 has a part"),
     ([user("a"), {"role": "assistant", "content": []}], "message 1 has a part"),
     ([user("a"), {"role": "assistant"}], "message 1 has a part"),
-    ([{"role": "user", "content": [{"type": "python", "text": "1"}]}], "message 0: only an assistant can have python"),
+    ([{"role": "user", "content": [{"type": "python", "text": "1"}]}], "message 0: only an assistant can"),
     ([user("a"), "hello"], "message 1 has role None"),
 ])
 def test_wrong_conversations_name_the_message(messages, complaint):

@@ -37,7 +37,8 @@ def test_generated(texts, digits):
 
 def test_every_position_in_a_block():
     """The rules look at neighbours, which may be in the block of 64 bytes before or after."""
-    texts = ["x" * shift + text for shift in range(64) for text in ("'ll go", "“a", "\u3000a", "!\n \n b", "  12 345", "ſ'ſa")]
+    texts = ["x" * shift + text for shift in range(64)
+             for text in ("'ll go", "“a", "\u3000a", "!\n \n b", "  12 345", "ſ'ſa")]
     assert cut(texts) == [reference.split(text) for text in texts]
 
 
