@@ -17,13 +17,14 @@ bash "$ROOT/runs/$(pick_recipe).sh" "$@"
 [ -z "$DRY_RUN" ] || exit 0
 cd "$ROOT"
 export NANOCHAT_BASE_DIR=$OUT
+tag=d$(sed -n 's/^command=.*--depth=\([0-9]*\).*/\1/p' "$OUT/stages/base.done")
 for newest in rl sft mid base; do  # whose model talks: that of the last stage there is
-    if compgen -G "$OUT/checkpoints/$newest/*/step_*" >/dev/null; then break; fi
+    if compgen -G "$OUT/checkpoints/$newest/$tag/step_*" >/dev/null; then break; fi
 done
 say "The report: $OUT/report/report.md"
 if [ -z "$SERVE" ]; then
-    say "To talk to it: NANOCHAT_BASE_DIR=$OUT .venv/bin/python -m scripts.chat_web -i $newest"
+    say "To talk to it: NANOCHAT_BASE_DIR=$OUT .venv/bin/python -m scripts.chat_web -i $newest -g $tag"
     exit 0
 fi
 say "Next comes the chat page. Run the same command again and it is there at once: no finished stage is repeated."
-exec .venv/bin/python -m scripts.chat_web -i "$newest"
+exec .venv/bin/python -m scripts.chat_web -i "$newest" -g "$tag"

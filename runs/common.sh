@@ -6,7 +6,8 @@
 #   always python -m nanochat.report generate                       every time
 #
 # A finished stage leaves OUT/stages/NAME.done with its command, its seconds and a checksum of the chain: this command
-# and every `stage` before it. Same chain: skipped. Another chain: from its beginning, that is without `--resume`.
+# and every `stage` before it. Same chain: skipped. Another chain: from its beginning; `--resume` is passed on once this
+# chain has made a checkpoint (OUT/checkpoints/NAME).
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 KNOWN="data kindergarten tokenizer checkpoints results report stages .lock"  # all that a run leaves in OUT
@@ -147,9 +148,12 @@ run_stage() {
     if grep -qsxF "chain=$chain" "$record.done"; then say "== $name: done before"; return; fi
     if [ "$(cat "$record.started" 2>/dev/null)" != "$chain" ]; then
         rm -f "$record.done" "$record.attempts"
+        printf '%s\n' "$chain" > "$record.started"
+    fi
+    if [ -z "$(find "$OUT/checkpoints/$name" -name state.json -newer "$record.started" 2>/dev/null)" ]; then
+        # no checkpoint is of this chain: there is nothing to resume, and another chain's must not be taken for it
         for word in "$@"; do [ "$word" = --resume ] || words+=("$word"); done
         set -- "${words[@]}"
-        printf '%s\n' "$chain" > "$record.started"
     fi
     say "== $name: $*"
     date '+%Y-%m-%d %H:%M:%S' >> "$record.attempts"

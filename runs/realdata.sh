@@ -10,28 +10,30 @@ if compgen -G "$DATA/text/*.parquet" >/dev/null; then export NANOCHAT_DATA=$DATA
 ranks=1; [ -n "$DRY_RUN" ] || ranks=$(gpus)
 launch=(python -m); [ "$ranks" -le 1 ] || launch=(torchrun --standalone --nproc_per_node="$ranks" -m)
 batch=$((4096 * (ranks > 1 ? ranks : 1)))  # tokens a step
+depth=${DEPTH:-4} tag=d${DEPTH:-4}
 shared=(--device_batch_size=8 --save_every=50 --seed="$SEED" --resume)
+later=(--source_tag="$tag" "${shared[@]}")
 
 stage data python -m nanochat.dataset --data="$DATA"
 stage tokenizer python -m scripts.tok_train --vocab_size=8192 --max_chars=50000000
 measure tok_eval python -m scripts.tok_eval
-stage base "${launch[@]}" scripts.base_train -- --depth="${DEPTH:-4}" --max_seq_len=512 --total_batch_size="$batch" \
+stage base "${launch[@]}" scripts.base_train -- --depth="$depth" --max_seq_len=512 --total_batch_size="$batch" \
     --num_iterations="$(steps 250)" "${shared[@]}"
-measure base_loss "${launch[@]}" scripts.base_loss
-measure base_eval "${launch[@]}" scripts.base_eval -- --max_per_task=20
+measure base_loss "${launch[@]}" scripts.base_loss -- --model_tag="$tag"
+measure base_eval "${launch[@]}" scripts.base_eval -- --model_tag="$tag" --max_per_task=20
 if [ ! -d "${NANOCHAT_DATA:-$OUT/data}/chat" ] && [ -z "$DRY_RUN" ]; then
     say "no conversations in $DATA/chat: this run ends with the base model"
     always python -m nanochat.report generate
     exit 0
 fi
-measure chat_eval_base "${launch[@]}" scripts.chat_eval -- -i base -x 100
+measure chat_eval_base "${launch[@]}" scripts.chat_eval -- -i base -g "$tag" -x 100
 stage mid "${launch[@]}" scripts.mid_train -- --mixture="dolly,gsm8k*2,arc_easy*2,arc_challenge*2,text*0.02" \
-    --total_batch_size="$batch" --num_iterations="$(steps 200)" "${shared[@]}"
-measure chat_eval_mid "${launch[@]}" scripts.chat_eval -- -i mid -x 100
+    --total_batch_size="$batch" --num_iterations="$(steps 200)" "${later[@]}"
+measure chat_eval_mid "${launch[@]}" scripts.chat_eval -- -i mid -g "$tag" -x 100
 stage sft "${launch[@]}" scripts.chat_sft -- --mixture="dolly,gsm8k*2,arc_easy,arc_challenge" \
-    --total_batch_size="$batch" --num_iterations="$(steps 100)" "${shared[@]}"
-measure chat_eval_sft "${launch[@]}" scripts.chat_eval -- -i sft -x 100
+    --total_batch_size="$batch" --num_iterations="$(steps 100)" "${later[@]}"
+measure chat_eval_sft "${launch[@]}" scripts.chat_eval -- -i sft -g "$tag" -x 100
 stage rl "${launch[@]}" scripts.chat_rl -- --task=gsm8k --num_iterations="$(steps 10)" --examples_per_step=4 \
-    --num_samples=4 --max_new_tokens=96 "${shared[@]}"
-measure chat_eval_rl "${launch[@]}" scripts.chat_eval -- -i rl -x 100
+    --num_samples=4 --max_new_tokens=96 "${later[@]}"
+measure chat_eval_rl "${launch[@]}" scripts.chat_eval -- -i rl -g "$tag" -x 100
 always python -m nanochat.report generate

@@ -5,7 +5,7 @@
 # and exams are the kindergarten's, or those of --data DIR (the layout of out/data; its text is not used).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 begin "$@"
-depth=${DEPTH:-20}
+depth=${DEPTH:-20} tag=d${DEPTH:-20}
 ranks=8; [ -n "$DRY_RUN" ] || ranks=$(gpus)
 [ "$ranks" -ge 1 ] || die 1 "no GPU here; bash runs/laptop.sh is the recipe for this machine"
 [ -n "$DRY_RUN" ] || python -m nanochat.plan --depth="$depth" --gpu="${ranks}x$(gpu_name)" || true
@@ -29,12 +29,14 @@ stage more_data python -m nanochat.dataset --source=fineweb-edu -n "$shards"
 stage lessons python -m nanochat.dataset --source=kindergarten --seed="$SEED" --out="$OUT/kindergarten"
 stage conversations conversations "${DATA:-$OUT/kindergarten/data}"
 stage base "${launch[@]}" scripts.base_train -- --depth="$depth" --save_every=1000 --seed="$SEED" --resume
-measure base_loss "${launch[@]}" scripts.base_loss
-measure base_eval "${launch[@]}" scripts.base_eval
-stage mid "${launch[@]}" scripts.mid_train -- --device_batch_size=16 --save_every=200 --seed="$SEED" --resume
-measure chat_eval_mid "${launch[@]}" scripts.chat_eval -- -i mid
-stage sft "${launch[@]}" scripts.chat_sft -- --save_every=200 --seed="$SEED" --resume
-measure chat_eval_sft "${launch[@]}" scripts.chat_eval -- -i sft
-stage rl "${launch[@]}" scripts.chat_rl -- --task="$learn" --save_every=60 --seed="$SEED" --resume
-measure chat_eval_rl "${launch[@]}" scripts.chat_eval -- -i rl
+measure base_loss "${launch[@]}" scripts.base_loss -- --model_tag="$tag"
+measure base_eval "${launch[@]}" scripts.base_eval -- --model_tag="$tag"
+stage mid "${launch[@]}" scripts.mid_train -- --source_tag="$tag" --device_batch_size=16 --save_every=200 \
+    --seed="$SEED" --resume
+measure chat_eval_mid "${launch[@]}" scripts.chat_eval -- -i mid -g "$tag"
+stage sft "${launch[@]}" scripts.chat_sft -- --source_tag="$tag" --save_every=200 --seed="$SEED" --resume
+measure chat_eval_sft "${launch[@]}" scripts.chat_eval -- -i sft -g "$tag"
+stage rl "${launch[@]}" scripts.chat_rl -- --source_tag="$tag" --task="$learn" --save_every=60 \
+    --seed="$SEED" --resume
+measure chat_eval_rl "${launch[@]}" scripts.chat_eval -- -i rl -g "$tag"
 always python -m nanochat.report generate --dollars_per_hour="${DOLLARS_PER_HOUR:-$((3 * ranks))}"

@@ -144,6 +144,8 @@ def test_every_command_in_a_recipe_takes_its_flags(recipe, tmp_path, monkeypatch
                   "scripts.chat_eval", "nanochat.report"):
         assert stage in modules_
     assert "--depth=6" in printed.stdout and "--seed=3" in printed.stdout
+    readers = [words for words in commands if re.search(r"base_(loss|eval)|mid_|chat_", " ".join(words))]
+    assert all("d6" in " ".join(words) for words in readers), "an out folder may hold several depths"
     assert not (wrong := refused(commands, monkeypatch, capsys)), "\n".join(wrong)
 
 
@@ -196,10 +198,28 @@ def test_an_interrupted_stage_is_resumed_and_the_finished_ones_are_kept(recipe):
     (recipe.folder / "fail-b").touch()
     ran, printed = recipe(TOY, code=1)
     assert ran == ["a", "look", "b"] and "b failed (exit code 1" in printed
+    assert recipe(TOY, code=1)[0] == ["b"], "there is no checkpoint to go on from"
+    checkpoint(recipe.folder / "out", "b")
     (recipe.folder / "fail-b").unlink()
     assert recipe(TOY)[0] == ["b --resume", "report"]
     record = dict(line.split("=", 1) for line in (recipe.folder / "out/stages/b.done").read_text().splitlines())
-    assert record["attempts"] == "2" and record["command"] == "run b --resume" and int(record["seconds"]) >= 0
+    assert record["attempts"] == "3" and record["command"] == "run b --resume" and int(record["seconds"]) >= 0
+
+
+def checkpoint(out: Path, stage: str) -> None:
+    folder = out / "checkpoints" / stage / "d4/step_000001"
+    folder.mkdir(parents=True)
+    (folder / "state.json").touch()
+
+
+def test_a_checkpoint_of_another_chain_is_not_gone_on_from(recipe):
+    recipe(TOY)
+    checkpoint(recipe.folder / "out", "b")
+    (recipe.folder / "fail-b").touch()
+    changed = TOY.replace("run a", "run a 2")  # b's command is the same, what it builds on is not
+    assert recipe(changed, code=1)[0] == ["a 2", "look", "b"]
+    (recipe.folder / "fail-b").unlink()
+    assert recipe(changed)[0] == ["b", "report"]
 
 
 def test_a_changed_command_runs_again_with_all_that_builds_on_it_from_the_beginning(recipe):

@@ -35,8 +35,15 @@ def test_after_a_resume_the_lines_beyond_are_dropped(base_dir):
 def test_after_a_resume_nothing_whole_is_lost_to_a_damaged_line(base_dir):
     path = base_dir / "metrics.jsonl"
     files.write_atomic(path, '{"step": 1}\n{"st}\n\x00\x00\n{"step": 2}\n')
-    log.Metrics(path, start=9)
-    assert steps(path) == [1, 2]
+    log.Metrics(path, start=9).write(10, loss=1.0)
+    assert steps(path) == [1, 2, 10]
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_the_old_curve(base_dir):
+    path = base_dir / "metrics.jsonl"
+    log.Metrics(path).write(1, loss=1.0)
+    log.Metrics(path)
+    assert steps(path) == [1]
 
 
 def test_only_the_main_rank_writes(base_dir, monkeypatch, capsys):
