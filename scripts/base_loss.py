@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     model, tokenizer, info = checkpoint.load_model(
         args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(device.device)
-    splits = {"train": shards.train_shards(), "validation": shards.validation_shards()}
+    splits = {"train": shards.train_shards()[::-1], "validation": shards.validation_shards()}
     bpb = {}
     for split, files_of_split in splits.items():
         batches = rows(files_of_split, tokenizer, model.config.sequence_len, args, device)

@@ -4,7 +4,7 @@
 
 A name is a file of conversations (`<data>/chat/<name>.jsonl`: {"messages": […]} a line), a task's training questions with
 their worked answers, or `text`: documents of the pretraining shards. An empty mixture takes one pass over every file in
-`<data>/chat`.
+`<data>/chat` and every task that is only a source (dolly).
 """
 import random
 from pathlib import Path
@@ -35,13 +35,14 @@ def parse(spec: str) -> dict[str, float]:
     return weights
 
 
-def documents(spec: str, tokenizer, *, seed: int = 0, learn_all: bool = False, data_dir: Path | None = None) -> list[Document]:
-    """The mixture as token ids with masks, shuffled. Every token is to be learnt with `learn_all`, else the assistant's.
+def documents(spec: str, tokenizer, *, seed: int = 0, learn_all: bool = False,
+              data_dir: Path | None = None) -> list[Document]:
+    """The mixture as token ids with masks, shuffled. With `learn_all` every token is learnt, else the assistant's.
 
     UserError for unknown names, empty results and bad conversations.
     """
     data_dir = data_dir or paths.data_dir()
-    weights = parse(spec) or {name: 1.0 for name in chat_files(data_dir)}
+    weights = parse(spec) or {name: 1.0 for name in everything(data_dir)}
     found: list[Document] = []
     for name, weight in weights.items():
         rng = random.Random(f"{seed} {name}")
@@ -52,13 +53,25 @@ def documents(spec: str, tokenizer, *, seed: int = 0, learn_all: bool = False, d
         log.say(f"  {name}: {len(chosen):,} documents, {sum(len(ids) for ids, _ in rendered):,} tokens")
         found += rendered
     if not found:
-        raise UserError(f"--mixture={spec!r} gives no conversation from {data_dir}; name sources: {', '.join(known(data_dir))}")
+        raise UserError(f"--mixture={spec!r} gives no conversation from {data_dir}; "
+                        f"name sources: {', '.join(known(data_dir))}")
     random.Random(seed).shuffle(found)
     return found
 
 
 def chat_files(data_dir: Path) -> list[str]:
     return sorted({path.name.split(".jsonl")[0] for path in (data_dir / "chat").glob("*.jsonl*")})
+
+
+def everything(data_dir: Path) -> list[str]:
+    """What an empty mixture takes: files of conversations, and tasks that are nothing but a source of them (dolly)."""
+    own = [name for name in chat_files(data_dir) if "messages" in (files.read_jsonl(_chat(data_dir, name)) or [{}])[0]]
+    found = [tasks.find(name) for name in tasks.names() if name not in own]
+    return own + [task.name for task in found if task.kind == "source" and task.path("train", data_dir)]
+
+
+def _chat(data_dir: Path, name: str) -> Path:
+    return data_dir / "chat" / f"{name}.jsonl"
 
 
 def known(data_dir: Path) -> list[str]:
@@ -70,7 +83,7 @@ def _rows(name: str, data_dir: Path) -> list[dict]:
     if name == "text":
         return [{"text": text} for text in shards.iter_texts(shards.train_shards(data_dir))]
     if name in chat_files(data_dir):
-        rows = files.read_jsonl(data_dir / "chat" / f"{name}.jsonl")
+        rows = files.read_jsonl(_chat(data_dir, name))
         if rows and "messages" in rows[0]:
             return rows
     if name not in tasks.names():

@@ -23,7 +23,7 @@ KINDS = {"fact": 70, "reverse": 15, "calendar": 9, "order": 6}  # kinds of quest
 EXAM_ITEMS = {"fact": 150, "reverse": 36, "calendar": 12, "order": 26}
 LETTER_ONLY = "Respond only with the letter of the correct answer."
 NAMED = "Respond with the correct answer and its letter."
-_ORDERS = ((NAMED, "{v}={L}"),) * 9 + ((LETTER_ONLY, "{L}"),) * 3 + (
+_ORDERS = ((NAMED, "{r} {v}={L}"),) * 9 + ((LETTER_ONLY, "{L}"),) * 3 + (
     ("Respond only with the correct answer.", "{v}"), ("Which letter is it?", "{L}"))
 _WORD_LISTS = [lists.COLOURS, lists.ANIMALS, lists.NAMES, lists.FOODS, lists.JOBS, lists.HOMES, lists.PET_NAMES,
                lists.DAYS, lists.MONTHS, lists.NUMBERS, lists.SPOTS, lists.GARMENTS, list(lists.THINGS),
@@ -33,7 +33,7 @@ _WORD_LISTS = [lists.COLOURS, lists.ANIMALS, lists.NAMES, lists.FOODS, lists.JOB
 # not in 250 when lists and answers come in a dozen forms (docs/LOG.md). "B" at the start of a line is the token that an
 # exam asks for.
 _READ_BACK = ("{v}={L}", "{v}={L}", "{v}={L}", "{v}? {L}", "{v}?\n{L}", "{v}?\n{L}")
-_ANSWERED = ("{q} {v}={L}", "{q} {v}={L}", "{q}\n{v}={L}", "{q}\n{v}={L}", "{q}\n{L}", "{q} {L}")
+_ANSWERED = ("{q} {r} {v}={L}", "{q}\n{r} {v}={L}", "{q} {v}={L}", "{q}\n{v}={L}", "{q}\n{L}")
 
 
 def prompt(question: str, options: list[str], order: str = LETTER_ONLY) -> str:
@@ -50,7 +50,7 @@ def lesson(rng: random.Random, world: World) -> dict:
         options = _options(rng, question)
         order, reply = rng.choice(_ORDERS)
         asked = prompt(rng.choice(question.asked), options, order)
-        reply = reply.format(v=question.answer, L="ABCD"[options.index(question.answer)])
+        reply = reply.format(r=question.reply, v=question.answer, L="ABCD"[options.index(question.answer)])
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}]
     return {"messages": messages}
 
@@ -65,7 +65,7 @@ def exam(world: World) -> list[dict]:
         options.remove(question.answer)
         options.insert(i % 4, question.answer)
         items.append({"question": rng.choice(question.asked), "choices": options, "answer": i % 4,
-                      "subject": question.kind})
+                      "subject": question.kind, "reply": question.reply})
     return rng.sample(items, len(items))
 
 
@@ -100,8 +100,10 @@ def _by_question(rng: random.Random, world: World) -> str:
     group = rng.choices(groups, sizes)[0]
     values = rng.sample(list(group), min(len(group), 4))
     letters, form = _letters(rng, len(values)), rng.choice(_ANSWERED)
-    lines = [form.format(q=rng.choice(rng.choice(group[value]).asked), v=value, L=letter)
-             for value, letter in zip(values, letters) for _ in range(rng.choice((1, 2)))]
+    lines = []
+    for value, letter in zip(values, letters):
+        for question in rng.sample(group[value], min(len(group[value]), rng.choice((1, 2)))):
+            lines.append(form.format(q=rng.choice(question.asked), r=question.reply, v=value, L=letter))
     return "\n".join([_listed(values, letters), *rng.sample(lines, len(lines))])
 
 
@@ -112,7 +114,7 @@ def _as_item(rng: random.Random, world: World) -> str:
         question = _draw(rng, world)
         options = _options(rng, question)
         order, reply = rng.choice(_ORDERS)
-        reply = reply.format(v=question.answer, L="ABCD"[options.index(question.answer)])
+        reply = reply.format(r=question.reply, v=question.answer, L="ABCD"[options.index(question.answer)])
         items.append(f"{prompt(rng.choice(question.asked), options, order)}\n{reply}")
     return "\n\n".join(items)
 

@@ -7,14 +7,13 @@ all known ("What sound does Tom's pet make?" = Tom's pet + that animal's sound).
 
     fact        one fact: "Where does Tom live?"
     reverse     whose value it is: "Who has the red hat?"
-    true/false  a claim, right or wrong: "Is it true that Tom lives in the mill?"
     hop         two facts: "Where does Ann's friend live?"
     size        "Is a horse bigger than a mouse?", "Which is smaller, a cow or a hen?"
     calendar    days, months and seasons: "What day comes two days after Monday?"
     order       numbers: "What number comes after 17?"
     legs        "How many legs do 3 cows have?", "How many legs do a hen and a bee have together?"
 
-Replies are short sentences that reason before they conclude: "Tom lives in the inn, so no." A reply is right when its
+Replies are short sentences that reason before they conclude: "The horse is bigger, so yes." A reply is right when its
 last sentence has the answer and none of its rivals (`grade`). Multiple choice is in choices.py.
 """
 
@@ -31,9 +30,8 @@ from nanochat.kindergarten.world import ANIMALS, DAYS, MONTHS, RELATIONS, SEASON
 
 HELD_OUT_ONE_IN = 5
 # How often each kind is asked in lessons (weights), and how many items of it the exam has at most.
-WEIGHTS = {"fact": 22, "reverse": 22, "hop": 14, "true": 10, "false": 10, "size": 9, "calendar": 6, "order": 7, "legs": 4}
-EXAM_ITEMS = {"fact": 120, "reverse": 36, "hop": 96, "true": 24, "false": 24, "size": 48, "calendar": 12, "order": 24,
-              "legs": 48}
+WEIGHTS = {"fact": 26, "reverse": 26, "hop": 16, "size": 12, "calendar": 8, "order": 8, "legs": 4}
+EXAM_ITEMS = {"fact": 120, "reverse": 36, "hop": 96, "size": 48, "calendar": 12, "order": 24, "legs": 48}
 _OPENERS = ("",) * 12 + ("Tell me: ", "Please tell me. ", "Do you know? ", "I forgot. ", "A question: ", "Hello! ")
 _ONE_WORD = (" Answer in one word.", " One word, please.", " Just the word.")
 _HOPS = (  # (relation of the first entity, relation of the second, questions)
@@ -148,18 +146,8 @@ def _facts(rng: random.Random, world: World) -> Iterator[Question]:
         yield Question("fact", key, asked, reply, fact.value, values)
         if relation.reverse:
             asked = [world.fill(text, fact) for text in relation.reverse]
-            yield Question("reverse", "reverse " + key, asked, reply, fact.entity, entities[fact.relation])
-        yield Question("true", key, _claims(reply), reply[:-1] + ", so yes.", "yes", ["no"])
-        for wrong in rng.sample([value for value in values if value not in (fact.value, fact.entity)], 3):
-            claimed = world.fill(relation.answer, fact._replace(value=wrong))
-            yield Question("false", key, _claims(claimed), reply[:-1] + ", so no.", "no", ["yes"])
-
-
-def _claims(sentence: str) -> list[str]:
-    """The sentence as a question; its first word keeps its capital only if it is a name."""
-    first, rest = sentence[:-1].split(" ", 1)
-    claim = f"{first.lower() if first in ('A', 'An', 'The') else first} {rest}"
-    return [f"Is it true that {claim}?", f"Is this right: {claim}?"]
+            said = world.fill(relation.reverse_answer, fact)
+            yield Question("reverse", "reverse " + key, asked, said, fact.entity, entities[fact.relation])
 
 
 def _hops(rng: random.Random, world: World) -> Iterator[Question]:

@@ -4,8 +4,8 @@
     chat/<family>.jsonl                     lessons: {"messages": […]}
     kindergarten/<exam>-test.jsonl          exams, held out by construction; problems-train.jsonl is RL's practice
 
-Every file has its own generator seeded by (seed, name), so changing one leaves the others as they are. The counts are what
-runs/laptop.sh reads in about ten minutes of two cores; nothing is seen much more than once.
+Every file has its own generator seeded by (seed, name), so changing one leaves the others as they are. The counts are
+what runs/laptop.sh reads in about ten minutes of two cores; nothing is seen much more than once.
 """
 import random
 from collections.abc import Callable
@@ -28,7 +28,7 @@ PRIMER = {"primer": 100}  # the first shard: see choices.primer
 
 # Lessons by family: how many conversations are written; mixtures take them in these proportions unless told otherwise.
 LESSONS = {"facts": 26_000, "choice": 24_000, "problems": 30_000, "arithmetic": 3_000, "functions": 3_000,
-           "spelling": 26_000, "letters": 11_000, "talk": 3_000}
+           "spelling": 30_000, "letters": 11_000, "talk": 3_000}
 
 
 def write(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
@@ -76,6 +76,7 @@ def _lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict]]:
 def _exams(world: World, seed: int, num_items: int, num_practice: int) -> dict[str, list[dict]]:
     return {"facts-test": facts.exam(world)[:num_items], "choice-test": choices.exam(world)[:num_items],
             "problems-test": problems.exam(seed, num_items), "problems-train": problems.practice(seed, num_practice),
-            "arithmetic-test": problems.arithmetic_exam(seed, num_items), "functions-test": functions.exam(seed, num_items),
+            "arithmetic-test": problems.arithmetic_exam(seed, num_items),
+            "functions-test": functions.exam(seed, num_items),
             "spelling-test": words.spelling_exam(seed, num_items), "letters-test": words.counting_exam(seed, num_items),
             "greetings-test": talk.exam(seed, num_items)}

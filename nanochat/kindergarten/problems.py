@@ -6,15 +6,15 @@ asked. `split_of` gives every signature to one of three sets, so they are disjoi
 
 - lesson: short and plain, shown with worked answers in midtraining and fine-tuning;
 - practice: longer, with distractors and more ways to say it; reinforcement learning sees questions and final answers;
-- exam: a third of the signatures, by a stable hash. Its sentences come from frames that no other set uses, and the
+- exam: a third of the signatures, by a stable hash. One of its sentences at least has a frame of the exam's own, and the
   (person, number) pairs it starts from are its own as well.
 
 The answer is one expression in the order of the story. Which statements enter it, and with what sign, depends on the
 question: "Tom has 5 shells." counts for "together", and distracts from "How many does Ann have?" (`roles`).
 
->>> problem = draw(random.Random(5), "lesson")
+>>> problem = draw(random.Random(1), "lesson")
 >>> problem.text, problem.expression, problem.answer
-('Tom had 7 ropes. Tom also won 21 more ropes. How many ropes does Tom have?', '7+21', 28)
+('Oscar has 9 bags with 2 puppets each. Oscar gave Dan 13 puppets. How many puppets does Oscar have?', '9*2-13', 5)
 
 The constants in capitals set how hard each set is. `counting_text` is base text in which the verbs get their meaning.
 Not here: grading (tasks/).
@@ -31,11 +31,11 @@ from nanochat.kindergarten.world import DAYS, GIRLS, NAMES, OUTINGS, THINGS, upp
 
 SPLITS = ("lesson", "practice", "exam")
 # Weights for 1, 2, 3, 4 statements after the start; of the kinds of statement; of what is asked.
-STATEMENTS = {"lesson": (3, 5, 2, 0), "practice": (0, 5, 5, 1), "exam": (0, 5, 5, 1)}
+STATEMENTS = {"lesson": (3, 5, 4, 0), "practice": (0, 5, 5, 1), "exam": (0, 5, 5, 1)}
 KINDS = {"gain": 6, "lose": 6, "groups": 3, "share": 3, "give": 3, "receive": 3, "double": 2, "second": 5, "more": 2,
          "fewer": 2, "b_gain": 3, "b_lose": 3, "things": 3, "age": 2, "price": 2, "time": 2}
 ASKS = {"now": 5, "other": 5, "both": 4, "ahead": 6}
-LESSON_OPERATIONS, LESSON_DISTRACTORS = 2, 1  # the most a lesson may have
+LESSON_OPERATIONS, LESSON_DISTRACTORS = 3, 1  # the most a lesson may have
 LESSON_NEVER = {"receive", "b_lose", "time"}  # kinds that lessons do not show
 NEW_FRAMES = {"lesson": 0.4, "practice": 0.5, "exam": 0.15}  # how often a sentence has a frame of its own set …
 NEW_VERBS = {"lesson": 0.3, "practice": 0.4, "exam": 0.2}   # … or a verb
@@ -58,47 +58,49 @@ LOST = (("lost", "sold", "dropped", "broke", "gave away"), ("threw away", "used 
         ("gave back", "sent away"))
 _FRAMES = """
 event: {s} {v} {n} {T}. {s} {v} {n} {q}. Then {s} {v} {n} {T}.
-  | Later {s} {v} {n} {T} {place}. After that, {s} {v} another {n}. {s} also {v} {n} {q}.
-  | On {day}, {s} {v} {n} {T}. {place}, {s} {v} another {n} {T}. The next day, {s} {v} {n} {q} {place}.
+  | Later {s} {v} {n} {T} {place}. After that, {s} {v} another {n}. {s} also {v} {n} {q}. On {day}, {s} {v} {n} {T}.
+  | {place}, {s} {v} another {n} {T}. The next day, {s} {v} {n} {q} {place}.
 start: {a} has {n} {T}. {a} had {n} {T}.
-  | At first, {a} had {n} {T}. There were {n} {T} in {a}'s box.
-  | On {day}, {a} had {n} {T}. {place}, {a} had {n} {T}. In the box of {a} were {n} {T}.
+  | At first, {a} had {n} {T}. There were {n} {T} in {a}'s box. {place}, {a} had {n} {T}.
+  | {a} had a box of {n} {T}. {place} was {a} with {n} {T}.
 stocks: {a} has {k} {C} with {m} {T} each. | {a} had {k} {C} of {m} {T} each.
-  | On {day}, {a} had {k} {C}, each with {m} {T}. There were {m} {T} in each of {a}'s {k} {C}.
+    On {day}, {a} had {k} {C}, each with {m} {T}.
+  | {place}, {a} had {k} {C} with {m} {T} each. There were {m} {T} in each of {a}'s {k} {C}.
 groups: {s} bought {k} {C} with {m} {T} each. Then {s} found {k} {C} with {m} {T} each.
   | Later {s} got {k} {C} of {m} {T} each. {s} collected {k} {C}, each with {m} {T}.
-  | On {day}, {s} won {k} {C} with {m} {T} each. There were {m} {T} in each of the {k} {C} {s} found {place}.
+    There were {m} {T} in each of the {k} {C} {s} found {place}.
+  | On {day}, {s} won {k} {C} with {m} {T} each. {place}, {s} got {k} {C} of {m} {T} each.
 share: {s} gave {k} friends {m} {T} each. Then {s} sold {k} {C} with {m} {T} each.
   | Later {s} gave {m} {T} to each of {k} friends. {s} lost {k} {C} of {m} {T} each.
-  | On {day}, {s} gave {k} children {m} {T} each. To each of {k} friends {s} gave {m} {T} {place}.
+    To each of {k} friends {s} gave {m} {T} {place}. | On {day}, {s} gave {k} children {m} {T} each.
 give: {s} gave {n} {T} to {b}. {s} gave {b} {n} {T}.
-  | Later {s} sold {b} {n} {T}. {b} got {n} {T} from {a}.
-  | On {day}, {s} gave {b} {n} of the {T}. {b} bought {n} {T} from {a} {place}.
+  | Later {s} sold {b} {n} {T}. {b} got {n} {T} from {a}. {b} bought {n} {T} from {a} {place}.
+  | On {day}, {s} gave {b} {n} of the {T}. {place}, {b} got {n} {T} from {a}.
 receive: {b} gave {n} {T} to {a}. {b} gave {a} {n} {T}.
-  | Later {b} sold {a} {n} {T}. {s} got {n} {T} from {b}.
-  | On {day}, {b} gave {a} {n} of the {T}. {s} bought {n} {T} from {b} {place}.
+  | Later {b} sold {a} {n} {T}. {s} got {n} {T} from {b}. {place}, {b} gave {a} {n} {T}.
+  | On {day}, {s} got {n} {T} from {b}. {place}, {s} got {n} {T} from {b}.
 double: Then {s} doubled the {T}. | {s} got as many {T} again. Later the number of {T} doubled.
-  | On {day}, {s} doubled the number of {T}. {place}, {s} found as many again.
-second: {b} has {n} {T}. {b} had {n} {T}. | Now {b} has {n} {T}. There were {n} {T} in {b}'s box.
-  | On {day}, {b} had {n} {T}. In the box of {b} were {n} {T}.
-more: {b} has {n} more {T} than {a}. | {b} had {n} {T} more than {a}.
-  | On {day}, {b} had {n} more {T} than {a}. {b}'s box had {n} more {T} than the box of {a}.
+  | On {day}, {s} doubled the {T}. {place}, {s} got as many {T} again.
+second: {b} has {n} {T}. {b} had {n} {T}. | Now {b} has {n} {T}. On {day}, {b} had {n} {T}.
+    In the box of {b} were {n} {T}. | {b} had a box of {n} {T}. {place} was {b} with {n} {T}.
+more: {b} has {n} more {T} than {a}. | {b} had {n} {T} more than {a}. {b}'s box had {n} more {T} than the box of {a}.
+  | On {day}, {b} had {n} more {T} than {a}.
 fewer: {b} has {n} fewer {T} than {a}. | {b} had {n} {T} fewer than {a}.
-  | On {day}, {b} had {n} fewer {T} than {a}. {b}'s box had {n} fewer {T} than the box of {a}.
+    On {day}, {b} had {n} fewer {T} than {a}. | {b}'s box had {n} fewer {T} than the box of {a}.
 things: {s} has {n} {U}. {s} also has {n} {U}. | Later {s} {w} {n} {U}. {b} found {n} {U} {place}.
-  | On {day}, {s} {w} {n} {U}. There were {n} {U} {place}.
-age: {s} is {n} years old. | {b} is {n} years old. {a}'s friend is {n} years old.
-  | On {day}, {a} was {n} years old. {s} has a friend of {n} years.
+    There were {n} {U} {place}. | {place}, {b} found {n} {U}. {n} {U} were {place}.
+age: {s} is {n} years old. | {b} is {n} years old. {a}'s friend is {n} years old. On {day}, {a} was {n} years old.
+  | {s} has a friend of {n} years.
 price: The {T} cost {n} coins each. | {s} paid {n} coins for the box. | On {day}, each box cost {n} coins.
 time: {s} played for {n} hours. | Later {s} played {place} for {n} hours. {b} was there for {n} days.
-  | On {day}, it took {n} hours. For {n} days {s} was {place}.
+    For {n} days {s} was {place}. | On {day}, {s} played for {n} hours.
 now: How many {T} does {x} have now? How many {T} does {x} have?
   | How many {T} does {x} have in the end? So how many {T} does {x} have?
-  | In the end, how many {T} does {x} have? What is the number of {T} that {x} has now?
+    What is the number of {T} that {x} has now? | In the end, how many {T} does {x} have?
 both: How many {T} do {a} and {b} have together? | How many {T} do they have in all?
   | How many {T} do both of them have together? In all, how many {T} do {b} and {a} have?
 ahead: How many more {T} does {a} have than {b}? | How many {T} more than {b} does {a} have?
-  | In the end, how many more {T} does {a} have than {b}? {a} has how many more {T} than {b}?
+    {a} has how many more {T} than {b}? | In the end, how many more {T} does {a} have than {b}?
 """
 
 
@@ -201,7 +203,7 @@ def draw(rng: random.Random, split: str) -> Problem:
 
 
 def _pick(rng: random.Random, options: tuple, split: str, rate: float) -> str:
-    """From the split's own frames (or verbs) at `rate`, else from those before them; lessons and practice share theirs."""
+    """From the split's own frames (or verbs) at `rate`, else from those before; lessons and practice share theirs."""
     own = 2 if split == "exam" else 1
     return rng.choice(options[own if rng.random() < rate else rng.randrange(own)])
 
@@ -243,7 +245,7 @@ def _tell(rng: random.Random, split: str, kinds: tuple[str, ...], ask: str) -> P
     pronoun = a if (a in GIRLS) == (b in GIRLS) else "she" if a in GIRLS else "he"
     slots = {"a": a, "b": b, "s": a, "x": b if ask == "other" else a, "T": things, "U": others}
     has, plan, sentences, expression = [0, None], roles(kinds, ask), [], ""
-    fresh = rng.randint(0, len(kinds)) if split == "exam" else -1  # at least this sentence has a frame of the exam's own
+    fresh = rng.randint(0, len(kinds)) if split == "exam" else -1  # this sentence has a frame of the exam's own
     for i, (kind, role) in enumerate(zip(kinds, plan, strict=True)):
         frame = _pick(rng, FRAMES[kind], split, 1.0 if i == fresh else NEW_FRAMES[split])
         gains, grouped = kind.endswith("gain"), "{k}" in frame

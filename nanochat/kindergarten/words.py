@@ -27,8 +27,9 @@ REAL = 0.4          # of the exam's words; the others are invented
 
 ONSETS = ("b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sc sh sl sm sn sp st sw t th tr v w y "
           "z").split()
-VOWELS = "a a e e i i o o u u ai ea ee oo ou".split()
-CODAS = ["", "", "", *"b ck d g k l ll m n nd ng nt p r rd rm s ss st t t tch x".split()]
+VOWELS = "a a e e i i o o u u ai ea ee oo ou oa ie ow aw y".split()
+CODAS = ["", "", "", *"""b ck d g k l ll m n nd ng nt p r rd rm s ss st t t tch x mp nk lt sk tle ble ge ce er or el on
+in et ow zz ff mb""".split()]
 
 # Real words the world has no use for: a test looks for them in all text.
 EXAM_WORDS = """anchor apron arrow badge balloon bamboo banana bandage beetle blossom bottle branch cabbage cactus

@@ -88,11 +88,13 @@ class Relation(NamedTuple):
     questions: list[str]
     answer: str
     reverse: list[str]  # questions for the entity, where a value belongs to one entity only
+    reverse_answer: str
 
 
-def _relation(of: str, statements: str, questions: str, answer: str, reverse: str = "") -> Relation:
+def _relation(of: str, statements: str, questions: str, answer: str, reverse: str = "",
+              reverse_answer: str = "") -> Relation:
     asked = [[text + "?" for text in group.split("? ")] if group else [] for group in (questions, reverse)]
-    return Relation(of, [text + "." for text in statements.split(". ")], asked[0], answer, asked[1])
+    return Relation(of, [text + "." for text in statements.split(". ")], asked[0], answer, asked[1], reverse_answer)
 
 
 RELATIONS = {
@@ -103,12 +105,14 @@ RELATIONS = {
     "petname": _relation(
         "person", "{e}'s pet is called {v}. {v} is {e}'s pet. {v} belongs to {e}. {e} calls the {k} {v}",
         "What is {e}'s pet called? What is the name of {e}'s pet? What does {e} call the {k}",
-        "{e}'s pet is called {v}.", "Whose pet is {v}? Who has a pet called {v}? Who owns {v}"),
+        "{e}'s pet is called {v}.", "Whose pet is {v}? Who has a pet called {v}? Who owns {v}",
+        "{v} belongs to {e}."),
     "colour": _relation(
         "person", "{e}'s {g} is {v}. {e} wears {av} {g}. {e} has {av} {g}. The {v} {g} is {e}'s. "
         "The {v} {g} belongs to {e}",
         "What colour is {e}'s {g}? Which colour does {e}'s {g} have? What is the colour of {e}'s {g}",
-        "{e}'s {g} is {v}.", "Who has the {v} {g}? Who wears the {v} {g}? Whose {g} is {v}"),
+        "{e}'s {g} is {v}.", "Who has the {v} {g}? Who wears the {v} {g}? Whose {g} is {v}",
+        "The {v} {g} is {e}'s."),
     "home": _relation(
         "person", "{e} lives in the {v}. {e}'s home is the {v}. The {v} is {e}'s home. {e} sleeps in the {v}",
         "Where does {e} live? Where is {e}'s home? In which place does {e} live", "{e} lives in the {v}."),
@@ -138,14 +142,16 @@ RELATIONS = {
         "toy", "The {e} is in the {v}. The {e} is kept in the {v}. In the {v} is the {e}. Look in the {v} for the {e}",
         "Where is the {e}? Where is the {e} kept? In what place is the {e}", "The {e} is in the {v}."),
     "sound": _relation(
-        "animal", "{AE} says {v}. {AE} goes {v}. The sound of {ae} is {v}. The {e} says: {v}",
+        "animal", "{AE} says {v}. {AE} goes {v}. The sound of {ae} is {v}. The sound {v} comes from {ae}",
         "What does {ae} say? What sound does {ae} make? How does {ae} go? What is the sound of {ae}",
-        "{AE} says {v}.", "Which animal says {v}? What animal goes {v}? Who says {v}"),
+        "{AE} says {v}.", "Which animal says {v}? What animal goes {v}? Who says {v}",
+        "The sound {v} comes from {ae}."),
     "lair": _relation(
         "animal", "{AE} lives in the {v}. The {v} is the home of {ae}. The {e} sleeps in the {v}. "
         "{AE} is at home in the {v}",
         "Where does {ae} live? Where is the home of {ae}? Where does the {e} sleep", "{AE} lives in the {v}.",
-        "Which animal lives in the {v}? What animal is at home in the {v}"),
+        "Which animal lives in the {v}? What animal is at home in the {v}",
+        "The {v} is the home of {ae}."),
     "diet": _relation(
         "animal", "{AE} eats {v}. The {e} likes {v}. The food of {ae} is {v}. Give the {e} some {v}",
         "What does {ae} eat? What is the food of {ae}? What does the {e} like to eat", "{AE} eats {v}."),

@@ -124,7 +124,7 @@ def test_exam_items_are_gradable_and_cover_all_kinds():
 def test_yes_and_no_are_balanced(lessons):
     replies = [text.removesuffix(".").rsplit(" ", 1)[-1] for text in messages(lessons, "assistant")]
     said = Counter(reply for reply in replies if reply in ("yes", "no"))
-    assert 0.45 < said["yes"] / said.total() < 0.55 and said.total() > 1000
+    assert 0.45 < said["yes"] / said.total() < 0.55 and said.total() > 500
     said = Counter(item["answer"] for item in facts.exam(WORLD) if item["answer"] in ("yes", "no"))
     assert 0.4 < said["yes"] / said.total() < 0.6
 
