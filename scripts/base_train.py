@@ -36,17 +36,20 @@ def flags(argv: list[str] | None):
         device_batch_size=flag(32, "rows per micro-batch and rank", at_least=1),
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
         matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
-        head_lr=flag(0.008, "AdamW at width 768", at_least=0), weight_decay=flag(0.0, "Muon, cautious, falls to 0", at_least=0),
+        head_lr=flag(0.008, "AdamW at width 768", at_least=0),
+        weight_decay=flag(0.0, "Muon, cautious, falls to 0", at_least=0),
         warmup_steps=flag(0, at_least=0), warmdown_fraction=flag(0.6, "of all steps", at_least=0, at_most=1),
         document_mask=flag(False, "attention stays within a document (for short rows)"),
         portable=flag(False, "exactly the October architecture, which transformers knows"),
         eval_every=flag(250, "steps between validations; −1 = only at the end"),
         eval_tokens=flag(262_144, "validation tokens", at_least=1),
-        save_every=flag(-1, "steps between checkpoints; −1 = only at the end"), keep=flag(1, "checkpoints kept", at_least=1),
+        save_every=flag(-1, "steps between checkpoints; −1 = only at the end"),
+        keep=flag(1, "checkpoints kept", at_least=1),
         model_tag=flag("", "name of the checkpoint folder; default d<depth>"),
         resume=flag(False, "go on from the newest checkpoint, if there is one"),
         compile=flag(True, "torch.compile the loss"), seed=flag(0, "of weights and data order", at_least=0),
-        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations"), run=flag("dummy", "a name for the run"),
+        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations"),
+        run=flag("dummy", "a name for the run"),
     )
 
 
@@ -63,10 +66,10 @@ def main(argv: list[str] | None = None) -> None:
         n_kv_head=plan.n_head, n_embd=plan.n_embd, head_dim=plan.head_dim,
         **(PORTABLE if args.portable else {"document_bos": tokenizer.bos_id if args.document_mask else None}))
     model = GPT(config, device.dtype).init_weights(args.seed).to(device.device)
-    optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr, head_lr=args.head_lr,
-                                    weight_decay=args.weight_decay), device.dtype)
-    journal = Journal("base", args.model_tag or f"d{args.depth}", model, optimizer, steps=plan.steps, resume=args.resume,
-                      flags=vars(args), keep=args.keep)
+    optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr,
+                                    head_lr=args.head_lr, weight_decay=args.weight_decay), device.dtype)
+    journal = Journal("base", args.model_tag or f"d{args.depth}", model, optimizer, steps=plan.steps,
+                      resume=args.resume, flags=vars(args), keep=args.keep)
     accumulate = accumulation(args.total_batch_size, args.device_batch_size * args.max_seq_len * device.world_size)
     log.say(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {plan.steps:,} steps of "
             f"{args.total_batch_size:,} tokens on {device.world_size} × {device.device} in {device.dtype}")
@@ -78,8 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(device.device)
     peak = hardware.detect().peak_flops
     with journal:
-        for step in optimize(loss_of, optimizer, batches, schedule, runtime=device, steps=plan.steps, start=journal.start,
-                             accumulate=accumulate):
+        for step in optimize(loss_of, optimizer, batches, schedule, runtime=device, steps=plan.steps,
+                             start=journal.start, accumulate=accumulate):
             numbers = {}
             if peak:
                 numbers["speed/mfu"] = flops_per_token(config) * step.tokens / step.seconds / (peak * device.world_size)
@@ -96,15 +99,16 @@ def accumulation(total_batch: int, tokens_at_once: int) -> int:
     """Micro-batches per step and rank. UserError when the batch is no multiple of what goes through at once."""
     if total_batch % tokens_at_once:
         raise UserError(f"--total_batch_size={total_batch} is no multiple of {tokens_at_once} (rows × tokens × ranks); "
-                        f"lower --device_batch_size or give e.g. {max(1, round(total_batch / tokens_at_once)) * tokens_at_once}")
+                        "lower --device_batch_size or give e.g. "
+                        f"{max(1, round(total_batch / tokens_at_once)) * tokens_at_once}")
     return total_batch // tokens_at_once
 
 
 def validation(tokenizer, args, device):
     """The same validation batches every time, this rank's part of them."""
     steps = max(1, args.eval_tokens // (args.device_batch_size * args.max_seq_len * device.world_size))
-    rows = loader.batches(loader.TextCorpus(shards.validation_shards(), tokenizer), args.device_batch_size, args.max_seq_len,
-                          tokenizer.bos_id, rank=device.rank, world_size=device.world_size, epochs=1)
+    rows = loader.batches(loader.TextCorpus(shards.validation_shards(), tokenizer), args.device_batch_size,
+                          args.max_seq_len, tokenizer.bos_id, rank=device.rank, world_size=device.world_size, epochs=1)
     for _, batch in zip(range(steps), rows, strict=False):
         moved = batch.to(device.device)
         yield moved.ids, moved.targets

@@ -5,6 +5,7 @@
 """
 import random
 
+import tasks
 from nanochat import sandbox
 from nanochat.infer import Engine
 from nanochat.optim import Optimizer, Schedule
@@ -18,14 +19,14 @@ from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
 from nanochat.train.rollout import Rollouts
-import tasks
 
 
 def flags(argv: list[str] | None):
     return cli.parse(
         argv, __doc__,
         task=flag("gsm8k", "whose training questions to practise"),
-        source=flag("sft", "stage to start from", choices=("base", "mid", "sft")), source_tag=flag("", "default: the deepest"),
+        source=flag("sft", "stage to start from", choices=("base", "mid", "sft")),
+        source_tag=flag("", "default: the deepest"),
         model_tag=flag("", "default: the source's"),
         num_iterations=flag(-1, "steps; −1 = one pass over the questions", at_least=1),
         examples_per_step=flag(16, "questions per step over all ranks", at_least=1),
@@ -35,8 +36,10 @@ def flags(argv: list[str] | None):
         matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
         head_lr=flag(0.008, "AdamW at width 768", at_least=0), init_lr_frac=flag(0.05, "of those rates", at_least=0),
         warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
-        save_every=flag(-1, "steps between checkpoints; −1 = only at the end"), keep=flag(1, "checkpoints kept", at_least=1),
-        resume=flag(False, "go on from the newest checkpoint, if there is one"), compile=flag(True, "torch.compile the loss"),
+        save_every=flag(-1, "steps between checkpoints; −1 = only at the end"),
+        keep=flag(1, "checkpoints kept", at_least=1),
+        resume=flag(False, "go on from the newest checkpoint, if there is one"),
+        compile=flag(True, "torch.compile the loss"),
         unsafe_execution=flag(False, "run model-written code where the sandbox is incomplete"),
         seed=flag(0, "of questions and samples", at_least=0), device_type=flag("", "cuda, mps or cpu"),
         dtype=flag("", "of activations"), run=flag("dummy", "a name for the run"))
@@ -49,20 +52,23 @@ def main(argv: list[str] | None = None) -> None:
         sandbox.allow_unsafe()
     task = tasks.find(args.task)
     if task.kind != "generative":
-        raise UserError(f"--task={args.task} has no reward; choose one that is answered in words, e.g. gsm8k or problems")
-    model, tokenizer, info = checkpoint.load_model(args.source, args.source_tag, device=device.device, dtype=device.dtype)
+        raise UserError(f"--task={args.task} has no reward; choose one that is answered in words, e.g. gsm8k")
+    model, tokenizer, info = checkpoint.load_model(
+        args.source, args.source_tag, device=device.device, dtype=device.dtype)
     items = task.load("train")
     random.Random(args.seed).shuffle(items)
     prompts = [chat.render_prompt(tokenizer, task.conversation(item)) for item in items]
     longest = max(map(len, prompts))
     row_len = min(model.config.sequence_len, longest + args.max_new_tokens) + 1
     if longest + 8 > model.config.sequence_len:
-        raise UserError(f"the longest question of {args.task} has {longest} tokens, the model's rows {model.config.sequence_len}; "
+        raise UserError(f"the longest question of {args.task} has {longest} tokens, "
+                        f"the model's rows {model.config.sequence_len}; "
                         "train it with a larger --max_seq_len")
     steps = args.num_iterations if args.num_iterations > 0 else max(1, len(items) // args.examples_per_step)
     fraction = args.init_lr_frac
-    optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr * fraction, embedding_lr=args.embedding_lr * fraction,
-                                    head_lr=args.head_lr * fraction, scalar_lr=0.0), device.dtype)
+    optimizer = Optimizer(groups_of(
+        model, matrix_lr=args.matrix_lr * fraction, embedding_lr=args.embedding_lr * fraction,
+        head_lr=args.head_lr * fraction, scalar_lr=0.0), device.dtype)
     journal = Journal("rl", args.model_tag or info["tag"], model, optimizer, steps=steps, resume=args.resume,
                       flags=vars(args), keep=args.keep)
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.examples_per_step * args.num_samples)
@@ -71,12 +77,13 @@ def main(argv: list[str] | None = None) -> None:
         return engine.generate(prompts, max_tokens=args.max_new_tokens, temperature=args.temperature,
                                top_k=args.top_k or None, seed=seed, samples=args.num_samples)
 
-    rollouts = Rollouts(generate, items, prompts, task.reward, device, args.examples_per_step, args.device_batch_size, row_len,
-                        tokenizer.bos_id, seed=args.seed * 1_000_003, step=journal.start)
+    rollouts = Rollouts(generate, items, prompts, task.reward, device, args.examples_per_step, args.device_batch_size,
+                        row_len, tokenizer.bos_id, seed=args.seed * 1_000_003, step=journal.start)
     loss_of = weighted_nll(model, args.compile and can_compile(device.device))
     with journal:
-        for step in optimize(loss_of, optimizer, iter(rollouts), Schedule(steps, 0, args.warmdown_fraction), runtime=device,
-                             steps=steps, start=journal.start, accumulate=rollouts.micro_batches(args.num_samples)):
+        schedule = Schedule(steps, 0, args.warmdown_fraction)
+        for step in optimize(loss_of, optimizer, iter(rollouts), schedule, runtime=device, steps=steps,
+                             start=journal.start, accumulate=rollouts.micro_batches(args.num_samples)):
             journal.record(step, **rollouts.stats)
             if due(step, args.save_every):
                 journal.save(step)

@@ -1,7 +1,8 @@
 """Kindergarten: the facts as multiple choice; the reply says the fact, names the option, then its letter, which counts.
 
-"Multiple Choice question: What does a cow say?" moo=A, oink=B, baa=C, meow=D → "A cow says moo. moo=A". Saying it first lets a
-small model take the two steps, knowing and looking up, one after the other; tasks/choice_letter.py asks for both at once.
+"Multiple Choice question: What does a cow say?" moo=A, oink=B, baa=C, meow=D → "A cow says moo. moo=A". Saying it
+first lets a small model take the two steps, knowing and looking up, one after the other; tasks/choice_letter.py asks
+for both at once.
 """
 from nanochat.kindergarten import choices
 from tasks.common import MultipleChoice, exchange

@@ -2,9 +2,9 @@
 
     dolly,gsm8k*4,arc_easy*3,text*0.1       sources joined by commas; *w = passes over it (w < 1: that part of it)
 
-A name is a file of conversations (`<data>/chat/<name>.jsonl`: {"messages": […]} a line), a task's training questions with
-their worked answers, or `text`: documents of the pretraining shards. An empty mixture takes one pass over every file in
-`<data>/chat` and every task that is only a source (dolly).
+A name is a file of conversations (`<data>/chat/<name>.jsonl`: {"messages": […]} a line), a task's training questions
+with their worked answers, or `text`: documents of the pretraining shards. An empty mixture takes one pass over every
+file in `<data>/chat` and every task that is only a source (dolly).
 """
 import random
 from pathlib import Path

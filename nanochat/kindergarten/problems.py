@@ -6,8 +6,8 @@ asked. `split_of` gives every signature to one of three sets, so they are disjoi
 
 - lesson: short and plain, shown with worked answers in midtraining and fine-tuning;
 - practice: longer, with distractors and more ways to say it; reinforcement learning sees questions and final answers;
-- exam: a third of the signatures, by a stable hash. One of its sentences at least has a frame of the exam's own, and the
-  (person, number) pairs it starts from are its own as well.
+- exam: a third of the signatures, by a stable hash. At least one of its sentences has a frame of the exam's own, and
+  the (person, number) pairs it starts from are its own as well.
 
 The answer is one expression in the order of the story. Which statements enter it, and with what sign, depends on the
 question: "Tom has 5 shells." counts for "together", and distracts from "How many does Ann have?" (`roles`).

@@ -35,7 +35,8 @@ class flag:  # noqa: N801 (reads as a word in `parse(..., depth=flag(20, "layers
     def check(self, name: str, value: Any) -> str:
         """What is wrong with `value`, or ""."""
         if self.choices and value not in self.choices:
-            return f"--{name}={value} is unknown; choose one of {', '.join(str(one) for one in self.choices if one != '')}"
+            known = ", ".join(str(one) for one in self.choices if one != "")
+            return f"--{name}={value} is unknown; choose one of {known}"
         if self.at_least is not None and value < self.at_least and value != self.default:
             return f"--{name}={value} is too small; give at least {self.at_least}"
         if self.at_most is not None and value > self.at_most:
