@@ -22,6 +22,7 @@ from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 
 FORMAT = 1
+RECIPES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
 
 
 def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state: dict[str, Any]) -> Path:
@@ -40,7 +41,8 @@ def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state
         except (SafetensorError, RuntimeError) as error:  # what these two make of a full disk
             raise OSError(str(error).splitlines()[0]) from error
         digests = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-        files.write_json(temporary / "state.json", {"format": FORMAT, "step": step, "sha256": digests, **state})
+        files.write_json(temporary / "state.json", {"format": FORMAT, "step": step, "sha256": digests,
+                                                    "tokenizer": _tokenizer_digest(), **state})
     return target
 
 
@@ -86,6 +88,18 @@ def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
 
 
+def check_tokenizer(path: Path, state: dict[str, Any]) -> None:
+    """UserError when the checkpoint is of another tokenizer than the run's: its token ids mean something else there."""
+    if state.get("tokenizer") not in (None, _tokenizer_digest()):
+        raise UserError(f"{path} was made with another tokenizer than the one in {paths.tokenizer_dir()}; "
+                        "train the model again: python -m scripts.base_train")
+
+
+def _tokenizer_digest() -> str | None:
+    path = paths.tokenizer_dir() / "tokenizer.json"
+    return _sha256(path) if path.exists() else None
+
+
 def _load_weights(model: GPT, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path / "model.safetensors"))
@@ -108,8 +122,9 @@ def load_model(source: str, tag: str = "", step: int | None = None, device: torc
         wanted = folder / f"step_{step:06d}"
         found = (wanted, check(wanted)) if wanted.exists() else None
     if found is None:
-        raise UserError(f"no checkpoint{'' if step is None else f' of step {step}'} in {folder} "
-                        f"(there are: {', '.join(p.name for _, p in steps(folder)) or 'none'})")
+        raise UserError(f"no {'whole checkpoint' if step is None else f'checkpoint of step {step}'} in {folder} "
+                        f"(there are: {', '.join(p.name for _, p in steps(folder)) or 'none'}); "
+                        f"make one: python -m scripts.{RECIPES[source]}")
     path, state = found
     model = GPT(GPTConfig(**files.read_json(path / "config.json")), compute_dtype=dtype)
     _load_weights(model, path)
@@ -117,6 +132,7 @@ def load_model(source: str, tag: str = "", step: int | None = None, device: torc
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(f"the tokenizer in {paths.tokenizer_dir()} has {tokenizer.vocab_size} tokens, the checkpoint "
                         f"{path} {model.config.vocab_size}; train the model again: python -m scripts.base_train")
+    check_tokenizer(path, state)
     return model.to(device), tokenizer, {**state, "tag": tag, "path": str(path)}
 
 
@@ -126,9 +142,8 @@ def _only_tag(source: str) -> str:
         raise UserError(f"there is no stage {source!r}; choose one of {', '.join(paths.STAGES)}")
     tags = [path.name for path in paths.checkpoint_dir(source).glob("*") if steps(path)]
     if not tags:
-        recipe = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}[source]
         raise UserError(f"no {source} checkpoint in {paths.checkpoint_dir(source)}; "
-                        f"make one: python -m scripts.{recipe}")
+                        f"make one: python -m scripts.{RECIPES[source]}")
     return max(tags, key=lambda tag: (int((re.search(r"\d+", tag) or ["0"])[0]), tag))
 
 

@@ -48,6 +48,7 @@ class Journal:
         if changed:
             raise UserError(f"{path} was made with other flags: {', '.join(changed)}; give the same ones to go on, "
                             "or leave --resume away to start over")
+        checkpoint.check_tokenizer(path, state)
         checkpoint.restore(path, self.model, self.optimizer)
         self.start, self.state, self.tokens = state["step"], state["loader"], state["tokens"]
         self.seconds_before, self.saved = state["seconds"], [path]

@@ -172,7 +172,7 @@ def test_a_number_in_the_rest_of_a_tag_is_no_depth(stages, learner, tokenizer):
 @pytest.mark.parametrize("arguments, said", [
     (("rl",), "no rl checkpoint in .*; make one: python -m scripts.chat_rl"),
     (("bse",), "there is no stage 'bse'; choose one of base, mid, sft, rl"),
-    (("base", "d7"), r"no checkpoint in .*base/d7 \(there are: none\)"),
+    (("base", "d7"), r"no whole checkpoint in .*base/d7 \(there are: none\)"),
     (("base", "d4", 15), r"no checkpoint of step 15 in .*base/d4 \(there are: step_000010, step_000020\)")])
 def test_what_is_not_there_is_said_with_what_is(stages, arguments, said):
     with pytest.raises(UserError, match=said):
@@ -196,6 +196,17 @@ def test_another_tokenizer_is_noticed(stages, learner):
     assert "\n" not in str(one.value)
     (paths.tokenizer_dir() / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="scripts.tok_train"):
+        checkpoint.load_model("base")
+
+
+def test_another_tokenizer_of_the_same_size_is_noticed(stages, learner, tokenizer):
+    from nanochat.tokenizer import Tokenizer
+    model, optimizer = learner(vocab_size=tokenizer.vocab_size)
+    checkpoint.save(paths.checkpoint_dir("base", "d99"), 1, model, optimizer, {})
+    assert checkpoint.load_model("base")[2]["tag"] == "d99"
+    others = [bytes([byte]) for byte in range(256)] + [b"=%d" % n for n in range(tokenizer.vocab_size - 265)]
+    Tokenizer(others).save(paths.tokenizer_dir())
+    with pytest.raises(UserError, match="made with another tokenizer"):
         checkpoint.load_model("base")
 
 
