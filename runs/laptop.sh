@@ -23,8 +23,8 @@ measure chat_eval_mid python -m scripts.chat_eval -i mid -g "$tag"
 stage sft python -m scripts.chat_sft --device_batch_size=16 --total_batch_size=4096 --num_iterations="$(steps 150)" \
     --mixture="text*0.02,$lessons" --init_lr_frac=0.3 --save_every="$(steps 50)" "${later[@]}"
 measure chat_eval_sft python -m scripts.chat_eval -i sft -g "$tag"
-stage rl python -m scripts.chat_rl --task=problems --num_iterations="$(steps 300)" --examples_per_step=16 \
-    --num_samples=16 --max_new_tokens=32 --device_batch_size=32 --init_lr_frac=0.15 \
+stage rl python -m scripts.chat_rl --task=problems --num_iterations="$(steps 200)" --examples_per_step=32 \
+    --num_samples=8 --max_new_tokens=32 --device_batch_size=32 --init_lr_frac=0.15 --embedding_lr=0.03 --head_lr=0.001 \
     --save_every="$(steps 50)" "${later[@]}"
 measure chat_eval_rl python -m scripts.chat_eval -i rl -g "$tag"
 always python -m nanochat.report generate
