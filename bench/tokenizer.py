@@ -1,11 +1,13 @@
 """Our tokenizer beside rustbpe, tokenizers (Hugging Face) and tiktoken, on the same text.
 
-    python -m bench.tokenizer --data=DIR [--megabytes=230] [--rounds=3] [--vocab_sizes=32768,65536] [--cores=1,2] [--project]
+    python -m bench.tokenizer --data=DIR [--megabytes=230] [--rounds=3] [--vocab_sizes=32768,65536] [--cores=1,2]
+                              [--peers=rustbpe,tokenizers,tiktoken] [--project]
 
-Every measurement is a process of its own, so that peak memory means something; within a round all take their turn, and the
-table shows medians over rounds. MB/s are of UTF-8 text. Per CPU-second is the figure to trust on a busy machine. Ours starts
-compiled, and the compile time of a fresh install is measured apart. `--project` learns 65,536 tokens from 2 billion characters:
-the text again and again, with about 1 % of its words made new each time, so that the number of words grows as in real text.
+Every measurement is a process of its own, so that peak memory means something; within a round all take their turn, and
+the table shows medians over rounds. MB/s are of UTF-8 text; per CPU-second is the figure to trust on a busy machine.
+Ours starts compiled, and the compile time of a fresh install is measured apart. `--project` learns 65,536 tokens from
+2 billion characters: the text again and again, with 1 % of its words made new each time, so that the number of words
+grows as in real text.
 """
 import argparse
 import json
@@ -30,19 +32,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vocab_sizes", default="32768,65536")
     parser.add_argument("--cores", default=f"1,{len(os.sched_getaffinity(0))}")
+    parser.add_argument("--peers", default="rustbpe,tokenizers,tiktoken")
     parser.add_argument("--project", action="store_true")
     parser.add_argument("--work", help=argparse.SUPPRESS)  # what a process of its own is to do, as JSON
     args = parser.parse_args()
     if args.work:
         print(json.dumps(work(texts_of(args.data, args.megabytes), **json.loads(args.work))))
         return
-    print(f"first use after an install: {compile_seconds(args):.1f} CPU-seconds; a later start:", measure(args, "start"))
+    print(f"first use after an install: {compile_seconds(args):.1f} CPU-seconds;", "later:", measure(args, "start"))
     if args.project:
         print("2 billion characters:", measure(args, "project", "ours", 65536, max(map(int, args.cores.split(",")))))
+    everyone = ["ours", *args.peers.split(",")]
     jobs = [("train", who, int(size), int(cores)) for cores in args.cores.split(",")
-            for size in args.vocab_sizes.split(",") for who in ("ours", "rustbpe", "tokenizers")]
-    jobs += [("encode", who, 32768, int(cores)) for cores in args.cores.split(",")
-             for who in ("ours", "rustbpe", "tokenizers", "tiktoken")]
+            for size in args.vocab_sizes.split(",") for who in everyone if who != "tiktoken"]
+    jobs += [("encode", who, 32768, int(cores)) for cores in args.cores.split(",") for who in everyone]
     results: dict = {job: [] for job in jobs}
     for done in range(1, args.rounds + 1):
         for job in jobs:
@@ -161,7 +164,7 @@ def repeated(texts: list[str], num_chars: int) -> Iterator[str]:
 
 
 def table(results: dict, rounds: int) -> None:
-    print(f"\nmedians of {rounds}; MB/s by wall clock and per CPU-second, peak MB beyond the text, ours / theirs per CPU-second")
+    print(f"\nmedians of {rounds}: MB/s by wall clock, MB/s per CPU-second, peak MB beyond the text, ours / theirs (CPU)")
     for (what, who, size, cores), runs in results.items():
         passes = ("cold", "warm", "lists") if what == "encode" else ("",)
         for name in passes:
@@ -170,8 +173,9 @@ def table(results: dict, rounds: int) -> None:
             speed = rate(runs, name, "cpu")
             ours = rate(results[what, "ours", size, cores], name, "cpu")
             ratio = "" if who == "ours" else f"{ours / speed:6.1f}×"
+            peak = median(run["peak"] for run in runs)
             print(f"{what:7}{name:6}{size:7,} {cores} cores  {who:11}{rate(runs, name, 'wall'):8.1f}{speed:8.1f}"
-                  f"{median(run['peak'] for run in runs):8,.0f}  {ratio}", flush=True)
+                  f"{peak:8,.0f}  {ratio}", flush=True)
 
 
 def rate(runs: list[dict], name: str, clock: str) -> float:
