@@ -50,6 +50,7 @@ def main() -> None:
     for done in range(1, args.rounds + 1):
         for job in jobs:
             results[job].append(measure(args, *job))
+            print(*job, results[job][-1], file=sys.stderr, flush=True)
         table(results, done)
 
 
@@ -147,7 +148,7 @@ def encoder(who: str, texts: list[str], vocab_size: int) -> dict:
 
 
 def repeated(texts: list[str], num_chars: int) -> Iterator[str]:
-    """The texts again and again; from the second time on one word in `FRESH_EVERY` gets an ending of that time's own."""
+    """The texts again and again; from the second time on, one word in `FRESH_EVERY` gets an ending that is new."""
     chars = turn = 0
     while True:
         ending = DIGITS[turn % 26] + DIGITS[turn // 26 % 26]
@@ -164,7 +165,7 @@ def repeated(texts: list[str], num_chars: int) -> Iterator[str]:
 
 
 def table(results: dict, rounds: int) -> None:
-    print(f"\nmedians of {rounds}: MB/s by wall clock, MB/s per CPU-second, peak MB beyond the text, ours / theirs (CPU)")
+    print(f"\nmedians of {rounds}: MB/s by wall clock and per CPU-second, peak MB beyond the text, ours / theirs (CPU)")
     for (what, who, size, cores), runs in results.items():
         passes = ("cold", "warm", "lists") if what == "encode" else ("",)
         for name in passes:
