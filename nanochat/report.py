@@ -9,6 +9,7 @@ measured or repeated here. What is not there is named as missing. A new number i
 import io
 import math
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from nanochat.system.files import UserError
 
 STAGES = paths.STAGES
 ROOMS = ("nanochat", "tasks", "scripts", "runs", "tests", "bench")
-NUM_SAMPLES, SAMPLE_CHARACTERS = 6, 600  # per stage
+NUM_SAMPLES, NUM_QUESTIONS = 6, 2  # of a stage, of an exam
+SAMPLE_CHARACTERS = 240
 PANELS = (  # a figure of a stage has those whose numbers it wrote: title, {label: metric}
     ("loss, nats per token", {"train": "train/loss_nats"}),
     ("validation, bits per byte", {"validation": "val/bpb"}),
@@ -124,14 +126,13 @@ def stage_records() -> dict[str, dict[str, Any]]:
     return records
 
 
-def wall_clock(records: dict[str, dict[str, Any]], dollars_per_hour: float) -> str:
-    total = sum(record["seconds"] for record in records.values())
+def wall_clock(records: dict[str, dict[str, Any]], total: float, dollars_per_hour: float) -> str:
     rows = []
     for name, record in records.items():
         attempts = f" ({record['attempts']} attempts)" if record.get("attempts", "1") != "1" else ""
         rows.append([name + attempts, clock(record["seconds"]), f"{record['seconds'] / max(total, 1e-9):.0%}"])
     cost = (f"${total / 3600 * dollars_per_hour:,.2f} at ${dollars_per_hour:g} an hour" if dollars_per_hour > 0
-            else "none: your own machine (rented? give --dollars_per_hour)")
+            else "none, your own machine (rented? give --dollars_per_hour)")
     return table(["stage", "time", "share"], [*rows, ["**total**", f"**{clock(total)}**", ""]]) + f"\n\nCost: {cost}."
 
 
@@ -150,13 +151,20 @@ def stage_section(stage: str, missing: list[str]) -> str:
     lines += [facts_table({**flat(facts), **key_numbers(metrics)}), ""]
     if curves(stage, metrics):
         lines += [f"![curves of {stage}]({stage}.png)", ""]
-    for name in ("base_loss", "base_eval"):
+    for name, shown in (("base_loss", lambda content: facts_table(flat(content))), ("base_eval", core_table)):
         if (folder / f"{name}.json").exists() and (content := read_optional(folder / f"{name}.json", missing)):
-            lines += [f"### {name}", "", facts_table(flat(content)), ""]
+            lines += [f"### {name}", "", shown(content), ""]
     if run.get("flags"):
         flags = " ".join(f"--{name}={value}" for name, value in run["flags"].items() if value != "")
         lines += ["<details><summary>all flags</summary>", "", f"`{flags}`", "", "</details>", ""]
     return "\n".join([*lines, samples(folder)])
+
+
+def core_table(content: dict[str, Any]) -> str:
+    """CORE, or what stands for it, task by task."""
+    rows = [[task, cell(score), show(score.get("centred", "–"))] for task, score in content.get("tasks", {}).items()]
+    rows.append([f"**{content.get('label', 'not finished')}**", "", show(content.get("value", "–"))])
+    return table(["task", "accuracy ± standard error (items)", "above chance"], rows)
 
 
 def facts_table(facts: dict[str, Any]) -> str:
@@ -169,7 +177,10 @@ def key_numbers(metrics: Metrics) -> dict[str, Any]:
     for key in (key for _, lines in panels(metrics) for key in lines.values()):
         values = [line[key] for line in metrics if key in line]
         tenth = math.ceil(len(values) / 10)
-        numbers[f"{key} (first → last tenth)"] = f"{show(fmean(values[:tenth]))} → {show(fmean(values[-tenth:]))}"
+        if len(values) == 1:
+            numbers[key] = values[0]
+        else:
+            numbers[f"{key} (first → last tenth)"] = f"{show(fmean(values[:tenth]))} → {show(fmean(values[-tenth:]))}"
     if speeds := [line["speed/tokens_per_second"] for line in metrics if "speed/tokens_per_second" in line]:
         numbers["tokens per second (median)"] = round(median(speeds))
     return numbers
@@ -194,27 +205,48 @@ def flat(content: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def samples(folder: Path) -> str:
-    """What the stage's model says: continuations, RL's answers, and the first answers of each exam."""
+    """What the stage's model said beside the exams: the base model's continuations, RL's answers in practice."""
     rows = []
-    for path in [folder / "samples.json", folder / "base_loss.json", *sorted(folder.glob("generations/*.jsonl"))]:
-        if path.suffix == ".jsonl":
-            rows += (read_optional(path, [], files.read_jsonl) or [])[:2]
-        elif path.exists() and (content := read_optional(path, [])):
+    for path in (folder / "samples.json", folder / "base_loss.json"):
+        if path.exists() and (content := read_optional(path, [])):
             rows += (content if isinstance(content, list) else content.get("samples", []))[:NUM_SAMPLES]
-    blocks = [said for row in rows if isinstance(row, dict) and (said := sample(row))]
+    blocks = [fenced(f"{cut(row.get('prompt', row.get('question', '')))}\n→ {said}")
+              for row in rows if isinstance(row, dict) and (said := spoken(row))]
     return "\n".join(["### Samples", "", *blocks]) if blocks else ""
 
 
-def sample(row: dict) -> str:
-    """One exchange as a block that no content can break out of: its fence is longer than any run of tildes inside."""
-    question = str(row.get("prompt", row.get("question", "")))
-    answer = row.get("completion", row.get("text", row.get("answer")))
-    if not isinstance(answer, str):
+def same_questions() -> str:
+    """The first questions of every exam with each stage's answers."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for stage in STAGES:
+        for path in sorted(paths.results_dir(stage).glob("generations/*.jsonl")):
+            for row in (read_optional(path, [], files.read_jsonl) or [])[:NUM_QUESTIONS]:
+                if said := spoken(row):
+                    found.setdefault((path.stem, str(row.get("prompt", ""))), []).append(f"{stage.upper():4} → {said}")
+    return "\n".join(f"{task}\n\n" + fenced("\n".join([cut(question).strip(), *answers]))
+                     for (task, question), answers in sorted(found.items(), key=lambda pair: pair[0][0]))
+
+
+def spoken(row: dict) -> str:
+    """What a model said, its calls of the tool in brackets, and the verdict where there is one; "" for no answer."""
+    text = row.get("completion", row.get("text", row.get("answer")))
+    if not isinstance(text, str):
         return ""
+    calls = "".join(f"[{call} = {result}] " for call, result in row.get("tool_calls", []))
     verdict = "" if "correct" not in row and "reward" not in row else (
         "  ← right" if row.get("correct", row.get("reward")) else "  ← wrong")
-    text = f"{question[:SAMPLE_CHARACTERS]}\n→ {answer[:SAMPLE_CHARACTERS]}{verdict}"
-    fence = "~" * max(3, 1 + max((len(run) for run in text.split() if set(run) == {"~"}), default=0))
+    return cut(calls + text) + verdict
+
+
+def cut(text: Any) -> str:
+    """`cut("a" * 300)` → 240 of them and "…"."""
+    text = str(text)
+    return text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…"
+
+
+def fenced(text: str) -> str:
+    """A block that no content can break out of: its fence is longer than any run of tildes inside."""
+    fence = "~" * max(3, 1 + max((len(run) for run in re.findall("~+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}\n"
 
 
@@ -234,9 +266,10 @@ def panels(metrics: Metrics) -> list[tuple[str, dict[str, str]]]:
 
 
 def curves(stage: str, metrics: Metrics) -> bool:
-    """Draws <stage>.png, one panel per kind of number that the stage wrote; whether there was anything to draw."""
+    """Draws <stage>.png, one panel per kind of number that the stage wrote twice or more; whether there was any."""
     from matplotlib.figure import Figure
-    shown = panels(metrics)
+    shown = [(title, lines) for title, lines in panels(metrics)
+             if sum(key in line for line in metrics for key in lines.values()) > len(lines)]
     if not shown:
         return False
     figure = Figure(figsize=(5.2 * len(shown), 3.2))
@@ -279,12 +312,12 @@ def git(*words: str) -> str:
         return ""
 
 
-def header(missing: list[str]) -> str:
+def header(seconds: float, missing: list[str]) -> str:
     import torch
     machine = hardware.detect()
     commit = git("rev-parse", "--short", "HEAD")
     changed = " with uncommitted changes" if git("status", "--porcelain") else ""
-    rows = [["written", time.strftime("%Y-%m-%d %H:%M")],
+    rows = [["written", time.strftime("%Y-%m-%d %H:%M")], ["all stages took", clock(seconds)],
             ["machine", f"{machine.count} × {machine.device}, {machine.memory_bytes / 2**30:.0f} GiB"],
             ["software", f"Python {platform.python_version()}, PyTorch {torch.__version__}"],
             ["commit", commit + changed if commit else "not a git checkout"], ["sandbox", sandbox_layers(missing)]]
@@ -320,14 +353,18 @@ def generate(dollars_per_hour: float = -1) -> Path:
         raise UserError(f"nothing to report in {paths.results_dir('')}; train something first: bash speedrun.sh")
     missing: list[str] = []
     scores, cores = exam_scores(missing)
-    parts = ["# nanochat: report", header(missing), "## What each stage can do"]
+    records = stage_records()
+    seconds = sum(record["seconds"] for record in records.values())
+    parts = ["# nanochat: report", header(seconds, missing), "## What each stage can do"]
     if scores:
         exams_figure(scores)
         parts += ["Accuracy ± standard error (number of held-out items).", results_table(scores, cores),
                   "![exams by stage](exams.png)"]
         if tools := tool_table(scores):
             parts += ["## The calculator", tools]
-    parts += ["## Where the time went", wall_clock(stage_records(), dollars_per_hour)]
+    if questions := same_questions():
+        parts += ["## The same questions, stage by stage", questions]
+    parts += ["## Where the time went", wall_clock(records, seconds, dollars_per_hour)]
     parts += [section for stage in STAGES if (section := stage_section(stage, missing))]
     parts += ["## The code", bloat(), "## Missing", "\n".join(f"- {one}" for one in missing) or "Nothing."]
     target = paths.report_dir() / "report.md"

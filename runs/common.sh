@@ -116,8 +116,11 @@ lock() {
     local owner
     if command -v flock >/dev/null 2>&1; then
         exec 9>"$OUT/.lock"
-        flock -n 9 || die 1 "another run is writing to $OUT; wait for it, or choose another folder with --out"
-        return
+        for _ in 1 2 3 4 5; do  # a killed run takes a moment to be gone
+            if flock -n 9; then return; fi
+            sleep 0.5
+        done
+        die 1 "another run is writing to $OUT; wait for it, or choose another folder with --out"
     fi
     if ! mkdir "$OUT/.lock" 2>/dev/null; then
         owner=$(cat "$OUT/.lock/pid" 2>/dev/null || true)

@@ -34,17 +34,21 @@ def text():
 
 
 def test_a_whole_run(out):
+    files.write_json(paths.results_dir("base") / "base_eval.json", {
+        "label": "CORE-1", "value": 0.3, "tasks": {"boolq": score(0.6, centred=0.2)}})
     for stage, accuracy in zip(paths.STAGES, (0.25, 0.4, 0.55, 0.875)):
         trained(stage, **{"train/loss_nats": [3.0, 2.0, 1.5]})
         files.write_json(paths.results_dir(stage) / "chat_eval.json", {
             "tasks": {"facts": score(accuracy),
                       "problems": score(accuracy, tool_use=accuracy / 2, accuracy_with_tool=0.617)},
             "chat_core": 0.1234 if stage == "rl" else None})
+    with open(paths.results_dir("base") / "metrics.jsonl", "a") as metrics:
+        metrics.write('{"step": 4, "val/bpb": 1.25}\n')
     trained("rl", **{"rl/reward_mean": [0.1, 0.2, 0.375], "rl/tool_use": [0.5, 0.6, 0.7]})
     files.write_json(paths.results_dir("base") / "base_loss.json", {
         "bpb": {"train": 1.234567, "validation": 1.3}, "samples": [{"prompt": "Once", "text": "upon ~~~~ a time"}]})
     files.write_jsonl(paths.results_dir("sft") / "generations" / "facts.jsonl", [
-        {"prompt": "What does a cow say?", "completion": "Moo.", "correct": True}])
+        {"prompt": "What does a cow say?", "completion": "Moo.", "correct": True, "tool_calls": [["1+1", "2"]]}])
     written = text()
     assert ("| facts | 0.25 | 0.250 ± 0.031 (123) | 0.400 ± 0.031 (123) | 0.550 ± 0.031 (123) | 0.875 ± 0.031 (123) |"
             in written)
@@ -56,7 +60,9 @@ def test_a_whole_run(out):
     assert "| tokens per second (median) | 1,002 |" in written
     assert "| **ChatCORE** | 0 | – | – | – | 0.123 |" in written
     assert "~~~~~text\nOnce\n→ upon ~~~~ a time\n~~~~~" in written, "a sample can't end its own block"
-    assert "What does a cow say?\n→ Moo.  ← right" in written
+    assert "facts\n\n~~~text\nWhat does a cow say?\nSFT  → [1+1 = 2] Moo.  ← right\n~~~" in written
+    assert "| **CORE-1** |  | 0.3 |" in written and "| boolq | 0.600 ± 0.031 (123) | 0.2 |" in written
+    assert "| val/bpb | 1.25 |" in written, "one number is no curve"
     assert "`--depth=4`" in written and "rlimits, seccomp" in written
     assert written.rstrip().endswith("## Missing\n\nNothing.")
     for name in ("exams", *paths.STAGES):

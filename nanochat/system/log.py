@@ -30,23 +30,24 @@ class Metrics:
     run and an undisturbed one leave the same curve; a run that fails before it leaves the old curve as it was."""
 
     def __init__(self, path: Path, start: int = 0):
-        self.path, self.start, self.trimmed = Path(path), start, False
+        self.path, self.start, self.begun = Path(path), start, False
 
-    def _trim(self) -> None:
+    def _kept(self) -> str:
         old = self.path.read_text(encoding="utf-8", errors="replace") if self.start and self.path.exists() else ""
-        kept = [line for line in old.splitlines() if _step(line) <= self.start]
-        files.write_atomic(self.path, "".join(line + "\n" for line in kept))
-        self.trimmed = True
+        return "".join(line + "\n" for line in old.splitlines() if _step(line) <= self.start)
 
     def write(self, step: int, **numbers: float | int | str) -> None:
         """`metrics.write(10, **{"train/loss_nats": 2.1})`; floats are kept to six digits."""
         if not is_main():
             return
-        if not self.trimmed:
-            self._trim()
         rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in numbers.items()}
+        line = json.dumps({"step": step, **rounded}) + "\n"
+        if not self.begun:
+            files.write_atomic(self.path, self._kept() + line)
+            self.begun = True
+            return
         with open(self.path, "a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"step": step, **rounded}) + "\n")
+            lines.write(line)
 
 
 def _step(line: str) -> float:

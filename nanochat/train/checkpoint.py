@@ -39,7 +39,7 @@ def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state
             if optimizer is not None:
                 torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
         except (SafetensorError, RuntimeError) as error:  # what these two make of a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(f"no space left on device? ({str(error).splitlines()[0]})") from error
         digests = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
         files.write_json(temporary / "state.json", {"format": FORMAT, "step": step, "sha256": digests,
                                                     "tokenizer": _tokenizer_digest(), **state})
