@@ -217,14 +217,16 @@ def samples(folder: Path) -> str:
 
 def same_questions() -> str:
     """The first questions of every exam with each stage's answers."""
-    found: dict[tuple[str, str], list[str]] = {}
+    exams: dict[str, dict[str, list[str]]] = {}  # exam → question → what each stage says to it
     for stage in STAGES:
         for path in sorted(paths.results_dir(stage).glob("generations/*.jsonl")):
             for row in (read_optional(path, [], files.read_jsonl) or [])[:NUM_QUESTIONS]:
-                if said := spoken(row):
-                    found.setdefault((path.stem, str(row.get("prompt", ""))), []).append(f"{stage.upper():4} → {said}")
-    return "\n".join(f"{task}\n\n" + fenced("\n".join([cut(question).strip(), *answers]))
-                     for (task, question), answers in sorted(found.items(), key=lambda pair: pair[0][0]))
+                said = f"{stage.upper():4} → {spoken(row)}".replace("\n", "\n       ")
+                exams.setdefault(path.stem, {}).setdefault(cut(row.get("prompt", "")).strip(), []).append(said)
+    blocks = []
+    for name, asked in sorted(exams.items()):
+        blocks += [f"**{name}**\n", *(fenced("\n".join([question, *said])) for question, said in asked.items())]
+    return "\n".join(blocks)
 
 
 def spoken(row: dict) -> str:
@@ -362,9 +364,9 @@ def generate(dollars_per_hour: float = -1) -> Path:
                   "![exams by stage](exams.png)"]
         if tools := tool_table(scores):
             parts += ["## The calculator", tools]
+    parts += ["## Where the time went", wall_clock(records, seconds, dollars_per_hour)]
     if questions := same_questions():
         parts += ["## The same questions, stage by stage", questions]
-    parts += ["## Where the time went", wall_clock(records, seconds, dollars_per_hour)]
     parts += [section for stage in STAGES if (section := stage_section(stage, missing))]
     parts += ["## The code", bloat(), "## Missing", "\n".join(f"- {one}" for one in missing) or "Nothing."]
     target = paths.report_dir() / "report.md"

@@ -60,7 +60,7 @@ def test_a_whole_run(out):
     assert "| tokens per second (median) | 1,002 |" in written
     assert "| **ChatCORE** | 0 | – | – | – | 0.123 |" in written
     assert "~~~~~text\nOnce\n→ upon ~~~~ a time\n~~~~~" in written, "a sample can't end its own block"
-    assert "facts\n\n~~~text\nWhat does a cow say?\nSFT  → [1+1 = 2] Moo.  ← right\n~~~" in written
+    assert "**facts**\n\n~~~text\nWhat does a cow say?\nSFT  → [1+1 = 2] Moo.  ← right\n~~~" in written
     assert "| **CORE-1** |  | 0.3 |" in written and "| boolq | 0.600 ± 0.031 (123) | 0.2 |" in written
     assert "| val/bpb | 1.25 |" in written, "one number is no curve"
     assert "`--depth=4`" in written and "rlimits, seccomp" in written
