@@ -29,6 +29,9 @@ ENVIRONMENT = {**{name: value for name, value in os.environ.items() if not name.
                "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "https_proxy": "http://127.0.0.1:9"}
 
 
+TRIAL = ("--depth=1", "--minutes=0.4", "--seed=3")
+
+
 class Run:
     """The laptop's recipe, a trial of one layer, on an out folder of its own. What it says goes to a log beside it."""
 
@@ -40,7 +43,7 @@ class Run:
         begin = self.log.stat().st_size if self.log.exists() else 0
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                ["bash", ROOT / "runs/laptop.sh", "--depth=1", "--minutes=0.4", "--seed=3", "--out", self.out],
+                ["bash", ROOT / "runs/laptop.sh", *TRIAL, "--out", self.out],
                 env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         return begin
@@ -160,6 +163,32 @@ def test_run_again_it_repeats_nothing(toy):
     done = sorted(path.stem for path in toy.out.glob("stages/*.done"))
     assert sorted(re.findall(r"== (\w+): done before", said)) == done and said.count("== ") == len(done)
     assert before == {path: path.stat().st_mtime_ns for path in toy.out.glob("checkpoints/**/*")}
+
+
+def test_the_one_command_names_the_report_and_the_model_to_talk_to(toy):
+    stamp = ROOT / ".venv/nanochat.stamp"
+    if not stamp.exists() or stamp.read_text() != f"{ROOT}\n{(ROOT / 'pyproject.toml').read_text()}":
+        pytest.skip("set-up has something to do first: bash setup.sh")
+    done = subprocess.run(["bash", ROOT / "speedrun.sh", "--no-serve", *TRIAL, "--out", toy.out],
+                          env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rl: done before" in done.stdout and f"The report: {toy.out}/report/report.md" in done.stdout
+    assert f"NANOCHAT_BASE_DIR={toy.out} .venv/bin/python -m scripts.chat_web -i rl -g d1" in done.stdout
+
+
+def test_a_stage_that_fails_is_named_and_the_finished_ones_stay(toy, runs):
+    run = runs("broken")
+    shutil.copytree(toy.out, run.out)
+    halve(run.out / "tokenizer/tokenizer.json")
+    (run.out / "stages/base_loss.done").unlink()
+    before = contents(run.out)
+    begin = run.start()
+    assert run.process.wait(PATIENCE_SECONDS) == 1
+    said = run.said(begin)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "tokenizer.json is damaged" in errors[0] and "Traceback" not in said
+    assert "laptop.sh: base_loss failed (exit code 1, see above); when mended, run it again to go on" in said
+    assert before.items() <= contents(run.out).items()
 
 
 INTERRUPTIONS = [("base", signal.SIGINT), ("base", signal.SIGTERM), ("base", signal.SIGKILL), ("mid", signal.SIGKILL),
