@@ -14,7 +14,7 @@ from nanochat.system import files
 from nanochat.system.files import UserError
 from nanochat.tokenizer.chat import render_prompt
 
-CHOICE, PROBLEMS = tasks.find("choice"), tasks.find("problems")
+CHOICE, PROBLEMS = tasks.find("choice_letter"), tasks.find("problems")
 
 
 def make_choices(num: int, seed: int = 0) -> list[dict]:

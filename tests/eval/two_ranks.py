@@ -25,7 +25,7 @@ def scores(data: Path, rank: int = 0, world_size: int = 1) -> list:
     tokenizer = shared.make_tokenizer()
     model = shared.make_model(tokenizer)
     engine = SimpleNamespace(model=model, tokenizer=tokenizer)
-    exam = chat.evaluate(tasks.find("choice"), engine, data_dir=data, save_to=data / f"of{world_size}.jsonl")
+    exam = chat.evaluate(tasks.find("choice_letter"), engine, data_dir=data, save_to=data / f"of{world_size}.jsonl")
     result = core.evaluate_task(model, tokenizer, suite.task_of("schema"), suite.make_items("schema"))
     batches = list(sibling("test_bpb").make_batches(tokenizer, 4))[rank::world_size]
     return [exam.as_dict(), result, bpb.bits_per_byte(model, batches, torch.from_numpy(tokenizer.token_bytes()))]
