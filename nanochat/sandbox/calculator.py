@@ -9,6 +9,7 @@ import ast
 import math
 import operator
 import re
+import warnings
 from decimal import Decimal
 
 MAX_CHARS, MAX_NUMBER, MAX_TEXT = 200, 10**100, 1000  # GSM8K's longest expression has 77 characters
@@ -18,6 +19,7 @@ METHODS = """count upper lower title capitalize swapcase strip lstrip rstrip rep
 FUNCTIONS = {"len": len, "abs": abs, "round": round, "min": min, "max": max, "int": int, "float": float, "str": str}
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
              ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow}
+warnings.filterwarnings("ignore", category=SyntaxWarning, module="<calculator>")  # "1or 2": nobody is there to read it
 GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
@@ -35,7 +37,7 @@ def calculate(expression: str) -> str | None:
     if not re.search("[A-Za-z'\"]", text):  # in max(1,200) the comma separates, in 1,200*3 it groups digits
         text = GROUPED.sub(lambda match: match[0].replace(",", ""), text)
     try:
-        return _format(_evaluate(ast.parse(text, mode="eval").body))
+        return _format(_evaluate(ast.parse(text, "<calculator>", mode="eval").body))
     except (ValueError, TypeError, SyntaxError, ArithmeticError, LookupError, RecursionError, MemoryError):
         return None
 

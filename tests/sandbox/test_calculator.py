@@ -2,6 +2,8 @@
 
 import ast
 import random
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -110,3 +112,9 @@ def test_it_works_in_any_thread():
     for thread in threads:
         thread.join()
     assert answers == ["56088"] * 20
+
+
+def test_odd_expressions_print_no_warning():
+    program = 'from nanochat import sandbox; print(sandbox.calculate("1or 2"))'
+    done = subprocess.run([sys.executable, "-W", "default", "-c", program], capture_output=True, text=True)
+    assert done.stdout == "None\n" and done.stderr == ""
