@@ -37,7 +37,7 @@ class Encoder:
         vocabulary = count.WordCounts()
         vocabulary.add(data, starts, ids)  # a token's "count" is its id + 1
         found = _all_pairs(data, data.view(np.uint64), starts, vocabulary.table, vocabulary.store)
-        pairs = np.zeros(1 << (2 * len(found)).bit_length(), np.uint64)
+        pairs = np.zeros(1 << (2 * len(found) + 1).bit_length(), np.uint64)  # at least half of it stays free
         _fill(pairs, found)
         self.digits, self._tables = digits, (vocabulary.table, vocabulary.store, pairs)
         self._idle: SimpleQueue = SimpleQueue()  # scanners and caches of threads that are done

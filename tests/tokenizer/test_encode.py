@@ -21,6 +21,12 @@ def test_sentences_and_runs():
         assert TOKENIZER.encode(text) == slowly(text)
 
 
+def test_without_a_single_merge():
+    tokenizer = Tokenizer([bytes([byte]) for byte in range(256)])
+    for text in SENTENCES + runs(40):
+        assert tokenizer.encode(text) == list(text.encode())
+
+
 @given(st.lists(awkward_texts | any_texts | st.text(alphabet="ab ", max_size=150), max_size=4))
 @settings(max_examples=300, deadline=None)
 def test_generated(texts):
