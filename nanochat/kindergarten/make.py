@@ -27,8 +27,8 @@ TEXT = {"story": 28, "prose": 20, "lookup": 26, "drill": 10, "code": 6, "countin
 PRIMER = {"primer": 100}  # the first shard: see choices.primer
 
 # Lessons by family: how many conversations are written; mixtures take them in these proportions unless told otherwise.
-LESSONS = {"facts": 26_000, "choice": 24_000, "problems": 30_000, "arithmetic": 3_000, "functions": 3_000,
-           "spelling": 30_000, "letters": 11_000, "talk": 3_000}
+LESSONS = {"facts": 26_000, "choice": 22_000, "problems": 40_000, "arithmetic": 2_000, "functions": 3_000,
+           "spelling": 30_000, "letters": 13_000, "stories": 1_500, "talk": 2_000}
 
 
 def write(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
@@ -70,7 +70,7 @@ def _lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict]]:
     return {"facts": lambda rng: facts.lesson(rng, world), "choice": lambda rng: choices.lesson(rng, world),
             "problems": problems.lesson, "arithmetic": problems.arithmetic_lesson, "functions": functions.lessons,
             "spelling": words.spelling_lesson, "letters": words.counting_lesson,
-            "talk": lambda rng: talk.lesson(rng, world)}
+            "stories": lambda rng: talk.tale(rng, world), "talk": talk.lessons}
 
 
 def _exams(world: World, seed: int, num_items: int, num_practice: int) -> dict[str, list[dict]]:

@@ -1,20 +1,23 @@
 """Word problems and sums for the calculator, like GSM8K, held out by structure.
 
-A problem is a start ("Ann has 12 apples."), one to four statements and a question. Its *signature* is the tuple of
-kinds, for example (start, lose, things, gain, now): what happens in what order, which distractors stand where, what is
-asked. `split_of` gives every signature to one of three sets, so they are disjoint by construction:
+A problem is a start ("Ann has 12 apples."), one to three statements and a question. Its *signature* is the tuple of
+kinds, for example (start, lose, things, now): what happens in what order, which distractors stand where, what is asked.
+`split_of` gives every signature to one of three sets, so they are disjoint by construction:
 
-- lesson: short and plain, shown with worked answers in midtraining and fine-tuning;
-- practice: longer, with distractors and more ways to say it; reinforcement learning sees questions and final answers;
-- exam: a third of the signatures, by a stable hash. At least one of its sentences has a frame of the exam's own, and
-  the (person, number) pairs it starts from are its own as well.
+- lesson: short, many with nothing that distracts, shown with worked answers in midtraining and fine-tuning;
+- practice: longer, with distractors, some of a kind no lesson has; RL sees questions and final answers;
+- exam: a third of the signatures, by a stable hash, all with distractors. At least one sentence has a frame of the
+  exam's own, and the (person, number) pairs it starts from are its own as well.
 
 The answer is one expression in the order of the story. Which statements enter it, and with what sign, depends on the
-question: "Tom has 5 shells." counts for "together", and distracts from "How many does Ann have?" (`roles`).
+question: "Tom has 5 shells." counts for "together", and distracts from "How many does Ann have?" (`roles`). In part of
+the lessons whoever worked them *slipped*: counted every number told, that of the distractors too. Imitation learns
+the slips with the rest; the reward, which knows only right and wrong, can unlearn them.
 
->>> problem = draw(random.Random(1), "lesson")
->>> problem.text, problem.expression, problem.answer
-('Oscar has 9 bags with 2 puppets each. Oscar gave Dan 13 puppets. How many puppets does Oscar have?', '9*2-13', 5)
+>>> draw(random.Random(12), "lesson").text
+'Ella had 7 cups. Ella has 5 blocks. Then Ella received 3 cups. How many cups does Ella have?'
+>>> [draw(random.Random(12), "lesson", slip).expression for slip in (False, True)]
+['7+3', '7+5+3']
 
 The constants in capitals set how hard each set is. `counting_text` is base text in which the verbs get their meaning.
 Not here: grading (tasks/).
@@ -30,25 +33,24 @@ from nanochat.kindergarten.talk import dialogue, worked
 from nanochat.kindergarten.world import DAYS, GIRLS, NAMES, OUTINGS, THINGS, upper
 
 SPLITS = ("lesson", "practice", "exam")
-# Weights for 1, 2, 3, 4 statements after the start; of the kinds of statement; of what is asked.
-STATEMENTS = {"lesson": (3, 5, 4, 0), "practice": (0, 5, 5, 1), "exam": (0, 5, 5, 1)}
-KINDS = {"gain": 6, "lose": 6, "groups": 3, "share": 3, "give": 3, "receive": 3, "double": 2, "second": 5, "more": 2,
-         "fewer": 2, "b_gain": 3, "b_lose": 3, "things": 3, "age": 2, "price": 2, "time": 2}
-ASKS = {"now": 5, "other": 5, "both": 4, "ahead": 6}
-LESSON_OPERATIONS, LESSON_DISTRACTORS = 3, 1  # the most a lesson may have
-LESSON_NEVER = {"receive", "b_lose", "time"}  # kinds that lessons do not show
+# Weights for 1, 2, 3 statements after the start; of the kinds of statement; of what is asked.
+STATEMENTS = {"lesson": (2, 5, 3), "practice": (0, 6, 4), "exam": (0, 6, 4)}
+KINDS = {"gain": 6, "lose": 6, "groups": 3, "share": 3, "give": 3, "double": 2, "second": 5, "more": 2,
+         "things": 4, "age": 4, "price": 4, "time": 3}
+ASKS = {"now": 5, "other": 2, "both": 4, "ahead": 5}
+SLIPS = 0.35              # of the lessons: whoever worked them counted every number, asked for or not
+LESSON_OPERATIONS = 3     # the most a lesson may have
+LESSON_NEVER = {"time"}   # kinds that lessons do not show
 NEW_FRAMES = {"lesson": 0.4, "practice": 0.5, "exam": 0.15}  # how often a sentence has a frame of its own set …
 NEW_VERBS = {"lesson": 0.3, "practice": 0.4, "exam": 0.2}   # … or a verb
-HELD_OUT_SIGNATURES = 3                                     # one signature in three belongs to the exam
-QUESTION_FIRST = 0.0                                        # of the exam: the question stands before the story
 
 DISTRACTORS = {"things", "age", "price", "time"}  # never count, whatever is asked
 STARTS = ("start", "start", "start", "stocks")
 OPENERS = {"start": "a", "second": "b"}           # whose number it tells outright
-INTRODUCES_B = {"second", "more", "fewer"}        # tells how many B has
+INTRODUCES_B = {"second", "more"}                 # tells how many B has
 # What a kind does to the things of A (the hero) and of B (the other one).
 EFFECTS = {"start": (1, 0), "stocks": (1, 0), "gain": (1, 0), "lose": (-1, 0), "groups": (1, 0), "share": (-1, 0),
-           "give": (-1, 1), "receive": (1, -1), "second": (0, 1), "b_gain": (0, 1), "b_lose": (0, -1)}
+           "give": (-1, 1), "second": (0, 1)}
 
 # Verbs and frames are in three parts, lesson | practice | exam; a set also uses those before its own. {s} is the hero
 # or a pronoun, {a} the hero, {b} the other one, {x} who is asked about, {T} the things, {U} other things, {q} "more
@@ -62,7 +64,7 @@ event: {s} {v} {n} {T}. {s} {v} {n} {q}. Then {s} {v} {n} {T}.
   | {place}, {s} {v} another {n} {T}. The next day, {s} {v} {n} {q} {place}.
 start: {a} has {n} {T}. {a} had {n} {T}.
   | At first, {a} had {n} {T}. There were {n} {T} in {a}'s box. {place}, {a} had {n} {T}.
-  | {a} had a box of {n} {T}. {place} was {a} with {n} {T}.
+  | {a} had a box of {n} {T}. On {day}, {a} had {n} {T}.
 stocks: {a} has {k} {C} with {m} {T} each. | {a} had {k} {C} of {m} {T} each.
     On {day}, {a} had {k} {C}, each with {m} {T}.
   | {place}, {a} had {k} {C} with {m} {T} each. There were {m} {T} in each of {a}'s {k} {C}.
@@ -76,29 +78,25 @@ share: {s} gave {k} friends {m} {T} each. Then {s} sold {k} {C} with {m} {T} eac
 give: {s} gave {n} {T} to {b}. {s} gave {b} {n} {T}.
   | Later {s} sold {b} {n} {T}. {b} got {n} {T} from {a}. {b} bought {n} {T} from {a} {place}.
   | On {day}, {s} gave {b} {n} of the {T}. {place}, {b} got {n} {T} from {a}.
-receive: {b} gave {n} {T} to {a}. {b} gave {a} {n} {T}.
-  | Later {b} sold {a} {n} {T}. {s} got {n} {T} from {b}. {place}, {b} gave {a} {n} {T}.
-  | On {day}, {s} got {n} {T} from {b}. {place}, {s} got {n} {T} from {b}.
 double: Then {s} doubled the {T}. | {s} got as many {T} again. Later the number of {T} doubled.
   | On {day}, {s} doubled the {T}. {place}, {s} got as many {T} again.
-second: {b} has {n} {T}. {b} had {n} {T}. | Now {b} has {n} {T}. On {day}, {b} had {n} {T}.
-    In the box of {b} were {n} {T}. | {b} had a box of {n} {T}. {place} was {b} with {n} {T}.
+second: {b} has {n} {T}. {b} had {n} {T}. | Now {b} has {n} {T}. {place}, {b} had {n} {T}. {b} had a bag of {n} {T}.
+    In the box of {b} were {n} {T}. | {b} had a box of {n} {T}. On {day}, {b} had {n} {T}.
 more: {b} has {n} more {T} than {a}. | {b} had {n} {T} more than {a}. {b}'s box had {n} more {T} than the box of {a}.
   | On {day}, {b} had {n} more {T} than {a}.
-fewer: {b} has {n} fewer {T} than {a}. | {b} had {n} {T} fewer than {a}.
-    On {day}, {b} had {n} fewer {T} than {a}. | {b}'s box had {n} fewer {T} than the box of {a}.
 things: {s} has {n} {U}. {s} also has {n} {U}. | Later {s} {w} {n} {U}. {b} found {n} {U} {place}.
-    There were {n} {U} {place}. | {place}, {b} found {n} {U}. {n} {U} were {place}.
+    There were {n} {U} {place}. | {place}, there were {n} {U}. {n} {U} were {place}.
 age: {s} is {n} years old. | {b} is {n} years old. {a}'s friend is {n} years old. On {day}, {a} was {n} years old.
   | {s} has a friend of {n} years.
-price: The {T} cost {n} coins each. | {s} paid {n} coins for the box. | On {day}, each box cost {n} coins.
+price: The {T} cost {n} coins each. | {s} paid {n} coins for the box. | On {day}, the {T} cost {n} coins each.
 time: {s} played for {n} hours. | Later {s} played {place} for {n} hours. {b} was there for {n} days.
     For {n} days {s} was {place}. | On {day}, {s} played for {n} hours.
 now: How many {T} does {x} have now? How many {T} does {x} have?
   | How many {T} does {x} have in the end? So how many {T} does {x} have?
     What is the number of {T} that {x} has now? | In the end, how many {T} does {x} have?
-both: How many {T} do {a} and {b} have together? | How many {T} do they have in all?
-  | How many {T} do both of them have together? In all, how many {T} do {b} and {a} have?
+both: How many {T} do {a} and {b} have together?
+  | How many {T} do they have in all? In all, how many {T} do they have?
+  | How many {T} do they have together? In all, how many {T} do {a} and {b} have?
 ahead: How many more {T} does {a} have than {b}? | How many {T} more than {b} does {a} have?
     {a} has how many more {T} than {b}? | In the end, how many more {T} does {a} have than {b}?
 """
@@ -109,8 +107,7 @@ def _parse(text: str) -> dict[str, list[list[str]]]:
     blocks = (block.split(": ", 1) for block in re.split(r"\n(?=\w+: )", text.strip()))
     frames = {kind: [re.findall(r"\S[^.?]*[.?]", part) for part in parts.split("|")] for kind, parts in blocks}
     events = frames.pop("event")
-    hers = [[frame.replace("{s}", "{b}") for frame in part] for part in events]
-    return frames | {"gain": events, "lose": events, "b_gain": hers, "b_lose": hers, "other": frames["now"]}
+    return frames | {"gain": events, "lose": events, "other": frames["now"]}
 
 
 FRAMES = _parse(_FRAMES)
@@ -131,26 +128,23 @@ class Problem(NamedTuple):
 def roles(kinds: tuple[str, ...], ask: str) -> list[str] | None:
     """What each statement adds to the expression for `ask`: "+", "-", "double", "again+" (12+12+5) or "" (nothing).
 
-    None where the story makes no sense (B loses shells nobody knew of) or the expression would need more than that.
+    None where the story makes no sense (nobody knows how many B has) or the expression would need more than that.
 
     >>> roles(("start", "second", "give"), "now"), roles(("start", "second", "give"), "other")
     (['+', '', '-'], ['', '+', '+'])
     """
     a, b = {"now": (1, 0), "other": (0, 1), "both": (1, 1), "ahead": (1, -1)}[ask]
-    if ask == "other" and not {"more", "fewer"}.isdisjoint(kinds):
+    if ask == "other" and "more" in kinds:
         a = 1  # "Tom has 5 more than Ann": Tom's number goes on from Ann's
     known, found = False, []  # known: has the story said how many B has?
     for i, kind in enumerate(kinds):
         role = ""
-        if kind.startswith("b_") and not known:
-            return None
-        if kind in INTRODUCES_B and (known or not {"give", "receive"}.isdisjoint(kinds[:i])):
+        if kind in INTRODUCES_B and (known or "give" in kinds[:i]):
             return None  # "Ann gave Tom 5. Tom had 7.": before that, or after?
-        if kind in ("more", "fewer"):
-            sign = "+" if kind == "more" else "-"
+        if kind == "more":
             if ask == "ahead" or ask == "both" and any(found[1:]):
                 return None
-            role = {"other": sign, "both": "again" + sign, "now": ""}[ask]
+            role = {"other": "+", "both": "again+", "now": ""}[ask]
             a = 0 if ask == "other" else a
         elif kind == "double":
             if a and b and known or "double" in found:
@@ -178,12 +172,11 @@ def split_of(signature: tuple[str, ...]) -> str | None:
     operations = len(plan) - distractors - 1
     if operations < 1:
         return None
-    plain = LESSON_NEVER.isdisjoint(kinds)
-    if operations == 1 and distractors == 0:
-        return "lesson" if plain else "practice"  # without these nothing could be learned
-    if crc32(" ".join(signature).encode()) % HELD_OUT_SIGNATURES == 0:
-        return "exam"
-    return "lesson" if plain and operations <= LESSON_OPERATIONS and distractors <= LESSON_DISTRACTORS else "practice"
+    short = operations <= LESSON_OPERATIONS and LESSON_NEVER.isdisjoint(kinds)
+    third = crc32(" ".join(signature).encode()) % 3
+    if distractors == 0:  # not for the exam; a third of them is enough, and all with a single step
+        return "lesson" if short and (third == 1 or operations == 1) else None
+    return "exam" if third == 0 else "lesson" if third == 1 and short else "practice"
 
 
 def held_out_pair(name: str, number: int) -> bool:
@@ -191,14 +184,14 @@ def held_out_pair(name: str, number: int) -> bool:
     return crc32(f"{name} {number}".encode()) % 5 == 0
 
 
-def draw(rng: random.Random, split: str) -> Problem:
-    """A problem of one of SPLITS."""
+def draw(rng: random.Random, split: str, slip: bool = False) -> Problem:
+    """A problem of one of SPLITS. With `slip` its expression counts every number told, with the value that gives."""
     counts, kinds, asks = tuple(range(1, len(STATEMENTS[split]) + 1)), tuple(KINDS), tuple(ASKS)
     while True:
         count, = rng.choices(counts, STATEMENTS[split])
         story = (rng.choice(STARTS), *rng.choices(kinds, KINDS.values(), k=count))
         ask, = rng.choices(asks, ASKS.values())
-        if split_of((*story, ask)) == split and (problem := _tell(rng, split, story, ask)):
+        if split_of((*story, ask)) == split and (problem := _tell(rng, split, story, ask, slip)):
             return problem
 
 
@@ -211,10 +204,8 @@ def _pick(rng: random.Random, options: tuple, split: str, rate: float) -> str:
 def _amount(rng: random.Random, kind: str, has: list) -> int:
     """A number that fits: 2 or more, half of them one digit; below 2 where somebody has not even 2 to lose."""
     most = {"start": 99, "second": 99, "age": 12, "price": 20, "time": 9}.get(kind, 60)
-    if kind in ("lose", "give", "fewer"):
+    if kind in ("lose", "give"):
         most = min(most, has[0])
-    if kind in ("receive", "b_lose") and has[1] is not None:
-        most = min(most, has[1])
     return rng.randint(2, 9 if most > 9 and rng.random() < 0.5 else most) if most > 1 else 0
 
 
@@ -223,39 +214,48 @@ def _happen(kind: str, amount: int, has: list) -> bool:
     on_a, on_b = EFFECTS.get(kind, (0, 0))
     has[0] = 2 * has[0] if kind == "double" else has[0] + on_a * amount
     if kind in INTRODUCES_B:
-        has[1] = amount if kind == "second" else has[0] + (amount if kind == "more" else -amount)
+        has[1] = amount if kind == "second" else has[0] + amount
     elif has[1] is not None:
         has[1] += on_b * amount
     return has[0] >= 0 and (has[1] or 0) >= 0
 
 
-def _extend(expression: str, role: str, term: str) -> str:
-    """The expression with one more statement: _extend("12", "again+", "5") == "12+12+5"."""
+def _extend(expression: str, value: int, role: str, term: str, amount: int) -> tuple[str, int]:
+    """Expression and value with one more statement: _extend("12", 12, "again+", "5", 5) == ("12+12+5", 29)."""
     if role == "double":
-        return f"({expression})*2" if "+" in expression or "-" in expression else f"{expression}*2"
-    if role.startswith("again"):
-        return f"{expression}+{expression}{role[-1]}{term}"
-    return f"{expression}{role}{term}".lstrip("+") if role else expression
+        return (f"({expression})*2" if "+" in expression or "-" in expression else f"{expression}*2"), 2 * value
+    if role == "again+":
+        expression, value = f"{expression}+{expression}", 2 * value
+    change = {"+": amount, "-": -amount, "": 0}[role[-1:]]
+    return (f"{expression}{role[-1]}{term}".lstrip("+") if role else expression), value + change
 
 
-def _tell(rng: random.Random, split: str, kinds: tuple[str, ...], ask: str) -> Problem | None:
+def _slipped(kinds: tuple[str, ...], plan: list[str]) -> list[str]:
+    """The plan of somebody who counts every number told, with the sign it has for the hero."""
+    return [role or {1: "+", 0: "+", -1: "-"}[EFFECTS.get(kind, (0, 0))[0]] if kind != "double" else role
+            for kind, role in zip(kinds, plan, strict=True)]
+
+
+def _tell(rng: random.Random, split: str, kinds: tuple[str, ...], ask: str, slip: bool) -> Problem | None:
     """The kinds in words and numbers; None where the numbers drawn leave somebody with less than nothing."""
     a, b = rng.sample(NAMES, 2)
     things, others = rng.sample(PLURALS, 2)
     pronoun = a if (a in GIRLS) == (b in GIRLS) else "she" if a in GIRLS else "he"
     slots = {"a": a, "b": b, "s": a, "x": b if ask == "other" else a, "T": things, "U": others}
-    has, plan, sentences, expression = [0, None], roles(kinds, ask), [], ""
+    has, plan, sentences, expression, value = [0, None], roles(kinds, ask), [], "", 0
+    distractors, plan = plan.count(""), _slipped(kinds, plan) if slip else plan
     fresh = rng.randint(0, len(kinds)) if split == "exam" else -1  # this sentence has a frame of the exam's own
     for i, (kind, role) in enumerate(zip(kinds, plan, strict=True)):
         frame = _pick(rng, FRAMES[kind], split, 1.0 if i == fresh else NEW_FRAMES[split])
-        gains, grouped = kind.endswith("gain"), "{k}" in frame
+        gains, grouped = kind == "gain", "{k}" in frame
         n, k, m = _amount(rng, kind, has), rng.randint(2, 9), rng.randint(2, 9)
         while kind in OPENERS and held_out_pair(slots[OPENERS[kind]], n) != (split == "exam"):
             n = _amount(rng, kind, has)
-        if not n or not _happen(kind, k * m if grouped else n, has):
+        amount = k * m if grouped else n
+        if not n or not _happen(kind, amount, has):
             return None
         term = str(n) if not grouped else f"{k}*{m}" if frame.index("{k}") < frame.index("{m}") else f"{m}*{k}"
-        expression = _extend(expression, role, term)
+        expression, value = _extend(expression, value, role, term, amount)
         slots |= {"n": n, "k": k, "m": m, "day": rng.choice(DAYS), "place": rng.choice(OUTINGS),
                   "v": _pick(rng, GAINED if gains else LOST, split, NEW_VERBS[split]),
                   "w": rng.choice((GAINED, LOST)[i % 2][0]), "C": rng.choice(CONTAINERS),
@@ -265,16 +265,15 @@ def _tell(rng: random.Random, split: str, kinds: tuple[str, ...], ask: str) -> P
     mine, yours = has[0], has[1] or 0
     answer = {"now": mine, "other": yours, "both": mine + yours, "ahead": mine - yours}[ask]
     frame = _pick(rng, FRAMES[ask], split, 1.0 if fresh == len(kinds) else NEW_FRAMES[split])
-    first = split == "exam" and rng.random() < QUESTION_FIRST
-    sentences.insert(0 if first else len(kinds), upper(frame.format(**slots)))
-    if answer < (ask == "ahead"):  # nobody is 0 ahead
+    sentences.append(upper(frame.format(**slots)))
+    if answer < (ask == "ahead") or value < 0:  # nobody is 0 ahead
         return None
-    return Problem((*kinds, ask), " ".join(sentences), expression, answer, plan.count(""))
+    return Problem((*kinds, ask), " ".join(sentences), expression, value if slip else answer, distractors)
 
 
 def lesson(rng: random.Random) -> dict:
-    """A conversation: a word problem of the lesson set, worked with the calculator."""
-    problem = draw(rng, "lesson")
+    """A conversation: a word problem of the lesson set, worked with the calculator by somebody who may slip."""
+    problem = draw(rng, "lesson", slip=rng.random() < SLIPS)
     return dialogue(problem.text, worked(problem.expression, problem.answer, f"#### {problem.answer}"))
 
 

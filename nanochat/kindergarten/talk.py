@@ -119,10 +119,8 @@ def story_lesson(rng: random.Random, story_text: str, subject: str = "") -> dict
     return dialogue(rng.choice(STORY).format(x=_about(subject) if subject else ""), story_text)
 
 
-def lesson(rng: random.Random, world: World) -> dict:
-    """A conversation of small talk, or a story, most of the time about somebody or some animal that is in it."""
-    if rng.random() < 0.6:
-        return lessons(rng)
+def tale(rng: random.Random, world: World) -> dict:
+    """A conversation: a request for a story, most of the time about somebody or some animal in it, and the story."""
     text = story(rng, world)
     found = [word for word in dict.fromkeys(re.findall("[A-Za-z]+", text)) if word in _SUBJECTS]
     return story_lesson(rng, text, rng.choice(found[:4]) if found and rng.random() < 0.75 else "")

@@ -56,11 +56,35 @@ def test_signatures_are_disjoint(drawn):
 
 def test_lessons_are_short_and_exams_are_not(drawn):
     for problem in drawn["lesson"]:
-        assert problem.distractors <= problems.LESSON_DISTRACTORS
-        assert problem.distractors + problems.LESSON_OPERATIONS >= len(problem.signature) - 2
+        assert len(problem.signature) - 2 - problem.distractors <= problems.LESSON_OPERATIONS
         assert problems.LESSON_NEVER.isdisjoint(problem.signature)
-    hard = [len(problem.signature) - 2 >= 3 or problem.distractors > 0 for problem in drawn["exam"]]
-    assert sum(hard) >= 0.6 * NUM
+    assert all(problem.distractors > 0 for problem in drawn["exam"])
+    assert any(kind in problem.signature for kind in problems.LESSON_NEVER for problem in drawn["exam"])
+    steps = {split: sum(len(problem.signature) for problem in drawn[split]) for split in problems.SPLITS}
+    assert steps["exam"] > 1.1 * steps["lesson"]
+
+
+def test_a_slip_counts_every_number_told():
+    rng = random.Random(3)
+    for problem in (problems.draw(rng, "lesson", slip=True) for _ in range(NUM)):
+        told, counted = (sorted(re.findall(r"\d+", text)) for text in (problem.text, problem.expression))
+        assert sandbox.calculate(problem.expression) == str(problem.answer)
+        if not {"more", "double"} & set(problem.signature):  # whose numbers come twice, or not at all
+            assert told == counted, problem
+        kinds, ask = problem.signature[:-1], problem.signature[-1]
+        plan = problems.roles(kinds, ask)
+        assert (problems._slipped(kinds, plan) == plan) or problem.distractors, "nothing to slip on"
+
+
+def test_some_lessons_slip_and_no_exam_does():
+    rng, wrong = random.Random(5), 0
+    for _ in range(1000):
+        before = rng.getstate()
+        shown = problems.lesson(rng)["messages"][1]["content"][0]["text"]
+        rng.setstate(before)
+        slip = rng.random() < problems.SLIPS
+        wrong += slip and shown != problems.draw(rng, "lesson", slip=False).expression
+    assert 0.3 * problems.SLIPS < wrong / 1000 < 0.6 * problems.SLIPS  # two in five lessons have something to slip on
 
 
 @pytest.mark.parametrize("split", problems.SPLITS)

@@ -41,7 +41,7 @@ def test_story_lessons_keep_their_subject():
     rng, world = random.Random(0), World(0)
     about = 0
     for _ in range(300):
-        asked, told = (message["content"] for message in talk.lesson(rng, world)["messages"][:2])
+        asked, told = (message["content"] for message in talk.tale(rng, world)["messages"][:2])
         if " about " in asked and "yourself" not in asked:
             subject = asked.split(" about ")[1].removesuffix(", please.").rstrip(".?").split()[-1]
             assert subject in told, asked
