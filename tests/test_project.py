@@ -261,7 +261,7 @@ def test_two_runs_do_not_share_a_folder(recipe):
 
 
 def test_ctrl_c_says_how_to_go_on(recipe):
-    (recipe.folder / "toy.sh").write_text(f'{START}stage a bash -c "touch {recipe.folder}/in; sleep 60"\n')
+    (recipe.folder / "toy.sh").write_text(f'{START}stage a bash -c ": > {recipe.folder}/in; exec sleep 60"\n')
     started = subprocess.Popen(
         ["bash", f"{recipe.folder}/toy.sh", "--out", f"{recipe.folder}/out"], start_new_session=True, text=True,
         stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
