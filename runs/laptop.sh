@@ -17,7 +17,7 @@ stage base python -m scripts.base_train "${model[@]}" --device_batch_size=16 --t
 measure base_loss python -m scripts.base_loss --model_tag="$tag" --split_tokens="$(steps 131072)"
 measure base_eval python -m scripts.base_eval --model_tag="$tag"
 measure chat_eval_base python -m scripts.chat_eval -i base -g "$tag"
-stage mid python -m scripts.mid_train --device_batch_size=16 --total_batch_size=4096 --num_iterations="$(steps 1600)" \
+stage mid python -m scripts.mid_train --device_batch_size=16 --total_batch_size=4096 --num_iterations="$(steps 1800)" \
     --mixture="text*0.15,$lessons" --init_lr_frac=0.7 --loss_on=assistant --save_every="$(steps 200)" "${later[@]}"
 measure chat_eval_mid python -m scripts.chat_eval -i mid -g "$tag"
 stage sft python -m scripts.chat_sft --device_batch_size=16 --total_batch_size=4096 --num_iterations="$(steps 200)" \

@@ -35,7 +35,7 @@ from nanochat.kindergarten.world import DAYS, GIRLS, NAMES, OUTINGS, THINGS, upp
 SPLITS = ("lesson", "practice", "exam")
 # Weights for 1, 2, 3 statements after the start; of the kinds of statement; of what is asked.
 STATEMENTS = {"lesson": (2, 5, 3), "practice": (0, 6, 4), "exam": (0, 6, 4)}
-KINDS = {"gain": 6, "lose": 6, "groups": 3, "share": 3, "give": 3, "double": 2, "second": 5, "more": 2,
+KINDS = {"gain": 6, "lose": 6, "groups": 3, "share": 3, "give": 3, "double": 2, "second": 5, "more": 1,
          "things": 4, "age": 4, "price": 4, "time": 3}
 ASKS = {"now": 5, "other": 2, "both": 4, "ahead": 5}
 SLIPS = 0.35              # of the lessons: whoever worked them counted every number, asked for or not
@@ -64,24 +64,25 @@ event: {s} {v} {n} {T}. {s} {v} {n} {q}. Then {s} {v} {n} {T}.
   | {place}, {s} {v} another {n} {T}. The next day, {s} {v} {n} {q} {place}.
 start: {a} has {n} {T}. {a} had {n} {T}.
   | At first, {a} had {n} {T}. There were {n} {T} in {a}'s box. {place}, {a} had {n} {T}.
-  | {a} had a box of {n} {T}. On {day}, {a} had {n} {T}.
+  | {a} had {n} {T} {place}. On {day}, {a} had {n} {T}.
 stocks: {a} has {k} {C} with {m} {T} each. | {a} had {k} {C} of {m} {T} each.
     On {day}, {a} had {k} {C}, each with {m} {T}.
-  | {place}, {a} had {k} {C} with {m} {T} each. There were {m} {T} in each of {a}'s {k} {C}.
+  | {place}, {a} had {k} {C} with {m} {T} each. {a} had {k} {C}, each with {m} {T}.
 groups: {s} bought {k} {C} with {m} {T} each. Then {s} found {k} {C} with {m} {T} each.
   | Later {s} got {k} {C} of {m} {T} each. {s} collected {k} {C}, each with {m} {T}.
     There were {m} {T} in each of the {k} {C} {s} found {place}.
   | On {day}, {s} won {k} {C} with {m} {T} each. {place}, {s} got {k} {C} of {m} {T} each.
 share: {s} gave {k} friends {m} {T} each. Then {s} sold {k} {C} with {m} {T} each.
   | Later {s} gave {m} {T} to each of {k} friends. {s} lost {k} {C} of {m} {T} each.
-    To each of {k} friends {s} gave {m} {T} {place}. | On {day}, {s} gave {k} children {m} {T} each.
+    To each of {k} friends {s} gave {m} {T} {place}.
+  | On {day}, {s} gave {k} friends {m} {T} each. {place}, {s} sold {k} {C} of {m} {T} each.
 give: {s} gave {n} {T} to {b}. {s} gave {b} {n} {T}.
   | Later {s} sold {b} {n} {T}. {b} got {n} {T} from {a}. {b} bought {n} {T} from {a} {place}.
   | On {day}, {s} gave {b} {n} of the {T}. {place}, {b} got {n} {T} from {a}.
 double: Then {s} doubled the {T}. | {s} got as many {T} again. Later the number of {T} doubled.
   | On {day}, {s} doubled the {T}. {place}, {s} got as many {T} again.
 second: {b} has {n} {T}. {b} had {n} {T}. | Now {b} has {n} {T}. {place}, {b} had {n} {T}. {b} had a bag of {n} {T}.
-    In the box of {b} were {n} {T}. | {b} had a box of {n} {T}. On {day}, {b} had {n} {T}.
+    In the box of {b} were {n} {T}. | {b} had {n} {T} {place}. On {day}, {b} had {n} {T}.
 more: {b} has {n} more {T} than {a}. | {b} had {n} {T} more than {a}. {b}'s box had {n} more {T} than the box of {a}.
   | On {day}, {b} had {n} more {T} than {a}.
 things: {s} has {n} {U}. {s} also has {n} {U}. | Later {s} {w} {n} {U}. {b} found {n} {U} {place}.
