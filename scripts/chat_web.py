@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> None:
                      key=key, requests_per_minute=args.rate, cors_origin=args.cors_origin)
     if args.host not in ("127.0.0.1", "localhost", "::1") and not key:
         log.say("warning: whoever reaches this address can use it; NANOCHAT_API_KEY sets a key")
-    serve(app, door, f"{', '.join(served)} is ready: http://{shown(args.host)}:{door.getsockname()[1]}  (Ctrl-C ends it)",
-          workers, args.drain)
+    url = f"http://{shown(args.host)}:{door.getsockname()[1]}"
+    serve(app, door, f"{', '.join(served)} is ready: {url}  (Ctrl-C ends it)", workers, args.drain)
     for worker in workers:
         worker.stop()
 

@@ -91,7 +91,8 @@ class Engine:
             for token, value in (logit_bias or {}).items():
                 bias[token] = value
         request = Request(prompt, room, temperature if temperature > COLDEST else 0.0, top_k, top_p, min_p,
-                          row_key(seed, prompt, sample), self.default_stops if stop_ids is None else frozenset(stop_ids),
+                          row_key(seed, prompt, sample),
+                          self.default_stops if stop_ids is None else frozenset(stop_ids),
                           EventReader(self.tokenizer, tuple(stop)) if events or stop else None, logprobs, bias,
                           presence_penalty, frequency_penalty)
         if echo and logprobs is not None and len(prompt) <= self.config.sequence_len:

@@ -42,7 +42,7 @@ def rows_to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def quantized(model: GPT, form: str) -> GPT:
-    """The model with its matrices replaced, in place; "" leaves it alone. UserError where there are no kernels for it."""
+    """The model with its matrices replaced, in place; "" leaves it alone. UserError where there are no kernels."""
     if not form:
         return model
     if next(model.parameters()).device.type != "cpu":

@@ -1,4 +1,4 @@
-"""What is asked of the engine (Request), what comes back (Event by event, or as a Completion), stop strings included."""
+"""What is asked of the engine (Request), what comes back (Event by event, or as a Completion), stop strings."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -102,7 +102,7 @@ class EventReader:
         self.specials = set(tokenizer.specials.values())
 
     def push(self, token: int, reason: str = "", logprob: Logprob | None = None) -> Event:
-        """The event of the next token; its stop_reason is `reason`, or "stop" when the token completes a stop string."""
+        """The event of the next token; its stop_reason is `reason`, or "stop" where it completes a stop string."""
         kind = self.kind
         text = "" if token in self.specials else self.decoder.push(token)
         if reason or token in self.specials:  # bytes of an unfinished character become U+FFFD at the segment's end

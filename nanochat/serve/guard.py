@@ -53,7 +53,7 @@ class Guard:
         if not scope["path"].startswith(GUARDED) or scope["method"] == "OPTIONS":
             return None
         given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
-        if self.key and not hmac.compare_digest(given.encode(), self.key.encode()):
+        if self.key and not hmac.compare_digest(given.encode("latin-1"), self.key.encode()):
             return JSONResponse(openai.error("this server wants its API key: Authorization: Bearer …",
                                              code="invalid_api_key"), 401, {"WWW-Authenticate": "Bearer"})
         if self.rate and scope["method"] == "POST" and (seconds := self._wait(scope["client"][0])) > 0:

@@ -67,7 +67,8 @@ class Sampling(BaseModel):
     def settings(self) -> dict:
         """Engine.submit's arguments, of what the request says."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        names = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias")
+        names = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
+                 "logit_bias")
         said = {name: value for name in names if (value := getattr(self, name)) is not None}
         return {**said, "stop": tuple(stop for stop in stops if stop)}
 
@@ -237,13 +238,19 @@ class Voice:
 
     def text_logprobs(self, echoed: list[tuple[int, tuple | None]] = ()) -> dict | None:
         """Of `echoed` (token id, log-probabilities; None for the very first) and the tokens since the last call."""
-        named = self.tokenizer.decode
+        def named(token_id: int) -> str:
+            own = self.tokenizer.decode_bytes([token_id])
+            try:
+                return own.decode()
+            except UnicodeDecodeError:  # a piece of a character: names must differ, so OpenAI writes them like this
+                return "bytes:" + "".join(f"\\x{byte:02x}" for byte in own)
+
         known = [*echoed, *((event.token_id, event.logprob) for event in self._take_unsent())]
         if not known:
             return None
-        tokens = [named([token]) for token, _ in known]
+        tokens = [named(token) for token, _ in known]
         return {"tokens": tokens, "token_logprobs": [found and found[0] for _, found in known],
-                "top_logprobs": [found and {named([other]): nats for other, nats in found[1]} for _, found in known],
+                "top_logprobs": [found and {named(other): nats for other, nats in found[1]} for _, found in known],
                 "text_offset": [sum(map(len, tokens[:i])) for i in range(len(tokens))]}
 
 

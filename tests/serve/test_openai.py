@@ -9,7 +9,8 @@ USER = {"role": "user", "content": "hi"}
 
 @pytest.mark.parametrize("fields", [
     {}, {"max_tokens": None, "temperature": None, "stop": None, "tools": None}, {"n": 1, "stop": [], "top_p": 1.0},
-    {"n": 3, "stop": ["a", "b"], "top_p": 0.5, "min_p": 0.1, "logprobs": True, "top_logprobs": 20, "logit_bias": {"5": -3}},
+    {"n": 3, "stop": ["a", "b"], "top_p": 0.5, "min_p": 0.1, "logprobs": True, "top_logprobs": 20,
+     "logit_bias": {"5": -3}},
     {"presence_penalty": -2, "frequency_penalty": 2, "user": "me", "seed": -1, "stop": "x", "tools": [], "store": True},
     {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [
         {"id": "1", "type": "function", "function": {"name": "python", "arguments": "1+1"}}]},
