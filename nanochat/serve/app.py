@@ -284,7 +284,7 @@ def create_app(workers: list[Worker], model: str, defaults: Defaults, *, others:
     async def stats():
         return {"total_workers": len(service.workers), "workers": [
             {"gpu_id": number, "device": str(worker.engine.device), "open_requests": worker.num_open,
-             "running": worker.engine.num_running, "tokens": worker.num_tokens,
+             "running": worker.num_running, "tokens": worker.num_tokens,
              "prompt_tokens": worker.engine.num_prompt_tokens, "reused_tokens": worker.engine.num_reused_tokens}
             for number, worker in enumerate(service.workers)]}
 

@@ -17,7 +17,7 @@ class Metrics:
         self.whole = prometheus.Histogram("nanochat_request_seconds", "From request to end of the answer",
                                           buckets=SECONDS, registry=self.registry)
         for name, about, read in (
-                ("running", "Requests being answered", lambda one: one.engine.num_running),
+                ("running", "Requests being answered", lambda one: one.num_running),
                 ("open", "Requests being answered or waiting", lambda one: one.num_open),
                 ("generated_tokens", "Tokens generated since the start", lambda one: one.num_tokens),
                 ("prompt_tokens", "Prompt tokens read since the start", lambda one: one.engine.num_prompt_tokens),

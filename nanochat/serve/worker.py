@@ -86,6 +86,11 @@ class Worker:
         """Requests that have not ended."""
         return sum(job.size for job in self.open)
 
+    @property
+    def num_running(self) -> int:
+        """Requests being answered at this moment."""
+        return sum(not row.stop_reason for row in self.engine.running)
+
     def submit(self, prompts: list[list[int]], samples: int = 1, **settings) -> Job:
         """Queue requests (`settings` as in Engine.submit); fails when too many are open. Call it on the event loop."""
         job = Job(self, prompts, samples, settings)

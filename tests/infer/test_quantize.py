@@ -16,8 +16,10 @@ def test_products_are_near_and_rows_do_not_know_each_other():
         linear.weight[3] *= 50  # one large output must not spoil the others
     x = torch.randn(7, 5, 96) * torch.logspace(-3, 3, 7)[:, None, None]  # nor a large row
     exact, got = linear(x), Int8Linear(linear)(x)
-    error = (got - exact).square().mean(-1).sqrt() / exact.square().mean(-1).sqrt()
-    assert got.shape == exact.shape and got.dtype == x.dtype and 1e-4 < error.max() < 0.03
+    usual = x.norm(dim=-1, keepdim=True) * linear.weight.norm(dim=-1) / 96**0.5  # size of a product of such vectors
+    error = ((got - exact) / usual).square().mean((1, 2)).sqrt()  # of each of the seven sizes of rows
+    # Rounding to 1/127 of the largest of 96 (2.5 σ in x, 1.7 σ in w) errs by .0057 and .0039 of σ each: .7 % together.
+    assert got.shape == exact.shape and got.dtype == x.dtype and 0.004 < error.min() and error.max() < 0.011
     assert torch.equal(got[2:3, 1:2], Int8Linear(linear)(x[2:3, 1:2]))
     assert Int8Linear(linear)(x.bfloat16()).dtype == torch.bfloat16
     assert rows_to_int8(torch.zeros(1, 4))[0].tolist() == [[0] * 4]

@@ -247,4 +247,4 @@ def test_slow_readers_slow_only_themselves(url, worker):
         got = httpx.post(f"{url}/v1/chat/completions", json={"messages": TELL}, timeout=SECONDS).json()
         assert got["choices"][0]["message"]["content"] == STORY
         wait_until(lambda: not worker._live)  # the engine has long finished when the slow one begins to read
-        assert sum(line.startswith("data: ") for line in lines) > 780
+        assert sum(line.startswith("data: ") for line in lines) > 700  # some tokens are parts of characters
