@@ -3,7 +3,7 @@
     python -m scripts.chat_cli                               # the SFT model, interactive
     python -m scripts.chat_cli -i rl -p "What is 12 * 34?"   # one answer on stdout
     python -m scripts.chat_cli -i base -p "Once upon a time" # a base model goes on with the text
-    python -m scripts.chat_cli < question.txt | tee answer.txt
+    echo "Who are you?" | python -m scripts.chat_cli         # the question on stdin
 
 Ctrl-C stops an answer; /help lists the commands. Past the context the oldest exchanges are forgotten.
 """

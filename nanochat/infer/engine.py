@@ -83,6 +83,7 @@ class Engine:
         """
         assert prompt, "a prompt needs at least one token, <|bos|> if nothing else"
         assert top_k is None or top_k >= 1, f"top_k {top_k}: expected None or at least 1"
+        assert not isinstance(stop, str), "stop is a tuple of strings"
         prompt = tuple(prompt)
         room = min(max_tokens, self.config.sequence_len - len(prompt))
         bias = None
