@@ -291,8 +291,12 @@ class Engine:
             common = _common(stored, row.prompt[:-1])
             if common > shared and (common >= MIN_SHARED or other.prompt == row.prompt):
                 donor, shared = other, common
-        free = [slot for slot, other in enumerate(self.slots) if other is None or other.stop_reason]
-        slot = min(free, key=lambda i: -1 if self.slots[i] is None else self.slots[i].since)
+                if shared == len(row.prompt) - 1:
+                    break
+        if None in self.slots:
+            slot = self.slots.index(None)
+        else:
+            slot = min((i for i, other in enumerate(self.slots) if other.stop_reason), key=lambda i: self.slots[i].since)
         if donor is not None and donor.stop_reason and 2 * shared >= donor.cached:  # little else would be lost
             slot = self.slots.index(donor)
         taken, self.slots[slot] = self.slots[slot], row
