@@ -296,7 +296,8 @@ class Engine:
         if None in self.slots:
             slot = self.slots.index(None)
         else:
-            slot = min((i for i, other in enumerate(self.slots) if other.stop_reason), key=lambda i: self.slots[i].since)
+            free = [i for i, other in enumerate(self.slots) if other.stop_reason]
+            slot = min(free, key=lambda i: self.slots[i].since)
         if donor is not None and donor.stop_reason and 2 * shared >= donor.cached:  # little else would be lost
             slot = self.slots.index(donor)
         taken, self.slots[slot] = self.slots[slot], row
