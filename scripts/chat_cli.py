@@ -3,28 +3,35 @@
     python -m scripts.chat_cli                               # the SFT model, interactive
     python -m scripts.chat_cli -i rl -p "What is 12 * 34?"   # one answer on stdout
     python -m scripts.chat_cli -i base -p "Once upon a time" # a base model goes on with the text
+    echo "Who are you?" | python -m scripts.chat_cli         # the question on stdin
 
-Ctrl-C stops an answer; /new starts over, /quit (or Ctrl-D) leaves. Past the context the oldest exchanges are forgotten.
+Ctrl-C stops an answer; /help lists the commands. Past the context the oldest exchanges are forgotten.
 """
 import contextlib
 import random
+import re
+import sys
 from collections.abc import Callable, Iterator
 
 from nanochat import sandbox
 from nanochat.infer import Engine, Event
 from nanochat.infer.context import fit_prompt
+from nanochat.infer.quantize import FORMS, quantized
 from nanochat.system import cli, paths, runtime
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.train import checkpoint
 
-COMMANDS = "/new starts over, /quit leaves, Ctrl-C stops an answer"
+COMMANDS = "/help, /new, /again, /system TEXT, /temperature 0.6, /topk 50, /quit; Ctrl-C stops an answer"
+HELP = f'''{COMMANDS}
+A line that ends in \\ goes on in the next one; \"\"\" on a line of its own begins and ends a text of many lines.'''
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's bytes must not steer the terminal
 
 
 def flags(argv: list[str] | None):
     return cli.parse(
         argv, __doc__,
-        prompt=flag("", "answer this and exit", short="p"),
+        prompt=flag("", "answer this and exit; - = what stdin says", short="p"),
         source=flag("sft", "the stage whose model talks", choices=paths.STAGES, short="i"),
         model_tag=flag("", "name of the checkpoint folder; default: the only one", short="g"),
         step=flag(-1, "checkpoint step; −1 = the newest", at_least=0, short="s"),
@@ -33,15 +40,20 @@ def flags(argv: list[str] | None):
         max_tokens=flag(512, "length limit of an answer", at_least=1, short="m"),
         seed=flag(-1, "−1 = another one every time", at_least=0),
         dtype=flag("", "of activations and weights: float32, bfloat16, float16", short="d"),
+        quantize=flag("", "weights in fewer bits (CPU)", choices=("", *FORMS)),
         device_type=flag("", "cuda, mps or cpu"))
 
 
 def main(argv: list[str] | None = None) -> None:
     args = flags(argv)
+    for stream in (sys.stdin, sys.stdout):  # odd bytes and odd terminals are no reason to stop
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     run = runtime.start(args.device_type, args.dtype)
     step = None if args.step < 0 else args.step
     model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, step, run.device, run.dtype)
-    engine = Engine(model.eval().to(run.dtype), tokenizer, sandbox.calculate, max_rows=1)
+    engine = Engine(quantized(model.eval().to(run.dtype), args.quantize), tokenizer, sandbox.calculate, max_rows=1,
+                    prefix_cache=True)
     draw = random.Random(None if args.seed < 0 else args.seed)
 
     def answer(messages: list[dict]) -> dict:
@@ -50,44 +62,78 @@ def main(argv: list[str] | None = None) -> None:
             context = tokenizer.encode(messages[-1]["content"])[-(model.config.sequence_len // 2):]
             prompt = [tokenizer.bos_id, *context]
         else:
-            prompt, _ = fit_prompt(tokenizer, messages, model.config.sequence_len, args.max_tokens)
+            prompt, dropped = fit_prompt(tokenizer, messages, model.config.sequence_len, args.max_tokens)
+            if dropped:
+                print(f"(the oldest {dropped} messages no longer fit the context)", file=sys.stderr)
         return speak(engine.stream(prompt, max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k,
                                    seed=draw.getrandbits(31)))
 
-    if args.prompt:
-        answer([{"role": "user", "content": args.prompt}])
+    if args.prompt or not sys.stdin.isatty():
+        text = sys.stdin.read().strip() if args.prompt in ("", "-") else args.prompt
+        if not text:
+            raise UserError('there is no question: give one with -p "…" or on stdin')
+        answer([{"role": "user", "content": text}])
     else:
         print(f"nanochat {args.source} {info['tag']}: {COMMANDS}")
-        converse(answer)
+        converse(answer, args)
 
 
-def converse(answer: Callable[[list[dict]], dict]) -> None:
+def converse(answer: Callable[[list[dict]], dict], args) -> None:
     """Read, answer, repeat."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (gives input() a history and cursor keys)
+    system: list[dict] = []
     messages: list[dict] = []
     while True:
         try:
-            text = input("\n> ").strip()
+            text = read()
         except EOFError:
             return print()
         except KeyboardInterrupt:
             print(f"\n({COMMANDS})")
             continue
-        if text in ("/quit", "/exit"):
+        command, _, value = text.partition(" ")
+        if command in ("/quit", "/exit"):
             return
-        if text == "/new":
+        if command == "/again" and messages:
+            text = [one["content"] for one in messages if one["role"] == "user"][-1]
+            messages = messages[:-2]
+        elif command in ("/new", "/clear", "/system"):
             messages = []
+            system = [{"role": "system", "content": value}] if command == "/system" and value else []
             print("(a new conversation)")
+            continue
         elif text.startswith("/"):
-            print(f"({COMMANDS})")
-        elif text:
-            messages.append({"role": "user", "content": text})
+            print(f"({set_value(args, command, value)})")
+            continue
+        if text:
             try:
-                messages.append(answer(messages))
+                question = {"role": "user", "content": text}
+                messages += [question, answer([*system, *messages, question])]
             except UserError as error:  # too long a message: say so, forget it
-                messages.pop()
                 print(f"error: {error}")
+
+
+def read() -> str:
+    """What is typed next: a line, lines joined by a backslash at their ends, or the text between two \"\"\" lines."""
+    line = input("\n> ")
+    if line.strip() == '"""':
+        return "\n".join(iter(lambda: input("… "), '"""')).strip()
+    while line.endswith("\\"):
+        line = line[:-1] + "\n" + input("… ")
+    return line.strip()
+
+
+def set_value(args, command: str, value: str) -> str:
+    """Carries out /temperature and /topk; returns what to tell about it, or the help."""
+    name = {"/temperature": "temperature", "/topk": "top_k"}.get(command)
+    if name is None:
+        return HELP if command == "/help" else f"there is no {command}: {COMMANDS}"
+    low, high, kind = (0, 2, float) if name == "temperature" else (1, 10**6, int)
+    with contextlib.suppress(ValueError):
+        if low <= kind(value) <= high:
+            setattr(args, name, kind(value))
+    return f"{command[1:]} is {getattr(args, name)}; it can be {low} to {high}"
 
 
 def speak(events: Iterator[Event]) -> dict:
@@ -105,7 +151,7 @@ def speak(events: Iterator[Event]) -> dict:
             if event.text:
                 parts = parts or [{"type": "text", "text": ""}]
                 parts[-1]["text"] += event.text
-                print(event.text, end="", flush=True)
+                print(CONTROL.sub("\ufffd", event.text), end="", flush=True)
     print(marks[kind][1])
     return {"role": "assistant", "content": parts or ""}
 

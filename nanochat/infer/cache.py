@@ -1,14 +1,15 @@
 """The key/value cache: what attention remembers of every running request.
 
 One tensor for keys and one for values, (L, slots, G, S, D). A request owns a slot; the engine keeps the running ones
-in slots 0…n−1 without gaps, so each forward pass reads a *view* of the cache (no gather), cut to the longest live
-context. Every forward pass goes: the engine calls `plan()` (which slots, from which position on), the model calls
-`append()` once a layer, and attention gets all keys and values so far with one mask that all layers share.
+in slots 0…n−1 without gaps, so each decode reads a *view* of the cache (no gather), cut to the longest live context;
+parts of prompts may be in any slots. Every forward pass goes: the engine calls `plan()` (which slots, from which
+position on), the model calls `append()` once a layer, and attention gets all keys and values so far with one mask that
+all layers share.
 
 Slots are not cleared when they change hands: positions at or after a request's length are masked out, and its own
 tokens overwrite them before they can be read. The memory grows by doubling up to (max_rows, sequence_len).
 
-Not here: which request sits where (engine), prefix reuse, paging.
+Not here: which request sits where and what it can reuse (engine), paging.
 """
 
 import torch
@@ -40,19 +41,21 @@ class SlotCache:
             new[:, :old_rows, :, :old_len] = old
             setattr(self, name, new)
 
-    def plan(self, slots: slice, starts: list[int], num_new: int) -> torch.Tensor:
+    def plan(self, slots: slice | list[int], starts: list[int], num_new: int) -> torch.Tensor:
         """Prepare a forward pass of `num_new` tokens in each slot of `slots`, row i from position `starts[i]` on.
 
         Returns the positions (B, T) int64 of the new tokens. When all rows start at 0 the mask is None: plain causal
         attention over the new tokens (padding on the right is never attended to by what stands left of it).
         """
         end = max(starts) + num_new
-        self.reserve(slots.stop, end)
         device = self.keys.device
+        rows = list(range(slots.start, slots.stop)) if isinstance(slots, slice) else slots
+        self.reserve(max(rows) + 1, end)
         first = torch.tensor(starts, device=device)[:, None]
         self._positions = first + torch.arange(num_new, device=device)  # (B, T)
-        self._slots, self._from_empty = slots, not any(starts)
-        self._rows = torch.arange(slots.start, slots.stop, device=device)[:, None]  # (B, 1)
+        self._rows = torch.tensor(rows, device=device)[:, None]  # (B, 1)
+        self._slots = slots if isinstance(slots, slice) else self._rows[:, 0]
+        self._from_empty = not any(starts)
         self._end = num_new if self._from_empty else min(-(-end // BUCKET) * BUCKET, self.keys.shape[3])
         self._mask = None
         if not self._from_empty:
@@ -63,8 +66,8 @@ class SlotCache:
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor):
         """Store k and v (B, G, T, D) of the planned tokens; returns keys, values (B, G, S, D) and mask (B, 1, T, S)."""
         if self._from_empty:
-            self.keys[layer, self._slots, :, :self._end] = k
-            self.values[layer, self._slots, :, :self._end] = v
+            self.keys[layer, self._slots, :, :self._end] = k.to(self.keys.dtype)
+            self.values[layer, self._slots, :, :self._end] = v.to(self.keys.dtype)
             return k, v, None
         keys, values = self.keys[layer], self.values[layer]
         keys[self._rows, :, self._positions] = k.transpose(1, 2).to(keys.dtype)  # (B, T, G, D)
@@ -76,6 +79,14 @@ class SlotCache:
         self.reserve(max(source, target) + 1, length)
         self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
+
+    def swap(self, slot: int, other: int, length: int, other_length: int) -> None:
+        """Exchange the first `length` positions of `slot` and the first `other_length` of `other`."""
+        self.reserve(max(slot, other) + 1, max(length, other_length))
+        for stored in (self.keys, self.values):
+            kept = stored[:, slot, :, :length].clone()
+            stored[:, slot, :, :other_length] = stored[:, other, :, :other_length]
+            stored[:, other, :, :length] = kept
 
 
 def _power_of_two(n: int) -> int:

@@ -6,6 +6,7 @@ only, never on the rows beside it, so a request gives the same text alone and in
 """
 
 import hashlib
+import math
 
 import numpy as np
 import torch
@@ -29,18 +30,29 @@ def uniforms(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 class Sampler:
-    """The sampling settings of the rows of one batch; made anew when the rows change, used every step."""
+    """The sampling settings of the rows of one batch; made anew when the rows change, used every step.
 
-    def __init__(self, keys: list[int], temperatures: list[float], top_ks: list[int | None], device: torch.device):
+    temperature 0 is greedy. top_k keeps the k likeliest tokens, top_p (Holtzman et al. 2020, section 3.1) the likeliest
+    whose probabilities together reach p, min_p (Nguyen et al. 2024, section 3) those at least p times as likely as the
+    likeliest; they apply in this order, after the temperature.
+    """
+
+    def __init__(self, keys: list[int], temperatures: list[float], top_ks: list[int | None], device: torch.device,
+                 top_ps: list[float] | None = None, min_ps: list[float] | None = None):
         def column(values: list) -> torch.Tensor:
             return torch.tensor(values, device=device)[:, None]  # (B, 1)
 
+        top_ps, min_ps = top_ps or [1.0] * len(keys), min_ps or [0.0] * len(keys)
         self.keys = np.array(keys, dtype=np.uint64)
         self.temperatures = column([t or 1.0 for t in temperatures])
-        kinds = ["greedy" if t == 0 else "top_k" if k else "full" for t, k in zip(temperatures, top_ks)]
+        kinds = ["greedy" if t == 0 else "top_p" if p < 1 else "top_k" if k else "full"
+                 for t, k, p in zip(temperatures, top_ks, top_ps)]
         self.rows_of = {kind: column([other == kind for other in kinds]) for kind in dict.fromkeys(kinds)}
         self.widest = max((k for k in top_ks if k), default=0)
-        self.top_ks = column([k or self.widest for k in top_ks])
+        self.top_ks = column([k or 2**31 for k in top_ks])
+        self.top_ps = column(top_ps)
+        # A floor below the largest logit; None where nobody wants one, which saves a pass over the vocabulary.
+        self.floors = column([math.log(p) if p > 0 else -math.inf for p in min_ps]) if any(min_ps) else None
 
     def draw(self, logits: torch.Tensor, positions: list[int]) -> torch.Tensor:
         """Next tokens (B,) int64 from logits (B, V) float32, for tokens that will stand at `positions`."""
@@ -56,13 +68,28 @@ class Sampler:
         return logits.argmax(-1, keepdim=True)
 
     def _full(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        return _invert(logits / self.temperatures, u)
+        return _invert(self._above_floor(logits / self.temperatures), u)
 
     def _top_k(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         best, ids = logits.topk(min(self.widest, logits.shape[1]), dim=-1)  # sorted, so a wider batch only appends
         rank = torch.arange(best.shape[1], device=logits.device)
         best = best.masked_fill(rank >= self.top_ks, float("-inf"))
-        return ids.gather(1, _invert(best / self.temperatures, u))
+        return ids.gather(1, _invert(self._above_floor(best / self.temperatures), u))
+
+    def _top_p(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        best, ids = (logits / self.temperatures).sort(dim=-1, descending=True, stable=True)
+        best = best.masked_fill(torch.arange(best.shape[1], device=logits.device) >= self.top_ks, float("-inf"))
+        probabilities = best.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities  # of the tokens likelier than this one
+        before[:, 0] = -1.0  # the likeliest stays, whatever top_p
+        best = best.masked_fill(before >= self.top_ps, float("-inf"))
+        return ids.gather(1, _invert(self._above_floor(best), u))
+
+    def _above_floor(self, scaled: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K), those of tokens that min_p excludes at −∞."""
+        if self.floors is None:
+            return scaled
+        return scaled.masked_fill(scaled < scaled.amax(-1, keepdim=True) + self.floors, float("-inf"))
 
 
 def _invert(logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from nanochat.system.files import UserError
 
 # A disk that is full or refuses: nobody's bug.
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+_can_resume = True  # until a recipe's flags say otherwise; for what Ctrl-C answers
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> argparse.Nam
     Booleans are switches: `--resume` turns on, `--no_resume` off. With NANOCHAT_PARSE_ONLY=1 it checks, says so and
     exits 0: the tests use that to hold every documented command to its flags.
     """
+    global _can_resume
+    _can_resume = "resume" in flags
     described = {name: value if isinstance(value, flag) else flag(value) for name, value in flags.items()}
     caller = sys._getframe(1).f_globals.get("__spec__")
     parser = _Parser(prog=f"python -m {caller.name}" if caller else None, description=doc, allow_abbrev=False,
@@ -117,17 +120,23 @@ def _reader(kind: type) -> Callable[[str], Any]:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Runs a recipe as a program: what the user can mend ends in one line and exit code 1, Ctrl-C in 130."""
+    """Runs a recipe as a program: what the user can mend ends in one line and exit code 1, Ctrl-C in 130.
+
+    A reader that goes away (`| head`) ends it without a word.
+    """
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        raise SystemExit(128 + 13) from None  # as if killed by SIGPIPE
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise
         print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("interrupted: run the same command with --resume to go on", file=sys.stderr)
+        print(f"interrupted{': run the same command with --resume to go on' * _can_resume}", file=sys.stderr)
         raise SystemExit(130) from None

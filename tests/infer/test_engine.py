@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from nanochat.infer import Engine, EventReader
+from nanochat.infer import Engine
 from nanochat.infer.sampler import Sampler, row_key
 
 PROMPTS = [[5], [7, 8, 9], [5, 6], list(range(40, 90)), [7, 8, 9], list(range(100, 120)), [1] * 33]
@@ -153,14 +153,80 @@ def test_stream_equals_generate_and_frees_its_slot_when_closed(model, tokenizer)
 def test_an_unfinished_character_is_flushed_at_the_end(model, tokenizer):
     engine = Engine(Script(model.config, "é".encode()[:1] * 9), tokenizer)
     request = engine.submit([1], max_tokens=2, temperature=0.0)
-    reader = EventReader(tokenizer, request)
+
     engine.step()
-    assert [event.text for event in reader.read()] == [""]
+    assert [event.text for event in request.take_events()] == [""]
     engine.step()
-    assert [event.text for event in reader.read()] == ["\ufffd\ufffd"]
+    assert [event.text for event in request.take_events()] == ["\ufffd\ufffd"]
 
 
 def test_training_goes_on_after_generating(model, tokenizer):
     Engine(model, tokenizer).generate([[1, 2]], 4)
     model.loss(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()  # nothing left from inference mode
     model.zero_grad()
+
+
+def spoken(engine, text, **settings):
+    """The events of an engine whose model says `text`, bytes as tokens."""
+    engine.model.tokens = [0, *text.encode(), engine.tokenizer.special_id("<|assistant_end|>")]
+    return list(engine.stream([1, 1], temperature=0.0, **settings))
+
+
+@pytest.mark.parametrize("stop, shown", [
+    (("STOP",), "one two "), (("two", "one t"), ""), (("é",), "one two STOP three "), (("never",), None),
+    (("e two", "P"), "on"), (("four\n\n",), None), (("\n",), "one two STOP three é four")])
+def test_stop_strings_end_the_answer_and_never_show(model, tokenizer, stop, shown):
+    text = "one two STOP three é four\n"
+    engine = Engine(Script(model.config, []), tokenizer)
+    events = spoken(engine, text, stop=stop)
+    assert "".join(event.text for event in events) == (text if shown is None else shown)
+    assert events[-1].stop_reason == "stop" and not any(event.stop_reason for event in events[:-1])
+    if shown is not None:
+        assert events[-1].token_id != engine.tokenizer.special_id("<|assistant_end|>")  # and no token was wasted
+        assert engine.generate([[1, 1]], temperature=0.0, stop=stop)[0][0].text == shown
+
+
+def test_a_held_back_beginning_of_a_stop_string_is_shown_when_it_comes_to_nothing(model, tokenizer):
+    engine = Engine(Script(model.config, []), tokenizer)
+    events = spoken(engine, "ab abc abd", stop=("abcd",))
+    assert [event.text for event in events] == ["", "", "ab ", "", "", "", "abc ", "", "", "abd", ""]
+    cut = spoken(engine, "ab abc abd", stop=("abcd",), max_tokens=6)
+    assert "".join(event.text for event in cut) == "ab abc" and cut[-1].stop_reason == "length"
+
+
+def test_logprobs_are_those_of_the_naive_loop_in_any_company(model, tokenizer):
+    engine = Engine(model, tokenizer, max_rows=3)
+    requests = [engine.submit(prompt, 8, 0.7, seed=1, stop_ids=[], logprobs=wanted, echo=wanted == 2)
+                for prompt, wanted in (([5, 6], 3), ([7], None), ([5, 6, 9, 1], 2), ([8], 0))]
+    while any(not one.stop_reason for one in requests):
+        engine.step()
+    for request in requests:
+        ids = [*request.prompt, *request.ids]
+        with torch.no_grad():
+            nats = model(torch.tensor([ids]))[0].log_softmax(-1)
+        found = [*request.prompt_logprobs, *(event.logprob for event in request.events)]
+        if request.logprobs is None:
+            assert not any(found)
+            continue
+        for place, (own, best) in enumerate(found, len(ids) - len(found)):
+            assert own == pytest.approx(nats[place - 1, ids[place]].item(), abs=1e-4)
+            assert [token for token, _ in best] == nats[place - 1].topk(request.logprobs).indices.tolist()
+    assert len(requests[2].prompt_logprobs) == 3
+
+
+def test_penalties_and_biases(model, tokenizer):
+    engine = Engine(model, tokenizer)
+    plain = engine.generate([[5]], 20, 0.0, stop_ids=[])[0][0].ids
+    [banned] = engine.generate([[5]], 20, 0.0, stop_ids=[], logit_bias={plain[0]: -100.0, plain[3]: -100.0})[0]
+    assert not {plain[0], plain[3]} & set(banned.ids)
+    [forced] = engine.generate([[5]], 5, 0.0, stop_ids=[], logit_bias={77: 100.0})[0]
+    assert forced.ids == [77] * 5
+    [once] = engine.generate([[5]], 20, 0.0, stop_ids=[], presence_penalty=100.0)[0]
+    assert len(set(once.ids)) == 20
+    [twice] = engine.generate([[5]], 5, 0.0, stop_ids=[], logit_bias={77: 50.0, 78: 40.0}, frequency_penalty=6.0)[0]
+    assert twice.ids == [77, 77, 78, 77, 78]  # 50, 44, 38 < 40 > 34, 38, 32 < 34
+
+
+def test_cold_temperatures_are_greedy(model, tokenizer):
+    engine = Engine(model, tokenizer)
+    assert engine.generate([[5]], 9, 1e-30, stop_ids=[]) == engine.generate([[5]], 9, 0.0, stop_ids=[])

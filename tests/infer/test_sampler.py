@@ -6,8 +6,9 @@ from nanochat.infer.sampler import Sampler, row_key, uniforms
 CPU = torch.device("cpu")
 
 
-def sampler(num_rows, temperature=1.0, top_k=None):
-    return Sampler([row_key(0, (1,), i) for i in range(num_rows)], [temperature] * num_rows, [top_k] * num_rows, CPU)
+def sampler(num_rows, temperature=1.0, top_k=None, top_p=1.0, min_p=0.0):
+    return Sampler([row_key(0, (1,), i) for i in range(num_rows)], [temperature] * num_rows, [top_k] * num_rows, CPU,
+                   [top_p] * num_rows, [min_p] * num_rows)
 
 
 def test_uniforms_are_uniform_and_never_one():
@@ -21,8 +22,13 @@ def test_uniforms_are_uniform_and_never_one():
 
 def test_draws_follow_the_distribution():
     logits = torch.tensor([[2.0, 0.0, -1.0, float("-inf"), 1.0]]).expand(4000, 5)
-    for temperature, top_k, support in ((1.0, None, [0, 1, 2, 4]), (0.5, None, [0, 1, 2, 4]), (1.0, 2, [0, 4])):
-        drawn = sampler(4000, temperature, top_k).draw(logits, [7] * 4000)
+    # probabilities at temperature 1: .64 .09 .03 0 .24, at .5: .864 .016 .002 0 .117
+    for temperature, top_k, top_p, min_p, support in (
+            (1.0, None, 1.0, 0.0, [0, 1, 2, 4]), (0.5, None, 1.0, 0.0, [0, 1, 2, 4]), (1.0, 2, 1.0, 0.0, [0, 4]),
+            (1.0, None, 0.9, 0.0, [0, 1, 4]), (1.0, None, 0.85, 0.0, [0, 4]), (0.5, None, 0.87, 0.0, [0, 4]),
+            (1.0, None, 0.0, 0.0, [0]), (1.0, 1, 0.99, 0.0, [0]), (1.0, None, 1.0, 0.1, [0, 1, 4]),
+            (1.0, None, 1.0, 0.2, [0, 4]), (1.0, 3, 1.0, 1.0, [0]), (0.5, None, 0.999, 0.05, [0, 4])):
+        drawn = sampler(4000, temperature, top_k, top_p, min_p).draw(logits, [7] * 4000)
         expected = torch.zeros(5)
         expected[support] = torch.softmax(logits[0, support] / temperature, 0)
         got = torch.bincount(drawn, minlength=5) / 4000
@@ -34,8 +40,10 @@ def test_rows_keep_their_own_settings_in_any_company():
     logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
     keys = [row_key(0, (1,), i) for i in range(6)]
     temperatures, top_ks = [0.0, 1.0, 0.5, 1.0, 2.0, 0.0], [None, 3, 1, 50, None, 2]
-    together = Sampler(keys, temperatures, top_ks, CPU).draw(logits, [3, 4, 5, 6, 7, 8])
+    top_ps, min_ps = [0.5, 1.0, 1.0, 0.7, 0.9, 1.0], [0.5, 0.1, 0.0, 0.0, 0.01, 0.0]
+    together = Sampler(keys, temperatures, top_ks, CPU, top_ps, min_ps).draw(logits, [3, 4, 5, 6, 7, 8])
     for i in range(6):
-        alone = Sampler(keys[i:i + 1], temperatures[i:i + 1], top_ks[i:i + 1], CPU).draw(logits[i:i + 1], [3 + i])
+        own = [values[i:i + 1] for values in (keys, temperatures, top_ks, top_ps, min_ps)]
+        alone = Sampler(*own[:3], CPU, *own[3:]).draw(logits[i:i + 1], [3 + i])
         assert alone.item() == together[i].item()
     assert together[[0, 2, 5]].tolist() == logits[[0, 2, 5]].argmax(-1).tolist()  # temperature 0 and top_k 1

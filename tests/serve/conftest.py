@@ -43,7 +43,7 @@ class ScriptedEngine(Engine):
         return row.script
 
     def _hidden(self, ids, slots, starts, before=None):
-        if slots.start >= len(self.running):
+        if not isinstance(slots, slice):
             return None  # a prefill
         time.sleep(SECONDS_PER_TOKEN)
         wanted = torch.full((len(ids), 1, self.config.vocab_size), -100.0)

@@ -1,9 +1,12 @@
 """The two chat commands with a real (untrained) checkpoint: one answer, a conversation past the context, Ctrl-C."""
 
 import builtins
+import io
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 
 import httpx
@@ -13,6 +16,7 @@ import torch
 from nanochat.infer import Event
 from nanochat.model import GPT, GPTConfig
 from nanochat.system import paths
+from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
 from scripts import chat_cli, chat_web
@@ -45,6 +49,7 @@ def typed(monkeypatch, *lines):
         return line
 
     monkeypatch.setattr(builtins, "input", read)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
 
 
 @pytest.mark.parametrize("source", ["base", "sft"])
@@ -62,7 +67,38 @@ def test_a_long_conversation_never_crashes(capsys, monkeypatch):
     chat_cli.main(FLAGS)
     out = capsys.readouterr().out
     assert "error: the message is" in out and "context 64" in out  # 80 characters do not fit, the chat goes on
-    assert "a new conversation" in out and out.count("/quit leaves") == 3
+    assert "a new conversation" in out and out.count("/quit; Ctrl-C") == 3
+
+
+def test_commands_and_texts_of_many_lines(capsys, monkeypatch):
+    asked = []
+    typed(monkeypatch, "one", "/again", "two\\", "lines", '"""', "a", "", "b", '"""', "/temperature 1.5", "/topk x",
+          "/system Be brief.", "hi", "/nothing")
+    monkeypatch.setattr(chat_cli, "speak", lambda events: {"role": "assistant", "content": "yes"})
+    monkeypatch.setattr(chat_cli, "fit_prompt", lambda tokenizer, messages, *_: asked.append(messages) or ([1], 0))
+    chat_cli.main(FLAGS)
+    assert [messages[-1]["content"] for messages in asked] == ["one", "one", "two\nlines", "a\n\nb", "hi"]
+    assert [len(messages) for messages in asked] == [1, 1, 3, 5, 2] and asked[-1][0]["content"] == "Be brief."
+    out = capsys.readouterr().out
+    assert "temperature is 1.5" in out and "topk is 5;" in out and "there is no /nothing" in out
+
+
+def test_a_question_on_stdin_is_answered_and_nothing_else_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n" * 2))
+    chat_cli.main(FLAGS)
+    out, err = capsys.readouterr()
+    assert len(out) > 1 and "nanochat" not in out and not err
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(UserError, match="no question"):
+        chat_cli.main(FLAGS)
+
+
+def test_a_reader_that_goes_away_ends_it_without_a_word():
+    """As `| head -c 1` does."""
+    command = [sys.executable, "-m", "scripts.chat_cli", *FLAGS[:3], "-p", "hello", "-m", "50"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.wait(timeout=300) == 141 and not process.stderr.read()
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(capsys):
@@ -79,6 +115,27 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(capsys):
     assert closed and capsys.readouterr().out == "one [1+1 = 2]\n"
     assert message["content"] == [{"type": "text", "text": "one "}, {"type": "python", "text": "1+1"},
                                   {"type": "python_output", "text": "2"}]
+
+
+def test_sigterm_lets_answers_end(tmp_path):
+    """The command in a process of its own: SIGTERM in the middle of a stream; it ends whole, then the process."""
+    command = [sys.executable, "-m", "scripts.chat_web", "--device_type=cpu", "--dtype=float32", "-p", "0", "-m", "50"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        url = re.search(r"http://[\w.:]+", server.stdout.readline())[0]
+        body = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "logit_bias": {"65": 100}}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.send_signal(signal.SIGTERM)
+            events = [line for line in lines if line]
+        assert events[-1] == "data: [DONE]" and '"finish_reason": "length"' in events[-2]
+        assert server.wait(timeout=60) in (0, -signal.SIGTERM)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_chat_web_serves_the_checkpoint_until_ctrl_c(monkeypatch):

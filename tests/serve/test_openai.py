@@ -2,23 +2,32 @@ import pytest
 from pydantic import ValidationError
 
 from nanochat.infer import Event
-from nanochat.serve.openai import ChatRequest, Deltas
+from nanochat.serve.openai import ChatRequest, CompletionRequest, Voice, chat_choice, text_choice
 
 USER = {"role": "user", "content": "hi"}
 
 
 @pytest.mark.parametrize("fields", [
     {}, {"max_tokens": None, "temperature": None, "stop": None, "tools": None}, {"n": 1, "stop": [], "top_p": 1.0},
+    {"n": 3, "stop": ["a", "b"], "top_p": 0.5, "min_p": 0.1, "logprobs": True, "top_logprobs": 20,
+     "logit_bias": {"5": -3}},
+    {"presence_penalty": -2, "frequency_penalty": 2, "user": "me", "seed": -1, "stop": "x", "tools": [], "store": True},
+    {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": "python", "arguments": "1+1"}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "2"}]},
+    {"messages": [USER, {"role": "assistant", "content": "Once"}], "continue_final_message": True},
     {"something_new": {"a": 1}}, {"response_format": {"type": "text"}}, {"max_completion_tokens": 4096, "top_k": 200}])
 def test_accepted(fields):
-    ChatRequest(messages=[USER], **fields)
+    ChatRequest(**{"messages": [USER], **fields})
 
 
 @pytest.mark.parametrize("fields, named", [
     ({"messages": []}, "messages"), ({"messages": [USER] * 501}, "messages"), ({"temperature": 2.1}, "temperature"),
-    ({"top_k": 0}, "top_k"), ({"max_tokens": 4097}, "max_tokens"), ({"n": 2}, "n is not supported"),
-    ({"tools": [{"type": "function"}]}, "tools is not supported"), ({"stop": "x"}, "stop is not supported"),
-    ({"response_format": {"type": "json_object"}}, "response_format"), ({"messages": [{"role": "tool"}]}, "role"),
+    ({"top_k": 0}, "top_k"), ({"max_tokens": 4097}, "max_tokens"), ({"n": 17}, "n\n"),
+    ({"tools": [{"type": "function"}]}, "tools is not supported"), ({"stop": list("abcde")}, "stop has 5"),
+    ({"response_format": {"type": "json_object"}}, "response_format"), ({"messages": [{"role": "robot"}]}, "role"),
+    ({"continue_final_message": True}, "must be from 'assistant'"), ({"logit_bias": {"x": 1}}, "logit_bias"),
+    ({"top_logprobs": 21}, "top_logprobs"), ({"top_p": 1.1}, "top_p"),
     ({"messages": [{"role": "user", "content": "x" * 8001}]}, "8,001 characters"),
     ({"messages": [{"role": "user", "content": "x" * 8000}] * 5}, "40,000 characters"),
     ({"messages": [USER, {"role": "assistant", "content": "yes"}]}, "last message"),
@@ -42,10 +51,45 @@ def test_conversation_takes_turns():
     assert turns[3]["content"] == tool
 
 
-def test_deltas_put_a_tool_call_in_one_piece():
-    deltas = Deltas(output_end_id=9)
+def test_other_models_tool_calls_become_ours():
+    request = ChatRequest(messages=[USER, {"role": "assistant", "content": None, "tool_calls": [
+        {"function": {"name": "python", "arguments": "1+1"}}]}, {"role": "tool", "content": "2"}])
+    assert request.goes_on and request.conversation()[1]["content"] == [
+        {"type": "text", "text": ""}, {"type": "python", "text": "1+1"}, {"type": "python_output", "text": "2"}]
+
+
+@pytest.mark.parametrize("prompt, number", [("a", 1), (["a", "b"], 2), ([1, 2], 1), ([[1], [2, 3]], 2)])
+def test_prompts_in_every_form(prompt, number):
+    assert len(CompletionRequest(prompt=prompt).prompts) == number
+
+
+@pytest.mark.parametrize("fields", [{"prompt": []}, {"prompt": [[]]}, {"prompt": [-1]}, {"prompt": ["a"] * 65}, {},
+                                    {"prompt": "x" * 40_000}, {"prompt": "x", "echo": True, "stream": True},
+                                    {"prompt": "x", "suffix": "y"}, {"prompt": "x", "best_of": 3}])
+def test_prompts_that_are_refused(fields):
+    with pytest.raises(ValidationError):
+        CompletionRequest(**fields)
+
+
+def test_a_voice_puts_a_tool_call_in_one_piece(tokenizer):
+    voice, end = Voice(tokenizer), tokenizer.special_id("<|output_end|>")
     events = [Event(1, "so ", "text"), Event(7, "", "python"), Event(2, "1+", "python"), Event(3, "1", "python"),
-              Event(8, "", "python"), Event(6, "", "output"), Event(4, "2", "output"), Event(9, "", "output"),
+              Event(8, "", "python"), Event(6, "", "output"), Event(4, "2", "output"), Event(end, "", "output"),
               Event(5, "!", "text", "stop")]
-    assert [delta for delta in map(deltas.push, events) if delta] == [
+    assert [delta for delta in map(voice.push, events) if delta] == [
         {"content": "so "}, {"nanochat": {"tool": {"expression": "1+1", "result": "2"}}}, {"content": "!"}]
+    assert voice.finish_reason == "stop"
+
+
+def test_logprobs_of_half_characters_come_with_the_next_text(tokenizer):
+    voice = Voice(tokenizer)
+    first, second = "é".encode()
+    assert voice.push(Event(first, "", "text", "", (-1.0, [(65, -2.0)]))) is None
+    delta = voice.push(Event(second, "é", "text", "", (-0.5, [])))
+    [one, two] = chat_choice(voice, delta)["logprobs"]["content"]
+    assert one["bytes"] == [first] and two["bytes"] == [second] and one["logprob"] == -1.0
+    assert one["top_logprobs"] == [{"token": "A", "bytes": [65], "logprob": -2.0}]
+    voice.push(Event(65, "A", "text", "length", (-0.5, [(66, -1.0)])))
+    assert text_choice(voice, {})["logprobs"] == {"tokens": ["A"], "token_logprobs": [-0.5], "text_offset": [0],
+                                                  "top_logprobs": [{"B": -1.0}]}
+    assert text_choice(voice, {})["finish_reason"] == "length" and text_choice(voice, {})["logprobs"] is None

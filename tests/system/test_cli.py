@@ -113,3 +113,14 @@ def test_run_does_not_hide_our_own_mistakes(error):
     with pytest.raises(type(error)):
         cli.run(lambda: _raise(error))
 
+
+
+def test_ctrl_c_speaks_of_resume_only_where_there_is_one(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    for flags, said in ((dict(resume=False), "--resume"), (dict(prompt=""), "interrupted\n")):
+        cli.parse([], "doc", **flags)
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(interrupted)
+        assert exit_.value.code == 130 and said in capsys.readouterr().err

@@ -1,0 +1,309 @@
+"""The engine and the server beside others: the same random weights, the same prompts, in one run.
+
+    python -m bench.serve                              # the laptop model's shape
+    python -m bench.serve --shape=d12 --tokens=64      # 12 layers, 768 wide, 32,768 tokens
+    python -m bench.serve --soak --seconds=120         # 200 rude clients instead: errors, leaks, lost answers
+
+First table: decode, greedy, prompts of 32 tokens, tokens/s at B = 1, 4, 16; peers are transformers' `generate` on the
+same weights, vLLM on the same weights and llama.cpp's llama-bench on a GGUF of the same shape (`--gguf`), where they
+are installed. Second table: `scripts.chat_web` in a process of its own, time to the first token and tokens/s with 1, 8,
+32 clients that stream one answer after the other.
+"""
+import asyncio
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import torch
+
+from nanochat.infer import Engine
+from nanochat.infer.quantize import quantized
+from nanochat.model import GPT, PORTABLE, GPTConfig
+from nanochat.system import cli, paths
+from nanochat.system.cli import flag
+from nanochat.tokenizer import Tokenizer
+from nanochat.train import checkpoint
+
+SHAPES = {  # layers, width, head width, vocabulary, context
+    "toy": (2, 64, 32, 512, 256), "laptop": (4, 128, 64, 2048, 512), "d12": (12, 768, 128, 32768, 1024),
+    "d20": (20, 1280, 128, 65536, 2048)}
+PROMPT_TOKENS = 32
+REJECTED = {400, 404, 405, 413, 429}  # what rubbish may be answered
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = cli.parse(
+        argv, __doc__, shape=flag("laptop", "of the model", choices=tuple(SHAPES)),
+        tokens=flag(100, "new tokens per answer", at_least=2), rounds=flag(3, "the best of these counts", at_least=1),
+        threads=flag(0, "0 = torch's choice", at_least=0), gguf=flag("", "a model file for llama-bench"),
+        soak=flag(False, "no measuring: 200 clients, at random rude"),
+        clients=flag(200, "of the soak", at_least=1), seconds=flag(120.0, "of the soak", at_least=1))
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["NANOCHAT_BASE_DIR"] = folder
+        model, tokenizer = make(args.shape)
+        if args.soak:
+            with served("--max_rows=32") as (url, pid):
+                found = asyncio.run(soak(url, pid, args.seconds, args.clients))
+            print(json.dumps(found, indent=1))
+            raise SystemExit(bool(found["problems"]))
+        print(f"{args.shape}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, "
+              f"{torch.get_num_threads()} threads")
+        decode_table(model, tokenizer, args, folder)
+        server_table(args)
+
+
+def make(shape: str) -> tuple[GPT, Tokenizer]:
+    """Random weights in transformers' architecture, saved as the SFT checkpoint of the folder in use."""
+    layers, width, head, vocab_size, context = SHAPES[shape]
+    words = (bytes(letters) for n in (2, 3, 4) for letters in itertools.product(range(97, 123), repeat=n))
+    tokenizer = Tokenizer([*(bytes([byte]) for byte in range(256)), *itertools.islice(words, vocab_size - 256 - 9)])
+    heads = width // head
+    model = GPT(GPTConfig(context, vocab_size, layers, heads, heads, width, head, **PORTABLE)).init_weights(0).eval()
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.lm_head.weight, std=width**-0.5)
+    tokenizer.save(paths.tokenizer_dir())
+    checkpoint.save(paths.checkpoint_dir("sft", "d1"), 1, model, None, {})
+    return model, tokenizer
+
+
+# ---------------------------------------------------------------- decode
+
+
+def decode_table(model: GPT, tokenizer: Tokenizer, args, folder: str) -> None:
+    peers = {"nanochat fp32": ours(model, tokenizer, torch.float32, ""),
+             "nanochat bf16": ours(model, tokenizer, torch.bfloat16, ""),
+             "nanochat int8": ours(model, tokenizer, torch.float32, "int8")}
+    if importlib.util.find_spec("transformers"):
+        peers |= {f"transformers {name}": transformers_peer(model, dtype)
+                  for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    if importlib.util.find_spec("vllm"):
+        peers["vLLM bf16"] = vllm_peer(model, folder)
+    print(f"\ndecode, tokens/s{'B = 1':>16}{'B = 4':>10}{'B = 16':>10}")
+    rates: dict[str, list[float]] = {name: [] for name in peers}
+    for rows in (1, 4, 16):
+        prompts = torch.randint(256, 500, (rows, PROMPT_TOKENS), generator=torch.Generator().manual_seed(rows))
+        best = dict.fromkeys(peers, 0.0)
+        for _ in range(args.rounds):  # in turn: a busy moment hits everybody
+            for name, generate in peers.items():
+                begun = time.perf_counter()
+                generate(prompts.tolist(), args.tokens)
+                best[name] = max(best[name], rows * args.tokens / (time.perf_counter() - begun))
+        for name, rate in best.items():
+            rates[name].append(rate)
+    for name, found in rates.items():
+        print(f"{name:20}" + "".join(f"{rate:12,.1f}" for rate in found))
+    if base := rates.get("transformers fp32"):
+        for name in ("nanochat fp32", "nanochat int8"):
+            print(f"{name} / transformers fp32: " + ", ".join(f"× {a / b:.2f}" for a, b in zip(rates[name], base)))
+    if args.gguf and shutil.which("llama-bench"):  # prints its own table
+        for rows in (1, 4, 16):
+            subprocess.run(["llama-bench", "-m", args.gguf, "-p", "0", "-n", str(args.tokens), "-pg", f"0,{rows}",
+                            "-t", str(torch.get_num_threads())], check=False)
+    for name, found in (("vLLM", importlib.util.find_spec("vllm")), ("llama.cpp", args.gguf)):
+        print("" if found else f"{name}: not measured (not installed, or no --gguf)")
+
+
+def copy_of(model: GPT, dtype: torch.dtype) -> GPT:
+    other = GPT(model.config, dtype).eval()
+    other.load_state_dict(model.state_dict())
+    return other.to(dtype)
+
+
+def ours(model: GPT, tokenizer: Tokenizer, dtype: torch.dtype, form: str):
+    engine = Engine(quantized(copy_of(model, dtype), form), tokenizer, max_rows=16)
+    return lambda prompts, tokens: engine.generate(prompts, tokens, 0.0, stop_ids=[])
+
+
+def transformers_peer(model: GPT, dtype: torch.dtype):
+    peer = portable(model).to(dtype)
+    return lambda prompts, tokens: peer.generate(
+        torch.tensor(prompts), attention_mask=torch.ones(len(prompts), PROMPT_TOKENS, dtype=torch.long),
+        max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0)
+
+
+def portable(model: GPT):
+    """The same weights in transformers' own class."""
+    import transformers
+
+    config = model.config
+    peer = transformers.NanoChatForCausalLM(transformers.NanoChatConfig(
+        vocab_size=config.vocab_size, hidden_size=config.n_embd, intermediate_size=4 * config.n_embd,
+        num_hidden_layers=config.n_layer, num_attention_heads=config.n_head, num_key_value_heads=config.n_kv_head,
+        head_dim=config.head_dim, max_position_embeddings=config.sequence_len, hidden_act="relu2", rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_base}, attention_bias=False,
+        final_logit_softcapping=config.softcap, tie_word_embeddings=False)).eval()
+    peer.load_state_dict(model.state_dict())
+    return peer
+
+
+def vllm_peer(model: GPT, folder: str):
+    import vllm
+
+    place = str(Path(folder) / "vllm")
+    portable(model).save_pretrained(place)
+    peer = vllm.LLM(place, skip_tokenizer_init=True, dtype="bfloat16", max_num_seqs=16,
+                    max_model_len=model.config.sequence_len)
+    return lambda prompts, tokens: peer.generate(
+        [{"prompt_token_ids": prompt} for prompt in prompts], use_tqdm=False,
+        sampling_params=vllm.SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False))
+
+
+# ---------------------------------------------------------------- the server
+
+
+@contextlib.contextmanager
+def served(*flags: str):
+    """(address, process id) of a chat server on the checkpoint that `make` saved."""
+    command = [sys.executable, "-m", "scripts.chat_web", "--device_type=cpu", "-p", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        yield re.search(r"http://[\w.:]+", process.stdout.readline())[0], process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def server_table(args) -> None:
+    print(f"\nserver{'':14}{'tokens/s':>12}{'first token, ms: median':>26}{'worst':>10}")
+    with served("--max_rows=32") as (url, _):
+        for clients in (1, 8, 32):
+            rate, firsts = asyncio.run(load(url, clients, args.tokens))
+            firsts.sort()
+            median, worst = 1e3 * firsts[len(firsts) // 2], 1e3 * firsts[-1]
+            print(f"{clients:3} clients{'':9}{rate:12,.1f}{median:26,.0f}{worst:10,.0f}")
+
+
+def question(draw: random.Random, tokens: int) -> dict:
+    text = " ".join("".join(draw.choices("abcdefgh", k=4)) for _ in range(8))
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, "stream": True,
+            "stream_options": {"include_usage": True}}
+
+
+async def load(url: str, clients: int, tokens: int, rounds: int = 3) -> tuple[float, list[float]]:
+    """Tokens per second over all clients, and every request's seconds to its first text."""
+    firsts, counted = [], 0
+
+    async def client(number: int) -> None:
+        nonlocal counted
+        draw = random.Random(number)
+        for _ in range(rounds):
+            begun, first = time.perf_counter(), None
+            async with http.stream("POST", f"{url}/v1/chat/completions", json=question(draw, tokens)) as response:
+                async for line in response.aiter_lines():
+                    if '"content": "' in line and '"content": ""' not in line:
+                        first = first or time.perf_counter() - begun
+                    if '"usage"' in line:
+                        counted += json.loads(line[6:])["usage"]["completion_tokens"]
+            firsts.append(first or time.perf_counter() - begun)
+
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http:
+        await asyncio.gather(*(client(-1 - i) for i in range(2)))  # warm-up
+        firsts, counted = [], 0
+        begun = time.perf_counter()
+        await asyncio.gather(*(client(i) for i in range(clients)))
+    return counted / (time.perf_counter() - begun), firsts
+
+
+# ---------------------------------------------------------------- the soak
+
+
+async def soak(url: str, pid: int, seconds: float, clients: int) -> dict:
+    """Clients that ask, leave in the middle, hang up and send rubbish; what they were answered, and what was wrong."""
+    end = time.monotonic() + seconds
+    seen: dict[str, int] = {}
+    problems: list[str] = []
+    memory: list[int] = []
+
+    def count(what: str) -> None:
+        seen[what] = seen.get(what, 0) + 1
+
+    async def whole(draw: random.Random) -> None:
+        response = await http.post(f"{url}/v1/chat/completions", json={**question(draw, draw.randrange(1, 40)),
+                                                                       "stream": False, "n": draw.choice([1, 1, 2])})
+        count(f"whole {response.status_code}")
+        if response.status_code not in (200, 429):
+            problems.append(f"{response.status_code}: {response.text[:200]}")
+        elif response.status_code == 200 and not response.json()["choices"][0]["finish_reason"]:
+            problems.append("an answer without an end")
+        if response.status_code == 429:
+            await asyncio.sleep(draw.random())
+
+    async def streamed(draw: random.Random) -> None:
+        leaves = draw.random() < 0.4
+        lines = []
+        async with http.stream("POST", f"{url}/v1/chat/completions", json=question(draw, 40)) as response:
+            async for line in response.aiter_lines():
+                lines += [line] if line else []
+                if leaves and len(lines) > draw.randrange(1, 20):
+                    return count("left")
+        count(f"stream {response.status_code}")
+        if response.status_code == 200 and lines[-1] != "data: [DONE]" or any('"error"' in one for one in lines[:-1]):
+            problems.append(f"a stream that ends in {lines[-2:]}")
+
+    async def impatient(draw: random.Random) -> None:
+        with contextlib.suppress(httpx.ReadTimeout):
+            await http.post(f"{url}/v1/chat/completions", json={**question(draw, 200), "stream": False},
+                            timeout=httpx.Timeout(600, read=draw.random() / 5))
+        count("hung up")
+
+    async def rubbish(draw: random.Random) -> None:
+        body = draw.choice([b"", b"{", b"[]", b'{"messages": 7}', draw.randbytes(200), b'{"messages": [' + b" " * 2**21,
+                            json.dumps({**question(draw, 1), "temperature": 9}).encode()])
+        response = await http.post(f"{url}{draw.choice(['/v1/chat/completions', '/v1/completions', '/nothing'])}",
+                                   content=body, headers={"content-type": "application/json"})
+        count(f"rubbish {response.status_code}")
+        if response.status_code not in REJECTED or "error" not in response.json():
+            problems.append(f"rubbish was answered {response.status_code}: {response.text[:200]}")
+
+    async def client(number: int) -> None:
+        draw = random.Random(number)
+        while time.monotonic() < end:
+            try:
+                await draw.choices([whole, streamed, impatient, rubbish], [3, 4, 1, 1])[0](draw)
+            except (httpx.WriteError, httpx.RemoteProtocolError):
+                count("closed by the server")  # a body that is too long is not read to its end
+            except Exception as error:
+                problems.append(repr(error))
+
+    async def watch() -> None:
+        while time.monotonic() < end:
+            memory.append(resident_bytes(pid))
+            await asyncio.sleep(seconds / 40)
+
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http:
+        await asyncio.gather(watch(), *(client(i) for i in range(clients)))
+        await asyncio.sleep(1)
+        [stats] = (await http.get(f"{url}/stats")).json()["workers"]
+    if stats["open_requests"] or stats["running"]:
+        problems.append(f"requests are still open when all clients have gone: {stats}")
+    middle, last = max(memory[len(memory) // 3:len(memory) * 2 // 3], default=0), memory[-1]
+    if last > 1.1 * middle + 2**24:
+        problems.append(f"memory grew from {middle >> 20} to {last >> 20} MiB in the last third")
+    return {"seen": dict(sorted(seen.items())), "problems": problems[:20], "tokens": stats["tokens"],
+            "memory_mib": [memory[0] >> 20, middle >> 20, last >> 20]}
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process (Linux; 0 elsewhere)."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

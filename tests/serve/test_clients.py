@@ -1,0 +1,250 @@
+"""The server as other people's programs use it: the openai client, schemathesis; keys, rates, limits, deadlines."""
+
+import asyncio
+import time
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from starlette.testclient import TestClient
+
+from nanochat.infer import Engine
+from nanochat.model.gpt import GPT, GPTConfig
+from nanochat.serve.app import Defaults, create_app
+from nanochat.serve.guard import MAX_BODY_BYTES
+from nanochat.serve.worker import Worker
+
+from .conftest import STORY
+
+SECONDS = 60
+SUM = [{"role": "user", "content": "What is 123 * 456?"}]
+TELL = [{"role": "user", "content": "Tell me a story."}]
+
+
+def wait_until(true):
+    end = time.monotonic() + SECONDS
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert true()
+
+
+@pytest.fixture(scope="module")
+def openai():
+    return pytest.importorskip("openai", reason="openai is missing: bash setup.sh installs it")
+
+
+@pytest.fixture(scope="module")
+def client(openai, url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=SECONDS) as client:
+        yield client
+
+
+@pytest.mark.peers
+def test_openai_whole_answers(client, openai):
+    assert [model.id for model in client.models.list()] == ["nanochat-test"]
+    got = client.chat.completions.create(model="nanochat-test", messages=SUM, n=2, logprobs=True, top_logprobs=2,
+                                         stop=["3 * 456 ="], max_tokens=None)
+    assert [choice.message.content for choice in got.choices] == ["Let me see: 12"] * 2
+    assert [choice.index for choice in got.choices] == [0, 1] and got.choices[1].finish_reason == "stop"
+    content = got.choices[0].logprobs.content
+    assert "".join(one.token for one in content) == "Let me see: 123 * 456 ="  # up to the stop string's end
+    assert len(content[0].top_logprobs) == 2 and content[0].logprob == 0
+    text = client.completions.create(model="nanochat-test", prompt=["one", "two"], max_tokens=9)
+    assert [choice.text[:7] for choice in text.choices] == ["Answer "] * 2
+    assert text.usage.completion_tokens == 18 and text.choices[1].finish_reason == "length"
+    with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+        client.chat.completions.create(model="x", messages=SUM, tools=[{"type": "function", "function": {"name": "f"}}])
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
+@pytest.mark.peers
+def test_openai_streams_and_leaving_one(client, worker):
+    chunks = list(client.chat.completions.create(model="m", messages=TELL, stream=True, n=2,
+                                                 stream_options={"include_usage": True}))
+    for index in (0, 1):
+        own = [choice for chunk in chunks for choice in chunk.choices if choice.index == index]
+        assert "".join(choice.delta.content or "" for choice in own) == STORY
+        assert [choice.finish_reason for choice in own if choice.finish_reason] == ["stop"]
+    assert chunks[-1].usage.completion_tokens == 2 * (len(STORY.encode()) + 1)
+    text = client.completions.create(model="m", prompt="x", stream=True, max_tokens=6)
+    assert "".join(chunk.choices[0].text for chunk in text) == "Answer"
+    stream = client.chat.completions.create(model="m", stream=True, messages=[
+        {"role": "user", "content": "A long story!"}])
+    next(iter(stream))
+    stream.close()
+    wait_until(lambda: not worker.open and not worker._live)
+    with pytest.raises(Exception, match="no memory left"):
+        list(client.chat.completions.create(model="m", stream=True, messages=[{"role": "user", "content": "break"}]))
+
+
+@pytest.mark.peers
+def test_openai_async_many_at_once(openai, url, worker):
+    async def ask() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=9, timeout=SECONDS) as client:
+            async def one(i: int) -> str:
+                got = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": f"q{i}"}])
+                return got.choices[0].message.content.split(" to: ")[1]
+
+            slow = asyncio.create_task(client.chat.completions.create(model="m", messages=[
+                {"role": "user", "content": "A long story!"}]))
+            answers = await asyncio.gather(*(one(i) for i in range(12)))
+            slow.cancel()
+            return answers
+
+    assert asyncio.run(ask()) == [f"q{i}" for i in range(12)]
+    wait_until(lambda: not worker.open and not worker._live)  # the cancelled one as well
+
+
+@pytest.mark.peers
+def test_the_server_keeps_to_its_own_description(url):
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is missing: bash setup.sh installs it")
+    from schemathesis.specs.openapi import checks
+
+    wanted = [schemathesis.checks.not_a_server_error, checks.content_type_conformance,
+              checks.response_schema_conformance, checks.status_code_conformance]
+    answered = set()
+    for found in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations():
+        operation = found.ok()
+
+        @settings(max_examples=8, deadline=None, derandomize=True, database=None,
+                  suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+        @given(operation.as_strategy())
+        def check(case):
+            response = case.call(timeout=SECONDS)
+            answered.add((case.operation.path, response.status_code))
+            case.validate_response(response, checks=wanted)
+
+        check()
+    assert {status for path, status in answered if path == "/v1/completions"} & {200}
+    assert len({path for path, _ in answered}) >= 10
+
+
+def ask(client, text="hello", path="/v1/chat/completions", headers=None, **fields):
+    return client.post(path, json={"messages": [{"role": "user", "content": text}], **fields}, headers=headers)
+
+
+def error(response, status):
+    assert response.status_code == status
+    return response.json()["error"]
+
+
+def test_a_key_guards_everything_but_the_page(worker):
+    with TestClient(create_app([worker], "m", Defaults(), key="sésame")) as client:
+        for path in ("/v1/models", "/metrics", "/stats"):
+            assert error(client.get(path), 401)["code"] == "invalid_api_key"
+        assert error(ask(client, headers={"Authorization": "Bearer wrong"}), 401)
+        good = {"Authorization": "Bearer sésame".encode()}
+        assert ask(client, headers=good).status_code == 200 and client.get("/stats", headers=good).status_code == 200
+        assert client.get("/").status_code == 200 and client.get("/health").status_code == 200
+
+
+def test_a_client_that_asks_too_often_is_told_when_to_come_back(worker):
+    with TestClient(create_app([worker], "m", Defaults(), requests_per_minute=3)) as client:
+        assert [ask(client).status_code for _ in range(3)] == [200] * 3
+        refused = ask(client)
+        assert error(refused, 429)["code"] == "rate_limit_exceeded" and 1 <= int(refused.headers["retry-after"]) <= 20
+        assert client.get("/v1/models").status_code == 200  # reading costs nothing
+
+
+def test_bodies_have_a_limit_whether_announced_or_not(worker):
+    with TestClient(create_app([worker], "m", Defaults())) as client:
+        headers = {"content-type": "application/json"}
+        assert error(client.post("/v1/completions", content=b" " * (MAX_BODY_BYTES + 1), headers=headers), 413)
+        pieces = (b" " * 65536 for _ in range(17))
+        assert error(client.post("/v1/completions", content=pieces, headers=headers), 413)
+
+
+def test_no_other_origin_may_ask_unless_named(worker):
+    ask_first = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    with TestClient(create_app([worker], "m", Defaults())) as client:
+        assert "access-control-allow-origin" not in client.options("/v1/chat/completions", headers=ask_first).headers
+    with TestClient(create_app([worker], "m", Defaults(), cors_origin="https://good.example")) as client:
+        good = client.options("/v1/chat/completions", headers={**ask_first, "Origin": "https://good.example"})
+        assert good.headers["access-control-allow-origin"] == "https://good.example"
+
+
+def test_metrics_and_token_counts(worker):
+    with TestClient(create_app([worker], "m", Defaults())) as client:
+        ask(client)
+        client.get("/nothing/such")
+        text = client.get("/metrics").text
+        assert 'nanochat_requests_total{route="/v1/chat/completions",status="200"} 1.0' in text
+        assert "nanochat_time_to_first_token_seconds_count 1.0" in text and 'status="404"' in text
+        assert "such" not in text  # whatever is asked for makes no new series
+        got = client.post("/tokenize", json={"prompt": "zqa"}).json()
+        assert got["count"] == 3 and got["max_model_len"] == 4096
+        assert client.post("/detokenize", json={"tokens": got["tokens"][1:]}).json() == {"prompt": "zqa"}
+        got = client.post("/tokenize", json={"messages": SUM}).json()
+        assert got["count"] == ask(client, SUM[0]["content"], max_tokens=1).json()["usage"]["prompt_tokens"]
+        assert error(client.post("/detokenize", json={"tokens": [9999]}), 400)
+
+
+def test_an_answer_goes_on_with_the_last_message(worker):
+    begun = [*TELL, {"role": "assistant", "content": "Once"}]
+    with TestClient(create_app([worker], "m", Defaults(max_tokens=1))) as client:
+        sent = [client.post("/v1/chat/completions", json=body).json()["usage"]["prompt_tokens"]
+                for body in ({"messages": TELL}, {"messages": begun, "continue_final_message": True})]
+    assert sent[1] - sent[0] == len("Once")
+
+
+@pytest.fixture
+def real(tokenizer):
+    """A worker with a real model of random weights."""
+    import torch
+
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(128, tokenizer.vocab_size, n_layer=1, n_head=2, n_kv_head=1, n_embd=16, head_dim=8)).eval()
+    model.init_weights(0).lm_head.weight.data.normal_()
+    worker = Worker(Engine(model, tokenizer, None, 4, prefix_cache=True, step_tokens=8))
+    yield worker
+    worker.stop()
+
+
+def test_echo_scores_a_text_as_evaluation_harnesses_want_it(real, tokenizer):
+    import torch
+
+    with TestClient(create_app([real], "m", Defaults())) as client:
+        ids = [tokenizer.bos_id, *tokenizer.encode("abc")]
+        body = {"prompt": ids, "echo": True, "logprobs": 2, "max_tokens": 1, "temperature": 0}
+        [choice] = client.post("/v1/completions", json=body).json()["choices"]
+        found = choice["logprobs"]
+        whole = [*ids, *tokenizer.encode(found["tokens"][-1])]
+        with torch.no_grad():
+            nats = real.engine.model(torch.tensor([whole]))[0].log_softmax(-1)
+        expected = [nats[i, whole[i + 1]].item() for i in range(len(whole) - 1)]
+        assert found["token_logprobs"][0] is None
+        assert found["token_logprobs"][1:] == pytest.approx(expected, abs=1e-4)
+        assert all(len(one) == 2 for one in found["top_logprobs"][1:]) and found["text_offset"][1] == len("<|bos|>")
+        body = {**body, "prompt": "abc", "max_tokens": 0}  # the server's own <|bos|> does not show
+        [choice] = client.post("/v1/completions", json=body).json()["choices"]
+        assert choice["text"] == "abc" and choice["logprobs"]["tokens"] == ["a", "b", "c"]
+        assert choice["logprobs"]["token_logprobs"] == pytest.approx(expected[:3], abs=1e-4)
+        assert error(client.post("/v1/completions", json={**body, "prompt": [999]}), 400)
+        assert error(client.post("/v1/completions", json={**body, "prompt": "x" * 200}), 400)
+        biased = {"messages": SUM, "logit_bias": {"999": 1}}
+        assert "no token 999" in error(client.post("/v1/chat/completions", json=biased), 400)["message"]
+
+
+def test_a_deadline_ends_answers_and_frees_their_place(worker):
+    slow = Worker(worker.engine, seconds=0.3)  # a second thread with the same engine: the first one sleeps meanwhile
+    try:
+        with TestClient(create_app([slow], "m", Defaults(max_tokens=4000))) as client:
+            assert error(ask(client, "A long story!"), 504)["code"] == "timeout"
+            assert '"code": "timeout"' in ask(client, "A long story!", stream=True).text
+        wait_until(lambda: not slow._live)
+        assert not slow.open
+    finally:
+        slow.stop()
+
+
+def test_slow_readers_slow_only_themselves(url, worker):
+    body = {"messages": [{"role": "user", "content": "A long story!"}], "stream": True,
+            "max_tokens": 800}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=SECONDS) as slow:
+        lines = slow.iter_lines()
+        next(lines)  # and then reads nothing while somebody else gets a whole answer
+        got = httpx.post(f"{url}/v1/chat/completions", json={"messages": TELL}, timeout=SECONDS).json()
+        assert got["choices"][0]["message"]["content"] == STORY
+        wait_until(lambda: not worker._live)  # the engine has long finished when the slow one begins to read
+        assert sum(line.startswith("data: ") for line in lines) > 700  # some tokens are parts of characters
