@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 import threading
 import time
 
@@ -104,6 +105,24 @@ def test_a_shard_that_disappears_is_one_line(tmp_path, tokenizer):
     (tmp_path / "shard.parquet").unlink()
     with pytest.raises(UserError, match="shard.parquet"):
         next(prefetched(batches(texts, 1, 8, tokenizer.bos_id)))
+
+
+def test_worker_processes_make_the_same_batches_and_raise_the_same_errors(tmp_path, tokenizer, sentences):
+    for number in range(2):
+        shards.write(tmp_path / f"shard_{number}.parquet", sentences * 5)
+    texts = TextCorpus(sorted(tmp_path.glob("*.parquet")), tokenizer)
+    make = lambda **more: batches(texts, 2, 16, tokenizer.bos_id, **more)  # noqa: E731
+    expected = take(make(), 40)  # several epochs
+    made = make(workers=1)
+    assert same(take(made, 40), expected)
+    made.close()
+    (tmp_path / "shard_1.parquet").unlink()
+    with pytest.raises(UserError, match="shard_1.parquet"):
+        take(make(workers=1, state=expected[7].state), 40)
+    deadline = time.monotonic() + 20
+    while multiprocessing.active_children():
+        assert time.monotonic() < deadline, "a worker outlives its loader"
+        time.sleep(0.02)
 
 
 def threads():
