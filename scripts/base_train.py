@@ -36,7 +36,7 @@ def flags(argv: list[str] | None):
         num_iterations=flag(-1, "steps; −1 = from the flags below", at_least=1),
         target_flops=flag(-1.0, "train for this many FLOPs", at_least=1),
         target_param_data_ratio=flag(20.0, "tokens per parameter", at_least=1e-6),
-        minutes=flag(-1.0, "train for about so long: steps from 20 seconds of measuring", at_least=0.01),
+        minutes=flag(-1.0, "train for about so long; steps from a measurement, 20 seconds or a tenth", at_least=0.01),
         device_batch_size=flag(32, "rows per micro-batch and rank; auto = what fits", at_least=1, words={"auto": -1}),
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
         matrix_lr=flag(dial.MUON_LR, "Muon", at_least=0),
@@ -108,7 +108,8 @@ def main(argv: list[str] | None = None) -> None:
             journal.record(step, **numbers)
             if due(step, args.save_every):
                 journal.save(step)
-        journal.finish(flops=flops_per_token(config) * journal.tokens)
+        journal.finish(flops=flops_per_token(config) * journal.tokens,
+                       peak_memory_bytes=hardware.peak_memory(device.device))
     device.close()
 
 
@@ -128,7 +129,8 @@ def timed(args, plan, model, optimizer, rates, loss_of, folder, device):
     if found:
         return replace(plan, steps=found[1]["steps"]), optimizer
     batch = fit.random_batch(args.device_batch_size, args.max_seq_len, plan.vocab_size, device.device)
-    speed = fit.tokens_per_second(loss_of, optimizer, batch, args.total_batch_size, device)
+    speed = fit.tokens_per_second(loss_of, optimizer, batch, args.total_batch_size, device,
+                                  seconds=min(20, 6 * args.minutes))
     model.init_weights(args.seed)
     log.say(f"base: {speed:,.0f} tokens per second, measured for --minutes={args.minutes:g}")
     return plan_of(args, plan.vocab_size, speed), Optimizer(groups_of(model, **rates), device.dtype)

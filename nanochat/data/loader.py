@@ -118,15 +118,15 @@ def _packed(corpus: Corpus, row_len: int, bos_id: int, groups: Iterator[int],
         yield from (pack(corpus.group(group), row_len, bos_id) for group in groups)
         return
     context = multiprocessing.get_context("spawn")  # a fork would take CUDA's and other threads' state along
-    with ProcessPoolExecutor(workers, context, _start_worker, (corpus, row_len, bos_id)) as pool:
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (corpus, row_len, bos_id))
+    try:
         ahead = deque(pool.submit(_pack_group, group) for group in islice(groups, 2 * workers))
-        try:
-            while ahead:
-                packed = ahead.popleft().result()
-                ahead.extend(pool.submit(_pack_group, group) for group in islice(groups, 1))
-                yield packed
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while ahead:
+            packed = ahead.popleft().result()
+            ahead.extend(pool.submit(_pack_group, group) for group in islice(groups, 1))
+            yield packed
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start_worker(*corpus_row_len_bos: object) -> None:

@@ -48,6 +48,13 @@ def free_memory(device: torch.device) -> int:
     return free if limit is None else min(free, limit - (used or 0))
 
 
+def peak_memory(device: torch.device) -> int:
+    """The most bytes this process ever held on `device`; on a processor, its whole memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return (_first_number("/proc/self/status", "VmHWM:") or 0) << 10
+
+
 def _first_number(path: str, label: str = "") -> int | None:
     """The number after `label` at the beginning of a line; None where there is no such file, line or number."""
     try:

@@ -107,9 +107,11 @@ class Journal:
 
         if self.stage != "rl":  # whose loss is no likelihood
             self._watch(step)
-        if all_reduce_sum([float(self.stopping)], next(self.model.parameters()).device)[0]:  # the ranks stop together
+        device = next(self.model.parameters()).device
+        if all_reduce_sum([float(self.stopping)], device)[0]:  # the ranks stop together
             self.save(step)
             self.wait()
+            all_reduce_sum([0.0], device)  # none leaves, and has its launcher end the others, before the disk has it all
             raise KeyboardInterrupt
 
     def _watch(self, step: Step) -> None:

@@ -73,7 +73,8 @@ def test_minutes_become_steps_once_and_the_measuring_leaves_no_trace(text, monke
     asked = []
     measure = fit.tokens_per_second
 
-    def quick(*args):
+    def quick(*args, seconds):
+        assert seconds == pytest.approx(0.12)
         asked.append(measure(*args, seconds=0.05))
         return 6 * 64 / (0.02 * 60) + 1  # six steps in 0.02 minutes
 
