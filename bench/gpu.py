@@ -1,11 +1,11 @@
-"""How near pretraining comes to what one GPU can do, beside karpathy/nanochat (92d63d4) on the same shards and tokenizer:
+"""How near pretraining comes to what one GPU can do, beside karpathy/nanochat (92d63d4) on the same shards and tokens:
 
     python -m bench.gpu --peer /tmp/peer --data DIR            d12, d20, d24: tokens/s, MFU, peak memory, stall
-    python -m bench.gpu --depths=2,4,6,8 --aspect_ratio=32 --head_dim=64 --max_seq_len=256 --total_batch_size=4096 --rows=16
-                                                               how cost grows with depth, on a processor
+    python -m bench.gpu --depths=2,4,6,8 --aspect_ratio=32 --head_dim=64 --max_seq_len=256 --total_batch_size=4096 \
+        --rows=16                                              how cost grows with depth, on a processor
 
-First the floors: the time a step would take if nothing but its FLOPs, or but the optimizer's bytes, counted. MFU is by
-our FLOPs per token for both sides, so that their ratio is that of the tokens per second. The stall is the part of a step
+The floors: the time a step would take if nothing but its FLOPs, or but the optimizer's bytes, counted. MFU is by our
+FLOPs per token for both sides, so that their ratio is that of the tokens per second. The stall is the part of a step
 that waits for data.
 """
 import os
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         recompute=flag(False, "ours keeps one activation per layer"), compile=flag(True, "torch.compile ours"))
     machine = hardware.detect()
     print(f"{machine.device}: {machine.peak_flops or float('nan'):.3g} FLOP/s in bf16\n")
-    print("| depth | side | tokens/s | ours / this | MFU | peak memory, GiB | stall | floor: FLOPs, ms | floor: bytes, ms |\n"
+    print("| depth | side | tokens/s | ours / this | MFU | peak memory, GiB | stall | floor: FLOPs, ms | bytes, ms |\n"
           "|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)

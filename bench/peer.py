@@ -1,5 +1,5 @@
-"""Trains or measures karpathy/nanochat (92d63d4) inside its own checkout; bench/sides.py starts it, with NANOCHAT_BASE_DIR
-and NANOCHAT_DTYPE set.
+"""Trains or measures karpathy/nanochat (92d63d4) inside its own checkout; bench/sides.py starts it, with
+NANOCHAT_BASE_DIR and NANOCHAT_DTYPE set.
 
     python bench/peer.py CHECKOUT train SEED --depth=4 …       its scripts.base_train, as it is
     python bench/peer.py CHECKOUT measure ROWS TAG             bits per byte of its newest checkpoint on prepared rows

@@ -1,12 +1,13 @@
-"""Ours against karpathy/nanochat (92d63d4) at pretraining: same shards, tokenizer, rows and wall-clock, on this machine.
+"""Ours against karpathy/nanochat (92d63d4) at pretraining: same shards, tokenizer, rows and time, on this machine.
 
     git clone https://github.com/karpathy/nanochat /tmp/peer && git -C /tmp/peer checkout 92d63d4
-    python -m bench.pretrain --peer /tmp/peer                  five minutes a run, three seeds: an hour and a half
+    python -m bench.pretrain --peer /tmp/peer              five minutes a run, three seeds: an hour and a half
 
-Prints a table: validation bits per byte per document (bench/sides.py), training tokens per second at the same shape, and
-their ratios. The peer runs as it comes (fp32 on a CPU; its own rates), and tuned: bf16, no weight decay, and the factor
-√(batch / 2^19), by which it lowers all rates for small batches, undone by --tuned_rates. Ours runs for the whole time and
-for parts of it (--fractions), which says in what part of the time it reaches what the peer does in all of it.
+Prints a table: validation bits per byte per document (bench/sides.py), training tokens per second at the same shape,
+and their ratios. The peer runs as it comes (fp32 on a CPU; its own rates), and tuned: bf16, no weight decay, and the
+factor √(batch / 2^19), by which it lowers all rates for small batches, undone; --tuned_rates and --tuned_batch go on
+from there. Ours runs for the whole time and for parts of it (--fractions), which says in what part of the time it gets
+where the peer gets in all of it.
 """
 import tempfile
 from pathlib import Path
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         depth=flag(4, at_least=1), aspect_ratio=flag(32, at_least=1), head_dim=flag(64, at_least=2),
         max_seq_len=flag(256, at_least=8), vocab_size=flag(2048, at_least=265),
         batch=flag(4096, "tokens a step", at_least=8), rows=flag(16, "at a time", at_least=1),
-        tuned_rates=flag(1.0, "the peer's default rates × this, its factor for small batches undone", at_least=0),
+        tuned_rates=flag(1.0, "the tuned peer's rates: its defaults × this", at_least=0),
         tuned_batch=flag(4096, "tokens a step of the tuned peer", at_least=8),
         documents=flag(400, "of validation to measure on", at_least=1),
         scale=flag(1.0, "of the kindergarten", at_least=0.001), compile=flag(True, "torch.compile ours"),
@@ -39,13 +40,12 @@ def main(argv: list[str] | None = None) -> None:
         work = Path(args.work or temporary).absolute()
         sides.prepare(work, Path(args.data).absolute() if args.data else None, args.vocab_size, args.max_seq_len,
                       args.documents, args.scale)
-        results = {name: [] for name in (*(f"ours, {float(part):.0%} of the time" for part in args.fractions.split(",")),
-                                         "peer as it comes", "peer tuned")}
+        results = {}
         for seed in range(args.seeds):
             for name, result in one_seed(args, work, checkout, seed):
                 print(f"seed {seed}, {name}: {result.bpb:.4f} bpb, {result.tokens_per_second:,.0f} tokens/s, "
                       f"{result.steps:,} steps in {result.seconds:.0f} s", flush=True)
-                results[name].append(result)
+                results.setdefault(name, []).append(result)
                 files.write_json(work / "results.json", {key: [vars(one) for one in value]
                                                          for key, value in results.items()})
     print("\n" + table(results))

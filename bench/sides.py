@@ -47,8 +47,9 @@ def child(command: list[str], environment: dict[str, str], cwd: Path) -> str:
     return done.stdout
 
 
-def prepare(work: Path, data: Path | None, vocab_size: int, row_len: int, num_documents: int, scale: float = 1) -> None:
-    """`work/ours` and `work/peer`: both sides' base folders with the same shards and the same tokenizer; `work/rows.pt`.
+def prepare(work: Path, data: Path | None, vocab_size: int, row_len: int, num_documents: int,
+            scale: float = 1) -> None:
+    """`work/ours` and `work/peer`: both sides' base folders with the same shards and tokenizer; `work/rows.pt`.
 
     `data` is a folder with `text/*.parquet`; None = the kindergarten's."""
     ours, peer = work / "ours", work / "peer"
@@ -110,11 +111,14 @@ def ours(work: Path, seed: int, flags: list[str], measured: bool = True) -> Resu
 def peer(work: Path, checkout: Path, seed: int, flags: list[str], dtype: str = "", minutes: float | None = None,
          measured: bool = True) -> Result:
     """Its scripts.base_train with these flags. It knows no clock: for `minutes`, thirty steps say how many fit in."""
-    environment = {"NANOCHAT_BASE_DIR": str(work / "peer"), "PYTHONPATH": "", **({"NANOCHAT_DTYPE": dtype} if dtype else {})}
+    environment = {"NANOCHAT_BASE_DIR": str(work / "peer"), "PYTHONPATH": ""}
+    if dtype:
+        environment["NANOCHAT_DTYPE"] = dtype
     program = [str(ROOT / "bench/peer.py"), str(checkout)]
     common = [*flags, "--model-tag=bench", "--eval-every=-1", "--core-metric-every=-1", "--sample-every=-1"]
     if minutes is not None:
-        times = _step_seconds(child([*program, "train", str(seed), *common, "--num-iterations=30"], environment, checkout))
+        said = child([*program, "train", str(seed), *common, "--num-iterations=30"], environment, checkout)
+        times = _step_seconds(said)
         common.append(f"--num-iterations={max(1, int(minutes * 60 / median(times[WARM_UP_STEPS:])))}")
         for old in (work / "peer/base_checkpoints/bench").glob("*"):
             old.unlink()
@@ -124,8 +128,8 @@ def peer(work: Path, checkout: Path, seed: int, flags: list[str], dtype: str = "
     peak = re.search(r"peak bytes: (\d+)", said)
     bpb = None
     if measured:
-        told = child([*program, "measure", str(work / "rows.pt"), "bench"], {**environment, "NANOCHAT_DTYPE": "float32"},
-                     checkout)
+        told = child([*program, "measure", str(work / "rows.pt"), "bench"],
+                     {**environment, "NANOCHAT_DTYPE": "float32"}, checkout)
         bpb = float(re.search(r"bpb: ([\d.]+)", told)[1])
     steady = slice(min(WARM_UP_STEPS, len(speeds) - 1), None)
     return Result(median(int(one.replace(",", "")) for one in speeds[steady]), sum(times), len(times), bpb,

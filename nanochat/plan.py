@@ -3,7 +3,7 @@
     python -m nanochat.plan --depth=20                       the table: value, unit, formula, source
     python -m nanochat.plan --depth=4 --minutes=10 --tokens_per_second=5000
     python -m nanochat.plan --budget=100 --gpu=8xH100        the deepest model that the money trains
-    python -m nanochat.plan --minutes=60 --gpu=here          the same for time, from 20 seconds of training on this machine
+    python -m nanochat.plan --minutes=60 --gpu=here          the same for time, from 20 seconds of training here
 
 `make()` is what scripts/base_train.py calls; an explicit flag there beats the plan. The plan describes the plain
 architecture (untied embedding and head, no biases, 12·C² parameters a layer); what a `GPTConfig` adds is not counted.
@@ -12,7 +12,6 @@ Sources: [Oct] karpathy/nanochat as released in October 2025, [HEAD] the same in
 """
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import linear_regression
 
@@ -189,7 +188,7 @@ def machine(spec: str, mfu: float = DEFAULT_MFU, dollars_per_gpu_hour: float = -
 
 
 def measured(plan: Plan, dollars_per_hour: float = -1) -> Machine:
-    """This machine, by what it computes in 20 seconds of training this plan's model (its first GPU, where it has one)."""
+    """This machine, by what it computes in 20 seconds of training this plan's model (on its first GPU, if any)."""
     from nanochat.train import fit
     flops = fit.tokens_per_second_here(plan) * plan.flops_per_token
     return Machine("this machine", 1, flops, dollars_per_hour if dollars_per_hour > 0 else None, mfu=1.0)

@@ -27,15 +27,16 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
 
 
 # The fastest first. (On a Hopper GPU cuDNN's is of the generation of FlashAttention 3, PyTorch's flash of 2.)
-KERNELS = {"cuDNN": (SDPBackend.CUDNN_ATTENTION, enable_cudnn_sdp), "flash": (SDPBackend.FLASH_ATTENTION, enable_flash_sdp),
+KERNELS = {"cuDNN": (SDPBackend.CUDNN_ATTENTION, enable_cudnn_sdp),
+           "flash": (SDPBackend.FLASH_ATTENTION, enable_flash_sdp),
            "memory-efficient": (SDPBackend.EFFICIENT_ATTENTION, enable_mem_efficient_sdp)}
 
 
 def choose(device: torch.device, dtype: torch.dtype, head_dim: int, positions: int) -> str:
     """Makes the first kernel that works the one in use for causal rows, and says which it is.
 
-    A kernel works when a real call of this dtype, head width and length runs, forwards and backwards, and gives what the
-    definition gives: libraries load on GPUs on which their kernels then fail. Where none does, PyTorch's own product.
+    A kernel works when a real call of this dtype, head width and length runs, forwards and backwards, and gives what
+    the definition gives: libraries load on GPUs on which their kernels then fail. Where none does: PyTorch's product.
     """
     if device.type == "cpu" and positions <= PLAIN_MAX_POSITIONS:
         return "plain masked product"

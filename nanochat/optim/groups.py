@@ -110,7 +110,8 @@ class Optimizer:
                 mine, whole = group.state[name], group.rule == "muon"
                 for source, p in zip(value, _like(group, mine), strict=True):
                     if source.shape != p.shape:
-                        raise ValueError(f"optimizer state {name} has shape {tuple(source.shape)}, not {tuple(p.shape)}")
+                        raise ValueError(f"optimizer state {name} has shape {tuple(source.shape)}, "
+                                         f"not {tuple(p.shape)}")
                 for target, source in zip(mine, cut(list(value), whole, *ranks()), strict=True):
                     target.copy_(source)
 

@@ -1,10 +1,10 @@
 """One group of parameters, cut between the ranks: each sums, updates and hands round only its own slice.
 
-The group's tensors, laid end to end, are cut into N equal slices (the last may be shorter or empty; padding makes up for
-it, so every rank takes part in every collective). Muon needs whole matrices, so there a slice is whole tensors; AdamW
-works on elements, so there it is any range. On one rank a slice is the tensors themselves and nothing is copied.
+The group's tensors, laid end to end, are cut into N equal slices (the last may be shorter or empty; padding makes up
+for it, so every rank takes part in every collective). Muon needs whole matrices, so there a slice is whole tensors;
+AdamW works on elements, so there it is any range. On one rank a slice is the tensors themselves and nothing is copied.
 
-    gradients → reduce-scatter → update my slice → all-gather → parameters        (Rajbhandari et al. 2020, ZeRO stage 1)
+    gradients → reduce-scatter → update my slice → all-gather → parameters    (Rajbhandari et al. 2020, ZeRO stage 1)
 
 Transfers are only started here; they run while another group is being updated.
 """

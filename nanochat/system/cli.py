@@ -95,7 +95,8 @@ def _add(parser: argparse.ArgumentParser, name: str, one: flag) -> None:
         group.add_argument(*names, dest=name, action="store_true", default=one.default, help=help_text)
         group.add_argument(f"--no_{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
         return
-    parser.add_argument(*names, dest=name, type=_reader(type(one.default), one.words), default=one.default, help=help_text)
+    parser.add_argument(*names, dest=name, type=_reader(type(one.default), one.words), default=one.default,
+                        help=help_text)
 
 
 def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:

@@ -37,8 +37,8 @@ def detect() -> Hardware:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on `device`: on a GPU those of the driver and of PyTorch's own pool, else those of the
-    machine, or of the container that confines this process (Linux; half of all memory elsewhere)."""
+    """Bytes that can still be had on `device`: on a GPU those of the driver and of PyTorch's own pool, else those of
+    the machine, or of the container that confines this process (Linux; half of all memory elsewhere)."""
     if device.type == "cuda":
         pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + pool

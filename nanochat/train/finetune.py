@@ -17,7 +17,7 @@ from nanochat.train.losses import can_compile, weighted_nll
 # Flags that mid_train and chat_sft share, with the defaults that differ between them filled in by the recipe.
 FLAGS: dict[str, Any] = dict(
     max_seq_len=flag(-1, "tokens in a row; −1 = as in pretraining", at_least=8),
-    device_batch_size=flag(32, "rows per micro-batch and rank, fewer where the total batch is smaller; auto = what fits",
+    device_batch_size=flag(32, "rows per micro-batch and rank, fewer where the step has fewer; auto = what fits",
                            at_least=1, words={"auto": -1}),
     num_iterations=flag(-1, "steps; −1 = one pass over the mixture", at_least=1),
     matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
@@ -41,8 +41,9 @@ def finetune(stage: str, source: str, args: Namespace, device: Runtime,
     model, tokenizer, info = checkpoint.load_model(source, args.source_tag, device=device.device, dtype=device.dtype)
     documents = documents_of(tokenizer)
     row = model.config.sequence_len if args.max_seq_len == -1 else min(args.max_seq_len, model.config.sequence_len)
-    rows = max(1, args.total_batch_size // (device.world_size * row))
-    rows = min(rows, args.device_batch_size) if args.device_batch_size > 0 else fit.rows_that_fit(model, row, rows, device)
+    most = max(1, args.total_batch_size // (device.world_size * row))
+    auto = args.device_batch_size < 0
+    rows = fit.rows_that_fit(model, row, most, device) if auto else min(most, args.device_batch_size)
     accumulate = max(1, args.total_batch_size // (device.world_size * rows * row))
     one_pass = sum(len(ids) for ids, _ in documents) // (accumulate * device.world_size * rows * row)
     steps = max(1, one_pass) if args.num_iterations == -1 else args.num_iterations

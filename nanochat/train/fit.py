@@ -72,7 +72,7 @@ def tokens_per_second(loss_of: LossOf, optimizer: Optimizer, batch: Batch, total
                       seconds: float = 20) -> float:
     """Speed of all ranks together in steps of `total_batch` tokens made of micro-batches like `batch`: the median time
     of a micro-batch and of an update, after a first one of each (it compiles), measured for `seconds`."""
-    passes, updates, begun = [], [], None
+    passes, updates, begun, left = [], [], None, seconds
     while begun is None or len(passes) < 3 or left > 0:
         times = [time.perf_counter()]
         for work in (lambda: loss_of(batch).backward(), lambda: optimizer.step(Schedule(1), 0)):

@@ -111,7 +111,7 @@ class Journal:
         if all_reduce_sum([float(self.stopping)], device)[0]:  # the ranks stop together
             self.save(step)
             self.wait()
-            all_reduce_sum([0.0], device)  # none leaves, and has its launcher end the others, before the disk has it all
+            all_reduce_sum([0.0], device)  # a rank that left would have its launcher end the one that writes
             raise KeyboardInterrupt
 
     def _watch(self, step: Step) -> None:

@@ -169,7 +169,7 @@ def test_a_disk_without_room_is_said_before_the_first_byte(hub, tmp_path, monkey
     assert not hub.gets
 
 
-def test_a_disk_that_fills_up_is_one_line_and_holds_no_half_shard_and_goes_on_when_there_is_room(hub, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_holds_no_half_shard_and_goes_on_when_there_is_room(hub, tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() or not shutil.which("mount") or subprocess.run(

@@ -1,5 +1,5 @@
-"""What test_killed.py and test_nodes.py start and stop: `python killed.py STEPS [SECONDS_PER_STEP]`, a small training run
-that goes on where an earlier one stopped, on as many ranks as the environment says."""
+"""What test_killed.py and test_nodes.py start and stop: `python killed.py STEPS [SECONDS_PER_STEP]`, a small training
+run that goes on where an earlier one stopped, on as many ranks as the environment says."""
 import sys
 import time
 

@@ -35,7 +35,7 @@ def test_recomputing_keeps_less(tiny_model):
 
 
 def test_speed_is_counted_in_whole_steps(tiny_model, learner, cpu, monkeypatch):
-    """Passes of 2 s and updates of 1 s, after a first pass of 50: four passes and an update make a step of 256 tokens."""
+    """Passes of 2 s and updates of 1 s, after a first pass of 50: a step of 256 tokens is four passes and an update."""
     clock, passes = [0.0], []
     monkeypatch.setattr(fit.time, "perf_counter", lambda: clock[0])
     model, optimizer = learner()

@@ -54,7 +54,8 @@ def node(number: int, namespace: int, out: Path) -> subprocess.Popen:
     return subprocess.Popen(
         ["nsenter", "-t", str(namespace), "-n", sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2",
          "--nproc_per_node=1", "--max-restarts=3", "--rdzv_backend=c10d", f"--rdzv_endpoint={ADDRESSES[0]}:29400",
-         "--rdzv_id=nodes", f"--rdzv_conf=is_host={1 - number},last_call_timeout=10", f"--local_addr={ADDRESSES[number]}",
+         "--rdzv_id=nodes", f"--rdzv_conf=is_host={1 - number},last_call_timeout=10",
+         f"--local_addr={ADDRESSES[number]}",
          str(Path(__file__).with_name("killed.py")), str(STEPS), "0.05"],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
