@@ -74,15 +74,15 @@ def main(argv: list[str] | None = None) -> None:
     log.say(f"attention: {attention.choose(device.device, device.dtype, config.head_dim, args.max_seq_len)}")
     model = GPT(config, device.dtype).init_weights(args.seed).to(device.device)
     model.recompute = args.recompute
+    rates = dict(matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr, head_lr=args.head_lr,
+                 weight_decay=args.weight_decay)
+    optimizer = Optimizer(groups_of(model, **rates), device.dtype)
     at_once = args.max_seq_len * device.world_size  # tokens of one row on every rank
     if args.device_batch_size < 0:
         args.device_batch_size = fit.rows_that_fit(
             model, args.max_seq_len, max(1, args.total_batch_size // at_once), device)
     accumulate = accumulation(args.total_batch_size, args.device_batch_size * at_once)
     loss_of = weighted_nll(model, args.compile and can_compile(device.device))
-    rates = dict(matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr, head_lr=args.head_lr,
-                 weight_decay=args.weight_decay)
-    optimizer = Optimizer(groups_of(model, **rates), device.dtype)
     if args.minutes > 0:
         plan, optimizer = timed(args, plan, model, optimizer, rates, loss_of, folder, device)
     journal = Journal("base", folder.name, model, optimizer, steps=plan.steps, resume=args.resume, flags=vars(args),

@@ -65,15 +65,14 @@ class Slices:
         self.params, (self.rank, self.world_size) = params, ranks()
         self.size = slice_size(params, whole, self.world_size)
         self.mine = cut(params, whole, self.rank, self.world_size)
-        self.buffer = self.part = None  # all slices' gradients, later parameters; mine
+        if self.world_size > 1:  # gradients, later parameters, of all slices and of mine; made once, reused
+            self.buffer, self.part = (params[0].detach().new_zeros(n * self.size) for n in (self.world_size, 1))
 
     def summed_gradients(self) -> Callable[[], list[torch.Tensor]]:
         """Starts the sum of `.grad` over ranks; the function waits for it and gives those of `mine`."""
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         if self.world_size == 1:
             return lambda: grads
-        if self.buffer is None:
-            self.buffer, self.part = (grads[0].new_zeros(count * self.size) for count in (self.world_size, 1))
         _lay(grads, self.buffer)
         work = _reduce_scatter(self.part, self.buffer, async_op=True)
 

@@ -40,16 +40,16 @@ def finetune(stage: str, source: str, args: Namespace, device: Runtime,
     """
     model, tokenizer, info = checkpoint.load_model(source, args.source_tag, device=device.device, dtype=device.dtype)
     documents = documents_of(tokenizer)
-    row = model.config.sequence_len if args.max_seq_len == -1 else min(args.max_seq_len, model.config.sequence_len)
-    most = max(1, args.total_batch_size // (device.world_size * row))
-    auto = args.device_batch_size < 0
-    rows = fit.rows_that_fit(model, row, most, device) if auto else min(most, args.device_batch_size)
-    accumulate = max(1, args.total_batch_size // (device.world_size * rows * row))
-    one_pass = sum(len(ids) for ids, _ in documents) // (accumulate * device.world_size * rows * row)
-    steps = max(1, one_pass) if args.num_iterations == -1 else args.num_iterations
     part = args.init_lr_frac
     optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr * part, embedding_lr=args.embedding_lr * part,
                                     head_lr=args.head_lr * part, scalar_lr=0.5 * part), device.dtype)
+    row = model.config.sequence_len if args.max_seq_len == -1 else min(args.max_seq_len, model.config.sequence_len)
+    most = max(1, args.total_batch_size // (device.world_size * row))
+    auto = args.device_batch_size < 0
+    rows = fit.rows_that_fit(model, row, most, device) if auto else fit.largest_divisor(most, args.device_batch_size)
+    accumulate = most // rows
+    one_pass = sum(len(ids) for ids, _ in documents) // (accumulate * device.world_size * rows * row)
+    steps = max(1, one_pass) if args.num_iterations == -1 else args.num_iterations
     journal = Journal(stage, args.model_tag or info["tag"], model, optimizer, steps=steps, resume=args.resume,
                       flags=vars(args), keep=args.keep)
     batches = loader.prefetched(loader.batches(

@@ -50,20 +50,30 @@ def bytes_of_pass(model: GPT, rows: int, sequence_len: int) -> int:
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     model.loss(batch.ids, batch.targets).backward()
-    model.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)  # the gradients of one pass count for both
     return torch.cuda.max_memory_allocated(device) - before
+
+
+def largest_divisor(number: int, limit: float) -> int:
+    """Of `number`, not above `limit`; at least 1: rows that make up a step exactly."""
+    return max((part for part in range(1, number + 1) if number % part == 0 and part <= limit), default=1)
 
 
 def rows_that_fit(model: GPT, sequence_len: int, most: int, device: Runtime, free_bytes: int | None = None) -> int:
     """The largest divisor of `most` that fits as rows of a micro-batch, on every rank: from one row and two rows the
-    memory of more follows (it is linear). `free_bytes` None = what the device says. At least 1."""
+    memory of more follows (it is linear). `free_bytes` None = what the device says, once the optimizer has its moments.
+    At least 1."""
     free_bytes = hardware.free_memory(device.device) if free_bytes is None else free_bytes
-    one, two = (bytes_of_pass(model, rows, sequence_len) for rows in (1, 2))
-    per_row = max(1, two - one)
-    fit = (USABLE * free_bytes - (one - per_row)) // per_row
+    try:
+        one, two = (bytes_of_pass(model, rows, sequence_len) for rows in (1, 2))
+        per_row = max(1, two - one)
+        fit = (USABLE * free_bytes - (one - per_row)) // per_row
+    except torch.OutOfMemoryError:
+        fit = 1
+    model.zero_grad(set_to_none=True)
     if device.device.type == "cpu":
         fit = min(fit, CPU_TOKENS // sequence_len)
-    mine = max([rows for rows in range(1, most + 1) if most % rows == 0 and rows <= fit], default=1)
+    mine = largest_divisor(most, fit)
     return int(min(all_reduce_sum([float(mine * (rank == device.rank)) for rank in range(device.world_size)],
                                   device.device)))
 
@@ -95,8 +105,8 @@ def tokens_per_second_here(plan, seconds: float = 20) -> float:
     here = runtime.start()
     model = GPT(GPTConfig(plan.sequence_len, plan.vocab_size, plan.n_layer, plan.n_head, plan.n_head, plan.n_embd,
                           plan.head_dim), here.dtype).init_weights(0).to(here.device)
-    rows = rows_that_fit(model, plan.sequence_len, max(1, plan.total_batch_tokens // plan.sequence_len), here)
     optimizer = Optimizer(groups_of(model, matrix_lr=0.0, embedding_lr=0.0, head_lr=0.0), here.dtype)
+    rows = rows_that_fit(model, plan.sequence_len, max(1, plan.total_batch_tokens // plan.sequence_len), here)
     batch = random_batch(rows, plan.sequence_len, plan.vocab_size, here.device)
     loss_of = weighted_nll(model, can_compile(here.device))
     return tokens_per_second(loss_of, optimizer, batch, plan.total_batch_tokens, here, seconds)
