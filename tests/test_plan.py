@@ -1,5 +1,5 @@
 """The dial: the published d20 to the last digit, limits that say how long to train, and values that can't be."""
-import math
+import re
 import subprocess
 import sys
 
@@ -16,9 +16,6 @@ def test_d20_is_the_published_model():
     assert d20.num_params == 560_988_160
     assert (d20.total_batch_tokens, d20.steps, d20.tokens) == (524_288, 21_400, 11_219_763_200)
     assert d20.flops == pytest.approx(4e19, rel=0.03)
-    assert d20.embedding_lr == pytest.approx(0.2 / math.sqrt(1280 / 768))
-    assert d20.head_lr == pytest.approx(0.004 / math.sqrt(1280 / 768))
-    assert d20.muon_lr == 0.02
 
 
 @pytest.mark.parametrize("depth, params_millions, tokens_billions",
@@ -94,10 +91,89 @@ def test_the_command_prints_the_table(capsys):
     assert "$100 buys\n  d20" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flag", ["--depth=0", "--target-param-data-ratio=0", "--mfu=2", "--depht=3", "--depth=x"])
+def test_the_rates_are_those_that_training_uses():
+    """base_train's defaults, through the optimizer's own scaling, are what the plan prints; later stages' are the same
+    before their --init_lr_frac."""
+    from nanochat.model import GPT, GPTConfig
+    from nanochat.optim.groups import groups_of
+    from nanochat.train import finetune
+    from scripts import base_train
+    args, made = base_train.flags([]), plan.make(4, vocab_size=64)
+    model = GPT(GPTConfig(8, 64, 4, made.n_head, made.n_head, made.n_embd, made.head_dim))
+    names = {p: name for name, p in model.named_parameters()}
+    rates = {names[p]: group.lr for group in groups_of(
+        model, matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr, head_lr=args.head_lr) for p in group.params}
+    assert rates["model.embed_tokens.weight"] == pytest.approx(made.embedding_lr) == pytest.approx(0.3 / (1 / 3) ** 0.5)
+    assert rates["lm_head.weight"] == pytest.approx(made.head_lr)
+    assert rates["model.layers.0.mlp.fc1.weight"] == made.muon_lr
+    assert (args.weight_decay, args.warmdown_fraction) == (made.weight_decay, made.warmdown_fraction)
+    for name in ("matrix_lr", "embedding_lr", "head_lr"):
+        assert finetune.FLAGS[name].default == getattr(args, name)
+
+
+def test_the_formulas_in_the_table_hold_the_numbers_used():
+    formulas = {name: formula for name, _, formula, _ in plan.LINES}
+    assert set(formulas) == set(plan.Plan.__dataclass_fields__)
+    for name, rate in (("embedding_lr", plan.EMBEDDING_LR), ("head_lr", plan.HEAD_LR), ("muon_lr", plan.MUON_LR)):
+        assert formulas[name].startswith(f"{rate:g} ")
+
+
+def test_the_expectation_is_near_every_published_run_and_silent_elsewhere():
+    bpb = lambda flops: float(re.search(r"expected: (\d\.\d+) ± 0.01 bpb", plan.expectation(  # noqa: E731
+        plan.make(12, target_flops=flops)))[1])
+    for flops, published in plan.PUBLISHED_BPB.items():
+        assert abs(bpb(flops) - published) < plan.BPB_UNCERTAINTY
+    assert "CORE 0.24 ± 0.03" in plan.expectation(plan.make(20)), "between October's .2219 and 2026's .2585"
+    assert "nothing published" in plan.expectation(plan.make(4, target_flops=1e15))
+
+
+def test_the_money_the_depth_and_the_minutes(capsys, monkeypatch):
+    plan.main(["--budget=100"])
+    bought = capsys.readouterr().out
+    assert "d20 on 8×H100" in bought and "11,219.8M tokens" in bought and "bpb, CORE 0.24" in bought
+    plan.main(["--depth=12"])
+    assert re.match(r"d12 on 8×H100 at MFU 0.39: .* min, \$", capsys.readouterr().out)
+    from nanochat.train import fit
+    asked = []
+    monkeypatch.setattr(fit, "tokens_per_second_here", lambda one: asked.append(one) or 10_000)
+    small = ["--vocab_size=2048", "--aspect_ratio=32", "--head_dim=64", "--max_seq_len=256", "--total_batch_size=4096"]
+    plan.main(["--gpu=here", "--minutes=60", *small])
+    found = capsys.readouterr().out
+    here = plan.Machine("this machine", 1, 10_000 * asked[0].flops_per_token, None, 1.0)
+    options = dict(vocab_size=2048, aspect_ratio=32, head_dim=64, sequence_len=256, total_batch_tokens=4096)
+    depth = plan.afford(60, here, "minutes", **options)[0].n_layer
+    assert f"60 minutes are enough for\n  d{depth} on 1×this machine" in found and asked[0].n_layer == 4
+    plan.main(["--gpu=here", "--depth=2", "--minutes=3", *small])
+    assert f" {3 * 60 * 10_000 // 4096} steps" in re.sub(" +", " ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("flags", [["--budget=5", "--depth=4"], ["--minutes=5", "--tokens_per_second=8"],
+                                   ["--minutes=5", "--num_iterations=8"], ["--budget=5", "--target_flops=1e18"],
+                                   ["--depth=4", "--minutes=5", "--num_iterations=8"]])
+def test_limits_that_contradict_each_other_are_refused(flags):
+    with pytest.raises(UserError, match="leave|give one"):
+        plan.main(flags)
+
+
+BAD_FLAGS = ["--depth=0", "--depth=-3", "--target-param-data-ratio=0", "--target_param_data_ratio=-1", "--minutes=0",
+             "--num_iterations=0", "--target_flops=0", "--max_seq_len=0", "--head_dim=1", "--aspect_ratio=0",
+             "--total_batch_size=-1", "--depht=3", "--depth=x", "--target_flops=nan", "--minutes=inf"]
+
+
+@pytest.mark.parametrize("flag", [*BAD_FLAGS, "--mfu=2", "--budget=0", "--tokens_per_second=0"])
 def test_the_command_refuses_at_parse_time(flag, capsys):
     with pytest.raises(SystemExit) as exit_:
         plan.main([flag])
+    assert exit_.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("flag", [*BAD_FLAGS, "--device_batch_size=0", "--device_batch_size=lots", "--matrix_lr=-1",
+                                  "--warmdown_fraction=1.5", "--keep=0", "--workers=-2", "--eval_tokens=0"])
+def test_pretraining_refuses_at_parse_time(flag, capsys):
+    from scripts import base_train
+    with pytest.raises(SystemExit) as exit_:
+        base_train.main([flag])
     assert exit_.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 

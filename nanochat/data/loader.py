@@ -5,9 +5,15 @@ A corpus is a sequence of groups of documents. A group is packed into rows on it
 the same stream: of every N micro-batches rank r keeps the r-th, so one rank that accumulates N micro-batches sees what
 N ranks see.
 """
+import multiprocessing
+import os
 import queue
+import signal
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -61,18 +67,21 @@ class ListCorpus:
 
 
 def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: int = 0, rank: int = 0,
-            world_size: int = 1, state: dict[str, int] | None = None, epochs: int | None = None) -> Iterator[Batch]:
-    """Micro-batches of `rows` rows of `sequence_len` tokens; endless, or `epochs` passes.
+            world_size: int = 1, state: dict[str, int] | None = None, epochs: int | None = None,
+            workers: int = 0) -> Iterator[Batch]:
+    """Micro-batches of `rows` rows of `sequence_len` tokens; endless, or `epochs` passes. `workers` processes tokenise
+    and pack groups ahead; 0 = the caller does. The batches are the same.
 
     Rows flow over the borders of groups and epochs, so only the very last batch can be short; then there may be none
     for the last ranks. UserError where a whole epoch has no row.
     """
     at = dict(state or START)
     held: list[np.ndarray] = []  # rows (row_len, 2) waiting for their batch
+    packed = _packed(corpus, sequence_len + 1, bos_id, _groups(corpus, at, epochs), workers)
     for epoch in _count(at["epoch"], epochs):
         empty = at["group"] == at["row"] == 0  # of a resumed epoch the rows may all have been seen
         for group in range(at["group"], corpus.num_groups()):
-            ids, mask = pack(corpus.group(group), sequence_len + 1, bos_id)
+            ids, mask = next(packed)
             order = np.random.default_rng((seed, epoch, group)).permutation(len(ids))
             for row in range(at["row"], len(ids)):
                 empty = False
@@ -94,6 +103,44 @@ def _count(first: int, epochs: int | None) -> Iterator[int]:
     while epochs is None or first < epochs:
         yield first
         first += 1
+
+
+def _groups(corpus: Corpus, at: dict[str, int], epochs: int | None) -> Iterator[int]:
+    """The groups in the order in which `batches` asks for them."""
+    for epoch in _count(at["epoch"], epochs):
+        yield from range(at["group"] if epoch == at["epoch"] else 0, corpus.num_groups())
+
+
+def _packed(corpus: Corpus, row_len: int, bos_id: int, groups: Iterator[int],
+            workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `pack` makes of each of `groups`, in order; at most two groups a worker are ahead."""
+    if not workers:
+        yield from (pack(corpus.group(group), row_len, bos_id) for group in groups)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would take CUDA's and other threads' state along
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (corpus, row_len, bos_id))
+    try:
+        ahead = deque(pool.submit(_pack_group, group) for group in islice(groups, 2 * workers))
+        while ahead:
+            packed = ahead.popleft().result()
+            ahead.extend(pool.submit(_pack_group, group) for group in islice(groups, 1))
+            yield packed
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(*corpus_row_len_bos: object) -> None:
+    """Ctrl-C is the trainer's to handle; a worker ends with the trainer, also when that is killed."""
+    global _work
+    _work = corpus_row_len_bos
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (trainer.join(), os._exit(1)), daemon=True).start()
+
+
+def _pack_group(group: int) -> tuple[np.ndarray, np.ndarray]:
+    corpus, row_len, bos_id = _work
+    return pack(corpus.group(group), row_len, bos_id)
 
 
 def _batch(held: list[tuple[np.ndarray, np.ndarray]], state: dict[str, int]) -> Batch:

@@ -34,6 +34,13 @@ class Batch:
         move = lambda t: None if t is None else pin(t).to(device, non_blocking=True)  # noqa: E731
         return Batch(move(self.ids), move(self.targets), self.state, move(self.weights))
 
+    def halves(self) -> list["Batch"]:
+        """The same rows as two batches; itself where it has but one."""
+        middle = len(self.ids) // 2
+        parts = [slice(0, middle), slice(middle, None)] if middle else [slice(None)]
+        return [Batch(self.ids[part], self.targets[part], self.state,
+                      None if self.weights is None else self.weights[part]) for part in parts]
+
 
 def pieces(document: Document, room: int, bos_id: int) -> list[Document]:
     """Cuts a document to pieces of at most `room` tokens. Later pieces get a <|bos|> in front, and their first own

@@ -1,11 +1,14 @@
 """Causal attention, by whichever kernel is fastest here.
 
 On a CPU with short rows a plain masked product, compiled, beats the fused kernel (128 wide, T = 256: 23 against 17
-thousand tokens per second, in training); everywhere else PyTorch's scaled_dot_product_attention picks FlashAttention,
-cuDNN or its own. Both are the same sum; tests/model/test_attention.py compares them.
+thousand tokens per second, in training); everywhere else PyTorch's scaled_dot_product_attention calls one of its
+kernels, and `choose` finds out at the start which of them really works here. All are the same sum;
+tests/model/test_attention.py compares them.
 """
 import torch
 import torch.nn.functional as F
+from torch.backends.cuda import enable_cudnn_sdp, enable_flash_sdp, enable_mem_efficient_sdp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 PLAIN_MAX_POSITIONS = 512  # a (T, T) product per head stays in cache up to about here
 
@@ -21,6 +24,41 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     if q.device.type == "cpu" and max(q.size(2), k.size(2)) <= PLAIN_MAX_POSITIONS:
         return plain(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+
+# The fastest first. (On a Hopper GPU cuDNN's is of the generation of FlashAttention 3, PyTorch's flash of 2.)
+KERNELS = {"cuDNN": (SDPBackend.CUDNN_ATTENTION, enable_cudnn_sdp),
+           "flash": (SDPBackend.FLASH_ATTENTION, enable_flash_sdp),
+           "memory-efficient": (SDPBackend.EFFICIENT_ATTENTION, enable_mem_efficient_sdp)}
+
+
+def choose(device: torch.device, dtype: torch.dtype, head_dim: int, positions: int) -> str:
+    """Makes the first kernel that works the one in use for causal rows, and says which it is.
+
+    A kernel works when a real call of this dtype, head width and length runs, forwards and backwards, and gives what
+    the definition gives: libraries load on GPUs on which their kernels then fail. Where none does: PyTorch's product.
+    """
+    if device.type == "cpu" and positions <= PLAIN_MAX_POSITIONS:
+        return "plain masked product"
+    if device.type == "mps":
+        return "PyTorch's kernel for Apple's GPUs"
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, positions, head_dim, generator=draw).to(device, dtype).requires_grad_() for _ in "qkv")
+    expected, failed = plain(q, k, v, None), []
+    for name in KERNELS if device.type == "cuda" else ["flash"]:
+        kernel, enable = KERNELS[name]
+        try:
+            with sdpa_kernel(kernel):
+                y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+                y.sum().backward()
+            error = float((y - expected).detach().abs().max())
+        except RuntimeError:
+            error = float("nan")
+        if error < 0.05:  # bf16 rounds sums of size 4 to 0.03
+            return f"{name} kernel" + (f" ({', '.join(failed)} not usable here)" if failed else "")
+        enable(False)
+        failed.append(name)
+    return "PyTorch's product of matrices, slow: no fused kernel works here"
 
 
 def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -162,6 +162,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, compute_dtype: torch.dtype = torch.float32):
         super().__init__()
         self.config, self.compute_dtype = config, compute_dtype
+        self.recompute = False  # True: blocks keep only their inputs for the backward pass and are computed again there
         self.model = Trunk(config)
         self.lm_head = Linear(config.n_embd, config.vocab_size)
         inverse = config.rope_base ** -(torch.arange(0, config.head_dim, 2, device="cpu") / config.head_dim)
@@ -213,7 +214,9 @@ class GPT(nn.Module):
                 scalars = self.model.residual_scalars[layer], self.model.embedding_scalars[layer]
                 x = scalars[0].to(x.dtype) * x + scalars[1].to(x.dtype) * x0
             embed = self.model.value_embeds[str(layer)] if self.config.has_value_embedding(layer) else None
-            x = block(x, None if embed is None else embed(ids).to(x.dtype), cos_sin, cache, mask)
+            inputs = x, None if embed is None else embed(ids).to(x.dtype), cos_sin, cache, mask
+            keep_little = self.recompute and torch.is_grad_enabled()
+            x = recompute(block, *inputs, use_reentrant=False) if keep_little else block(*inputs)
         return norm(x)
 
     def _previous(self, ids: torch.Tensor, before: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from nanochat.optim import adamw, muon
+from nanochat.optim.ranks import Slices, cut, gathered, ranks
 from nanochat.optim.schedule import Schedule
 
 
@@ -49,43 +50,74 @@ def groups_of(model: torch.nn.Module, *, matrix_lr: float, embedding_lr: float, 
 
 
 class Optimizer:
-    """Applies every group's rule. `dtype` is what Muon multiplies in."""
+    """Applies every group's rule, each rank to its slice of every group. `dtype` is what Muon multiplies in."""
 
     def __init__(self, groups: list[Group], dtype: torch.dtype = torch.float32):
         self.groups, self.dtype, self.updates = groups, dtype, 0
-        for group in groups:
-            group.state = (muon if group.rule == "muon" else adamw).state(group.params)
+        self.slices = [Slices(group.params, group.rule == "muon") for group in groups]
+        for group, part in zip(groups, self.slices):
+            group.state = (muon.state(part.mine, group.params[0]) if group.rule == "muon" else adamw.state(part.mine))
 
     @property
     def params(self) -> list[torch.nn.Parameter]:
         return [p for group in self.groups for p in group.params]
 
+    @torch.no_grad()
     def step(self, schedule: Schedule, step: int) -> None:
-        """One update from the gradients in `.grad`, which are dropped."""
+        """One update from the gradients in `.grad`, summed over ranks; they are dropped. A collective."""
         self.updates += 1
-        for group in self.groups:
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in group.params]
-            lr = group.lr * schedule.lr(step)
-            if group.rule == "muon":
-                muon.update(group.params, grads, group.state, lr=lr, momentum=schedule.momentum(step),
-                            weight_decay=group.weight_decay * (1 - step / schedule.steps), dtype=self.dtype)
-            else:
-                adamw.update(group.params, grads, group.state, step=self.updates, lr=lr, betas=group.betas,
-                             eps=group.eps, weight_decay=group.weight_decay)
+        sums = [part.summed_gradients() for part in self.slices]
+        spreading = []
+        for group, part, summed in zip(self.groups, self.slices, sums):
+            self._update(group, part.mine, summed(), schedule, step)
+            spreading.append(part.spread())
+        for wait in spreading:
+            wait()
         for p in self.params:
             p.grad = None
 
+    def _update(self, group: Group, params: list[torch.Tensor], grads: list[torch.Tensor], schedule: Schedule,
+                step: int) -> None:
+        lr = group.lr * schedule.lr(step)
+        if not params:  # fewer matrices than ranks
+            return
+        if group.rule == "muon":
+            muon.update(params, grads, group.state, lr=lr, momentum=schedule.momentum(step),
+                        weight_decay=group.weight_decay * (1 - step / schedule.steps), dtype=self.dtype)
+        else:
+            adamw.update(params, grads, group.state, step=self.updates, lr=lr, betas=group.betas, eps=group.eps,
+                         weight_decay=group.weight_decay)
+
+    @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "groups": [group.state for group in self.groups]}
+        """Copies on the CPU of the whole moments, however many ranks hold them; only the first rank's is filled. A
+        collective."""
+        groups: list[dict[str, Any]] = []
+        for group in self.groups:
+            groups.append({})
+            for name, value in group.state.items():
+                full = gathered(list(value), _like(group, value), group.rule == "muon")
+                if ranks()[0] == 0:
+                    copies = [tensor.detach().to("cpu", copy=True) for tensor in full]
+                    groups[-1][name] = torch.stack(copies) if torch.is_tensor(value) else copies
+        return {"updates": self.updates, "groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over moments saved from the same model; ValueError where shapes differ."""
+        """Takes over moments saved from the same model, on any number of ranks; ValueError where shapes differ."""
         self.updates = state["updates"]
         for group, saved in zip(self.groups, state["groups"], strict=True):
             for name, value in saved.items():
-                mine = group.state[name]
-                for target, source in zip(*([mine], [value]) if torch.is_tensor(mine) else (mine, value), strict=True):
-                    if target.shape != source.shape:
+                mine, whole = group.state[name], group.rule == "muon"
+                for source, p in zip(value, _like(group, mine), strict=True):
+                    if source.shape != p.shape:
                         raise ValueError(f"optimizer state {name} has shape {tuple(source.shape)}, "
-                                         f"not {tuple(target.shape)}")
+                                         f"not {tuple(p.shape)}")
+                for target, source in zip(mine, cut(list(value), whole, *ranks()), strict=True):
                     target.copy_(source)
+
+
+def _like(group: Group, value: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors with the shapes that a moment has for every parameter of the group, also those of other ranks."""
+    if not torch.is_tensor(value):
+        return list(group.params)
+    return [value.new_empty(()).expand(value.shape[1:])] * len(group.params)

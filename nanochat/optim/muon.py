@@ -22,12 +22,16 @@ POLAR_EXPRESS = (
 )
 
 
-def state(params: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """For n matrices (rows, columns): momentum (n, rows, columns) and the running squares of rows or columns."""
-    rows, columns = params[0].shape
+def state(params: list[torch.Tensor], like: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    """For n matrices (rows, columns): momentum (n, rows, columns) and the running squares of rows or columns.
+
+    `like` is a matrix of their shape, for a rank that has none of them.
+    """
+    like = params[0] if like is None else like
+    rows, columns = like.shape
     square = (len(params), rows, 1) if rows >= columns else (len(params), 1, columns)
-    return {"momentum": torch.zeros(len(params), rows, columns, device=params[0].device),
-            "square": torch.zeros(square, device=params[0].device)}
+    return {"momentum": torch.zeros(len(params), rows, columns, device=like.device),
+            "square": torch.zeros(square, device=like.device)}
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

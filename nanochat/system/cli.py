@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat.system.files import UserError
@@ -32,13 +32,14 @@ class flag:  # noqa: N801 (reads as a word in `parse(..., depth=flag(20, "layers
     at_least: float | None = None
     at_most: float | None = None
     short: str = ""
+    words: dict[str, Any] = field(default_factory=dict)  # that stand for a value: {"auto": -1}
 
     def check(self, name: str, value: Any) -> str:
         """What is wrong with `value`, or ""."""
         if self.choices and value not in self.choices:
             known = ", ".join(str(one) for one in self.choices if one != "")
             return f"--{name}={value} is unknown; choose one of {known}"
-        if self.at_least is not None and value < self.at_least and value != self.default:
+        if self.at_least is not None and value < self.at_least and value not in (self.default, *self.words.values()):
             return f"--{name}={value} is too small; give at least {self.at_least}"
         if self.at_most is not None and value > self.at_most:
             return f"--{name}={value} is too large; give at most {self.at_most}"
@@ -97,11 +98,14 @@ def _add(parser: argparse.ArgumentParser, name: str, one: flag) -> None:
         group.add_argument(*names, dest=name, action="store_true", default=one.default, help=help_text)
         group.add_argument(f"--no_{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
         return
-    parser.add_argument(*names, dest=name, type=_reader(type(one.default)), default=one.default, help=help_text)
+    parser.add_argument(*names, dest=name, type=_reader(type(one.default), one.words), default=one.default,
+                        help=help_text)
 
 
-def _reader(kind: type) -> Callable[[str], Any]:
+def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:
     def read(text: str) -> Any:
+        if text in words:
+            return words[text]
         if kind is int:  # 2_000_000 and 2e9 are easier to check by eye than 2000000000
             try:
                 value = int(text)

@@ -36,6 +36,34 @@ def detect() -> Hardware:
     return Hardware(_cpu_name(), usable_cores(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None)
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had on `device`: on a GPU those of the driver and of PyTorch's own pool, else those of
+    the machine, or of the container that confines this process (Linux; half of all memory elsewhere)."""
+    if device.type == "cuda":
+        pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + pool
+    meminfo = _first_number("/proc/meminfo", "MemAvailable:")
+    limit, used = (_first_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    free = meminfo << 10 if meminfo else detect().memory_bytes // 2
+    return free if limit is None else min(free, limit - (used or 0))
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes this process ever held on `device`; on a processor, its whole memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return (_first_number("/proc/self/status", "VmHWM:") or 0) << 10
+
+
+def _first_number(path: str, label: str = "") -> int | None:
+    """The number after `label` at the beginning of a line; None where there is no such file, line or number."""
+    try:
+        with open(path, encoding="ascii") as lines:
+            return next((int(line.removeprefix(label).split()[0]) for line in lines if line.startswith(label)), None)
+    except (OSError, ValueError):
+        return None
+
+
 def usable_cores() -> int:
     """Cores this process may run on (a container may own fewer than the machine has)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -49,6 +49,10 @@ class Tokenizer:
                             f"{len(SPECIALS)} special tokens)")
         return cls(train.learn_tokens(texts, vocab_size - len(SPECIALS), digits), digits)
 
+    def __reduce__(self) -> tuple:
+        """For worker processes: its caches stay here."""
+        return Tokenizer, (self._tokens[:-len(SPECIALS)], self.digits)
+
     @property
     def pattern(self) -> str:
         return PATTERN % self.digits

@@ -8,6 +8,7 @@
 import hashlib
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,40 @@ FORMAT = 1
 RECIPES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds of model and optimizer: copies on the CPU, so that training may go on while they are
+    written. Filled on the main rank."""
+
+    config: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, Any] | None
+
+
+def snapshot(model: GPT, optimizer: Optimizer | None) -> Snapshot:
+    """Taken by all ranks together: each holds a part of the moments."""
+    weights = {name: p.detach().to("cpu", copy=True).contiguous() for name, p in model.named_parameters()
+               if log.is_main()}
+    return Snapshot(model.config.as_dict(), weights, optimizer and optimizer.state_dict())
+
+
 def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state: dict[str, Any]) -> Path:
-    """Writes `folder/step_…` (main rank; others return at once)."""
+    """Writes `folder/step_…` at once (main rank)."""
+    return write(folder, step, snapshot(model, optimizer), state)
+
+
+def write(folder: Path, step: int, taken: Snapshot, state: dict[str, Any]) -> Path:
+    """Writes `folder/step_…` whole or not at all (main rank; others return at once)."""
     target = Path(folder) / f"step_{step:06d}"
     if not log.is_main():
         return target
     with files.replacing(target) as temporary:
         temporary.mkdir()
-        files.write_json(temporary / "config.json", model.config.as_dict())
-        weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+        files.write_json(temporary / "config.json", taken.config)
         try:
-            save_file(weights, temporary / "model.safetensors")
-            if optimizer is not None:
-                torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+            save_file(taken.weights, temporary / "model.safetensors")
+            if taken.optimizer is not None:
+                torch.save(taken.optimizer, temporary / "optimizer.pt")
         except (SafetensorError, RuntimeError) as error:  # what these two make of a full disk
             raise OSError(f"no space left on device? ({str(error).splitlines()[0]})") from error
         digests = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}

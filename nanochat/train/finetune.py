@@ -9,7 +9,7 @@ from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
 from nanochat.system.cli import flag
 from nanochat.system.runtime import Runtime
-from nanochat.train import checkpoint
+from nanochat.train import checkpoint, fit
 from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
@@ -17,7 +17,8 @@ from nanochat.train.losses import can_compile, weighted_nll
 # Flags that mid_train and chat_sft share, with the defaults that differ between them filled in by the recipe.
 FLAGS: dict[str, Any] = dict(
     max_seq_len=flag(-1, "tokens in a row; −1 = as in pretraining", at_least=8),
-    device_batch_size=flag(32, "rows per micro-batch and rank; fewer where the total batch is smaller", at_least=1),
+    device_batch_size=flag(32, "rows per micro-batch and rank, fewer where the step has fewer; auto = what fits",
+                           at_least=1, words={"auto": -1}),
     num_iterations=flag(-1, "steps; −1 = one pass over the mixture", at_least=1),
     matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
     head_lr=flag(0.008, "AdamW at width 768", at_least=0), warmup_steps=flag(0, at_least=0),
@@ -39,14 +40,16 @@ def finetune(stage: str, source: str, args: Namespace, device: Runtime,
     """
     model, tokenizer, info = checkpoint.load_model(source, args.source_tag, device=device.device, dtype=device.dtype)
     documents = documents_of(tokenizer)
-    row = model.config.sequence_len if args.max_seq_len == -1 else min(args.max_seq_len, model.config.sequence_len)
-    rows = max(1, min(args.device_batch_size, args.total_batch_size // (device.world_size * row)))
-    accumulate = max(1, args.total_batch_size // (device.world_size * rows * row))
-    one_pass = sum(len(ids) for ids, _ in documents) // (accumulate * device.world_size * rows * row)
-    steps = max(1, one_pass) if args.num_iterations == -1 else args.num_iterations
     part = args.init_lr_frac
     optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr * part, embedding_lr=args.embedding_lr * part,
                                     head_lr=args.head_lr * part, scalar_lr=0.5 * part), device.dtype)
+    row = model.config.sequence_len if args.max_seq_len == -1 else min(args.max_seq_len, model.config.sequence_len)
+    most = max(1, args.total_batch_size // (device.world_size * row))
+    auto = args.device_batch_size < 0
+    rows = fit.rows_that_fit(model, row, most, device) if auto else fit.largest_divisor(most, args.device_batch_size)
+    accumulate = most // rows
+    one_pass = sum(len(ids) for ids, _ in documents) // (accumulate * device.world_size * rows * row)
+    steps = max(1, one_pass) if args.num_iterations == -1 else args.num_iterations
     journal = Journal(stage, args.model_tag or info["tag"], model, optimizer, steps=steps, resume=args.resume,
                       flags=vars(args), keep=args.keep)
     batches = loader.prefetched(loader.batches(

@@ -3,7 +3,7 @@
     for step in optimize(loss_of, optimizer, batches, schedule, steps=800, start=resumed.step):
         if due(step, args.eval_every): ...
 
-A generator owns accumulation, the averaging over ranks, the schedule, timing and "what is the last step"; evaluating,
+A generator owns accumulation, the summing over ranks, the schedule, timing and "what is the last step"; evaluating,
 sampling and saving are plain `if`s in the recipe. The loss of a step is the sum over all its targets divided by their
 number, counted over micro-batches and ranks: rows with few targets weigh little, and a step never divides by zero.
 """
@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
 from nanochat.data.packing import Batch
 from nanochat.optim import Optimizer, Schedule
+from nanochat.system import log
 from nanochat.system.files import UserError
 from nanochat.system.runtime import Runtime, all_reduce_sum, synchronize
 
@@ -35,6 +35,7 @@ class Step:
     state: dict[str, int]  # resumes the batches after this step
     lr: float  # the schedule's multiplier
     is_last: bool
+    waited: float = 0.0  # seconds of it, for the data
 
 
 def due(step: Step, every: int) -> bool:
@@ -46,21 +47,25 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
              steps: int, start: int = 0, accumulate: int = 1) -> Iterator[Step]:
     """Yields after each optimizer step of `accumulate` micro-batches.
 
-    Raises UserError when the loss is no finite number: the weights before that step are still in the last checkpoint.
+    Where memory runs out, this step and all later ones are made of half micro-batches; UserError where that is not
+    enough, and when the loss is no finite number: the weights before that step are still in the last checkpoint.
     """
+    halves = False
     for step in range(start, steps):
         started = time.perf_counter()
         micro = [next(batches) for _ in range(accumulate)]
+        waited = time.perf_counter() - started
         counts = [int((batch.targets >= 0).sum()) for batch in micro]  # before the move: a GPU would have to be awaited
         targets, tokens = all_reduce_sum([float(sum(counts)), float(sum(b.ids.numel() for b in micro))], runtime.device)
-        total = torch.zeros((), device=runtime.device)
-        for batch, count in zip(micro, counts, strict=True):
-            if not count:
-                continue  # RL pads its last micro-batches
-            loss = loss_of(batch.to(runtime.device))
-            (loss * (runtime.world_size / max(targets, 1.0))).backward()
-            total += loss.detach()
-        average_gradients(optimizer, runtime)
+        taught = [batch for batch, count in zip(micro, counts) if count]  # RL pads its last micro-batches
+        total = None if halves else _backward(loss_of, optimizer, taught, targets, runtime.device)
+        if total is None:
+            halves = True
+            total = _backward(loss_of, optimizer, [half for one in taught for half in one.halves()], targets,
+                              runtime.device)
+        if total is None:
+            raise UserError("out of memory with half of --device_batch_size too; lower it (as many micro-batches more, "
+                            "the same step), or give --recompute")
         loss = all_reduce_sum([float(total)], runtime.device)[0] / max(targets, 1.0)
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {step + 1}; the last checkpoint is intact: "
@@ -69,17 +74,22 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
             optimizer.step(schedule, step)
         synchronize(runtime.device)
         yield Step(step + 1, loss, time.perf_counter() - started, int(tokens), int(targets), micro[-1].state,
-                   schedule.lr(step), step + 1 == steps)
+                   schedule.lr(step), step + 1 == steps, waited)
 
 
-def average_gradients(optimizer: Optimizer, runtime: Runtime) -> None:
-    """Mean over ranks, in one flat buffer per dtype; nothing to do on one rank."""
-    if runtime.world_size == 1:
-        return
-    params = optimizer.params
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-    flat = torch._utils._flatten_dense_tensors(grads)
-    dist.all_reduce(flat)
-    flat /= runtime.world_size
-    for p, grad in zip(params, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
-        p.grad = grad
+def _backward(loss_of: LossOf, optimizer: Optimizer, micro: list[Batch], targets: float,
+              device: torch.device) -> torch.Tensor | None:
+    """Adds this rank's part of the gradient to `.grad`; the sum of its losses. None, and no gradient, where memory ran
+    out: no collective runs in here, so every rank may fail on its own."""
+    total = torch.zeros((), device=device)
+    try:
+        for batch in micro:
+            loss = loss_of(batch.to(device))
+            (loss * (1 / max(targets, 1.0))).backward()
+            total += loss.detach()
+        return total
+    except torch.OutOfMemoryError:
+        for p in optimizer.params:
+            p.grad = None
+        log.say(f"out of memory with {max(len(batch.ids) for batch in micro)} rows at a time; going on with half")
+        return None

@@ -1,4 +1,6 @@
 import itertools
+import multiprocessing
+import pickle
 import threading
 import time
 
@@ -104,6 +106,23 @@ def test_a_shard_that_disappears_is_one_line(tmp_path, tokenizer):
     (tmp_path / "shard.parquet").unlink()
     with pytest.raises(UserError, match="shard.parquet"):
         next(prefetched(batches(texts, 1, 8, tokenizer.bos_id)))
+
+
+def test_worker_processes_make_the_same_batches_and_raise_the_same_errors():
+    make = lambda documents, **more: batches(ListCorpus(documents, 5), 3, 5, BOS, seed=2, **more)  # noqa: E731
+    documents = list(corpus().documents)
+    made = make(documents, workers=1)
+    assert same(take(made, 20), take(make(documents), 20)), "several epochs"
+    made.close()
+    with pytest.raises(TypeError):
+        take(make([*documents[:9], None], workers=1), 20)
+    assert not multiprocessing.active_children(), "no worker outlives its loader"
+
+
+def test_a_corpus_of_text_can_be_given_to_worker_processes(tmp_path, tokenizer, sentences):
+    shards.write(tmp_path / "shard.parquet", sentences)
+    texts = TextCorpus([tmp_path / "shard.parquet"], tokenizer)
+    assert pickle.loads(pickle.dumps(texts)).group(0) == texts.group(0)
 
 
 def threads():

@@ -3,7 +3,10 @@ import gzip
 import hashlib
 import http.server
 import json
+import os
 import random
+import shutil
+import subprocess
 import sys
 import threading
 import types
@@ -153,6 +156,41 @@ def test_a_corrupt_shard_is_refused_and_the_others_are_kept(hub, tmp_path):
     hub.gets.clear()
     fetch(-1, tmp_path)
     assert hub.gets == ["shard_00001.parquet"]
+
+
+def disk_usage(free):
+    return lambda path: types.SimpleNamespace(total=free, used=0, free=free)
+
+
+def test_a_disk_without_room_is_said_before_the_first_byte(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources.shutil, "disk_usage", disk_usage(10**6))
+    with pytest.raises(UserError, match=r"has 0.0 GB free; the shards need 0.0 GB: take fewer .-n. or another folder"):
+        fetch(-1, tmp_path)
+    assert not hub.gets
+
+
+def test_a_disk_that_fills_up_holds_no_half_shard_and_goes_on_when_there_is_room(hub, tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or not shutil.which("mount") or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    monkeypatch.setattr(sources.shutil, "disk_usage", disk_usage(10**12))  # somebody else fills it while we fetch
+    try:
+        with pytest.raises(UserError, match="No space left on device") as raised:
+            fetch(-1, disk)
+        assert "\n" not in str(raised.value) and not (disk / "text/shard_00000.parquet").exists()
+        for path in (disk / "text").glob("*.parquet"):
+            assert path.read_bytes() == hub.contents[path.name]
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        hub.ranges.clear()
+        fetch(-1, disk)
+        asked = [where for name, where in hub.ranges if name == "shard_00000.parquet"]
+        assert asked and "bytes=0-" not in asked, "what was there of the large one is not fetched again"
+        for name, content in hub.contents.items():
+            assert (disk / "text" / name).read_bytes() == content
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_missing_file_ends_in_one_line_and_exit_code_one(hub, tmp_path, monkeypatch, capsys):

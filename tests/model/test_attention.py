@@ -59,3 +59,29 @@ def test_rows_up_to_the_limit_are_plain(monkeypatch):
     q = torch.zeros(1, 1, 513, 2)
     attention.attend(q, q, q, None)
     assert len(called) == 1
+
+
+@pytest.fixture
+def kernels_as_before():
+    yield
+    for _, enable in attention.KERNELS.values():
+        enable(True)
+
+
+def test_the_choice_is_said_and_rests_on_a_real_call(monkeypatch, kernels_as_before):
+    cpu = torch.device("cpu")
+    assert attention.choose(cpu, torch.float32, 8, 512) == "plain masked product"
+    assert attention.choose(cpu, torch.bfloat16, 16, 520) == "flash kernel"
+    real = F.scaled_dot_product_attention
+    for broken in (lambda *a, **k: real(*a, **k) + 1, fail):  # wrong numbers; "no kernel image for this device"
+        monkeypatch.setattr(F, "scaled_dot_product_attention", broken)
+        assert "no fused kernel works here" in attention.choose(cpu, torch.float32, 8, 520)
+        monkeypatch.undo()
+        assert not torch.backends.cuda.flash_sdp_enabled(), "and it is not used"
+        q, k, v = inputs(T=520, S=520)
+        assert (attention.attend(q, k, v, None) - attention.plain(q, k, v, None)).abs().max() < 1e-5
+        torch.backends.cuda.enable_flash_sdp(True)
+
+
+def fail(*_, **__):
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device")

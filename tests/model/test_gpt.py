@@ -149,6 +149,19 @@ def test_no_piece_is_larger_than_allowed(tiny_model, monkeypatch):
 
 
 @pytest.mark.parametrize("features", FEATURES)
+def test_computing_blocks_again_changes_no_bit(tiny_model, features):
+    results = []
+    for again in (False, True):
+        model = tiny_model(n_layer=3, **features)
+        model.recompute = again
+        loss = model.loss(*ids_and_targets(model))
+        loss.backward()
+        results.append((loss, [p.grad for p in model.parameters()]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1]))
+
+
+@pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("chunks", [[1] * 20, [7, 1, 1, 5, 6], [20]])
 def test_decoding_through_the_cache_is_the_full_forward(tiny_model, features, chunks):
     model = tiny_model(**features).eval()

@@ -1,8 +1,11 @@
-"""What every rank of test_ranks.py runs: `python ranks.py OUT`, with RANK, WORLD_SIZE and so on in the environment.
+"""What every rank of test_ranks.py runs: `python ranks.py OUT [CHECKPOINT]`, with RANK, WORLD_SIZE and so on in the
+environment.
 
-Supervised steps, then rollouts, then a validation pass; the main rank writes losses, weights and figures to OUT.
+Supervised steps, from the checkpoint on if one is named, with a checkpoint half way; then rollouts, then a validation
+pass. The main rank writes losses, weights and figures to OUT.
 """
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -13,11 +16,12 @@ from nanochat.model import GPT, GPTConfig
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
 from nanochat.system import runtime
+from nanochat.train import checkpoint
 from nanochat.train.loop import optimize
 from nanochat.train.losses import weighted_nll
 from nanochat.train.rollout import Rollouts
 
-STEPS, ROWS_PER_STEP = 12, 8
+STEPS, ROWS_PER_STEP = 50, 12
 
 
 def documents() -> ListCorpus:
@@ -36,7 +40,7 @@ def answers(prompts: list[list[int]], seed: int) -> list[list]:
     return [[answer(prompt, sample) for sample in range(3)] for prompt in prompts]
 
 
-def main(out: str) -> None:
+def main(out: str, resumed: str = "") -> None:
     device = runtime.start("cpu", "float32")
     torch.manual_seed(device.rank)  # nothing may depend on it
     model = GPT(GPTConfig(16, 64, 2, 2, 2, 16, 8)).init_weights(0).double()  # fp64: see learner() in conftest.py
@@ -44,10 +48,18 @@ def main(out: str) -> None:
     optimizer = Optimizer(groups_of(model, matrix_lr=0.02, embedding_lr=0.02, head_lr=0.002))
     loss_of = weighted_nll(model, compile=False)
     ranks = {"rank": device.rank, "world_size": device.world_size}
-    stream = batches(documents(), 2, 16, 0, **ranks)
-    steps = list(optimize(loss_of, optimizer, stream, Schedule(STEPS), runtime=device, steps=STEPS,
-                          accumulate=ROWS_PER_STEP // 2 // device.world_size))
-    losses = [(step.loss, step.tokens, step.targets, step.state["row"]) for step in steps]
+    start, place = 0, None
+    if resumed:
+        state = checkpoint.check(Path(resumed))
+        checkpoint.restore(Path(resumed), model, optimizer)
+        start, place = state["step"], state["loader"]
+    losses = []
+    for step in optimize(loss_of, optimizer, batches(documents(), 2, 16, 0, state=place, **ranks), Schedule(STEPS),
+                         runtime=device, steps=STEPS, start=start, accumulate=ROWS_PER_STEP // 2 // device.world_size):
+        losses.append((step.loss, step.tokens, step.targets, step.state["row"]))
+        if step.number == STEPS // 2:
+            checkpoint.save(Path(out).parent / f"from{device.world_size}", step.number, model, optimizer,
+                            {"loader": step.state})
 
     items, prompts = [{"question": str(n)} for n in range(11)], [[0, n] for n in range(11)]
     rollouts = Rollouts(answers, items, prompts, lambda item, text: float(int(text) % 3 == 0), device,
@@ -65,4 +77,4 @@ def main(out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from nanochat.system import files, paths
 from nanochat.system.files import UserError
 from nanochat.train import checkpoint
 from nanochat.train.journal import Journal
-from nanochat.train.loop import due, optimize
+from nanochat.train.loop import Step, due, optimize
 from nanochat.train.losses import weighted_nll
 
 FLAGS = {"depth": 2, "matrix_lr": 0.01, "run": "dummy", "resume": False, "save_every": 4, "keep": 1, "compile": True}
@@ -22,8 +23,8 @@ class Killed(BaseException):
 
 
 def recipe(learner, corpus, cpu, *, resume=False, kill_after=None, steps=STEPS, seed=0, save_every=4, keep=1,
-           **changed):
-    """What base_train does, in small."""
+           on_step=None, **changed):
+    """What base_train does, in small; `on_step` {6: f} calls f when step 6 is done and recorded."""
     model, optimizer = learner(seed)
     journal = Journal("base", "d2", model, optimizer, steps=steps, resume=resume,
                       flags={**FLAGS, "resume": resume, "save_every": save_every, "keep": keep, **changed}, keep=keep)
@@ -34,6 +35,7 @@ def recipe(learner, corpus, cpu, *, resume=False, kill_after=None, steps=STEPS, 
             journal.record(step, **{"val/bpb": step.loss / 2})
             if due(step, save_every):
                 journal.save(step)
+            (on_step or {}).get(step.number, int)()
             if step.number == kill_after:
                 raise Killed
         journal.finish(flops=123)
@@ -48,6 +50,10 @@ def curve():
 
 def saved():
     return [path.name for _, path in checkpoint.steps(paths.checkpoint_dir("base", "d2"))]
+
+
+def checkpoints():
+    return {path.name: path for _, path in checkpoint.steps(paths.checkpoint_dir("base", "d2"))}
 
 
 def weights():
@@ -85,7 +91,7 @@ def test_other_flags_are_refused_before_anything_changes(learner, corpus, cpu, b
     recipe(learner, corpus, cpu)
     before = curve(), weights()
     with pytest.raises(UserError, match=r"other flags: --depth=3 \(was 2\), --matrix_lr=0.02 \(was 0.01\); give"):
-        recipe(learner, corpus, cpu, resume=True, depth=3, matrix_lr=0.02)
+        recipe(learner, corpus, cpu, resume=True, depth=3, matrix_lr=0.02)  # a rate alone may change
     with pytest.raises(UserError, match=r"--new=1 \(was None\)"):
         recipe(learner, corpus, cpu, resume=True, new=1)
     assert (curve(), weights()) == before
@@ -127,12 +133,90 @@ def test_with_no_checkpoint_a_resumed_run_is_a_fresh_one(learner, corpus, cpu, b
     assert journal.start == 0 and journal.state is None and len(curve()) == STEPS
 
 
-def test_sigterm_stops_it_like_control_c(learner, cpu, base_dir):
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_it_and_stops(learner, corpus, cpu, base_dir, monkeypatch, sign):
+    recipe(learner, corpus, cpu)
+    expected, whole = curve(), weights()
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base_dir.parent / "again"))
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        recipe(learner, corpus, cpu, on_step={6: lambda: os.kill(os.getpid(), sign)})
+    assert saved() == ["step_000007"] and (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    _, _, journal = recipe(learner, corpus, cpu, resume=True)
+    assert journal.start == 7 and (curve(), weights()) == (expected, whole)
+
+
+def test_a_second_signal_does_not_wait(learner, base_dir):
     with pytest.raises(KeyboardInterrupt), Journal("base", "d2", *learner(), steps=5, resume=False, flags=FLAGS):
-        os.kill(os.getpid(), signal.SIGTERM)
-        torch.zeros(1).add_(1)  # the handler runs between two operations
-    assert signal.getsignal(signal.SIGTERM) == before
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            torch.zeros(1).add_(1)  # the handler runs between two operations
+        pytest.fail("still there")
+
+
+def test_checkpoints_are_written_while_training_goes_on(learner, corpus, cpu, base_dir, monkeypatch):
+    """The writer is held up until two steps later; what it then writes is the state of its own step."""
+    recipe(learner, corpus, cpu, steps=STEPS, save_every=4, keep=3)
+    expected = {name: (path / "model.safetensors").read_bytes() for name, path in checkpoints().items()}
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base_dir.parent / "again"))
+    may_write, write = threading.Event(), checkpoint.write
+    monkeypatch.setattr(checkpoint, "write", lambda *args: may_write.wait(60) and write(*args))
+    at_six = []
+    recipe(learner, corpus, cpu, keep=3, on_step={6: lambda: at_six.append(saved()) or may_write.set()})
+    assert at_six == [[]], "step 6 was reached although the checkpoint of step 4 was not written"
+    assert {name: (path / "model.safetensors").read_bytes() for name, path in checkpoints().items()} == expected
+
+
+def test_a_checkpoint_that_could_not_be_written_stops_the_run(learner, corpus, cpu, base_dir, monkeypatch):
+    def fail(*_):
+        raise UserError("cannot write: no space")
+
+    monkeypatch.setattr(checkpoint, "write", fail)
+    with pytest.raises(UserError, match="no space"):
+        recipe(learner, corpus, cpu)
+    assert len(curve()) == 8, "said at the next checkpoint"
+
+
+def step_of(number, loss, is_last=False):
+    return Step(number, loss, 1.0, 10, 10, {"epoch": 0, "group": 0, "row": 0}, 1.0, is_last)
+
+
+def test_a_loss_that_rises_and_stays_up_stops_the_run_with_the_checkpoint_before(learner, base_dir):
+    journal = Journal("base", "d2", *learner(), steps=90, resume=False, flags=FLAGS)
+    with journal, pytest.raises(UserError, match="rose from about 2 to 4 .* step 41 to 50; step_000040 is from before"):
+        for number in range(1, 90):
+            lone = number == 30  # one bad batch is no spike
+            journal.record(step_of(number, 9.0 if lone else 2.0 if number <= 40 else 4.0))
+            if number % 5 == 0:
+                journal.save(step_of(number, 2.0))
+    assert saved() == ["step_000040"] and journal.metrics.path.read_text().count("\n") == 50
+
+
+def test_a_falling_or_noisy_loss_is_no_spike_and_rl_has_none(learner, base_dir):
+    with Journal("base", "d2", *learner(), steps=900, resume=False, flags=FLAGS) as journal:
+        for number in range(1, 400):
+            journal.record(step_of(number, 7 / number**0.3 + (number % 7) / 10))
+    with Journal("rl", "d2", *learner(), steps=900, resume=False, flags=FLAGS) as journal:
+        for number in range(1, 100):
+            journal.record(step_of(number, -1.0 if number < 50 else 5.0))
+
+
+def test_broken_weights_are_never_saved(learner, base_dir):
+    model, optimizer = learner()
+    with Journal("base", "d2", model, optimizer, steps=9, resume=False, flags=FLAGS) as journal:
+        journal.save(step_of(1, 2.0))
+        with torch.no_grad():
+            model.lm_head.weight[0, 0] = float("inf")
+        with pytest.raises(UserError, match="infinite or NaN by step 2; .*--resume and lower"):
+            journal.save(step_of(2, 2.0))
+    assert saved() == ["step_000001"]
+
+
+def test_a_run_that_diverged_goes_on_with_other_rates(learner, corpus, cpu, base_dir, capsys):
+    with pytest.raises(Killed):
+        recipe(learner, corpus, cpu, kill_after=4)
+    recipe(learner, corpus, cpu, resume=True, matrix_lr=0.005)
+    assert "base: from here on with --matrix_lr=0.005 (was 0.01)" in capsys.readouterr().out
 
 
 def test_the_clock_goes_on_where_it_stopped(learner, corpus, cpu, base_dir):

@@ -1,4 +1,5 @@
 import itertools
+import time
 
 import pytest
 import torch
@@ -91,6 +92,50 @@ def test_padding_micro_batches_cost_no_pass_and_change_nothing(learner, corpus, 
         assert len(calls) == 2
         results.append((step.loss, [p.detach().clone() for p in model.parameters()]))
     assert results[0][0] == results[1][0] and all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1]))
+
+
+def out_of_memory_above(rows, loss_of, asked):
+    """As a GPU would: room for so many rows, in the middle of a step."""
+    def loss(batch):
+        asked.append(len(batch.ids))
+        if len(batch.ids) > rows and len(asked) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss_of(batch)
+    return loss
+
+
+def test_out_of_memory_halves_the_micro_batches_once_and_for_all(learner, corpus, cpu, capsys):
+    results = []
+    for rows in (4, 2):  # four rows at a time do not fit, which shows in the second micro-batch
+        model, optimizer = learner(double=True)
+        asked, loss_of = [], weighted_nll(model, False)
+        steps = list(optimize(out_of_memory_above(2, loss_of, asked), optimizer, batches(corpus, rows, 16, 0),
+                              Schedule(3), runtime=cpu, steps=3, accumulate=8 // rows))
+        results.append(([(step.loss, step.targets, step.state) for step in steps], list(model.parameters())))
+        assert asked == ([4, 4] if rows == 4 else []) + [2] * 12
+    (losses, weights), (expected, others) = results
+    assert losses == expected and all(torch.equal(a, b) for a, b in zip(weights, others))
+    assert capsys.readouterr().out.count("out of memory with 4 rows at a time; going on with half") == 1
+
+
+def test_out_of_memory_with_half_of_it_is_one_line(learner, corpus, cpu):
+    model, optimizer = learner()
+    with pytest.raises(UserError, match="half of --device_batch_size too; lower it"):
+        list(optimize(out_of_memory_above(0, weighted_nll(model, False), []), optimizer, batches(corpus, 4, 16, 0),
+                      Schedule(3), runtime=cpu, steps=3, accumulate=2))
+    assert optimizer.updates == 0
+
+
+def test_the_wait_for_data_is_counted(learner, corpus, cpu):
+    def slow():
+        for batch in batches(corpus, 2, 16, 0):
+            time.sleep(0.02)
+            yield batch
+
+    model, optimizer = learner()
+    steps = list(optimize(weighted_nll(model, False), optimizer, slow(), Schedule(2), runtime=cpu, steps=2,
+                          accumulate=2))
+    assert all(0.04 <= step.waited < step.seconds for step in steps)
 
 
 def test_due_at_every_nth_and_always_at_the_last():

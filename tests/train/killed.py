@@ -1,0 +1,41 @@
+"""What test_killed.py and test_nodes.py start and stop: `python killed.py STEPS [SECONDS_PER_STEP]`, a small training
+run that goes on where an earlier one stopped, on as many ranks as the environment says."""
+import sys
+import time
+
+import torch
+
+from nanochat.data.loader import ListCorpus, batches, prefetched
+from nanochat.model import GPT, GPTConfig
+from nanochat.optim import Optimizer, Schedule
+from nanochat.optim.groups import groups_of
+from nanochat.system import cli, runtime
+from nanochat.train.journal import Journal
+from nanochat.train.loop import due, optimize
+from nanochat.train.losses import weighted_nll
+
+ROWS_PER_STEP = 8
+
+
+def main(steps: int, pause: float) -> None:
+    device = runtime.start("cpu", "float32")
+    model = GPT(GPTConfig(16, 64, 2, 2, 2, 16, 8)).init_weights(0)
+    optimizer = Optimizer(groups_of(model, matrix_lr=0.02, embedding_lr=0.02, head_lr=0.002))
+    journal = Journal("base", "d2", model, optimizer, steps=steps, resume=True, flags={"steps": steps})
+    draw = torch.Generator().manual_seed(0)
+    documents = [[0, *torch.randint(1, 64, (3 + n % 17,), generator=draw).tolist()] for n in range(50)]
+    stream = prefetched(batches(ListCorpus([(one, [1] * len(one)) for one in documents], 16), 2, 16, 0,
+                                rank=device.rank, world_size=device.world_size, state=journal.state))
+    with journal:
+        for step in optimize(weighted_nll(model, False), optimizer, stream, Schedule(steps), runtime=device,
+                             steps=steps, start=journal.start, accumulate=ROWS_PER_STEP // 2 // device.world_size):
+            journal.record(step, **{"ranks": device.world_size})
+            if due(step, 7):
+                journal.save(step)
+            time.sleep(pause)
+        journal.finish()
+    device.close()
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(int(sys.argv[1]), float((sys.argv[2:] or ["0"])[0])))

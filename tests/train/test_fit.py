@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from nanochat.data import shards
+from nanochat.system import files, paths
+from nanochat.system.runtime import Runtime
+from nanochat.train import fit
+from nanochat.train.losses import weighted_nll
+
+
+def test_memory_grows_linearly_with_the_rows(tiny_model):
+    sizes = [fit.bytes_of_pass(tiny_model(), rows, 32) for rows in (1, 2, 3, 7)]
+    per_row = sizes[1] - sizes[0]
+    assert per_row > 0 and sizes[3] == pytest.approx(sizes[0] + 6 * per_row, rel=0.01)
+    logits = 32 * 64 * 4
+    assert per_row > logits, "the logits of a row are part of it"
+
+
+def test_as_many_rows_as_fit(tiny_model, cpu):
+    model = tiny_model()
+    one, two = (fit.bytes_of_pass(model, rows, 32) for rows in (1, 2))
+    for rows, found in ((1, 1), (2, 2), (5, 4), (8, 6), (100, 12)):  # of the divisors of 12
+        room = (one + (rows - 1) * (two - one)) / fit.USABLE + 1
+        assert fit.rows_that_fit(model, 32, 12, cpu, int(room)) == found
+    assert fit.rows_that_fit(model, 32, 12, cpu, 0) == 1, "there is nothing smaller to try"
+    assert fit.rows_that_fit(model, 32, 10**4, cpu, 10**12) == 125, "the largest divisor of 10⁴ below 4,096 tokens"
+    assert fit.rows_that_fit(model, 32, 4, cpu) == 4, "this machine has that much"
+
+
+def test_recomputing_keeps_less(tiny_model):
+    whole = tiny_model(n_layer=6)
+    kept = fit.bytes_of_pass(whole, 4, 32)
+    whole.recompute = True
+    assert fit.bytes_of_pass(whole, 4, 32) < 0.4 * kept
+
+
+def test_speed_is_counted_in_whole_steps(tiny_model, learner, cpu, monkeypatch):
+    """Passes of 2 s and updates of 1 s, after a first pass of 50: a step of 256 tokens is four passes and an update."""
+    clock, passes = [0.0], []
+    monkeypatch.setattr(fit.time, "perf_counter", lambda: clock[0])
+    model, optimizer = learner()
+    step = optimizer.step
+
+    def loss_of(batch):
+        clock[0] += 2 if passes else 50
+        passes.append(batch.ids.numel())
+        return weighted_nll(model, False)(batch)
+
+    def slow_step(*args):
+        clock[0] += 1
+        step(*args)
+
+    optimizer.step = slow_step
+    batch = fit.random_batch(2, 32, 64, cpu.device)
+    assert fit.tokens_per_second(loss_of, optimizer, batch, 256, cpu, seconds=30) == pytest.approx(256 / 9)
+    assert passes == [64] * 11
+
+
+@pytest.fixture
+def text(base_dir, tokenizer, sentences):
+    tokenizer.save(paths.tokenizer_dir())
+    for number in range(2):
+        shards.write(base_dir / f"data/text/shard_{number}.parquet", sentences * 40)
+    return base_dir
+
+
+SMALL = ("--depth=1", "--aspect_ratio=16", "--head_dim=8", "--max_seq_len=16", "--total_batch_size=64", "--no_compile",
+         "--device_type=cpu", "--dtype=float32", "--eval_tokens=64", "--seed=3")
+
+
+def test_minutes_become_steps_once_and_the_measuring_leaves_no_trace(text, monkeypatch, capsys):
+    from scripts import base_train
+    asked = []
+    measure = fit.tokens_per_second
+
+    def quick(*args, seconds):
+        assert seconds == pytest.approx(0.12)
+        asked.append(measure(*args, seconds=0.05))
+        return 6 * 64 / (0.02 * 60) + 1  # six steps in 0.02 minutes
+
+    monkeypatch.setattr(fit, "tokens_per_second", quick)
+    base_train.main([*SMALL, "--device_batch_size=auto", "--minutes=0.02"])
+    said = capsys.readouterr().out
+    assert "6 steps of 64 tokens" in said and "4 rows at a time" in said and "attention: plain" in said
+    folder = text / "checkpoints/base/d1/step_000006"
+    weights = (folder / "model.safetensors").read_bytes()
+    base_train.main([*SMALL, "--device_batch_size=2", "--minutes=0.02", "--resume"])
+    assert len(asked) == 1 and "goes on after step 6 of 6" in capsys.readouterr().out
+    base_train.main([*SMALL, "--device_batch_size=4", "--num_iterations=6", "--model_tag=again"])
+    assert (text / "checkpoints/base/again/step_000006/model.safetensors").read_bytes() == weights
+    line = files.read_jsonl(paths.results_dir("base") / "metrics.jsonl")[-1]
+    assert 0 <= line["speed/stall_fraction"] <= 1
+
+
+def test_every_rank_takes_what_fits_on_all(tiny_model, monkeypatch):
+    monkeypatch.setattr(fit, "all_reduce_sum", lambda values, device: [values[0], 2.0])  # the other rank has room for 2
+    assert fit.rows_that_fit(tiny_model(), 32, 8, Runtime(torch.device("cpu"), torch.float32, 0, 2), 10**9) == 2
