@@ -162,9 +162,12 @@ def stage_section(stage: str, missing: list[str]) -> str:
 
 def core_table(content: dict[str, Any]) -> str:
     """CORE, or what stands for it, task by task."""
-    rows = [[task, cell(score), show(score.get("centred", "–"))] for task, score in content.get("tasks", {}).items()]
-    rows.append([f"**{content.get('label', 'not finished')}**", "", show(content.get("value", "–"))])
-    return table(["task", "accuracy ± standard error (items)", "above chance"], rows)
+    rows = [[task, cell(score), show(score.get("baseline", "–")), show(score.get("centred", "–"))]
+            for task, score in content.get("tasks", {}).items()]
+    value = show(content.get("value", "–")) + (f" ± {show(content['stderr'])}" if "stderr" in content else "")
+    rows.append([f"**{content.get('label', 'not finished')}**", "", "", value])
+    missing = f"\n\nWithout {', '.join(content['missing'])}: no files." if content.get("missing") else ""
+    return table(["task", "accuracy ± standard error (items)", "baseline", "above chance"], rows) + missing
 
 
 def facts_table(facts: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Categorical tasks cost one forward pass: the answer is that of the letters on offer which has the largest logit after
 `<|assistant_start|>`. Prompts are batched by length and padded on the right, where causal attention never looks.
 Generative tasks are answered by the engine, greedily unless told otherwise, and graded from the text. Every rank takes
-every N-th item and the verdicts are gathered, so the score does not depend on the number of ranks.
+every N-th group of items and the verdicts are gathered; the score does not depend on the number of ranks.
 
 Not here: what is asked and what is right (tasks/), tables and files of scores (scripts/chat_eval.py).
 """
@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from nanochat.eval.share import gathered, mean_and_stderr, my_part
+from nanochat.eval.share import gathered, mean_and_stderr, my_groups
 from nanochat.system import files, log
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
 from tasks import Task
 
 CHAT_CORE = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval")
-Report = Callable[[int, int], None]  # called with this rank's (items done, items in all)
+Report = Callable[[int, int], None]  # called with (this rank's items done, items of all ranks)
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,17 @@ def evaluate(task: Task, engine, max_items: int = -1, *, split: str = "test", da
     chosen = list(range(len(items)))
     if 0 < max_items < len(items):
         chosen = sorted(random.Random(1337).sample(chosen, max_items))
-    mine = [(index, items[index]) for index in my_part(chosen)]
-    if task.kind == "categorical":
-        answers = _answer_by_letter(task, mine, engine, batch_size, report)
-    else:
-        answers = _answer_in_words(task, mine, engine, report, samples=samples, temperature=temperature, top_k=top_k,
-                                   seed=seed, max_tokens=max_tokens or task.max_tokens)
-    records = sorted(gathered(list(answers)), key=lambda record: record["item"])
+    sampling = {"samples": samples, "temperature": temperature, "top_k": top_k, "seed": seed,
+                "max_tokens": max_tokens or task.max_tokens}
+    records, done = [], 0
+    by_letter = task.kind == "categorical"
+    for group in my_groups(chosen, 128 if by_letter else 4 * engine.max_rows):  # finished rows are to be replaced
+        numbered = [(index, items[index]) for index in group]
+        records += (_answer_by_letter(task, numbered, engine, batch_size) if by_letter else
+                    _answer_in_words(task, numbered, engine, sampling))
+        done += len(group)
+        report(done, len(chosen))
+    records = sorted(gathered(records), key=lambda record: record["item"])
     if save_to and log.is_main():
         files.write_jsonl(save_to, records)
     return _score(task, records)
@@ -80,8 +84,7 @@ def chat_core(scores: dict[str, dict]) -> float | None:
 
 
 @torch.inference_mode()
-def _answer_by_letter(task: Task, numbered: Sequence[tuple[int, dict]], engine, batch_size: int,
-                      report: Report) -> Iterator[dict]:
+def _answer_by_letter(task: Task, numbered: Sequence[tuple[int, dict]], engine, batch_size: int) -> Iterator[dict]:
     model, tokenizer = engine.model, engine.tokenizer
     device, room = next(model.parameters()).device, model.config.sequence_len
     prompts = [chat.render_prompt(tokenizer, task.conversation(item)) for _, item in numbered]
@@ -98,7 +101,6 @@ def _answer_by_letter(task: Task, numbered: Sequence[tuple[int, dict]], engine, 
             letters = task.letters(item)
             best = logits[[_single_id(tokenizer, letter) for letter in letters]].argmax().item()
             yield _record(task, index, item, letters[best], too_long=len(prompts[i]) > room)
-        report(first + len(batch), len(order))
 
 
 def _single_id(tokenizer, letter: str) -> int:
@@ -107,19 +109,14 @@ def _single_id(tokenizer, letter: str) -> int:
     return ids[0]
 
 
-def _answer_in_words(task: Task, numbered: Sequence[tuple[int, dict]], engine, report: Report,
-                     **sampling: Any) -> Iterator[dict]:
+def _answer_in_words(task: Task, numbered: Sequence[tuple[int, dict]], engine,
+                     sampling: dict[str, Any]) -> Iterator[dict]:
     room = engine.model.config.sequence_len
-    at_once = 4 * engine.max_rows  # enough for finished rows to be replaced, little enough to see progress
-    for first in range(0, len(numbered), at_once):
-        part = numbered[first:first + at_once]
-        prompts = [chat.render_prompt(engine.tokenizer, task.conversation(item)) for _, item in part]
-        answers = engine.generate(prompts, **sampling)
-        for (index, item), prompt, completions in zip(part, prompts, answers):
-            for one in completions:
-                yield _record(task, index, item, one.text, too_long=len(prompt) >= room, tool_calls=one.tool_calls,
-                              stop_reason=one.stop_reason)
-        report(first + len(part), len(numbered))
+    prompts = [chat.render_prompt(engine.tokenizer, task.conversation(item)) for _, item in numbered]
+    for (index, item), prompt, completions in zip(numbered, prompts, engine.generate(prompts, **sampling)):
+        for one in completions:
+            yield _record(task, index, item, one.text, too_long=len(prompt) >= room, tool_calls=one.tool_calls,
+                          stop_reason=one.stop_reason)
 
 
 def _record(task: Task, index: int, item: dict, completion: str, **facts: Any) -> dict:
