@@ -26,7 +26,7 @@ WORDS = "the a cat dog man sun hat mat ate sat ran saw on in of to and red big o
 
 def main() -> None:
     args = cli.parse(
-        None, __doc__, items=flag(2000, "questions", at_least=1), shots=flag(2, "examples before each", at_least=0),
+        None, __doc__, items=flag(2000, "questions", at_least=1), shots=flag(5, "examples before each", at_least=0),
         threads=flag(1, at_least=1), source=flag("", "a stage's model", choices=("", *paths.STAGES)),
         task=flag("arc_easy", "of core_tasks.yaml, with --source"), device_type=flag("cpu", "cuda, mps or cpu"))
     torch.set_num_threads(args.threads)

@@ -75,7 +75,7 @@ def slow_verdicts(model, tokenizer, kind, items, shots, delimiter, key) -> list[
 @pytest.mark.parametrize(("shots", "delimiter"), [(0, " "), (2, "\nAnswer: ")])
 def test_equals_the_slow_twin(model, tokenizer, monkeypatch, kind, shots, delimiter):
     items = make_items(kind)
-    monkeypatch.setattr(core, "TOKENS_AT_ONCE", 400)  # several batches
+    monkeypatch.setitem(core.TOKENS_AT_ONCE, "cpu", 400)  # several batches
     monkeypatch.setattr(core, "LOGITS_AT_ONCE", 7 * tokenizer.vocab_size)  # spans are cut
     result = core.evaluate_task(model, tokenizer, task_of(kind, shots, delimiter), items)
     expected = slow_verdicts(model, tokenizer, kind, items, shots, delimiter, "gold")
