@@ -32,14 +32,14 @@ FLAGS: dict[str, Any] = dict(
 
 
 def finetune(stage: str, source: str, args: Namespace, device: Runtime,
-             documents_of: Callable[[Any], list[Document]]) -> None:
-    """Trains `stage` from the newest checkpoint of `source` on `documents_of(tokenizer)`, and saves it.
+             documents_of: Callable[[Any, int], list[Document]]) -> None:
+    """Trains `stage` from the newest checkpoint of `source` on `documents_of(tokenizer, tokens in a row)`; saves it.
 
     Rates are those of pretraining times `args.init_lr_frac`; the optimizer starts afresh.
     """
     model, tokenizer, info = checkpoint.load_model(source, args.source_tag, device=device.device, dtype=device.dtype)
-    documents = documents_of(tokenizer)
     row = model.config.sequence_len if args.max_seq_len == -1 else min(args.max_seq_len, model.config.sequence_len)
+    documents = documents_of(tokenizer, row + 1)
     rows = max(1, min(args.device_batch_size, args.total_batch_size // (device.world_size * row)))
     accumulate = max(1, args.total_batch_size // (device.world_size * rows * row))
     one_pass = sum(len(ids) for ids, _ in documents) // (accumulate * device.world_size * rows * row)

@@ -11,7 +11,7 @@ from nanochat.train.journal import Journal
 @pytest.fixture
 def documents(tokenizer, sentences):
     """Sixty conversations of one sentence, of which the second half is to be learnt."""
-    def make(_):
+    def make(*_):
         ids = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in sentences]
         return [(one, [int(i > len(one) // 2) for i in range(len(one))]) for one in ids] * 12
 
@@ -34,7 +34,7 @@ def settings(**changed):
 def test_it_starts_from_the_source_and_saves_a_stage(base, documents, cpu, tokenizer):
     finetune("sft", "base", settings(device_batch_size=4), cpu, documents)
     model, _, state = checkpoint.load_model("sft")
-    tokens = sum(len(ids) for ids, _ in documents(None))
+    tokens = sum(len(ids) for ids, _ in documents())
     assert state["tag"] == "d2" and state["step"] == tokens // 512 and state["tokens"] == state["step"] * 512
     rows = files.read_jsonl(paths.results_dir("sft") / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, state["step"] + 1))
