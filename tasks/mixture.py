@@ -54,15 +54,15 @@ def documents(spec: str, tokenizer, *, own: str = "", max_tokens: int | None = N
     data_dir = data_dir or paths.data_dir()
     weights = parse(spec) or {name: 1.0 for name in everything(data_dir)}
     path, _, passes = own.partition("*")
-    own_rows = conversations.read(Path(path)) if path else []
+    own_conversations = conversations.read(Path(path)) if path else []
     if path:
         weights[path] = parse(f"own*{passes or 1}", "--conversations")["own"]
     found: list[Document] = []
     for name, weight in weights.items():
         rng = random.Random(f"{seed} {name}")
-        rows = own_rows if path and name == path else _rows(name, data_dir)
+        there = own_conversations if path and name == path else rows(name, data_dir)
         whole, part = divmod(weight, 1)
-        chosen = rows * int(whole) + rng.sample(rows, round(part * len(rows)))
+        chosen = there * int(whole) + rng.sample(there, round(part * len(there)))
         rendered = [_render(row, tokenizer, learn_all, max_tokens) for row in chosen]
         kept = [document for document, _ in rendered if document[0]]
         cut, dropped = sum(was_cut for _, was_cut in rendered), len(rendered) - len(kept)
@@ -95,14 +95,14 @@ def known(data_dir: Path) -> list[str]:
     return ["text", *sorted({*chat_files(data_dir), *tasks.names()})]
 
 
-def _rows(name: str, data_dir: Path) -> list[dict]:
+def rows(name: str, data_dir: Path) -> list[dict]:
     """Rows {"messages"} or {"text"} of one source."""
     if name == "text":
         return [{"text": text} for text in shards.iter_texts(shards.train_shards(data_dir))]
     if name in chat_files(data_dir):
-        rows = files.read_jsonl(_chat(data_dir, name))
-        if rows and "messages" in rows[0]:
-            return rows
+        found = files.read_jsonl(_chat(data_dir, name))
+        if found and "messages" in found[0]:
+            return found
     if name not in tasks.names():
         raise UserError(f"--mixture: there is no source {name!r}; known: {', '.join(known(data_dir))}")
     task = tasks.find(name)
