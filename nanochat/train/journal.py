@@ -20,7 +20,8 @@ from nanochat.train import checkpoint
 from nanochat.train.loop import Step
 
 # Flags that may differ between a run and its resumption; every other flag decides the numbers.
-FREE_FLAGS = {"resume", "save_every", "keep", "eval_every", "run", "device_type", "compile"}
+FREE_FLAGS = {"resume", "save_every", "keep", "eval_every", "run", "device_type", "compile",
+              "eval_questions"}
 
 
 class Journal:
