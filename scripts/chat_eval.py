@@ -2,6 +2,8 @@
 
     python -m scripts.chat_eval -i sft                      all tasks whose files are in the data folder
     python -m scripts.chat_eval -i rl -a "GSM8K|ARC-Easy" -x 200
+    python -m scripts.chat_eval -i sft -a MMLU              one exam: its subjects as well
+    python -m scripts.chat_eval -i rl -a GSM8K -n 8 -t 1    pass@1, 2, 4, 8
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_eval -- -i mid
 """
 import time
@@ -92,13 +94,17 @@ def scores_so_far(path: Path, about: dict) -> dict[str, dict]:
 
 def show(source: str, table: dict[str, dict]) -> None:
     """The scores as a table on the terminal."""
-    view = Table("task", "accuracy", "± s.e.", "chance", "items", "tool use", "right with tool",
+    view = Table("task", "accuracy", "± s.e.", "chance", "items", "tool use", "right with tool", "pass@k",
                  title=f"exams of {source}")
     for name, score in table.items():
         optional = [score.get("tool_use"), score.get("accuracy_with_tool")]
         view.add_row(tasks.find(name).title, *(f"{score[key]:.3f}" for key in ("accuracy", "stderr", "chance")),
-                     f"{score['num_items']:,}", *("" if value is None else f"{value:.3f}" for value in optional))
+                     f"{score['num_items']:,}", *("" if value is None else f"{value:.3f}" for value in optional),
+                     " ".join(f"{k}: {value:.3f}" for k, value in score.get("pass_at", {}).items()))
     Console().print(view)
+    if len(table) == 1:
+        for group, (accuracy, answers) in next(iter(table.values())).get("groups", {}).items():
+            log.say(f"  {group:40} {accuracy:.3f} of {answers:,}")
 
 
 if __name__ == "__main__":

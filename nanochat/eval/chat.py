@@ -10,6 +10,7 @@ Not here: what is asked and what is right (tasks/), tables and files of scores (
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ def evaluate(task: Task, engine, max_items: int = -1, *, split: str = "test", da
              report: Report = lambda done, total: None) -> Score:
     """How `engine.model` does on all items of a task, or on `max_items` drawn at random, the same for every model.
 
-    With `samples` > 1 every question is answered that often (give a temperature): accuracy is the mean over them, and
-    extra["pass_at_k"] the part of the questions with at least one right answer. `max_tokens` of an answer: None =
-    as the task says. `save_to` gets a JSON line per answer.
+    With `samples` > 1 every question is answered that often (give a temperature): accuracy is the mean over them,
+    extra["pass_at"][k] the chance that one of k answers is right (Chen et al. 2021, equation 1), extra["pass_at_k"] that
+    of all. `max_tokens` of an answer: None = as the task says. `save_to` gets a JSON line per answer.
     """
     items = task.load(split, data_dir)
     if not items:
@@ -134,7 +135,11 @@ def _score(task: Task, records: list[dict]) -> Score:
     accuracy, stderr = mean_and_stderr([sum(own) / len(own) for own in verdicts.values()])
     extra = _extra(task, records)
     if len(records) > len(verdicts):
-        extra["pass_at_k"] = mean_and_stderr([any(own) for own in verdicts.values()])[0]
+        samples = len(records) // len(verdicts)
+        extra["pass_at"] = {k: mean_and_stderr([1 - comb(samples - sum(own), k) / comb(samples, k)
+                                                for own in verdicts.values()])[0]
+                            for k in sorted({2 ** power for power in range(samples.bit_length())} | {samples})}
+        extra["pass_at_k"] = extra["pass_at"][samples]
     return Score(accuracy, len(verdicts), stderr, task.chance, extra)
 
 
