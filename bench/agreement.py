@@ -35,16 +35,17 @@ def main() -> None:
     theirs = harness(model.eval(), info["path"], args.batch_size)
     known = {task.label: task for task in core.read_tasks(paths.data_dir())}
     print(f"{info['path']}: {sum(p.numel() for p in model.parameters()):,} parameters, {args.shots} shots")
-    print("| task | items | same by sum | same by CORE's mean | largest difference of a log-likelihood, nats |")
-    print("|---|---:|---:|---:|---:|")
+    print("| task | items | too long | same by sum | same by CORE's mean | largest difference, nats |")
+    print("|---|---:|---:|---:|---:|---:|")
     explained = []
     for label in args.tasks.split("|"):
         items = files.read_jsonl(known[label].path)
         task = core.CoreTask(label, known[label].path, known[label].kind, args.shots, known[label].delimiter)
-        found = compare(model, tokenizer, theirs, task, items, range(len(items))[:args.items if args.items > 0 else None])
+        chosen = range(len(items) if args.items < 0 else min(args.items, len(items)))
+        found = compare(model, tokenizer, theirs, task, items, chosen)
         explained += [f"{label} {line}" for line in found.explained]
         same = [f"{part / found.items:.2%}" for part in (found.same_sum, found.same_mean)]
-        print(f"| {label} | {found.items:,} | {' | '.join(same)} | {found.largest:.1e} |", flush=True)
+        print(f"| {label} | {found.items:,} | {found.too_long:,} | {' | '.join(same)} | {found.largest:.1e} |", flush=True)
     print("\n".join(explained) or "no difference to explain")
 
 
@@ -60,28 +61,32 @@ def harness(model, path: str, batch_size: int = 16):
         max_position_embeddings=c.sequence_len, rms_norm_eps=1e-6, final_logit_softcapping=c.softcap,
         rope_parameters={"rope_type": "default", "rope_theta": c.rope_base}, attention_bias=False,
         tie_word_embeddings=False))
-    peer.load_state_dict(load_file(Path(path) / "model.safetensors"), strict=True)  # UserError's place: not portable
+    peer.load_state_dict(load_file(Path(path) / "model.safetensors"), strict=True)  # fails unless portable
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(paths.tokenizer_dir())
     return HFLM(pretrained=peer.eval(), tokenizer=tokenizer, device="cpu", batch_size=batch_size,
                 max_length=c.sequence_len, add_bos_token=False)
 
 
 def compare(model, tokenizer, theirs, task: core.CoreTask, items: list[dict], chosen) -> SimpleNamespace:
-    """items, same_sum, same_mean, largest (nats), explained: a line for every item on which the programs differ."""
-    found = SimpleNamespace(items=0, same_sum=0, same_mean=0, largest=0.0, explained=[])
-    whole = [core.rows_of(tokenizer, task, items, index) for index in chosen]
-    fitted = [core.crop(rows, model.config.sequence_len) for rows in whole]
-    ours = core.score(model, [core.tree(rows) for rows in fitted])
-    sums = ask(theirs, [pair for index in chosen for pair in texts(task, items, index)])
-    tokens = theirs._loglikelihood_tokens([(("", ""), row.ids[:row.start], row.ids[row.start:]) for rows in fitted
-                                           for row in rows], disable_tqdm=True)
+    """items, same_sum, same_mean, largest (nats), explained: a line for every item on which the programs differ.
+
+    Items longer than the context are `too_long`: the programs cut them in different ways, or refuse them.
+    """
+    rows_of = {index: core.rows_of(tokenizer, task, items, index) for index in chosen}
+    fitting = {index: rows for index, rows in rows_of.items()
+               if max(len(row.ids) for row in rows) <= model.config.sequence_len}
+    found = SimpleNamespace(items=len(fitting), too_long=len(rows_of) - len(fitting), same_sum=0, same_mean=0,
+                            largest=0.0, explained=[])
+    ours = core.score(model, [core.tree(rows) for rows in fitting.values()])
+    sums = ask(theirs, [pair for index in fitting for pair in texts(task, items, index)])
+    tokens = theirs._loglikelihood_tokens([(("", ""), row.ids[:row.start], row.ids[row.start:])
+                                           for rows in fitting.values() for row in rows], disable_tqdm=True)
     at = 0
-    for index, rows, full, mine in zip(chosen, fitted, whole, ours):
+    for (index, rows), mine in zip(fitting.items(), ours):
         part = slice(at, at := at + len(rows))
         lengths = [row.end - row.start for row in rows]
         nats = [mean * length for (mean, _), length in zip(mine, lengths)]
         other = [-total for total, _ in tokens[part]]
-        found.items += 1
         found.largest = max(found.largest, *(abs(a - b) for a, b in zip(nats, other)))
         if task.kind == "language_modeling":
             verdicts = (mine[0][1], sums[part][0][1], mine[0][1], tokens[part][0][1])
@@ -95,8 +100,8 @@ def compare(model, tokenizer, theirs, task: core.CoreTask, items: list[dict], ch
         found.same_mean += verdicts[2] == verdicts[3]
         for rule, one, two, distance in (("sum", *verdicts[:2], gaps[0]), ("mean", *verdicts[2:], gaps[1])):
             if one != two:
-                cause = ("cut to the context" if rows != full else f"a tie, {distance:.1e} nats" if distance < TIE_NATS
-                         else why(theirs, task, items, index, full))
+                tie = distance < TIE_NATS
+                cause = f"a tie, {distance:.1e} nats" if tie else why(theirs, task, items, index, rows)
                 found.explained.append(f"item {index}, by {rule}: {one} and {two} ({cause})")
     return found
 

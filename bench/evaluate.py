@@ -51,8 +51,10 @@ def main() -> None:
     alone_seconds = time.perf_counter() - started
     rest = iter(alone)
     same = sum(choice(scores) == choice([next(rest) for _ in scores]) for scores in batched)
-    print(f"{len(items):,} items, {len(alone):,} rows of {sum(len(row.ids) for rows in whole for row in rows):,} tokens, "
-          f"{sum(len(core.tree(rows).ids) for rows in whole):,} where the shared stand once; rendered in {rendering:.1f} s")
+    tokens, tree_tokens = (sum(len(row.ids) for rows in whole for row in rows),
+                           sum(len(core.tree(rows).ids) for rows in whole))
+    print(f"{len(items):,} items, {len(alone):,} rows of {tokens:,} tokens, {tree_tokens:,} with the shared ones once; "
+          f"rendered in {rendering:.1f} s")
     print(f"row by row {alone_seconds:.2f} s, batched {batched_seconds:.2f} s: "
           f"{alone_seconds / batched_seconds:.1f} times as fast, {same:,} of {len(items):,} choices the same")
 

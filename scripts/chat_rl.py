@@ -41,8 +41,7 @@ def flags(argv: list[str] | None):
         matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
         head_lr=flag(0.008, "AdamW at width 768", at_least=0), init_lr_frac=flag(0.05, "of those rates", at_least=0),
         warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
-        lora=flag(0, "train thin matrices of this rank beside the blocks' own, to save memory; 0 = train everything",
-                  at_least=0),
+        lora=flag(0, "train thin matrices of this rank beside the blocks', to save memory; 0 = train all", at_least=0),
         eval_every=flag(-1, "steps between tests; −1 = none", at_least=1),
         eval_questions=flag(400, "of the task's test items, --num_samples answers to each", at_least=1),
         save_every=flag(-1, "steps between checkpoints; −1 = only at the end"),
@@ -106,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
                                                           device.device)
             journal.record(step, **rollouts.stats, **numbers)
             if log.is_main() and (numbers or due(step, args.save_every)):
-                files.write_jsonl(paths.results_dir("rl") / "samples" / f"step_{step.number:06d}.jsonl", rollouts.samples)
+                kept = paths.results_dir("rl") / "samples" / f"step_{step.number:06d}.jsonl"
+                files.write_jsonl(kept, rollouts.samples)
             if due(step, args.save_every):
                 journal.save(step)
                 if log.is_main():

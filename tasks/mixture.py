@@ -16,8 +16,8 @@ import tasks
 from nanochat.data import shards
 from nanochat.data.packing import Document
 from nanochat.system import files, log, paths
-from nanochat.system.files import UserError
 from nanochat.system.cli import flag
+from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
 from tasks import conversations
 
@@ -110,7 +110,7 @@ def rows(name: str, data_dir: Path) -> list[dict]:
 
 
 def _render(row: dict, tokenizer, learn_all: bool, max_tokens: int | None) -> tuple[Document, bool]:
-    """Ids and mask, and whether something had to go; ([], []) when nothing to learn was left. Text is cut by packing."""
+    """Ids and mask, and whether something had to go; ([], []) when nothing to learn is left. Packing cuts text."""
     if "text" in row:
         ids = [tokenizer.bos_id, *tokenizer.encode(row["text"])]
         return (ids, [1] * len(ids)), False

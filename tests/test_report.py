@@ -51,7 +51,8 @@ def test_a_whole_run(out):
     files.write_jsonl(paths.results_dir("sft") / "generations" / "facts.jsonl", [
         {"prompt": "What does a cow say?", "completion": "Moo.", "correct": True, "tool_calls": [["1+1", "2"]]}])
     files.write_json(paths.results_dir("contamination") / "contamination.json", {
-        "ngram": 13, "corpus": "text", "documents": 1234, "exams": {"gsm8k": {"items": 99, "checked": 98, "overlapping": 7}}})
+        "ngram": 13, "corpus": "text", "documents": 1234,
+        "exams": {"gsm8k": {"items": 99, "checked": 98, "overlapping": 7}}})
     written = text()
     assert "1,234 documents" in written and "| gsm8k | 99 | 98 | 7 |" in written
     assert ("| facts | 0.25 | 0.250 ± 0.031 (123) | 0.400 ± 0.031 (123) | 0.550 ± 0.031 (123) | 0.875 ± 0.031 (123) |"

@@ -48,8 +48,8 @@ def evaluate(task: Task, engine, max_items: int = -1, *, split: str = "test", da
     """How `engine.model` does on all items of a task, or on `max_items` drawn at random, the same for every model.
 
     With `samples` > 1 every question is answered that often (give a temperature): accuracy is the mean over them,
-    extra["pass_at"][k] the chance that one of k answers is right (Chen et al. 2021, equation 1), extra["pass_at_k"] that
-    of all. `max_tokens` of an answer: None = as the task says. `save_to` gets a JSON line per answer.
+    extra["pass_at"][k] the chance that one of k answers is right (Chen et al. 2021, equation 1), extra["pass_at_k"]
+    that of all. `max_tokens` of an answer: None = as the task says. `save_to` gets a JSON line per answer.
     """
     items = task.load(split, data_dir)
     if not items:

@@ -58,7 +58,7 @@ class Row:
 class Tree:
     """The rows of an item as one: the tokens they share, then each row's own, which see the shared ones and each other.
 
-    Before a row's own tokens the last shared one stands again, seen by nobody: smear looks at the neighbour on the left.
+    Before a row's own tokens the last shared one stands again, seen by nobody: smear looks at the left neighbour.
     """
 
     ids: list[int]

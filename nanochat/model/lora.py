@@ -40,7 +40,8 @@ def attach(model: GPT, rank: int, *, seed: int = 0, head: bool = False) -> None:
             (out, width), device = module.weight.shape, module.weight.device
             bound = math.sqrt(3 / width)  # variance 1/in, as the matrices' own
             module.__class__ = LoraLinear  # its weight stays where it is: no second copy of a big model
-            module.lora_a = nn.Parameter(torch.empty(rank, width).uniform_(-bound, bound, generator=generator).to(device))
+            draw = torch.empty(rank, width).uniform_(-bound, bound, generator=generator)
+            module.lora_a = nn.Parameter(draw.to(device))
             module.lora_b = nn.Parameter(torch.zeros(out, rank, device=device))
 
 

@@ -35,9 +35,10 @@ def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state
         temporary.mkdir()
         files.write_json(temporary / "config.json", model.config.as_dict())
         try:
-            for file, weights in (("model", lora.merged(model)), ("lora", lora.trained(model))):
+            for name, weights in (("model", lora.merged(model)), ("lora", lora.trained(model))):
                 if weights:
-                    save_file({name: w.cpu().contiguous() for name, w in weights.items()}, temporary / f"{file}.safetensors")
+                    save_file({of: one.cpu().contiguous() for of, one in weights.items()},
+                              temporary / f"{name}.safetensors")
             if optimizer is not None:
                 torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
         except (SafetensorError, RuntimeError) as error:  # what these two make of a full disk

@@ -22,7 +22,7 @@ FLAGS: dict[str, Any] = dict(
     num_iterations=flag(-1, "steps; −1 = one pass over the mixture", at_least=1),
     matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
     head_lr=flag(0.008, "AdamW at width 768", at_least=0), warmup_steps=flag(0, at_least=0),
-    lora=flag(0, "train thin matrices of this rank beside the blocks' own, to save memory; 0 = train everything", at_least=0),
+    lora=flag(0, "train thin matrices of this rank beside the blocks', to save memory; 0 = train all", at_least=0),
     source_tag=flag("", "which checkpoint to start from; default the deepest"),
     model_tag=flag("", "default: the source's"),
     save_every=flag(-1, "steps between checkpoints; −1 = only at the end"),

@@ -39,7 +39,8 @@ def mean_kl(model: GPT, reference: GPT, answers: Sequence[Document], rows: int, 
         padded = [[(*values, *[0] * (width - len(values))) for values in both] for both in zip(*part)]
         ids, mask = (torch.tensor(values, device=device) for values in padded)  # (B, T+1)
         spoken = mask[:, 1:].bool()
-        mine, theirs = (one.logits(one.hidden(ids[:, :-1])[spoken]).log_softmax(-1) for one in (model, reference))  # (M, V)
+        mine, theirs = (one.logits(one.hidden(ids[:, :-1])[spoken]).log_softmax(-1)  # (M, V)
+                        for one in (model, reference))
         nats += (mine.exp() * (mine - theirs)).sum().item()
         count += int(spoken.sum())
     nats, count = all_reduce_sum([nats, count], device)

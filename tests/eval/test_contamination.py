@@ -38,13 +38,15 @@ def test_what_is_planted_is_found_and_nothing_else(base_dir, capsys):
     assert (exam["items"], exam["checked"], exam["overlapping"]) == (41, 40, 2)
     assert exam["examples"] == [" ".join(items[n]["question"].split()[8:21]) for n in slow]
     contamination.main(["--ngram=12"])
-    assert files.read_json(paths.results_dir("contamination") / "contamination.json")["exams"]["gsm8k"]["overlapping"] == 3
+    found = files.read_json(paths.results_dir("contamination") / "contamination.json")
+    assert found["exams"]["gsm8k"]["overlapping"] == 3
 
 
 def test_a_mixture_is_searched_too_and_without_exams_it_says_so(base_dir):
     question = "how many apples does ann have when she buys four and then eats two of them on monday"
-    files.write_jsonl(paths.data_dir() / "chat" / "mine.jsonl", [{"messages": [
-        {"role": "user", "content": "x " + question}, {"role": "assistant", "content": [{"type": "text", "text": "2"}]}]}])
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "2"}]}
+    files.write_jsonl(paths.data_dir() / "chat" / "mine.jsonl", [
+        {"messages": [{"role": "user", "content": "x " + question}, answer]}])
     with pytest.raises(UserError, match="no exams"):
         contamination.main(["--mixture=mine"])
     files.write_jsonl(paths.data_dir() / "gsm8k" / "test.jsonl", [{"question": question, "answer": "#### 2"}])

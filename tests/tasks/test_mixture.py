@@ -70,11 +70,13 @@ def test_long_conversations_end_at_a_turn_or_are_dropped_and_both_are_counted(da
 
 @given(seed=st.integers(0, 999), row=st.integers(8, 60), rows=st.integers(1, 7), learn_all=st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_no_row_is_without_a_target_and_no_loss_is_nan(tmp_path_factory, tokenizer, tiny_model, seed, row, rows, learn_all):
+def test_no_row_is_without_a_target_and_no_loss_is_nan(tmp_path_factory, tokenizer, tiny_model, seed, row, rows,
+                                                       learn_all):
     draw = random.Random(seed)
     text = lambda: "word " * draw.choice((0, 1, 3, 30)) + "."  # noqa: E731
     data = tmp_path_factory.mktemp("data")
-    talks = [talk("?", "!")] + [talk(*(text() for _ in range(2 * draw.randint(1, 4)))) for _ in range(draw.randint(0, 12))]
+    talks = [talk("?", "!")] + [talk(*(text() for _ in range(2 * draw.randint(1, 4))))
+                                for _ in range(draw.randint(0, 12))]
     files.write_jsonl(data / "chat" / "any.jsonl", talks)
     found = mixture.documents("any", tokenizer, max_tokens=row + 1, learn_all=learn_all, data_dir=data)
     loss_of = weighted_nll(tiny_model(vocab_size=tokenizer.vocab_size, sequence_len=64), compile=False)

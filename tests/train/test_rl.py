@@ -1,4 +1,4 @@
-"""chat_rl as a program: what it measures on the way, what it keeps, and that an interrupted run ends with the same bits."""
+"""chat_rl as a program: what it measures on the way, what it keeps, and that an interrupted run ends with the same."""
 import pytest
 
 from nanochat.kindergarten import problems
