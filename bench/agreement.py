@@ -45,7 +45,8 @@ def main() -> None:
         found = compare(model, tokenizer, theirs, task, items, chosen)
         explained += [f"{label} {line}" for line in found.explained]
         same = [f"{part / found.items:.2%}" for part in (found.same_sum, found.same_mean)]
-        print(f"| {label} | {found.items:,} | {found.too_long:,} | {' | '.join(same)} | {found.largest:.1e} |", flush=True)
+        cells = [label, f"{found.items:,}", f"{found.too_long:,}", *same, f"{found.largest:.1e}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
     print("\n".join(explained) or "no difference to explain")
 
 

@@ -2,8 +2,8 @@
 
 Categorical tasks cost one forward pass: the answer is that of the letters on offer which has the largest logit after
 `<|assistant_start|>`. Prompts are batched by length and padded on the right, where causal attention never looks.
-Generative tasks are answered by the engine, greedily unless told otherwise, and graded from the text. Every rank takes
-every N-th group of items and the verdicts are gathered; the score does not depend on the number of ranks.
+Generative tasks are answered by the engine, greedily unless told otherwise, and graded from the text. Ranks share the
+items and the verdicts are gathered; the score does not depend on the number of ranks.
 
 Not here: what is asked and what is right (tasks/), tables and files of scores (scripts/chat_eval.py).
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from nanochat.eval.share import gathered, mean_and_stderr, my_groups
+from nanochat.eval.share import gathered, grouped, mean_and_stderr, my_groups, my_part
 from nanochat.system import files, log
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
@@ -61,7 +61,8 @@ def evaluate(task: Task, engine, max_items: int = -1, *, split: str = "test", da
                 "max_tokens": max_tokens or task.max_tokens}
     records, done = [], 0
     by_letter = task.kind == "categorical"
-    for group in my_groups(chosen, 128 if by_letter else 4 * engine.max_rows):  # finished rows are to be replaced
+    # of answers in words more at once than run at once, so that finished ones are replaced; no text depends on the batch
+    for group in my_groups(chosen) if by_letter else grouped(my_part(chosen), 4 * engine.max_rows):
         numbered = [(index, items[index]) for index in group]
         records += (_answer_by_letter(task, numbered, engine, batch_size) if by_letter else
                     _answer_in_words(task, numbered, engine, sampling))

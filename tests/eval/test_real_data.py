@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tasks
-from nanochat.eval import chat
+from nanochat.eval import chat, core
 
 FOLDER = Path(os.environ.get("NANOCHAT_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 needs = lambda name: pytest.mark.skipif(  # noqa: E731
@@ -57,3 +57,14 @@ def test_letters_of_a_random_model_stay_at_chance(name, tokenizer):
         pytest.skip(f"no {name} in {FOLDER}")
     score = chat.evaluate(task, SimpleNamespace(model=Random(), tokenizer=tokenizer), 1000, data_dir=FOLDER)
     assert score.num_items == 1000 and abs(score.accuracy - task.chance) < 3 * score.stderr
+
+
+@pytest.mark.skipif(not (FOLDER / "core_tasks.yaml").exists(), reason=f"no CORE in {FOLDER}")
+def test_core_is_named_by_what_is_there(model, tokenizer):
+    result = core.evaluate(model, tokenizer, FOLDER, 2)
+    there = len(core.read_tasks(FOLDER)) - len(result["missing"])
+    assert len(core.read_tasks(FOLDER)) == core.NUM_TASKS and there == len(result["tasks"]) >= 20
+    name = "CORE" if there == core.NUM_TASKS else f"CORE-{there}"
+    assert result["label"] == f"{name} (at most 2 items a task)"
+    assert {one["kind"] for one in result["tasks"].values()} == {"multiple_choice", "schema", "language_modeling"}
+    assert all(one["centred"] <= 1 and one["num_items"] == 2 for one in result["tasks"].values())
