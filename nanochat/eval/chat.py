@@ -61,7 +61,7 @@ def evaluate(task: Task, engine, max_items: int = -1, *, split: str = "test", da
                 "max_tokens": max_tokens or task.max_tokens}
     records, done = [], 0
     by_letter = task.kind == "categorical"
-    # of answers in words more at once than run at once, so that finished ones are replaced; no text depends on the batch
+    # in words: more at once than the engine runs at once, so that finished ones are replaced
     for group in my_groups(chosen) if by_letter else grouped(my_part(chosen), 4 * engine.max_rows):
         numbered = [(index, items[index]) for index in group]
         records += (_answer_by_letter(task, numbered, engine, batch_size) if by_letter else

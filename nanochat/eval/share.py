@@ -5,7 +5,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-
 GROUP = 64  # items: enough for batches of like lengths, few enough that ranks end together
 
 
