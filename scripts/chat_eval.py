@@ -95,13 +95,15 @@ def scores_so_far(path: Path, about: dict) -> dict[str, dict]:
 def show(source: str, table: dict[str, dict]) -> None:
     """The scores as a table on the terminal."""
     view = Table("task", "accuracy", "± s.e.", "chance", "items", "tool use", "right with tool",
-                 *["pass@k"] * any("pass_at" in score for score in table.values()), title=f"exams of {source}")
+                 title=f"exams of {source}")
     for name, score in table.items():
         optional = [score.get("tool_use"), score.get("accuracy_with_tool")]
         view.add_row(tasks.find(name).title, *(f"{score[key]:.3f}" for key in ("accuracy", "stderr", "chance")),
-                     f"{score['num_items']:,}", *("" if value is None else f"{value:.3f}" for value in optional),
-                     *[" ".join(f"{k}: {value:.3f}" for k, value in score["pass_at"].items())] * ("pass_at" in score))
+                     f"{score['num_items']:,}", *("" if value is None else f"{value:.3f}" for value in optional))
     Console().print(view)
+    for name, score in table.items():
+        if "pass_at" in score:
+            log.say(f"{name}: " + "  ".join(f"pass@{k} {value:.3f}" for k, value in score["pass_at"].items()))
     if len(table) == 1:
         for group, (accuracy, answers) in next(iter(table.values())).get("groups", {}).items():
             log.say(f"  {group:40} {accuracy:.3f} of {answers:,}")

@@ -34,7 +34,7 @@ def agreement():
 @pytest.fixture
 def portable(base_dir, tiny_model, tokenizer, agreement):
     """(our model, lm-eval's) from one checkpoint folder."""
-    model = tiny_model(vocab_size=tokenizer.vocab_size, sequence_len=128, **PORTABLE).eval()
+    model = tiny_model(vocab_size=tokenizer.vocab_size, sequence_len=320, **PORTABLE).eval()
     tokenizer.save(paths.tokenizer_dir())
     path = checkpoint.save(paths.checkpoint_dir("base", "d2"), 1, model, None, {})
     return model, agreement.harness(model, str(path), 4)
@@ -53,8 +53,17 @@ def test_every_choice_is_lm_evals(portable, tokenizer, agreement, kind, shots):
     model, theirs = portable
     task, items = core.CoreTask(kind, Path(), kind, shots, "\nAnswer: " if shots else " "), make_items(kind)
     found = agreement.compare(model, tokenizer, theirs, task, items, range(len(items)))
-    assert found.items == found.same_sum == found.same_mean == len(items), found.explained
+    assert found.items == found.same_sum == found.same_mean == len(items) - found.too_long, found.explained
+    assert found.too_long == 0
     assert found.largest < 1e-3
+
+
+def test_what_does_not_fit_the_context_is_counted(portable, tokenizer, agreement):
+    items = make_items("multiple_choice", 4)
+    items[2]["query"] *= 40
+    task = core.CoreTask("mc", Path(), "multiple_choice", 0, " ")
+    found = agreement.compare(portable[0], tokenizer, portable[1], task, items, range(4))
+    assert (found.items, found.too_long, found.same_sum) == (3, 1, 3)
 
 
 def test_a_difference_is_found_and_explained(portable, tokenizer, agreement):
