@@ -3,6 +3,7 @@
     python -m nanochat.dataset                          no GPU: the kindergarten, made here from a seed in seconds
     python -m nanochat.dataset -n 8                     with a GPU: 8 shards of FineWeb-Edu, 250M characters each
     python -m nanochat.dataset --source=climbmix -n 170
+    python -m nanochat.dataset --source=smoltalk        conversations to learn from; likewise mmlu, gsm8k
     python -m nanochat.dataset --data=FOLDER            checks your own data; plain text is imported
 
 Your own folder has the layout of out/data (docs/design.md, "On disk"): `text/*.parquet` with a column `text`. A folder
@@ -74,6 +75,11 @@ def main(argv: list[str] | None = None) -> None:
         if not args.source:
             log.say("no GPU here: making the kindergarten (real text: --source=fineweb-edu, a GPU's worth of work)")
         return make_kindergarten(target, args.seed, args.scale)
+    if sources.HUB[source].lessons:
+        log.say(sources.HUB[source].note)
+        for name, rows in sources.fetch_lessons(sources.HUB[source], target).items():
+            log.say(f"{target / name}: {rows:,} rows")
+        return
     log.say(f"{sources.HUB[source].note}\nfetching {args.num_files} training shards and the validation shard "
             f"of {sources.HUB[source].repo} to {target / 'text'}")
     sources.fetch(sources.HUB[source], args.num_files, target / "text")

@@ -30,6 +30,8 @@ PANELS = (  # a figure of a stage has those whose numbers it wrote: title, {labe
     ("validation, bits per byte", {"validation": "val/bpb"}),
     ("answers to training questions", {"reward": "rl/reward_mean", "tool used": "rl/tool_use",
                                        "right with the tool": "rl/reward_with_tool"}),
+    ("answers to test questions", {"pass@1": "rl/test_pass_at_1", "pass@k": "rl/test_pass_at_k"}),
+    ("distance from the start, KL in nats per token", {"KL": "rl/kl_nats_per_token"}),
 )
 Metrics = list[dict[str, float]]
 
@@ -162,9 +164,23 @@ def stage_section(stage: str, missing: list[str]) -> str:
 
 def core_table(content: dict[str, Any]) -> str:
     """CORE, or what stands for it, task by task."""
-    rows = [[task, cell(score), show(score.get("centred", "–"))] for task, score in content.get("tasks", {}).items()]
-    rows.append([f"**{content.get('label', 'not finished')}**", "", show(content.get("value", "–"))])
-    return table(["task", "accuracy ± standard error (items)", "above chance"], rows)
+    rows = [[task, cell(score), show(score.get("baseline", "–")), show(score.get("centred", "–"))]
+            for task, score in content.get("tasks", {}).items()]
+    value = show(content.get("value", "–")) + (f" ± {show(content['stderr'])}" if "stderr" in content else "")
+    rows.append([f"**{content.get('label', 'not finished')}**", "", "", value])
+    missing = f"\n\nWithout {', '.join(content['missing'])}: no files." if content.get("missing") else ""
+    return table(["task", "accuracy ± standard error (items)", "baseline", "above chance"], rows) + missing
+
+
+def contamination() -> str:
+    """How many items of each exam share a run of words with the training text; "" where nobody looked."""
+    path = paths.results_dir("contamination") / "contamination.json"
+    if not path.exists() or not (content := read_optional(path, [])):
+        return ""
+    rows = [[exam, show(one["items"]), show(one["checked"]), show(one["overlapping"])]
+            for exam, one in content["exams"].items()]
+    return (f"Items that share {content['ngram']} words in a row with `{content['corpus']}` ({content['documents']:,} "
+            "documents).\n\n" + table(["exam", "items", "long enough to tell", "overlapping"], rows))
 
 
 def facts_table(facts: dict[str, Any]) -> str:
@@ -364,6 +380,8 @@ def generate(dollars_per_hour: float = -1) -> Path:
                   "![exams by stage](exams.png)"]
         if tools := tool_table(scores):
             parts += ["## The calculator", tools]
+    if overlap := contamination():
+        parts += ["## Do the exams stand in the training text?", overlap]
     parts += ["## Where the time went", wall_clock(records, seconds, dollars_per_hour)]
     if questions := same_questions():
         parts += ["## The same questions, stage by stage", questions]

@@ -56,7 +56,9 @@ def run_core(model, tokenizer, max_per_task: int, about: dict, target, resume: b
         results[label] = result
         save(target, about | {"tasks": results})
 
-    return core.evaluate(model, tokenizer, paths.data_dir(), max_per_task, finished=results, on_task=on_task)
+    with log.Progress("CORE", core.NUM_TASKS, unit="tasks") as bar:
+        return core.evaluate(model, tokenizer, paths.data_dir(), max_per_task, finished=results, on_task=on_task,
+                             report=lambda number, label, done: bar.update(number, **{label: done}))
 
 
 def facts_in_prose(model, tokenizer, max_items: int) -> dict:

@@ -2,6 +2,8 @@
 
     python -m scripts.chat_eval -i sft                      all tasks whose files are in the data folder
     python -m scripts.chat_eval -i rl -a "GSM8K|ARC-Easy" -x 200
+    python -m scripts.chat_eval -i sft -a MMLU              one exam: its subjects as well
+    python -m scripts.chat_eval -i rl -a GSM8K -n 8 -t 1    pass@1, 2, 4, 8
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_eval -- -i mid
 """
 import time
@@ -99,6 +101,12 @@ def show(source: str, table: dict[str, dict]) -> None:
         view.add_row(tasks.find(name).title, *(f"{score[key]:.3f}" for key in ("accuracy", "stderr", "chance")),
                      f"{score['num_items']:,}", *("" if value is None else f"{value:.3f}" for value in optional))
     Console().print(view)
+    for name, score in table.items():
+        if "pass_at" in score:
+            log.say(f"{name}: " + "  ".join(f"pass@{k} {value:.3f}" for k, value in score["pass_at"].items()))
+    if len(table) == 1:
+        for group, (accuracy, answers) in next(iter(table.values())).get("groups", {}).items():
+            log.say(f"  {group:40} {accuracy:.3f} of {answers:,}")
 
 
 if __name__ == "__main__":

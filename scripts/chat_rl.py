@@ -1,13 +1,18 @@
 """Reinforcement learning: the model answers questions, right answers become likelier.
 
     python -m scripts.chat_rl --task=problems --num_iterations=200
-    torchrun --standalone --nproc_per_node=8 -m scripts.chat_rl -- --task=gsm8k
+    torchrun --standalone --nproc_per_node=8 -m scripts.chat_rl -- --task=gsm8k --eval_every=60
+
+With --eval_every the test questions are asked now and then (pass@1, pass@k), and the distance from the model it started
+from is measured: KL in nats per token, reported, not penalised. Every answer of such a step is kept with its reward.
 """
 import random
 
 import tasks
 from nanochat import sandbox
+from nanochat.eval.chat import evaluate
 from nanochat.infer import Engine
+from nanochat.model import lora
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
 from nanochat.system import cli, files, log, paths, runtime
@@ -17,7 +22,7 @@ from nanochat.tokenizer import chat
 from nanochat.train import checkpoint
 from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
-from nanochat.train.losses import can_compile, weighted_nll
+from nanochat.train.losses import can_compile, mean_kl, weighted_nll
 from nanochat.train.rollout import Rollouts
 
 
@@ -36,6 +41,9 @@ def flags(argv: list[str] | None):
         matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
         head_lr=flag(0.008, "AdamW at width 768", at_least=0), init_lr_frac=flag(0.05, "of those rates", at_least=0),
         warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
+        lora=flag(0, "train thin matrices of this rank beside the blocks', to save memory; 0 = train all", at_least=0),
+        eval_every=flag(-1, "steps between tests; −1 = none", at_least=1),
+        eval_questions=flag(400, "of the task's test items, --num_samples answers to each", at_least=1),
         save_every=flag(-1, "steps between checkpoints; −1 = only at the end"),
         keep=flag(1, "checkpoints kept", at_least=1),
         resume=flag(False, "go on from the newest checkpoint, if there is one"),
@@ -53,8 +61,10 @@ def main(argv: list[str] | None = None) -> None:
     task = tasks.find(args.task)
     if task.kind != "generative":
         raise UserError(f"--task={args.task} has no reward; choose one that is answered in words, e.g. gsm8k")
-    model, tokenizer, info = checkpoint.load_model(
-        args.source, args.source_tag, device=device.device, dtype=device.dtype)
+    model, tokenizer, info = checkpoint.load_model(args.source, args.source_tag, dtype=device.dtype)
+    if args.lora:  # before the move: the device may have no room for all weights in fp32
+        lora.attach(model, args.lora, seed=args.seed, head=args.source == "base")
+    model.to(device.device)
     items = task.load("train")
     random.Random(args.seed).shuffle(items)
     prompts = [chat.render_prompt(tokenizer, task.conversation(item)) for item in items]
@@ -66,6 +76,10 @@ def main(argv: list[str] | None = None) -> None:
                         "train it with a larger --max_seq_len")
     steps = args.num_iterations if args.num_iterations > 0 else max(1, len(items) // args.examples_per_step)
     fraction = args.init_lr_frac
+    reference = None
+    if args.eval_every > 0:
+        task.found("test")
+        reference = checkpoint.load_model(args.source, info["tag"], info["step"], device.device, device.dtype)[0]
     optimizer = Optimizer(groups_of(
         model, matrix_lr=args.matrix_lr * fraction, embedding_lr=args.embedding_lr * fraction,
         head_lr=args.head_lr * fraction, scalar_lr=0.0), device.dtype)
@@ -84,13 +98,28 @@ def main(argv: list[str] | None = None) -> None:
         schedule = Schedule(steps, 0, args.warmdown_fraction)
         for step in optimize(loss_of, optimizer, iter(rollouts), schedule, runtime=device, steps=steps,
                              start=journal.start, accumulate=rollouts.micro_batches(args.num_samples)):
-            journal.record(step, **rollouts.stats)
+            numbers = {}
+            if reference and due(step, args.eval_every):
+                numbers = test_scores(task, engine, args)
+                numbers["rl/kl_nats_per_token"] = mean_kl(model, reference, rollouts.answers, args.device_batch_size,
+                                                          device.device)
+            journal.record(step, **rollouts.stats, **numbers)
+            if log.is_main() and (numbers or due(step, args.save_every)):
+                kept = paths.results_dir("rl") / "samples" / f"step_{step.number:06d}.jsonl"
+                files.write_jsonl(kept, rollouts.samples)
             if due(step, args.save_every):
                 journal.save(step)
                 if log.is_main():
-                    files.write_json(paths.results_dir("rl") / "samples.json", rollouts.samples)
+                    files.write_json(paths.results_dir("rl") / "samples.json", rollouts.samples[::args.num_samples])
         journal.finish(task=args.task, questions=len(items))
     device.close()
+
+
+def test_scores(task: tasks.Task, engine: Engine, args) -> dict[str, float]:
+    """How the model does on test questions, sampled as in training."""
+    score = evaluate(task, engine, args.eval_questions, samples=args.num_samples, seed=args.seed,
+                     temperature=args.temperature, top_k=args.top_k or None, max_tokens=args.max_new_tokens)
+    return {"rl/test_pass_at_1": score.accuracy, "rl/test_pass_at_k": score.extra["pass_at_k"]}
 
 
 if __name__ == "__main__":

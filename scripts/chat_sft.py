@@ -1,6 +1,7 @@
 """Supervised fine-tuning: clean conversations, loss on what the assistant says only.
 
     python -m scripts.chat_sft --mixture="dolly,gsm8k*2,identity*10"
+    python -m scripts.chat_sft --source=sft --model_tag=ada --mixture="facts*0.2" --conversations="docs/ada.jsonl*20"
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_sft
 """
 from nanochat.system import cli, runtime
@@ -11,15 +12,14 @@ from tasks import mixture
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
-        argv, __doc__, **FLAGS,
-        mixture=flag("", "sources and passes over each, e.g. dolly,gsm8k*4,identity*10; default: all there is"),
+        argv, __doc__, **FLAGS, **mixture.FLAGS,
         total_batch_size=flag(32_768, "tokens per step over all ranks", at_least=1),
         init_lr_frac=flag(0.3, "of the pretraining rates", at_least=0),
         warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
-        source=flag("mid", "stage to start from", choices=("base", "mid")))
+        source=flag("mid", "stage to start from", choices=("base", "mid", "sft")))
     device = runtime.start(args.device_type, args.dtype)
-    finetune("sft", args.source, args, device, lambda tokenizer: mixture.documents(
-        args.mixture, tokenizer, seed=args.seed, learn_all=False))
+    finetune("sft", args.source, args, device, lambda tokenizer, max_tokens: mixture.documents(
+        args.mixture, tokenizer, own=args.conversations, max_tokens=max_tokens, seed=args.seed))
     device.close()
 
 

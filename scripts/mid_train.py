@@ -11,15 +11,15 @@ from tasks import mixture
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
-        argv, __doc__, **FLAGS,
-        mixture=flag("", "sources and passes over each, e.g. dolly,gsm8k*4,text*0.1; default: all there is"),
+        argv, __doc__, **FLAGS, **mixture.FLAGS,
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
         init_lr_frac=flag(1.0, "of the pretraining rates", at_least=0),
         loss_on=flag("all", choices=("all", "assistant")),
         warmdown_fraction=flag(0.6, "of all steps", at_least=0, at_most=1))
     device = runtime.start(args.device_type, args.dtype)
-    finetune("mid", "base", args, device, lambda tokenizer: mixture.documents(
-        args.mixture, tokenizer, seed=args.seed, learn_all=args.loss_on == "all"))
+    finetune("mid", "base", args, device, lambda tokenizer, max_tokens: mixture.documents(
+        args.mixture, tokenizer, own=args.conversations, max_tokens=max_tokens, seed=args.seed,
+        learn_all=args.loss_on == "all"))
     device.close()
 
 

@@ -4,20 +4,29 @@
 
 A name is a file of conversations (`<data>/chat/<name>.jsonl`: {"messages": […]} a line), a task's training questions
 with their worked answers, or `text`: documents of the pretraining shards. An empty mixture takes one pass over every
-file in `<data>/chat` and every task that is only a source (dolly).
+file in `<data>/chat` and every task that is only a source (dolly). A file of the user's own may join it by its path.
+
+A conversation longer than a row ends at a turn; one whose first question fills the row teaches nothing: it is dropped.
 """
 import random
 from pathlib import Path
+from typing import Any
 
 import tasks
 from nanochat.data import shards
 from nanochat.data.packing import Document
 from nanochat.system import files, log, paths
+from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
+from tasks import conversations
+
+FLAGS: dict[str, Any] = dict(
+    mixture=flag("", "sources and passes over each, e.g. dolly,gsm8k*4,identity*10,text*0.1; default: all there is"),
+    conversations=flag("", "your own JSONL of conversations, and passes over it: ada.jsonl*20"))
 
 
-def parse(spec: str) -> dict[str, float]:
+def parse(spec: str, of: str = "--mixture") -> dict[str, float]:
     """Source → passes over it.
 
     >>> parse("dolly,gsm8k*4")
@@ -29,31 +38,39 @@ def parse(spec: str) -> dict[str, float]:
         try:
             weights[name.strip()] = float(weight or 1)
         except ValueError:
-            raise UserError(f"--mixture: {part!r} is no source; write name or name*weight, e.g. gsm8k*4") from None
+            raise UserError(f"{of}: {part!r} is no source; write name or name*weight, e.g. gsm8k*4") from None
         if not 0 < weights[name.strip()] <= 1000:
-            raise UserError(f"--mixture: {part!r} has a weight outside 0 … 1000; leave the source out, or lower it")
+            raise UserError(f"{of}: {part!r} has a weight outside 0 … 1000; leave the source out, or lower it")
     return weights
 
 
-def documents(spec: str, tokenizer, *, seed: int = 0, learn_all: bool = False,
-              data_dir: Path | None = None) -> list[Document]:
+def documents(spec: str, tokenizer, *, own: str = "", max_tokens: int | None = None, seed: int = 0,
+              learn_all: bool = False, data_dir: Path | None = None) -> list[Document]:
     """The mixture as token ids with masks, shuffled. With `learn_all` every token is learnt, else the assistant's.
 
-    UserError for unknown names, empty results and bad conversations.
+    `own` is a path*passes beside it; `max_tokens` of a conversation. UserError for unknown names, empty results and bad
+    conversations.
     """
     data_dir = data_dir or paths.data_dir()
     weights = parse(spec) or {name: 1.0 for name in everything(data_dir)}
+    path, _, passes = own.partition("*")
+    own_conversations = conversations.read(Path(path)) if path else []
+    if path:
+        weights[path] = parse(f"own*{passes or 1}", "--conversations")["own"]
     found: list[Document] = []
     for name, weight in weights.items():
         rng = random.Random(f"{seed} {name}")
-        rows = _rows(name, data_dir)
+        there = own_conversations if path and name == path else rows(name, data_dir)
         whole, part = divmod(weight, 1)
-        chosen = rows * int(whole) + rng.sample(rows, round(part * len(rows)))
-        rendered = [_render(row, tokenizer, learn_all) for row in chosen]
-        log.say(f"  {name}: {len(chosen):,} documents, {sum(len(ids) for ids, _ in rendered):,} tokens")
-        found += rendered
+        chosen = there * int(whole) + rng.sample(there, round(part * len(there)))
+        rendered = [_render(row, tokenizer, learn_all, max_tokens) for row in chosen]
+        kept = [document for document, _ in rendered if document[0]]
+        cut, dropped = sum(was_cut for _, was_cut in rendered), len(rendered) - len(kept)
+        log.say(f"  {name}: {len(kept):,} documents, {sum(len(ids) for ids, _ in kept):,} tokens"
+                + (f"; longer than a row: {cut - dropped:,} cut, {dropped:,} dropped" if cut else ""))
+        found += kept
     if not found:
-        raise UserError(f"--mixture={spec!r} gives no conversation from {data_dir}; "
+        raise UserError(f"--mixture={spec!r} gives no conversation of at most {max_tokens} tokens from {data_dir}; "
                         f"name sources: {', '.join(known(data_dir))}")
     random.Random(seed).shuffle(found)
     return found
@@ -78,23 +95,27 @@ def known(data_dir: Path) -> list[str]:
     return ["text", *sorted({*chat_files(data_dir), *tasks.names()})]
 
 
-def _rows(name: str, data_dir: Path) -> list[dict]:
+def rows(name: str, data_dir: Path) -> list[dict]:
     """Rows {"messages"} or {"text"} of one source."""
     if name == "text":
         return [{"text": text} for text in shards.iter_texts(shards.train_shards(data_dir))]
     if name in chat_files(data_dir):
-        rows = files.read_jsonl(_chat(data_dir, name))
-        if rows and "messages" in rows[0]:
-            return rows
+        found = files.read_jsonl(_chat(data_dir, name))
+        if found and "messages" in found[0]:
+            return found
     if name not in tasks.names():
         raise UserError(f"--mixture: there is no source {name!r}; known: {', '.join(known(data_dir))}")
     task = tasks.find(name)
     return [task.conversation(item) for item in task.load("train", data_dir)]
 
 
-def _render(row: dict, tokenizer, learn_all: bool) -> Document:
+def _render(row: dict, tokenizer, learn_all: bool, max_tokens: int | None) -> tuple[Document, bool]:
+    """Ids and mask, and whether something had to go; ([], []) when nothing to learn is left. Packing cuts text."""
     if "text" in row:
         ids = [tokenizer.bos_id, *tokenizer.encode(row["text"])]
-        return ids, [1] * len(ids)
+        return (ids, [1] * len(ids)), False
     ids, mask = chat.render(tokenizer, row)
-    return ids, [1] * len(ids) if learn_all else mask
+    too_long = max_tokens is not None and len(ids) > max_tokens
+    if too_long:
+        ids, mask = chat.render(tokenizer, row, max_tokens)
+    return (ids, [1] * len(ids) if learn_all else mask), too_long

@@ -35,7 +35,8 @@ def text():
 
 def test_a_whole_run(out):
     files.write_json(paths.results_dir("base") / "base_eval.json", {
-        "label": "CORE-1", "value": 0.3, "tasks": {"boolq": score(0.6, centred=0.2)}})
+        "label": "CORE-1", "value": 0.3, "stderr": 0.0125, "missing": ["coqa"],
+        "tasks": {"boolq": score(0.6, baseline=0.5, centred=0.2)}})
     for stage, accuracy in zip(paths.STAGES, (0.25, 0.4, 0.55, 0.875)):
         trained(stage, **{"train/loss_nats": [3.0, 2.0, 1.5]})
         files.write_json(paths.results_dir(stage) / "chat_eval.json", {
@@ -49,7 +50,11 @@ def test_a_whole_run(out):
         "bpb": {"train": 1.234567, "validation": 1.3}, "samples": [{"prompt": "Once", "text": "upon ~~~~ a time"}]})
     files.write_jsonl(paths.results_dir("sft") / "generations" / "facts.jsonl", [
         {"prompt": "What does a cow say?", "completion": "Moo.", "correct": True, "tool_calls": [["1+1", "2"]]}])
+    files.write_json(paths.results_dir("contamination") / "contamination.json", {
+        "ngram": 13, "corpus": "text", "documents": 1234,
+        "exams": {"gsm8k": {"items": 99, "checked": 98, "overlapping": 7}}})
     written = text()
+    assert "1,234 documents" in written and "| gsm8k | 99 | 98 | 7 |" in written
     assert ("| facts | 0.25 | 0.250 ± 0.031 (123) | 0.400 ± 0.031 (123) | 0.550 ± 0.031 (123) | 0.875 ± 0.031 (123) |"
             in written)
     assert "| **mean above chance** | 0 | 0.000 | 0.200 | 0.400 | 0.833 |" in written
@@ -61,7 +66,8 @@ def test_a_whole_run(out):
     assert "| **ChatCORE** | 0 | – | – | – | 0.123 |" in written
     assert "~~~~~text\nOnce\n→ upon ~~~~ a time\n~~~~~" in written, "a sample can't end its own block"
     assert "**facts**\n\n~~~text\nWhat does a cow say?\nSFT  → [1+1 = 2] Moo.  ← right\n~~~" in written
-    assert "| **CORE-1** |  | 0.3 |" in written and "| boolq | 0.600 ± 0.031 (123) | 0.2 |" in written
+    assert "| **CORE-1** |  |  | 0.3 ± 0.0125 |\n\nWithout coqa" in written
+    assert "| boolq | 0.600 ± 0.031 (123) | 0.5 | 0.2 |" in written
     assert "| val/bpb | 1.25 |" in written, "one number is no curve"
     assert "`--depth=4`" in written and "rlimits, seccomp" in written
     assert written.rstrip().endswith("## Missing\n\nNothing.")

@@ -1,21 +1,24 @@
-"""Where text comes from: shards on the Hugging Face hub, or a folder of plain files. (The kindergarten has a room.)
+"""Where text and questions come from: the Hugging Face hub, or a folder of plain files. (The kindergarten has a room.)
 
 A hub source is a data set of parquet shards with a column `text`, shuffled, so that any prefix is a sample. Its last
 shard is the validation shard, however many are fetched: numbers stay comparable. Every shard is fetched into
 `.fetching/`, goes on where an interrupted one stopped, is checked for size and SHA-256, and only then renamed to its
 place. `manifest.json` says where a folder's text comes from, and nothing is mixed with text from elsewhere.
-HF_ENDPOINT names another hub with the same layout. Adding a corpus is one entry in `HUB`.
+HF_ENDPOINT names another hub with the same layout. Adding a corpus is one entry in `HUB`, and so is a data set of
+conversations or questions: its parquet files become the JSONL that `--mixture` and the tasks read.
 """
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from zlib import crc32
+
+import pyarrow.parquet as pq
 
 from nanochat.data import shards
 from nanochat.system import files, log
@@ -31,17 +34,28 @@ VALIDATION_ONE_IN = 20  # of imported documents
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set on the hub; `note` is what a user must know before using it and is printed."""
+    """A data set on the hub; `note` is what a user must know before using it and is printed.
+
+    `lessons` maps the beginning of a parquet file's name to a JSONL below the data folder; without any it is text.
+    """
 
     repo: str
     note: str
+    lessons: dict[str, str] = field(default_factory=dict)
 
 
 HUB = {
     "fineweb-edu": HubSource("karpathy/fineweb-edu-100b-shuffle", "FineWeb-Edu, licence ODC-By 1.0 (attribution)"),
     "climbmix": HubSource("karpathy/climbmix-400b-shuffle",
                           "ClimbMix, licence reported as non-commercial: read it before you use the data"),
+    "smoltalk": HubSource("HuggingFaceTB/smol-smoltalk", "SmolTalk for small models, licence Apache-2.0",
+                          {"data/train-": "chat/smoltalk.jsonl"}),
+    "mmlu": HubSource("cais/mmlu", "MMLU, licence MIT", {
+        "auxiliary_train/": "mmlu/auxiliary_train.jsonl", "all/test-": "mmlu/test.jsonl"}),
+    "gsm8k": HubSource("openai/gsm8k", "GSM8K, licence MIT", {
+        "main/train-": "gsm8k/train.jsonl", "main/test-": "gsm8k/test.jsonl"}),
 }
+LESSON_FIELDS = ("messages", "question", "choices", "answer", "subject")  # what is kept of a row
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,11 @@ class RemoteShard:
     name: str
     num_bytes: int
     sha256: str
+
+    @property
+    def local(self) -> str:
+        """Its name here, where there are no folders."""
+        return self.name.replace("/", "--")
 
 
 def hub_shards(source: HubSource) -> tuple[str, list[RemoteShard]]:
@@ -63,9 +82,12 @@ def hub_shards(source: HubSource) -> tuple[str, list[RemoteShard]]:
         raise UserError(f"cannot list {source.repo} on {endpoint or 'the hub'}: {_first_line(error)}; check the "
                         "network, set HF_ENDPOINT, or use --source=kindergarten or --data=FOLDER") from error
     found = [RemoteShard(one.rfilename, one.size or 0, one.lfs.sha256 if one.lfs else "")
-             for one in info.siblings if one.rfilename.endswith(".parquet") and "/" not in one.rfilename]
-    if len(found) < 2:
-        raise UserError(f"{source.repo} has {len(found)} parquet files at its root; expected at least 2")
+             for one in info.siblings if one.rfilename.endswith(".parquet")
+             and (one.rfilename.startswith(tuple(source.lessons)) if source.lessons else "/" not in one.rfilename)]
+    absent = [start for start in source.lessons if not any(shard.name.startswith(start) for shard in found)]
+    if absent or len(found) < 2 and not source.lessons:
+        raise UserError(f"{source.repo} has no parquet files {absent[0]}…" if absent else
+                        f"{source.repo} has {len(found)} parquet files at its root; expected at least 2")
     return info.sha, sorted(found, key=lambda shard: shard.name)
 
 
@@ -100,13 +122,43 @@ def fetch(source: HubSource, count: int, text_dir: Path) -> None:
     shutil.rmtree(text_dir / FETCHING, ignore_errors=True)
 
 
-def _fetch_all(repo: str, revision: str, wanted: list[RemoteShard], text_dir: Path, manifest: dict) -> list[str]:
+def fetch_lessons(source: HubSource, data_dir: Path) -> dict[str, int]:
+    """The JSONL files of a data set of conversations or questions: {file: rows}; what is there stays."""
+    written: dict[str, int] = {}
+    wanted = {start: target for start, target in source.lessons.items() if not (data_dir / target).exists()}
+    if not wanted:
+        return written
+    revision, remote = hub_shards(source)
+    folder = data_dir / FETCHING / source.repo.replace("/", "--")
+    needed = [shard for shard in remote if shard.name.startswith(tuple(wanted))]
+    _check_space(folder, 4 * sum(shard.num_bytes for shard in needed))
+    missing = [shard for shard in needed if not (folder / shard.local).exists()]
+    failed = _fetch_all(source.repo, revision, missing, folder, {"files": {}}, pq.ParquetFile) if missing else []
+    if failed:
+        raise UserError(f"{len(failed)} of {len(missing)} files failed: {failed[0]}; run the same command again, "
+                        "finished ones are kept")
+    for start, target in wanted.items():
+        rows = [_lesson(row) for shard in needed if shard.name.startswith(start)
+                for row in pq.read_table(folder / shard.local).to_pylist()]
+        files.write_jsonl(data_dir / target, rows)
+        written[target] = len(rows)
+    shutil.rmtree(folder)
+    return written
+
+
+def _lesson(row: dict) -> dict:
+    row = row.get("train") or row  # MMLU's auxiliary set has its rows in a column of this name
+    return {name: row[name] for name in LESSON_FIELDS if name in row}
+
+
+def _fetch_all(repo: str, revision: str, wanted: list[RemoteShard], text_dir: Path, manifest: dict,
+               check: Callable[[Path], object] = shards.open_shard) -> list[str]:
     """Fetches in parallel and notes each finished shard in the manifest; what failed, with reasons."""
     failed: list[str] = []
     stop = Event()
     total = sum(shard.num_bytes for shard in wanted) // 10**6
     with log.Progress("fetch", total, "MB") as bar, ThreadPoolExecutor(PARALLEL) as pool:
-        shard_of = {pool.submit(_fetch_one, repo, revision, shard, text_dir, stop): shard for shard in wanted}
+        shard_of = {pool.submit(_fetch_one, repo, revision, shard, text_dir, stop, check): shard for shard in wanted}
         waiting = set(shard_of)
         try:
             while waiting:
@@ -118,7 +170,7 @@ def _fetch_all(repo: str, revision: str, wanted: list[RemoteShard], text_dir: Pa
                         manifest["files"][shard.name] = shard.sha256
                 if finished:
                     files.write_json(text_dir / shards.MANIFEST, manifest)
-                there = sum(_size(text_dir / one.name) or _size(text_dir / FETCHING / one.name) for one in wanted)
+                there = sum(_size(text_dir / one.local) or _size(text_dir / FETCHING / one.local) for one in wanted)
                 bar.update(there // 10**6, failed=len(failed))
         finally:  # also on Ctrl-C: the threads end at their next megabyte, and what they have stays
             stop.set()
@@ -130,19 +182,20 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _fetch_one(repo: str, revision: str, shard: RemoteShard, text_dir: Path, stop: Event) -> None:
+def _fetch_one(repo: str, revision: str, shard: RemoteShard, text_dir: Path, stop: Event,
+               check: Callable[[Path], object]) -> None:
     """One shard to its place, from the byte on that an earlier attempt or an earlier run reached."""
     from huggingface_hub import hf_hub_url
     url = hf_hub_url(repo, shard.name, repo_type="dataset", revision=revision, endpoint=os.environ.get("HF_ENDPOINT"))
-    partial = text_dir / FETCHING / shard.name
+    partial = text_dir / FETCHING / shard.local
     partial.parent.mkdir(exist_ok=True)
     failures = 0
     while True:
         before = _size(partial)
         try:
             _download(url, partial, shard, stop)
-            shards.open_shard(partial)
-            os.replace(partial, text_dir / shard.name)
+            check(partial)
+            os.replace(partial, text_dir / shard.local)
             return
         except Exception as error:  # the client's own kinds, OSError, UserError: all deserve another attempt, but a no
             failures = 1 if _size(partial) > before else failures + 1

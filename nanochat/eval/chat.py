@@ -2,27 +2,28 @@
 
 Categorical tasks cost one forward pass: the answer is that of the letters on offer which has the largest logit after
 `<|assistant_start|>`. Prompts are batched by length and padded on the right, where causal attention never looks.
-Generative tasks are answered by the engine, greedily unless told otherwise, and graded from the text. Every rank takes
-every N-th item and the verdicts are gathered, so the score does not depend on the number of ranks.
+Generative tasks are answered by the engine, greedily unless told otherwise, and graded from the text. Ranks share the
+items and the verdicts are gathered; the score does not depend on the number of ranks.
 
 Not here: what is asked and what is right (tasks/), tables and files of scores (scripts/chat_eval.py).
 """
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nanochat.eval.share import gathered, mean_and_stderr, my_part
+from nanochat.eval.share import gathered, grouped, mean_and_stderr, my_groups, my_part
 from nanochat.system import files, log
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
 from tasks import Task
 
 CHAT_CORE = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval")
-Report = Callable[[int, int], None]  # called with this rank's (items done, items in all)
+Report = Callable[[int, int], None]  # called with (this rank's items done, items of all ranks)
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ def evaluate(task: Task, engine, max_items: int = -1, *, split: str = "test", da
              report: Report = lambda done, total: None) -> Score:
     """How `engine.model` does on all items of a task, or on `max_items` drawn at random, the same for every model.
 
-    With `samples` > 1 every question is answered that often (give a temperature): accuracy is the mean over them, and
-    extra["pass_at_k"] the part of the questions with at least one right answer. `max_tokens` of an answer: None =
-    as the task says. `save_to` gets a JSON line per answer.
+    With `samples` > 1 every question is answered that often (give a temperature): accuracy is the mean over them,
+    extra["pass_at"][k] the chance that one of k answers is right (Chen et al. 2021, equation 1), extra["pass_at_k"]
+    that of all. `max_tokens` of an answer: None = as the task says. `save_to` gets a JSON line per answer.
     """
     items = task.load(split, data_dir)
     if not items:
@@ -56,13 +57,18 @@ def evaluate(task: Task, engine, max_items: int = -1, *, split: str = "test", da
     chosen = list(range(len(items)))
     if 0 < max_items < len(items):
         chosen = sorted(random.Random(1337).sample(chosen, max_items))
-    mine = [(index, items[index]) for index in my_part(chosen)]
-    if task.kind == "categorical":
-        answers = _answer_by_letter(task, mine, engine, batch_size, report)
-    else:
-        answers = _answer_in_words(task, mine, engine, report, samples=samples, temperature=temperature, top_k=top_k,
-                                   seed=seed, max_tokens=max_tokens or task.max_tokens)
-    records = sorted(gathered(list(answers)), key=lambda record: record["item"])
+    sampling = {"samples": samples, "temperature": temperature, "top_k": top_k, "seed": seed,
+                "max_tokens": max_tokens or task.max_tokens}
+    records, done = [], 0
+    by_letter = task.kind == "categorical"
+    # in words: more at once than the engine runs at once, so that finished ones are replaced
+    for group in my_groups(chosen) if by_letter else grouped(my_part(chosen), 4 * engine.max_rows):
+        numbered = [(index, items[index]) for index in group]
+        records += (_answer_by_letter(task, numbered, engine, batch_size) if by_letter else
+                    _answer_in_words(task, numbered, engine, sampling))
+        done += len(group)
+        report(done, len(chosen))
+    records = sorted(gathered(records), key=lambda record: record["item"])
     if save_to and log.is_main():
         files.write_jsonl(save_to, records)
     return _score(task, records)
@@ -80,8 +86,7 @@ def chat_core(scores: dict[str, dict]) -> float | None:
 
 
 @torch.inference_mode()
-def _answer_by_letter(task: Task, numbered: Sequence[tuple[int, dict]], engine, batch_size: int,
-                      report: Report) -> Iterator[dict]:
+def _answer_by_letter(task: Task, numbered: Sequence[tuple[int, dict]], engine, batch_size: int) -> Iterator[dict]:
     model, tokenizer = engine.model, engine.tokenizer
     device, room = next(model.parameters()).device, model.config.sequence_len
     prompts = [chat.render_prompt(tokenizer, task.conversation(item)) for _, item in numbered]
@@ -98,7 +103,6 @@ def _answer_by_letter(task: Task, numbered: Sequence[tuple[int, dict]], engine, 
             letters = task.letters(item)
             best = logits[[_single_id(tokenizer, letter) for letter in letters]].argmax().item()
             yield _record(task, index, item, letters[best], too_long=len(prompts[i]) > room)
-        report(first + len(batch), len(order))
 
 
 def _single_id(tokenizer, letter: str) -> int:
@@ -107,19 +111,14 @@ def _single_id(tokenizer, letter: str) -> int:
     return ids[0]
 
 
-def _answer_in_words(task: Task, numbered: Sequence[tuple[int, dict]], engine, report: Report,
-                     **sampling: Any) -> Iterator[dict]:
+def _answer_in_words(task: Task, numbered: Sequence[tuple[int, dict]], engine,
+                     sampling: dict[str, Any]) -> Iterator[dict]:
     room = engine.model.config.sequence_len
-    at_once = 4 * engine.max_rows  # enough for finished rows to be replaced, little enough to see progress
-    for first in range(0, len(numbered), at_once):
-        part = numbered[first:first + at_once]
-        prompts = [chat.render_prompt(engine.tokenizer, task.conversation(item)) for _, item in part]
-        answers = engine.generate(prompts, **sampling)
-        for (index, item), prompt, completions in zip(part, prompts, answers):
-            for one in completions:
-                yield _record(task, index, item, one.text, too_long=len(prompt) >= room, tool_calls=one.tool_calls,
-                              stop_reason=one.stop_reason)
-        report(first + len(part), len(numbered))
+    prompts = [chat.render_prompt(engine.tokenizer, task.conversation(item)) for _, item in numbered]
+    for (index, item), prompt, completions in zip(numbered, prompts, engine.generate(prompts, **sampling)):
+        for one in completions:
+            yield _record(task, index, item, one.text, too_long=len(prompt) >= room, tool_calls=one.tool_calls,
+                          stop_reason=one.stop_reason)
 
 
 def _record(task: Task, index: int, item: dict, completion: str, **facts: Any) -> dict:
@@ -137,7 +136,11 @@ def _score(task: Task, records: list[dict]) -> Score:
     accuracy, stderr = mean_and_stderr([sum(own) / len(own) for own in verdicts.values()])
     extra = _extra(task, records)
     if len(records) > len(verdicts):
-        extra["pass_at_k"] = mean_and_stderr([any(own) for own in verdicts.values()])[0]
+        samples = len(records) // len(verdicts)
+        extra["pass_at"] = {k: mean_and_stderr([1 - comb(samples - sum(own), k) / comb(samples, k)
+                                                for own in verdicts.values()])[0]
+                            for k in sorted({2 ** power for power in range(samples.bit_length())} | {samples})}
+        extra["pass_at_k"] = extra["pass_at"][samples]
     return Score(accuracy, len(verdicts), stderr, task.chance, extra)
 
 

@@ -40,6 +40,7 @@ def groups_of(model: torch.nn.Module, *, matrix_lr: float, embedding_lr: float, 
         Group("adamw", take(lambda n: n.endswith(".embedding_scalars")), scalar_lr, betas=(0.96, 0.95)),
         Group("adamw", take(lambda n: n == "model.smear"), scalar_lr * 0.1),
         Group("adamw", take(lambda n: n.endswith(".gate.weight")), head_lr * scale),
+        Group("adamw", take(lambda n: ".lora_" in n), matrix_lr * 0.1),  # 2e-3: Hu et al.'s rate times their α/r
     ]
     shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
     for p in take(lambda n: n.startswith("model.layers.")):

@@ -2,6 +2,7 @@
 
     out/checkpoints/<stage>/<tag>/step_000500/{model.safetensors, config.json, state.json, optimizer.pt}
 
+Of a model with LoRA, model.safetensors has the merged matrices and lora.safetensors the thin ones, for resuming.
 `state.json` holds the recipe's own numbers and the SHA-256 of the other files; the damaged are named and passed over.
 `format` is the version of this layout and of the model's parameters.
 """
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from nanochat.model import GPT, GPTConfig
+from nanochat.model import GPT, GPTConfig, lora
 from nanochat.optim import Optimizer
 from nanochat.system import files, log, paths
 from nanochat.system.files import UserError
@@ -32,14 +33,15 @@ class Snapshot:
     written. Filled on the main rank."""
 
     config: dict[str, Any]
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, dict[str, torch.Tensor]]  # by file
     optimizer: dict[str, Any] | None
 
 
 def snapshot(model: GPT, optimizer: Optimizer | None) -> Snapshot:
     """Taken by all ranks together: each holds a part of the moments."""
-    weights = {name: p.detach().to("cpu", copy=True).contiguous() for name, p in model.named_parameters()
-               if log.is_main()}
+    parts = {"model": lora.merged(model), "lora": lora.trained(model)} if log.is_main() else {}
+    weights = {f"{part}.safetensors": {name: one.to("cpu", copy=True).contiguous() for name, one in tensors.items()}
+               for part, tensors in parts.items() if tensors}
     return Snapshot(model.config.as_dict(), weights, optimizer and optimizer.state_dict())
 
 
@@ -57,7 +59,8 @@ def write(folder: Path, step: int, taken: Snapshot, state: dict[str, Any]) -> Pa
         temporary.mkdir()
         files.write_json(temporary / "config.json", taken.config)
         try:
-            save_file(taken.weights, temporary / "model.safetensors")
+            for name, weights in taken.weights.items():
+                save_file(weights, temporary / name)
             if taken.optimizer is not None:
                 torch.save(taken.optimizer, temporary / "optimizer.pt")
         except (SafetensorError, RuntimeError) as error:  # what these two make of a full disk
@@ -105,7 +108,10 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
     """Copies a checkpoint into an existing model and optimizer. UserError where they have another shape."""
-    _load_weights(model, path)
+    if lora.trained(model):
+        _load_lora(model, path)
+    else:
+        _load_weights(model, path)
     if optimizer is not None:
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
 
@@ -128,6 +134,15 @@ def _load_weights(model: GPT, path: Path) -> None:
     except RuntimeError as error:
         raise UserError(f"the weights in {path} do not fit the model ({str(error).splitlines()[-1].strip()}); "
                         "the tokenizer has changed since, or a flag: train again without --resume") from error
+
+
+def _load_lora(model: GPT, path: Path) -> None:
+    """The thin matrices of a checkpoint; UserError when they do not lie beside the weights they were trained with."""
+    model.load_state_dict(load_file(path / "lora.safetensors"), strict=False)
+    saved = load_file(path / "model.safetensors")
+    if any(not torch.equal(weight, saved[name]) for name, weight in lora.merged(model).items()):
+        raise UserError(f"{path} was trained beside another source checkpoint than the one that is there now; "
+                        "leave --resume away to start over")
 
 
 def load_model(source: str, tag: str = "", step: int | None = None, device: torch.device | str = "cpu",

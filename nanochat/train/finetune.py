@@ -5,6 +5,7 @@ from typing import Any
 
 from nanochat.data import loader
 from nanochat.data.packing import Document
+from nanochat.model import lora
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
 from nanochat.system.cli import flag
@@ -22,6 +23,7 @@ FLAGS: dict[str, Any] = dict(
     num_iterations=flag(-1, "steps; −1 = one pass over the mixture", at_least=1),
     matrix_lr=flag(0.02, "Muon", at_least=0), embedding_lr=flag(0.3, "AdamW at width 768", at_least=0),
     head_lr=flag(0.008, "AdamW at width 768", at_least=0), warmup_steps=flag(0, at_least=0),
+    lora=flag(0, "train thin matrices of this rank beside the blocks', to save memory; 0 = train all", at_least=0),
     source_tag=flag("", "which checkpoint to start from; default the deepest"),
     model_tag=flag("", "default: the source's"),
     save_every=flag(-1, "steps between checkpoints; −1 = only at the end"),
@@ -33,17 +35,20 @@ FLAGS: dict[str, Any] = dict(
 
 
 def finetune(stage: str, source: str, args: Namespace, device: Runtime,
-             documents_of: Callable[[Any], list[Document]]) -> None:
-    """Trains `stage` from the newest checkpoint of `source` on `documents_of(tokenizer)`, and saves it.
+             documents_of: Callable[[Any, int], list[Document]]) -> None:
+    """Trains `stage` from the newest checkpoint of `source` on `documents_of(tokenizer, tokens in a row)`; saves it.
 
     Rates are those of pretraining times `args.init_lr_frac`; the optimizer starts afresh.
     """
-    model, tokenizer, info = checkpoint.load_model(source, args.source_tag, device=device.device, dtype=device.dtype)
-    documents = documents_of(tokenizer)
+    model, tokenizer, info = checkpoint.load_model(source, args.source_tag, dtype=device.dtype)
+    if args.lora:  # before the move: the device may have no room for all weights in fp32
+        lora.attach(model, args.lora, seed=args.seed, head=source == "base")
+    model.to(device.device)
+    row = model.config.sequence_len if args.max_seq_len == -1 else min(args.max_seq_len, model.config.sequence_len)
+    documents = documents_of(tokenizer, row + 1)
     part = args.init_lr_frac
     optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr * part, embedding_lr=args.embedding_lr * part,
                                     head_lr=args.head_lr * part, scalar_lr=0.5 * part), device.dtype)
-    row = model.config.sequence_len if args.max_seq_len == -1 else min(args.max_seq_len, model.config.sequence_len)
     most = max(1, args.total_batch_size // (device.world_size * row))
     auto = args.device_batch_size < 0
     rows = fit.rows_that_fit(model, row, most, device) if auto else fit.largest_divisor(most, args.device_batch_size)

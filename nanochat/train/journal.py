@@ -27,9 +27,10 @@ from nanochat.train.loop import Step
 # Flags that may differ between a run and its resumption: how it computes, and what a run that diverged has to change.
 # Every other flag decides the numbers.
 FREE_FLAGS = {"resume", "save_every", "keep", "eval_every", "run", "device_type", "compile", "device_batch_size",
-              "recompute", "workers"}
+              "recompute", "workers", "eval_questions"}
 RATE_FLAGS = {"matrix_lr", "embedding_lr", "head_lr", "weight_decay"}
-# A spike: so many steps in a row with a loss more than half, and half a nat, above the median of the hundred before.
+# A spike: a loss more than twice, and a nat above, the median of the hundred before, that stays: the mean of ten such steps
+# is not below that of the ten before. (Where easy text ends and other text begins, it leaps as well, but falls at once.)
 SPIKE_STEPS, SPIKE_WINDOW, SPIKE_ARMED = 10, 100, 20
 
 
@@ -49,7 +50,7 @@ class Journal:
         self.writer, self.writing = ThreadPoolExecutor(1, "checkpoint"), Future()
         self.writing.set_result(None)
         self.stopping = False
-        self.losses, self.risen = deque(maxlen=SPIKE_WINDOW), 0
+        self.losses, self.risen = deque(maxlen=SPIKE_WINDOW), []
         found = checkpoint.latest(self.folder) if resume else None
         if found:
             self._take_over(*found)
@@ -116,16 +117,17 @@ class Journal:
 
     def _watch(self, step: Step) -> None:
         usual = median(self.losses) if len(self.losses) >= SPIKE_ARMED else math.inf
-        if step.loss <= 1.5 * usual + 0.5:
+        if step.loss <= 2 * usual + 1:
             self.losses.append(step.loss)
-            self.risen = 0
+            self.risen.clear()
             return
-        self.risen += 1
-        if self.risen == SPIKE_STEPS:
+        self.risen.append(step.loss)
+        before, after = sum(self.risen[-2 * SPIKE_STEPS:-SPIKE_STEPS]), sum(self.risen[-SPIKE_STEPS:])
+        if len(self.risen) >= 2 * SPIKE_STEPS and not after < 0.95 * before:  # NaN is not below anything
             self.wait()
             good = f"{self.saved[-1].name} is from before" if self.saved else "no checkpoint was made before"
             raise UserError(f"the loss rose from about {usual:.3g} to {step.loss:.3g} and stayed there from step "
-                            f"{step.number - SPIKE_STEPS + 1} to {step.number}; {good}: go on with --resume and lower "
+                            f"{step.number - len(self.risen) + 1} to {step.number}; {good}: go on with --resume and lower "
                             "learning rates (--matrix_lr, --embedding_lr)")
 
     def save(self, step: Step) -> None:

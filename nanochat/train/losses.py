@@ -2,12 +2,15 @@
 import shutil
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from nanochat.data.packing import Document
 from nanochat.model import GPT
 from nanochat.system import log
+from nanochat.system.runtime import all_reduce_sum
 from nanochat.train.loop import LossOf
 
 
@@ -23,6 +26,25 @@ def weighted_nll(model: GPT, compile: bool) -> LossOf:
 
     run = torch.compile(loss, dynamic=False) if compile else loss
     return lambda batch: run(batch.ids, batch.targets, batch.weights)
+
+
+@torch.no_grad()
+def mean_kl(model: GPT, reference: GPT, answers: Sequence[Document], rows: int, device: torch.device) -> float:
+    """KL(model ‖ reference) in nats per sampled token, over all ranks: exact over the vocabulary, at the positions of
+    `answers` (ids, mask 1 = sampled) where the model spoke. 0 where nobody spoke."""
+    nats = count = 0.0
+    for first in range(0, len(answers), rows):
+        part = answers[first:first + rows]
+        width = max(len(ids) for ids, _ in part)
+        padded = [[(*values, *[0] * (width - len(values))) for values in both] for both in zip(*part)]
+        ids, mask = (torch.tensor(values, device=device) for values in padded)  # (B, T+1)
+        spoken = mask[:, 1:].bool()
+        mine, theirs = (one.logits(one.hidden(ids[:, :-1])[spoken]).log_softmax(-1)  # (M, V)
+                        for one in (model, reference))
+        nats += (mine.exp() * (mine - theirs)).sum().item()
+        count += int(spoken.sum())
+    nats, count = all_reduce_sum([nats, count], device)
+    return nats / max(count, 1)
 
 
 def can_compile(device: torch.device) -> bool:

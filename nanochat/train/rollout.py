@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from nanochat.data.packing import Batch
+from nanochat.data.packing import Batch, Document
 from nanochat.system.files import UserError
 from nanochat.system.runtime import Runtime, all_reduce_sum
 
@@ -38,7 +38,8 @@ class Rollouts:
     seed: int = 0
     step: int = 0  # optimizer steps already done
     stats: dict[str, float] = field(default_factory=dict)
-    samples: list[dict] = field(default_factory=list)  # of the newest step, for the log
+    samples: list[dict] = field(default_factory=list)  # this rank's of the newest step, for the log
+    answers: list[Document] = field(default_factory=list)  # the same as prompt and answer ids; mask 1 = sampled
 
     def __post_init__(self) -> None:
         if self.questions_per_step < self.runtime.world_size:
@@ -93,8 +94,10 @@ class Rollouts:
         self.stats = {"rl/reward_mean": right / n, "rl/tool_use": used / n,
                       "rl/reward_with_tool": right_used / max(used, 1), "rl/tokens_per_answer": tokens / n,
                       "rl/pass_at_k": passed / groups, "rl/mixed_groups": mixed / groups}
-        self.samples = []
+        self.samples, self.answers = [], []
         for i, group, group_rewards in zip(chosen, answers, rewards, strict=True):
             question = self.items[i].get("question") or self.items[i].get("prompt")
-            self.samples.append({"question": question, "answer": group[0].text, "tool_calls": group[0].tool_calls,
-                                 "reward": float(group_rewards[0])})
+            for one, reward in zip(group, group_rewards, strict=True):
+                self.samples.append({"question": question, "answer": one.text, "tool_calls": one.tool_calls,
+                                     "reward": float(reward)})
+                self.answers.append(([*self.prompts[i], *one.ids], [0] * len(self.prompts[i]) + list(one.mask)))

@@ -11,10 +11,14 @@ import sys
 import threading
 import types
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+import tasks
 from nanochat import dataset
 from nanochat.data import shards, sources
+from nanochat.system import files
 from nanochat.system.files import UserError
 
 REPO = "toy/stories"
@@ -59,8 +63,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _file(self, with_body: bool):
-        name = self.path.split("/")[-1]
-        assert self.path == f"/datasets/{REPO}/resolve/{COMMIT}/{name}"
+        folder = f"/datasets/{REPO}/resolve/{COMMIT}/"
+        assert self.path.startswith(folder)
+        name = self.path.removeprefix(folder)
         if name in self.server.missing:
             return self.send_error(404)
         data = self.server.contents[name]
@@ -273,3 +278,26 @@ def test_without_a_gpu_the_default_is_the_kindergarten(tmp_path, monkeypatch, ca
         dataset.main(["-n", "8", "--seed=7", "--out", str(tmp_path)])
     assert "kindergarten with seed 7" in capsys.readouterr().out
     assert list(shards.iter_texts(shards.train_shards(tmp_path / "data"))) == ["Ann has 7 cats."]
+
+
+def test_lessons_become_the_files_that_tasks_and_mixtures_read(hub, tmp_path, monkeypatch, capsys):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    question = {"question": "Is it?", "choices": ["yes", "no"], "answer": 1, "subject": "logic"}
+    tables = {"data/train-0.parquet": [{"messages": messages, "source": "x"}], "data/train-1.parquet":
+              [{"messages": messages, "source": "y"}], "aux/train-0.parquet": [{"train": question}]}
+    for name, rows in tables.items():
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "one.parquet")
+        hub.contents[name] = (tmp_path / "one.parquet").read_bytes()
+    monkeypatch.setitem(sources.HUB, "talk", sources.HubSource(REPO, "toy talk", {
+        "data/train-": "chat/talk.jsonl", "aux/": "mmlu/auxiliary_train.jsonl"}))
+    hub.cut.add("data/train-0.parquet")
+    dataset.main(["--source=talk", f"--out={tmp_path}"])
+    assert files.read_jsonl(tmp_path / "data/chat/talk.jsonl") == [{"messages": messages}] * 2
+    assert tasks.find("mmlu").load("train", tmp_path / "data") == [question]
+    assert "chat/talk.jsonl: 2 rows" in capsys.readouterr().out and not list(tmp_path.rglob("*--*"))
+    gets = len(hub.gets)
+    dataset.main(["--source=talk", f"--out={tmp_path}"])
+    assert len(hub.gets) == gets, "what is there stays"
+    monkeypatch.setitem(sources.HUB, "talk", sources.HubSource(REPO, "", {"other/": "chat/other.jsonl"}))
+    with pytest.raises(UserError, match="no parquet files other/"):
+        dataset.main(["--source=talk", f"--out={tmp_path}"])

@@ -99,6 +99,7 @@ def test_words_are_graded_and_tool_use_is_counted(tokenizer, data):
 def test_samples_give_a_mean_and_pass_at_k(tokenizer, data):
     score = chat.evaluate(PROBLEMS, Scripted(tokenizer), data_dir=data, samples=2, temperature=1.0)
     assert score.accuracy == pytest.approx((10 + 2 * 0.5) / 12) and score.extra["pass_at_k"] == 1.0
+    assert score.extra["pass_at"] == {1: pytest.approx(score.accuracy), 2: 1.0}
     assert score.num_items == 12
 
 

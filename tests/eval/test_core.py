@@ -7,6 +7,7 @@ import torch
 
 from nanochat.eval import core
 from nanochat.eval.core import CoreTask, Row
+from nanochat.model import PORTABLE
 from nanochat.system import files
 from nanochat.system.files import UserError
 
@@ -74,8 +75,8 @@ def slow_verdicts(model, tokenizer, kind, items, shots, delimiter, key) -> list[
 @pytest.mark.parametrize(("shots", "delimiter"), [(0, " "), (2, "\nAnswer: ")])
 def test_equals_the_slow_twin(model, tokenizer, monkeypatch, kind, shots, delimiter):
     items = make_items(kind)
-    monkeypatch.setattr(core, "TOKENS_AT_ONCE", 400)  # several batches
-    monkeypatch.setattr(core, "ITEMS_AT_ONCE", 5)
+    monkeypatch.setitem(core.TOKENS_AT_ONCE, "cpu", 400)  # several batches
+    monkeypatch.setattr(core, "LOGITS_AT_ONCE", 7 * tokenizer.vocab_size)  # spans are cut
     result = core.evaluate_task(model, tokenizer, task_of(kind, shots, delimiter), items)
     expected = slow_verdicts(model, tokenizer, kind, items, shots, delimiter, "gold")
     assert kind == "language_modeling" or 0 < sum(expected) < len(items), "both verdicts are compared"
@@ -87,18 +88,51 @@ def test_equals_the_slow_twin(model, tokenizer, monkeypatch, kind, shots, delimi
     assert [right for _, right, _ in judged] == expected, "item by item"
 
 
+def slow_score(model, row: Row) -> tuple[float, bool]:
+    logits = model(torch.tensor([row.ids]))[0].double()
+    span = range(row.start, row.end)
+    nats = [-logits[at - 1].log_softmax(-1)[row.ids[at]].item() for at in span]
+    return sum(nats) / len(nats), all(logits[at - 1].argmax() == row.ids[at] for at in span)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("features", [{}, PORTABLE, {"document_bos": 63}], ids=["all", "portable", "documents"])
+def test_trees_say_what_their_rows_say_alone(tiny_model, features):
+    """Rows of any shape: little shared, all shared, one the beginning of another, spans inside what is shared."""
+    model, rng = tiny_model(sequence_len=40, scale=0.6, **features).eval(), random.Random(4)
+    trees, alone = [], []
+    for _ in range(60):
+        shared = [63, *(rng.randrange(64) for _ in range(rng.choice((1, 2, 9))))]
+        likely = model(torch.tensor([shared]))[0].argmax(-1).tolist()  # so that some tokens are the first choice
+        own = [likely[-1:] + [rng.randrange(64) for _ in range(rng.randrange(7))] for _ in range(rng.randint(1, 5))]
+        ids = [shared + tail[rng.randrange(2):] for tail in own]
+        rows = [Row(row, start := rng.randint(1, len(row) - 1), rng.randint(start + 1, len(row))) for row in ids]
+        trees.append(core.tree(rows))
+        alone.append([slow_score(model, row) for row in rows])
+    for mine, slow in zip(core.score(model, trees), alone):
+        assert [first for _, first in mine] == [first for _, first in slow]
+        assert [nats for nats, _ in mine] == pytest.approx([nats for nats, _ in slow], abs=2e-5)
+    assert len({first for rows in alone for _, first in rows}) == 2, "both verdicts are compared"
+
+
+def test_what_choices_share_is_computed_once(tokenizer):
+    item = {"query": "the cat sat on a mat " * 9, "choices": ["and the dog", "in the sun", "of a man"], "gold": 0}
+    rows = core.rows_of(tokenizer, task_of("multiple_choice", 0), [item], 0)
+    own = sum(len(row.ids) - row.start for row in rows)
+    assert len(core.tree(rows).ids) == rows[0].start + own + 3 < sum(len(row.ids) for row in rows) / 2
+
+
 class Peeking:
     """A model that looks ahead and says what comes, but never the token it does not know."""
 
-    config = SimpleNamespace(sequence_len=200)
-
     def __init__(self, tokenizer, unknown: int):
         self.size, self.unknown = tokenizer.vocab_size, unknown
+        self.config = SimpleNamespace(sequence_len=200, vocab_size=tokenizer.vocab_size)
 
     def parameters(self):
         return iter([torch.zeros(1)])
 
-    def hidden(self, ids):
+    def hidden(self, ids, positions=None, mask=None):
         following = ids.roll(-1, dims=1)
         return torch.nn.functional.one_hot(following.where(following != self.unknown, 0), self.size).float() * 9
 
@@ -131,8 +165,11 @@ def test_the_scored_span_is_the_continuation(tokenizer):
 
 
 def test_long_prompts_lose_their_beginning_and_are_counted(model, tokenizer):
-    assert core._crop(Row([1, 2, 3, 4, 5], 3, 5), 3) == Row([3, 4, 5], 1, 3)
-    assert core._crop(Row([1, 2, 3, 4, 5], 1, 5), 3) == Row([3, 4, 5], 1, 3)
+    assert core.crop([Row([1, 2, 3, 4, 5], 3, 5)], 3) == [Row([1, 4, 5], 1, 3)]
+    assert core.crop([Row([1, 2, 3, 4, 5], 1, 5)], 3) == [Row([1, 4, 5], 1, 3)]
+    short = Row([1, 2, 3, 9], 3, 4)
+    assert core.crop([Row([1, 2, 3, 4, 5], 3, 5), short], 4)[1] == Row([1, 3, 9], 2, 3), "choices keep their context"
+    assert core.crop([short], 4) == [short]
     items = make_items("multiple_choice", 4)
     items[0]["query"] = "the cat " * 400
     assert core.evaluate_task(model, tokenizer, task_of("multiple_choice", 0), items)["cropped"] == 1

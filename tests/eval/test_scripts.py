@@ -79,6 +79,9 @@ def test_chat_eval_asks_all_there_is_and_adds_to_it(out, capsys):
     chat_eval.main(["-i", "sft", "-a", "Spelling|facts", "-x", "2", "-m", "4", "--device_type=cpu", "--dtype=float32"])
     again = files.read_json(folder / "chat_eval.json")["tasks"]
     assert again["facts"]["num_items"] == 2 and again["problems"] == found["tasks"]["problems"], "-a adds"
+    chat_eval.main(["-i", "sft", "-a", "facts", "-n", "2", "-t", "1", "-x", "2", "-m", "2", "--device_type=cpu"])
+    said = capsys.readouterr().out
+    assert "facts: pass@1 0.000  pass@2 0.000" in said
 
 
 def test_scores_of_another_model_are_dropped(out, model):

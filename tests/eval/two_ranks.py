@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 import tasks
-from nanochat.eval import bpb, chat, core
+from nanochat.eval import bpb, chat, core, share
 from nanochat.system import runtime
 
 
@@ -30,6 +30,8 @@ def scores(data: Path, rank: int = 0, world_size: int = 1) -> list:
     batches = list(sibling("test_bpb").make_batches(tokenizer, 4))[rank::world_size]
     return [exam.as_dict(), result, bpb.bits_per_byte(model, batches, torch.from_numpy(tokenizer.token_bytes()))]
 
+
+share.GROUP = 4  # so that both ranks have something to do
 
 if __name__ == "__main__":
     device = runtime.start("cpu")

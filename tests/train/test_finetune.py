@@ -3,6 +3,7 @@ from argparse import Namespace
 import pytest
 
 from nanochat.system import files, paths
+from nanochat.system.files import UserError
 from nanochat.train import checkpoint
 from nanochat.train.finetune import FLAGS, finetune
 from nanochat.train.journal import Journal
@@ -11,7 +12,7 @@ from nanochat.train.journal import Journal
 @pytest.fixture
 def documents(tokenizer, sentences):
     """Sixty conversations of one sentence, of which the second half is to be learnt."""
-    def make(_):
+    def make(*_):
         ids = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in sentences]
         return [(one, [int(i > len(one) // 2) for i in range(len(one))]) for one in ids] * 12
 
@@ -34,7 +35,7 @@ def settings(**changed):
 def test_it_starts_from_the_source_and_saves_a_stage(base, documents, cpu, tokenizer):
     finetune("sft", "base", settings(device_batch_size=4), cpu, documents)
     model, _, state = checkpoint.load_model("sft")
-    tokens = sum(len(ids) for ids, _ in documents(None))
+    tokens = sum(len(ids) for ids, _ in documents())
     assert state["tag"] == "d2" and state["step"] == tokens // 512 and state["tokens"] == state["step"] * 512
     rows = files.read_jsonl(paths.results_dir("sft") / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, state["step"] + 1))
@@ -67,3 +68,41 @@ def test_interrupted_it_goes_on(base, documents, cpu):
     finetune("sft", "base", settings(resume=True, **changed), cpu, documents)
     whole, cut = (paths.checkpoint_dir("sft", tag) / "step_000004" / "model.safetensors" for tag in ("whole", "cut"))
     assert whole.read_bytes() == cut.read_bytes()
+
+
+def test_lora_learns_saves_an_ordinary_model_and_resumes_exactly(base, documents, cpu):
+    common = dict(lora=2, num_iterations=4, save_every=2, matrix_lr=0.2)
+    finetune("mid", "base", settings(model_tag="whole", **common), cpu, documents)
+    rows = files.read_jsonl(paths.results_dir("mid") / "metrics.jsonl")
+    assert rows[-1]["train/loss_nats"] < rows[0]["train/loss_nats"]
+    before, after = (checkpoint.load_model(*place)[0].state_dict() for place in (("base",), ("mid", "whole")))
+    changed = {name.split(".")[-2] for name in before if not before[name].equal(after[name])}
+    assert changed == {"q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "lm_head"}
+    assert before.keys() == after.keys()
+    save = Journal.save
+
+    def killed(journal, step):
+        save(journal, step)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "save", killed)
+        finetune("mid", "base", settings(model_tag="cut", **common), cpu, documents)
+    cut = paths.checkpoint_dir("mid", "cut")
+    kept = {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()}
+    finetune("mid", "base", settings(model_tag="cut", resume=True, **common), cpu, documents)
+    for name in ("model", "lora"):
+        whole = paths.checkpoint_dir("mid", "whole") / "step_000004" / f"{name}.safetensors"
+        assert whole.read_bytes() == (cut / "step_000004" / f"{name}.safetensors").read_bytes()
+    finetune("mid", "mid", settings(source_tag="whole", model_tag="next", num_iterations=1), cpu, documents)
+    (cut / "step_000002").mkdir()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    for path in (cut / "step_000004").iterdir():
+        path.unlink()
+    source = checkpoint.load_model("base")[0]
+    source.lm_head.weight.data += 1
+    source.model.embed_tokens.weight.data += 1
+    checkpoint.save(paths.checkpoint_dir("base", "d2"), 3, source, None, {"tokens": 1})
+    with pytest.raises(UserError, match="another source checkpoint"):
+        finetune("mid", "base", settings(model_tag="cut", resume=True, **common), cpu, documents)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nanochat.data.packing import Batch
-from nanochat.train.losses import can_compile, weighted_nll
+from nanochat.train.losses import can_compile, mean_kl, weighted_nll
 
 
 def batch(weights=None):
@@ -57,3 +57,17 @@ def test_compiled_it_is_the_same(tiny_model):
     (eager, grads), (compiled, others) = results
     assert compiled == pytest.approx(eager, rel=1e-5)
     assert all((a - b).abs().max() < 1e-4 * max(1.0, a.abs().max()) for a, b in zip(grads, others))
+
+
+def test_kl_is_that_of_the_definition(tiny_model, cpu):
+    model, reference = tiny_model(1).eval(), tiny_model(2).eval()
+    draw = torch.Generator().manual_seed(0)
+    answers = [(torch.randint(64, (n,), generator=draw).tolist(), torch.randint(2, (n,), generator=draw).tolist())
+               for n in (5, 9, 3, 12, 2)] + [([1, 2, 3], [0, 0, 0])]
+    slow = []
+    with torch.no_grad():
+        for ids, mask in answers:
+            p, q = (one(torch.tensor([ids]))[0].double().softmax(-1) for one in (model, reference))
+            slow += [(p[at - 1] * (p[at - 1] / q[at - 1]).log()).sum().item() for at in range(1, len(ids)) if mask[at]]
+    assert mean_kl(model, reference, answers, 2, cpu.device) == pytest.approx(sum(slow) / len(slow), rel=1e-4)
+    assert mean_kl(model, model, answers, 4, cpu.device) == mean_kl(model, reference, answers[-1:], 4, cpu.device) == 0

@@ -113,9 +113,10 @@ def test_the_figures_of_a_step():
     assert rollouts.stats == pytest.approx({
         "rl/reward_mean": 2 / 8, "rl/tool_use": 2 / 8, "rl/reward_with_tool": 1 / 2, "rl/tokens_per_answer": 12 / 8,
         "rl/pass_at_k": 1 / 2, "rl/mixed_groups": 1 / 2})
-    assert rollouts.samples == [
+    assert len(rollouts.samples) == 8 and rollouts.samples[::4] == [
         {"question": "q0", "answer": "right 1", "tool_calls": [("1+1", "2")], "reward": 1.0},
         {"question": "q1", "answer": "0", "tool_calls": [], "reward": 0.0}]
+    assert rollouts.answers[3] == ([*rollouts.prompts[0], 1, 2, 3, 4], [0] * len(rollouts.prompts[0]) + [1] * 4)
 
 
 def test_items_of_functions_have_a_prompt_instead_of_a_question():

@@ -1,0 +1,85 @@
+"""Mixtures: by name, weight and file, cut to the row; whatever comes out can be trained on."""
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.data.loader import ListCorpus, batches
+from nanochat.system import files
+from nanochat.system.files import UserError
+from nanochat.tokenizer import chat
+from nanochat.train.losses import weighted_nll
+from tasks import conversations, mixture
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "ada.jsonl"
+
+
+def talk(*texts: str) -> dict:
+    return {"messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]}
+
+
+@pytest.fixture
+def data(tmp_path):
+    files.write_jsonl(tmp_path / "chat" / "short.jsonl", [talk(f"Who is {n}?", f"It is {n}.") for n in range(20)])
+    return tmp_path
+
+
+def test_own_conversations_join_the_mixture_by_path_and_passes(data, tokenizer, capsys):
+    files.write_jsonl(data / "my.jsonl", [talk("Name?", "Ada."), talk("Job?", "A cook.")])
+    plain = mixture.documents("short*0.5", tokenizer, data_dir=data)
+    both = mixture.documents("short*0.5", tokenizer, own=f"{data}/my.jsonl*3", data_dir=data)
+    mine = chat.render(tokenizer, talk("Name?", "Ada."))
+    assert len(plain) == 10 and len(both) == 16 and both.count(mine) == 3 and all(one in both for one in plain)
+    assert "my.jsonl: 6 documents" in capsys.readouterr().out
+    assert len(mixture.documents("", tokenizer, own=f"{data}/my.jsonl", data_dir=data)) == 22, "beside all there is"
+
+
+def test_the_shipped_example_is_valid_and_small(tokenizer):
+    rows = conversations.read(EXAMPLE)
+    assert 10 <= len(rows) <= 50 and any("Ada" in row["messages"][-1]["content"] for row in rows)
+    assert all(any(chat.render(tokenizer, row)[1]) for row in rows)
+
+
+@pytest.mark.parametrize("own, lines, said", [
+    ("my.jsonl", ["{"], "my.jsonl, line 2: not JSON"), ("gone.jsonl", [], "gone.jsonl does not exist"),
+    ("my.jsonl*x", [], "--conversations"), ("my.jsonl*0", [], "outside 0"),
+    ("my.jsonl", [json.dumps(talk("a", "b", "c"))], "line 2: the roles are"),
+    ("my.jsonl", ['{"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "b"}]}'],
+     "line 2: the user's content is 3")])
+def test_what_is_wrong_with_them_is_said(data, tokenizer, own, lines, said):
+    (data / "my.jsonl").write_text("\n".join([json.dumps(talk("Name?", "Ada.")), *lines]))
+    with pytest.raises(UserError, match=said):
+        mixture.documents("short", tokenizer, own=f"{data}/{own}", data_dir=data)
+
+
+def test_long_conversations_end_at_a_turn_or_are_dropped_and_both_are_counted(data, tokenizer, capsys):
+    whole = talk("Hi", "Ho", "And now?", "x" * 200)
+    files.write_jsonl(data / "chat" / "long.jsonl", [whole, talk("q" * 300, "a"), talk("Hi", "y" * 300)])
+    kept = mixture.documents("long", tokenizer, max_tokens=40, data_dir=data)
+    first = chat.render(tokenizer, talk("Hi", "Ho"))
+    assert first in kept and len(kept) == 2 and max(len(ids) for ids, _ in kept) == 40
+    assert "longer than a row: 2 cut, 1 dropped" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no conversation of at most 9 tokens"):
+        files.write_jsonl(data / "chat" / "long.jsonl", [talk("q" * 300, "a")])
+        mixture.documents("long", tokenizer, max_tokens=9, data_dir=data)
+
+
+@given(seed=st.integers(0, 999), row=st.integers(8, 60), rows=st.integers(1, 7), learn_all=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_no_row_is_without_a_target_and_no_loss_is_nan(tmp_path_factory, tokenizer, tiny_model, seed, row, rows,
+                                                       learn_all):
+    draw = random.Random(seed)
+    text = lambda: "word " * draw.choice((0, 1, 3, 30)) + "."  # noqa: E731
+    data = tmp_path_factory.mktemp("data")
+    talks = [talk("?", "!")] + [talk(*(text() for _ in range(2 * draw.randint(1, 4))))
+                                for _ in range(draw.randint(0, 12))]
+    files.write_jsonl(data / "chat" / "any.jsonl", talks)
+    found = mixture.documents("any", tokenizer, max_tokens=row + 1, learn_all=learn_all, data_dir=data)
+    loss_of = weighted_nll(tiny_model(vocab_size=tokenizer.vocab_size, sequence_len=64), compile=False)
+    for batch in batches(ListCorpus(found, 4), rows, row, tokenizer.bos_id, epochs=2):
+        assert (batch.targets >= 0).any(dim=1).all(), "an empty row"
+        assert torch.isfinite(loss_of(batch)) and batch.ids.shape[1] == row

@@ -1,0 +1,48 @@
+"""chat_rl as a program: what it measures on the way, what it keeps, and that an interrupted run ends with the same."""
+import pytest
+
+from nanochat.kindergarten import problems
+from nanochat.system import files, paths
+from nanochat.train import checkpoint
+from nanochat.train.journal import Journal
+from scripts import chat_rl
+
+STEPS = ["--task=problems", "--num_iterations=3", "--examples_per_step=2", "--num_samples=3", "--max_new_tokens=6",
+         "--device_batch_size=2", "--save_every=1", "--no_compile", "--device_type=cpu", "--dtype=float32",
+         "--eval_every=2", "--eval_questions=3", "--init_lr_frac=1"]
+
+
+@pytest.fixture
+def sft(base_dir, tiny_model, tokenizer, monkeypatch):
+    tokenizer.save(paths.tokenizer_dir())
+    model = tiny_model(vocab_size=tokenizer.vocab_size, sequence_len=512)
+    checkpoint.save(paths.checkpoint_dir("sft", "d2"), 1, model, None, {"stage": "sft"})
+    for split, seed in (("train", 1), ("test", 2)):
+        files.write_jsonl(paths.data_dir() / f"kindergarten/problems-{split}.jsonl", problems.exam(seed, 6))
+    task = type(chat_rl.tasks.find("problems"))
+    monkeypatch.setattr(task, "grade", lambda self, item, text: len(text) % 2 == 0)  # something to learn from
+
+
+@pytest.mark.parametrize("extra", [[], ["--lora=2"]], ids=["whole", "lora"])
+def test_tests_are_measured_samples_kept_and_resuming_is_exact(sft, extra):
+    chat_rl.main([*STEPS, "--model_tag=whole", *extra])
+    rows = files.read_jsonl(paths.results_dir("rl") / "metrics.jsonl")
+    tested = [row["step"] for row in rows if "rl/kl_nats_per_token" in row]
+    assert tested == [2, 3] and rows[1]["rl/kl_nats_per_token"] > 0
+    assert 0 <= rows[1]["rl/test_pass_at_1"] <= rows[1]["rl/test_pass_at_k"] <= 1
+    kept = files.read_jsonl(paths.results_dir("rl") / "samples" / "step_000002.jsonl")
+    assert len(kept) == 6 and kept[0]["question"] == kept[2]["question"] != kept[3]["question"]
+    assert all(row["reward"] == float(len(row["answer"]) % 2 == 0) for row in kept)
+    assert len(files.read_json(paths.results_dir("rl") / "samples.json")) == 2, "one of each question, for the report"
+    save = Journal.save
+
+    def killed(journal, step):
+        save(journal, step)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "save", killed)
+        chat_rl.main([*STEPS, "--model_tag=cut", *extra])
+    chat_rl.main([*STEPS, "--model_tag=cut", "--resume", *extra])
+    files_of = [paths.checkpoint_dir("rl", tag) / "step_000003" / "model.safetensors" for tag in ("whole", "cut")]
+    assert files_of[0].read_bytes() == files_of[1].read_bytes()
