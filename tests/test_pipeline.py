@@ -303,7 +303,7 @@ def test_unknown_flags_are_refused_by_every_command(module, base_dir, capsys):
     ("scripts.base_eval --max_per_task=0", "too small"),
     ("scripts.mid_train --total_batch_size=0", "too small"),
     ("scripts.mid_train --loss_on=nothing", "choose one of all, assistant"),
-    ("scripts.chat_sft --source=sft", "choose one of base, mid"),
+    ("scripts.chat_sft --source=rl", "choose one of base, mid, sft"),
     ("scripts.chat_rl --num_samples=1", "give at least 2"),
     ("scripts.chat_rl --temperature=0", "too small"),
     ("scripts.chat_eval -i tokenizer", "choose one of base, mid, sft, rl"),
@@ -417,7 +417,7 @@ def small_disk(tmp_path):
                                                    capture_output=True).returncode:
         pytest.skip("needs the right to mount a small tmpfs")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)  # an error that pytest keeps may hold a file open
 
 
 def test_a_disk_that_fills_up_costs_no_finished_work(toy, small_disk, base_dir, monkeypatch, capsys):
