@@ -47,7 +47,7 @@ def attach(model: GPT, rank: int, *, seed: int = 0, head: bool = False) -> None:
 
 @torch.no_grad()
 def merged(model: GPT) -> dict[str, torch.Tensor]:
-    """The weights of an ordinary model by name, at least fp32 and in main memory, as the device may have no room for them."""
+    """The weights of an ordinary model by name, at least fp32, in main memory: the device may have no room for them."""
     weights = {name: p.detach().cpu().to(torch.promote_types(p.dtype, torch.float32))
                for name, p in model.named_parameters() if ".lora_" not in name}
     for name, module in model.named_modules():

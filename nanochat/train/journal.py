@@ -29,8 +29,8 @@ from nanochat.train.loop import Step
 FREE_FLAGS = {"resume", "save_every", "keep", "eval_every", "run", "device_type", "compile", "device_batch_size",
               "recompute", "workers", "eval_questions"}
 RATE_FLAGS = {"matrix_lr", "embedding_lr", "head_lr", "weight_decay"}
-# A spike: a loss more than twice, and a nat above, the median of the hundred before, that stays: the mean of ten such steps
-# is not below that of the ten before. (Where easy text ends and other text begins, it leaps as well, but falls at once.)
+# A spike: a loss more than twice, and a nat above, the median of the hundred before, that stays: the mean of ten such
+# steps is not below that of the ten before. (Where easy text ends and other text begins, it leaps too, but falls.)
 SPIKE_STEPS, SPIKE_WINDOW, SPIKE_ARMED = 10, 100, 20
 
 
@@ -126,9 +126,10 @@ class Journal:
         if len(self.risen) >= 2 * SPIKE_STEPS and not after < 0.95 * before:  # NaN is not below anything
             self.wait()
             good = f"{self.saved[-1].name} is from before" if self.saved else "no checkpoint was made before"
+            first = step.number - len(self.risen) + 1
             raise UserError(f"the loss rose from about {usual:.3g} to {step.loss:.3g} and stayed there from step "
-                            f"{step.number - len(self.risen) + 1} to {step.number}; {good}: go on with --resume and lower "
-                            "learning rates (--matrix_lr, --embedding_lr)")
+                            f"{first} to {step.number}; {good}: go on with --resume and lower learning rates "
+                            "(--matrix_lr, --embedding_lr)")
 
     def save(self, step: Step) -> None:
         """A checkpoint after `step`, from which a run goes on exactly; written in the background.
