@@ -1,0 +1,58 @@
+// The server: what it can do, and its streams.
+import { load } from "./store.js";
+
+/** models: of /v1/models; chat, text: the fields that the two ways of asking take, by the server's own OpenAPI
+ *  description (text is null where there is no /v1/completions). The page offers nothing the server would refuse. */
+export const server = { models: [], chat: new Set(), text: null };
+
+export class Refused extends Error {
+  constructor(status, message) { super(message); this.status = status; }
+}
+
+async function ask(path, options = {}) {
+  const key = load("settings", {}).key;
+  const headers = { ...(options.body && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
+  const response = await fetch(path, { ...options, headers });
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  throw new Refused(response.status, problem.error?.message ?? `The server answered ${response.status}.`);
+}
+
+/** Fill `server`; throws when nobody is there (TypeError) or a key is wanted (Refused, 401). */
+export async function connect() {
+  server.models = (await (await ask("v1/models")).json()).data;
+  const api = await ask("openapi.json").then((response) => response.json()).catch(() => ({}));
+  server.chat = fields(api, "/v1/chat/completions") ?? new Set();
+  server.text = fields(api, "/v1/completions");
+}
+
+function fields(api, path) {
+  const schema = api.paths?.[path]?.post?.requestBody?.content?.["application/json"]?.schema;
+  const named = api.components?.schemas?.[schema?.$ref?.split("/").at(-1)] ?? schema;
+  return named?.properties ? new Set(Object.keys(named.properties)) : null;
+}
+
+/** The JSON objects of a server-sent event stream, up to [DONE]. An error event, or a stream that ends without
+ *  [DONE], throws. Network chunks end anywhere: what is not a whole event yet waits for the next. */
+export async function* stream(path, body, signal) {
+  const response = await ask(path, { method: "POST", body: JSON.stringify({ ...body, stream: true }), signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
+    const events = (buffer + read.value).split(/\r?\n\r?\n/);
+    buffer = events.pop();
+    for (const event of events) {
+      const data = event.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim()).join("\n");
+      if (data === "[DONE]") return;
+      if (!data) continue; // a comment that keeps the connection open
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new Error(chunk.error.message);
+      yield chunk;
+    }
+  }
+  throw new Error("The connection broke before the answer was complete.");
+}
+
+/** What an exception of `stream` means to somebody who did not write this page. */
+export const explain = (error) => error instanceof TypeError ? "The server can't be reached. Is it still running?"
+  : error.status === 429 ? `The server is busy: ${error.message}` : error.message;

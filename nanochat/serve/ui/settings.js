@@ -1,0 +1,93 @@
+// Settings: what differs from the server's defaults, the dialog that shows them, and the slash commands.
+import { server } from "./api.js";
+import { $, h } from "./dom.js";
+import { keep, load } from "./store.js";
+
+let changed = load("settings", {});
+let fallback = { temperature: 0.8, top_k: 50, top_p: 1, min_p: 0, max_tokens: 512, seed: "", system: "", theme: "", key: "", model: "" };
+const listeners = [];
+export const onSetting = (react) => listeners.push(react);
+export const setting = (name) => changed[name] ?? fallback[name];
+export function defaults(ofServer) { for (const name of Object.keys(fallback)) if (ofServer?.[name] != null) fallback[name] = ofServer[name]; }
+export function set(name, value) {
+  if (value === undefined) delete changed[name]; else changed[name] = value;
+  keep("settings", changed);
+  listeners.forEach((react) => react(name));
+}
+
+/** The part of a request that settings make: of what the server takes (`fields`), what differs from doing nothing. */
+export function request(fields) {
+  const body = { model: setting("model") || server.models[0]?.id, temperature: setting("temperature"), top_k: setting("top_k"),
+    max_tokens: setting("max_tokens"), stream_options: { include_usage: true } };
+  if (fields.has("top_p") && setting("top_p") < 1) body.top_p = setting("top_p");
+  if (fields.has("min_p") && setting("min_p") > 0) body.min_p = setting("min_p");
+  if (fields.has("seed") && setting("seed") !== "") body.seed = setting("seed");
+  if (fields.has("top_logprobs") && fields.has("logprobs")) Object.assign(body, { logprobs: true, top_logprobs: 5 });
+  else if (fields.has("prompt") && fields.has("logprobs")) body.logprobs = 5;
+  return body;
+}
+
+// ---------------------------------------------------------------- the dialog
+
+const form = $("settings");
+const inputs = [...form.querySelectorAll("[name]")];
+const isNumber = (input) => ["range", "number"].includes(input.type);
+
+function fill() {
+  for (const input of inputs) {
+    input.value = setting(input.name);
+    const output = form.querySelector(`output[for="${input.id}"]`);
+    if (output) output.value = input.value;
+  }
+  for (const field of form.querySelectorAll("[data-needs]")) field.hidden = !server.chat.has(field.dataset.needs);
+}
+export function openSettings(at) {
+  fill();
+  form.showModal();
+  if (at) $(`set-${at}`).focus();
+}
+for (const input of inputs) {
+  input.oninput = () => {
+    set(input.name, isNumber(input) && input.value !== "" ? Number(input.value) : input.value);
+    if (input.type === "range") fill();
+  };
+}
+form.onclose = () => {
+  if (form.returnValue === "reset") for (const name of Object.keys(changed)) if (name !== "key" && name !== "model") set(name, undefined);
+  form.returnValue = "";
+};
+for (const dialog of [form, $("help")]) dialog.onclick = (event) => { if (event.target === dialog) dialog.close(); }; // beside it
+
+// ---------------------------------------------------------------- slash commands
+
+const NUMBERS = { temperature: ["temperature", 0, 2], topk: ["top_k", 1, 200], topp: ["top_p", 0.05, 1], minp: ["min_p", 0, 0.5], tokens: ["max_tokens", 1, 4096] };
+const HELP = [["/temperature 0.8", "how surprising answers are, 0 to 2"], ["/topk 50", "how many tokens to choose from, 1 to 200"],
+  ["/tokens 512", "the longest answer"], ["/system You are a poet.", "the system prompt; alone: none"],
+  ["/clear", "a new conversation"], ["/help", "this list"],
+  ["Enter, Shift+Enter", "send, start a new line"], ["Esc", "stop the answer"], ["↑", "in an empty box: edit the last message"],
+  ["Ctrl+Shift+O", "a new conversation"], ["Ctrl+K", "search conversations"], ["Ctrl+Enter", "in a text: write on"]];
+
+export function openHelp() {
+  $("help-list").replaceChildren(...HELP.flatMap(([what, why]) => [h("dt", {}, h("kbd", {}, what)), h("dd", {}, why)]));
+  $("help").showModal();
+}
+
+/** Do what a line says if it is a command: what there is to tell about it ("" = nothing), or null if it is none. */
+export function command(line, startNew) {
+  const match = line.trim().match(/^\/([a-z]+)(?:\s+([^]*))?$/i);
+  if (!match) return null;
+  const name = match[1].toLowerCase();
+  const value = (match[2] ?? "").trim();
+  if (name === "help") return openHelp() ?? "";
+  if (name === "clear" || name === "new") return startNew() ?? "";
+  if (name === "system") {
+    set("system", value);
+    return value ? "The system prompt is set." : "There is no system prompt now.";
+  }
+  if (!NUMBERS[name]) return `There is no /${name}; /help lists what there is.`;
+  const [key, low, high] = NUMBERS[name];
+  const number = Number(value);
+  if (!value || !(number >= low && number <= high)) return `/${name} is ${setting(key)}; give a number from ${low} to ${high}.`;
+  set(key, ["top_k", "max_tokens"].includes(key) ? Math.round(number) : number);
+  return `${name} is now ${setting(key)}.`;
+}

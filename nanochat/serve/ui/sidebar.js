@@ -1,0 +1,95 @@
+// The list of conversations: by day, searched, renamed, deleted; export and import.
+import { forget, rename, running, session, show } from "./chat.js";
+import { $, button, h, icon, iconButton, toast } from "./dom.js";
+import { dropChat, putChat } from "./store.js";
+import { backup, holds, newChat, restore, titleOf, trainingLines } from "./tree.js";
+
+const DAY_MS = 86_400_000;
+let renaming = null;
+
+function age(chat) {
+  const midnight = new Date().setHours(0, 0, 0, 0);
+  if (chat.updated >= midnight) return "Today";
+  if (chat.updated >= midnight - DAY_MS) return "Yesterday";
+  return chat.updated >= midnight - 7 * DAY_MS ? "This week" : "Earlier";
+}
+
+function row(chat) {
+  const open = chat === session.chat;
+  if (renaming === chat) return h("li", { className: "chat open" }, renamer(chat));
+  const name = h("button", { type: "button", className: "name", title: titleOf(chat), "aria-current": open ? "true" : "false",
+    onclick: () => { show(chat); $("input").focus({ preventScroll: true }); }, ondblclick: () => startRenaming(chat) },
+  chat.kind === "text" ? icon("page") : null, h("span", {}, titleOf(chat)), running(chat) ? h("i", { className: "lamp", title: "Being written" }) : null);
+  return h("li", { className: open ? "chat open" : "chat" }, name,
+    iconButton("pen", `Rename ${titleOf(chat)}`, () => startRenaming(chat)), iconButton("bin", `Delete ${titleOf(chat)}`, () => { forget(chat); $("new").focus(); }));
+}
+
+function startRenaming(chat) {
+  renaming = chat;
+  drawList();
+  $("history").querySelector("input")?.select();
+}
+function renamer(chat) {
+  const input = h("input", { value: chat.title, "aria-label": "New name", maxLength: 200 });
+  const close = (keep) => {
+    if (renaming !== chat) return;
+    renaming = null;
+    if (keep && input.value.trim()) rename(chat, input.value.trim()); else drawList();
+    $("history").querySelector(`[aria-current=true]`)?.focus();
+  };
+  input.onkeydown = (event) => {
+    if (event.key === "Escape") { event.stopPropagation(); close(false); }
+    if (event.key === "Enter" && !event.isComposing) close(true);
+  };
+  input.onblur = () => setTimeout(close, 0, true);
+  return input;
+}
+
+export function drawList() {
+  if (renaming && $("history").querySelector("input")) return; // a name is being typed
+  $("search").hidden = !session.chats.length;
+  const needle = $("search").value.trim().toLowerCase();
+  const found = needle ? session.chats.filter((chat) => holds(chat, needle)) : session.chats;
+  const groups = new Map();
+  const focused = $("history").contains(document.activeElement) ? document.activeElement : null;
+  const nameOf = (control) => control.getAttribute("aria-label") ?? control.title;
+  for (const chat of found) groups.set(age(chat), [...(groups.get(age(chat)) ?? []), chat]);
+  $("history").replaceChildren(...[...groups].flatMap(([name, chats]) => [h("h2", {}, name), h("ul", {}, chats.map(row))]));
+  if (focused) [...$("history").querySelectorAll("button")].find((one) => nameOf(one) === nameOf(focused))?.focus();
+  if (needle && !found.length) $("history").append(h("p", { className: "fine" }, `Nothing with “${$("search").value.trim()}”.`));
+}
+$("search").oninput = drawList;
+$("search").onkeydown = (event) => {
+  if (event.key === "Escape" && $("search").value) { event.stopPropagation(); $("search").value = ""; drawList(); }
+  if (event.key === "Enter") $("history").querySelector(".name")?.click();
+};
+
+// ---------------------------------------------------------------- files
+
+function download(name, text) {
+  const link = h("a", { href: URL.createObjectURL(new Blob([text])), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+const today = () => new Date().toISOString().slice(0, 10);
+$("export").onclick = () => download(`nanochat-${today()}.json`, backup(session.chats));
+$("export-lines").onclick = () => download(`nanochat-${today()}.jsonl`, trainingLines(session.chats));
+$("import").onclick = () => $("import-file").click();
+$("import-file").onchange = async () => {
+  try {
+    for (const file of $("import-file").files) {
+      const chats = restore(await file.text());
+      for (const chat of chats) await putChat(chat).catch(() => {});
+      session.chats = [...chats, ...session.chats].sort((a, b) => b.updated - a.updated);
+      toast(`${chats.length} conversation${chats.length === 1 ? "" : "s"} imported.`);
+    }
+  } catch (error) { toast(error.message); }
+  $("import-file").value = "";
+  drawList();
+};
+$("delete-all").onclick = () => {
+  if (!confirm(`Delete all ${session.chats.length} conversations? This cannot be undone.`)) return;
+  for (const chat of session.chats) { running(chat)?.controller.abort(); dropChat(chat.id).catch(() => {}); }
+  session.chats = [];
+  show(newChat());
+};
