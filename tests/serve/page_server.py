@@ -11,7 +11,8 @@ from nanochat.serve import app as real
 
 HOSTILE = """<script>pwned = 1</script><img src=x onerror="pwned = 2"><svg onload="pwned = 3">
 # <iframe src="javascript:pwned = 4"></iframe>
-[click](javascript:pwned=5) [click](data:text/html,<script>pwned=6</script>) ![x](http://127.0.0.1:9/x.png) [in](/v1/models)
+[click](javascript:pwned=5) [click](data:text/html,<script>pwned=6</script>) ![x](http://127.0.0.1:9/x.png)
+[in](/v1/models)
 [good](https://example.com/a?b=c) **<b onclick="pwned=7">x</b>** `<i>code</i>` <style>body{display:none}</style>
 > <a href="javascript:pwned=8">q</a>
 
@@ -69,7 +70,8 @@ def chat_chunks(body: Chat):
         yield chunk({"content": HOSTILE})
     elif said == "program":
         yield chunk({"nanochat": {"tool": {"expression": "<b>\nfor x in y:\n  print(x)", "result": "1\n2"}}})
-        yield chunk({"content": "| a | b |\n|---|--:|\n| 1 | 2 |\n\n# Done\n\n- x\n  - y\n- z\n\n> quoted\n\n---\n1. one\n2. two"})
+        yield chunk({"content": "| a | b |\n|---|--:|\n| 1 | 2 |\n\n# Done\n\n- x\n  - y\n- z\n\n> quoted\n\n---\n"})
+        yield chunk({"content": "1. one\n2. two"})
     elif said == "emoji":
         for data, text in ((b"\xf0\x9f", ""), (b"\xa6\x8a", "🦊"), (b"!", "!")):
             yield chunk({"content": text}, logprobs={"content": [piece(data)]})

@@ -316,7 +316,9 @@ def test_keys_and_words_for_those_who_cannot_see_it(page):
     playwright.expect(page.get_by_label("Search conversations")).to_be_focused()
     page.keyboard.type("first")
     page.keyboard.press("Enter")
-    playwright.expect(page.get_by_label("Message", exact=True)).to_be_focused()
+    playwright.expect(page.locator("#history [aria-current=true]")).to_have_text("first")
+    if page.size == "desktop":  # where no keyboard slides in
+        playwright.expect(page.get_by_label("Message", exact=True)).to_be_focused()
     assert is_in_view(page, "#send")
 
 
@@ -444,8 +446,9 @@ def test_hostile_answers_stay_text(rich):
     rich.wait_for_timeout(100)
     assert rich.evaluate("typeof pwned") == "undefined"
     body = rich.locator(".assistant .body").first
-    assert body.evaluate("(e) => [...new Set([...e.querySelectorAll('*')].map((one) => one.tagName))].sort()") == sorted(
-        "A BUTTON CODE DIV FIGCAPTION FIGURE H3 LI OL P PRE SPAN STRONG TABLE TBODY TD TH THEAD TR BLOCKQUOTE svg use".split())
+    tags = body.locator("*").evaluate_all("(all) => all.map((one) => one.tagName)")
+    assert set(tags) == {*"A BLOCKQUOTE BUTTON CODE DIV FIGCAPTION FIGURE H3 LI OL P PRE SPAN STRONG".split(),
+                         *"TABLE TBODY TD TH THEAD TR svg use".split()}
     assert body.locator("a").evaluate_all("(all) => all.map((one) => one.getAttribute('href'))") == [
         "http://127.0.0.1:9/x.png", "https://example.com/a?b=c"]
     assert all("noopener" in rel for rel in body.locator("a").evaluate_all("(all) => all.map((one) => one.rel)"))
@@ -499,10 +502,11 @@ def in_page(page, module, code, *args):
 
 @desktop_only
 def test_markdown_takes_linear_time(page):
-    for unit in ("[", "](", "**a ", "*a ", "`", "> ", "- ", "| a |\n|-", "http://", "_a ", "~~~\n", '"\\', "#", "1. ", "'''"):
-        seconds = in_page(page, "markdown", """(m, text) => {
-            const start = performance.now(); m.markdown(text); m.codeBlock(text, "py"); return (performance.now() - start) / 1000; }""",
-                          unit * (40_000 // len(unit)))
+    timed = """(m, text) => { const start = performance.now();
+                             m.markdown(text); m.codeBlock(text, "py");
+                             return (performance.now() - start) / 1000; }"""
+    for unit in ("[", "](", "**a ", "*a ", "`", "> ", "- ", "| a |\n|-", "http://", "_a ", "~~~\n", '"\\', "1. "):
+        seconds = in_page(page, "markdown", timed, unit * (40_000 // len(unit)))
         assert seconds < 5, f"{unit!r} takes {seconds:.1f} s"
 
 
@@ -511,7 +515,9 @@ def test_markdown_while_it_streams(page):
     """Every prefix of a text renders, and no character of code is ever lost."""
     text = "Look: **bo**\n\n```py\nx = '<b>'\n```\n\n1. a\n   - b\n\n| a |\n|---|\n| c |\nend [l](https://a.b) *e*"
     shown = in_page(page, "markdown", """(m, text) => [...Array(text.length + 1).keys()].map((end) => {
-        const box = document.createElement("div"); box.append(...m.markdown(text.slice(0, end))); return box.innerText; })""", text)
+        const box = document.createElement("div");
+        box.append(...m.markdown(text.slice(0, end)));
+        return box.innerText; })""", text)
     assert all("bo" in one for one in shown[len("Look: **bo"):])
     assert all("x = '<b>'" in one for one in shown[text.index("'\n```") + 1:])
 
@@ -519,22 +525,24 @@ def test_markdown_while_it_streams(page):
 @desktop_only
 def test_imports_are_not_trusted(page):
     restore = "(m, text) => { try { return m.restore(text); } catch (error) { return error.message; } }"
-    for bad in ("", "{", "[]", "null", '{"chats": [null, 5, {"nodes": "x"}]}', '{"messages": [{"role": "system", "content": "x"}]}'):
+    for bad in ("", "{", "[]", "null", '{"chats": 5}', '{"chats": [null, 5, {"nodes": "x"}]}',
+                '{"messages": [{"role": "system", "content": "x"}]}'):
         assert "no conversation" in in_page(page, "tree", restore, bad)
     nodes = [{"id": "a", "parent": "b", "role": "user", "parts": [{"type": "text", "text": "one"}], "chosen": "a"},
-             {"id": "b", "parent": "a", "role": "assistant", "parts": [{"type": "text", "text": 5}, {"type": "evil"}], "error": "x",
-              "tokens": "y", "chosen": "a"}, {"id": "c", "parent": "a", "role": "root", "parts": []}]
-    [chat] = in_page(page, "tree", restore, json.dumps({"chats": [{"id": "__proto__", "title": 7, "nodes": nodes, "chosen": "b"}]}))
+             {"id": "b", "parent": "a", "role": "assistant", "parts": [{"type": "text", "text": 5}, {"type": "evil"}],
+              "error": "x", "tokens": "y", "chosen": "a"}, {"id": "c", "parent": "a", "role": "root", "parts": []}]
+    file = {"chats": [{"id": "__proto__", "title": 7, "nodes": nodes, "chosen": "b"}]}
+    [chat] = in_page(page, "tree", restore, json.dumps(file))
     assert chat["title"] == "one" and chat["id"] != "__proto__"
     assert [(one["role"], one["parts"]) for one in chat["nodes"]] == [
         ("user", [{"type": "text", "text": "one"}]), ("assistant", [{"type": "text", "text": ""}])]
     assert in_page(page, "tree", "(m, chat) => m.path(chat).length", chat) == 2, "no cycle"
-    lines = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [{"type": "python", "text": "1+1"},' \
-            ' {"type": "python_output", "text": "2"}, {"type": "text", "text": "2."}]}]}\n'
-    chats = in_page(page, "tree", restore, lines * 2)
+    answer = [{"type": "python", "text": "1+1"}, {"type": "python_output", "text": "2"}, {"type": "text", "text": "2."}]
+    line = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": answer}]}
+    chats = in_page(page, "tree", restore, f"{json.dumps(line)}\n" * 2)
     assert len(chats) == 2 and chats[0]["nodes"][1]["parts"][0] == {"type": "tool", "expression": "1+1", "result": "2"}
     again = in_page(page, "tree", "(m, chats) => m.trainingLines(chats)", chats)
-    assert [json.loads(line) for line in again.splitlines()] == [json.loads(line) for line in (lines * 2).splitlines()]
+    assert [json.loads(one) for one in again.splitlines()] == [line, line]
 
 
 def test_the_source_has_no_way_to_make_html_of_text():

@@ -11,7 +11,9 @@ export class Refused extends Error {
 
 async function ask(path, options = {}) {
   const key = load("settings", {}).key;
-  const headers = { ...(options.body && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
+  const headers = {};
+  if (options.body) headers["Content-Type"] = "application/json";
+  if (key) headers.Authorization = `Bearer ${key}`;
   const response = await fetch(path, { ...options, headers });
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
@@ -42,7 +44,8 @@ export async function* stream(path, body, signal) {
     const events = (buffer + read.value).split(/\r?\n\r?\n/);
     buffer = events.pop();
     for (const event of events) {
-      const data = event.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim()).join("\n");
+      const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+      const data = lines.map((line) => line.slice(5).trim()).join("\n");
       if (data === "[DONE]") return;
       if (!data) continue; // a comment that keeps the connection open
       const chunk = JSON.parse(data);

@@ -13,12 +13,13 @@ import { contextUse, draw, drawStream, editLast, enters } from "./view.js";
 
 // ---------------------------------------------------------------- drawing
 
+const phone = matchMedia("(max-width: 760px)");
 let frame = 0;
 Object.assign(session, {
   draw(fresh) {
     closeCard();
     document.body.dataset.kind = session.chat.kind;
-    if (fresh) document.body.classList.remove("menu");
+    if (fresh && phone.matches) openMenu(false);
     if (session.chat.kind === "text") drawText(); else draw(fresh);
     document.title = session.chat.title ? `${session.chat.title} – nanochat` : "nanochat";
     drawComposer();
@@ -53,7 +54,8 @@ function drawMeter() {
   const bar = h("i");
   bar.style.width = `${100 * use.used / use.total}%`;
   const text = `${use.used.toLocaleString("en")} of ${use.total.toLocaleString("en")} tokens`;
-  const values = { "aria-valuenow": use.used, "aria-valuemax": use.total, "aria-valuetext": text, title: `${text} of context` };
+  const values = { "aria-valuenow": use.used, "aria-valuemax": use.total, "aria-valuetext": text,
+    title: `${text} of context` };
   for (const [name, value] of Object.entries(values)) $("meter").setAttribute(name, value);
   $("meter").classList.toggle("full", use.used > 0.8 * use.total);
   $("meter").replaceChildren(h("span", { className: "bar" }, bar), h("span", { className: "fine" }, text));
@@ -90,12 +92,13 @@ $("input").onkeydown = (event) => {
 
 $("new").onclick = () => startNew();
 $("new-text").onclick = () => startNew("text");
-$("menu").onclick = () => {
-  const phone = matchMedia("(max-width: 760px)").matches;
-  const open = phone ? document.body.classList.toggle("menu") : !document.body.classList.toggle("wide");
+const menuIsOpen = () => document.body.classList.contains(phone.matches ? "menu" : "wide") === phone.matches;
+function openMenu(open) {
+  if (phone.matches) document.body.classList.toggle("menu", open); else document.body.classList.toggle("wide", !open);
   $("menu").setAttribute("aria-expanded", String(open));
-};
-$("shade").onclick = () => document.body.classList.remove("menu");
+}
+$("menu").onclick = () => openMenu(!menuIsOpen());
+$("shade").onclick = () => openMenu(false);
 $("open-settings").onclick = () => openSettings();
 $("sampling").onclick = () => openSettings("temperature");
 $("theme").onclick = () => {
@@ -104,7 +107,8 @@ $("theme").onclick = () => {
   set("theme", dark ? "light" : "dark");
 };
 onSetting((name) => {
-  if (setting("theme")) document.documentElement.dataset.theme = setting("theme"); else delete document.documentElement.dataset.theme;
+  const { dataset } = document.documentElement;
+  if (setting("theme")) dataset.theme = setting("theme"); else delete dataset.theme;
   if (name === "key") meet();
   if (name === "system") session.draw(); else drawComposer();
 });
@@ -112,13 +116,12 @@ onSetting((name) => {
 document.onkeydown = (event) => {
   const key = event.key.toLowerCase();
   const control = event.ctrlKey || event.metaKey;
-  if (key === "escape" && document.body.classList.contains("menu")) document.body.classList.remove("menu");
+  if (key === "escape" && phone.matches && menuIsOpen()) openMenu(false);
   else if (key === "escape" && !document.querySelector("dialog[open]")) stop();
   else if (control && event.shiftKey && (key === "o" || key === "n")) { event.preventDefault(); startNew(); }
   else if (control && key === "k") {
     event.preventDefault();
-    document.body.classList.remove("wide");
-    if (matchMedia("(max-width: 760px)").matches) document.body.classList.add("menu");
+    openMenu(true);
     $("search").focus();
   }
 };
@@ -141,7 +144,8 @@ async function meet() { // who is there? asks again until someone is
   $("model").classList.toggle("down", Boolean(trouble));
   $("model-name").textContent = trouble || (session.manyModels ? "" : model().id);
   $("models").hidden = Boolean(trouble) || !session.manyModels;
-  $("models").replaceChildren(...server.models.map((one) => h("option", { value: one.id, selected: one === model() }, one.id)));
+  $("models").replaceChildren(...server.models.map(
+    (one) => h("option", { value: one.id, selected: one === model() }, one.id)));
   $("new-text").hidden = !server.text;
   session.draw();
 }
@@ -151,15 +155,19 @@ $("models").onchange = () => {
   session.draw();
 };
 
+// At the start, and when another tab has changed something. What is being written here, or is newer here, stays.
 async function readChats() {
   const kept = await allChats().catch(() => []);
-  const busy = session.chats.filter((chat) => running(chat));
-  session.chats = [...busy, ...kept.filter((chat) => !busy.some((one) => one.id === chat.id))];
+  const own = [session.chat, ...session.chats.filter((chat) => running(chat))];
+  const stays = (chat) => own.find((one) => one.id === chat.id && (running(one) || one.updated >= chat.updated));
+  const unsaved = own.filter((one) => running(one) && !kept.some((chat) => chat.id === one.id));
+  session.chats = [...new Set([...unsaved, ...kept.map((chat) => stays(chat) ?? chat)])];
   const same = session.chats.find((chat) => chat.id === session.chat.id);
   if (same && same !== session.chat) show(same); else session.drawList();
 }
 onChangeElsewhere(readChats);
 
 session.draw(true);
+openMenu(!phone.matches);
 readChats();
 meet();

@@ -4,10 +4,14 @@ import { announce, toast } from "./dom.js";
 import { request, setting } from "./settings.js";
 import { dropChat, putChat } from "./store.js";
 import { instead, read } from "./tokens.js";
-import { add, choose, isEmpty, lineage, nameAfter, newChat, parentOf, path, say, siblings, textOf, wire } from "./tree.js";
+import {
+  add, choose, isEmpty, lineage, nameAfter, newChat, parentOf, path, say, siblings, textOf, titleOf, wire,
+} from "./tree.js";
 
-/** chat: the one on screen; chats: all that are kept, newest first; runs: chat id → {controller, target} being written. */
-export const session = { chat: newChat(), chats: [], runs: new Map(), draw() {}, drawStream() {}, drawList() {}, trouble() {} };
+/** chat: the one on screen; chats: all that are kept, newest first; runs: chat id → {controller, target} of what is
+ *  being written. app.js fills in the rest. */
+export const session = { chat: newChat(), chats: [], runs: new Map(), manyModels: false,
+  draw() {}, drawStream() {}, drawList() {}, trouble() {} };
 const SAVE_EVERY_MS = 2000; // while streaming: a closed tab loses no more than this
 
 export const running = (chat = session.chat) => session.runs.get(chat.id);
@@ -24,7 +28,7 @@ export function stop(chat = session.chat) { running(chat)?.controller.abort(); }
 let warned = false;
 async function save(chat) {
   try { await putChat(chat); } catch {
-    if (!warned) toast("This browser keeps nothing (private window, or full): the conversation lasts as long as the page.");
+    if (!warned) toast("This browser keeps nothing (private window, or full): conversations last as long as the page.");
     warned = true;
   }
 }
@@ -45,7 +49,7 @@ export function forget(chat) {
   stop(chat);
   session.chats = session.chats.filter((one) => one !== chat);
   if (session.chat === chat) show(newChat(chat.kind)); else session.drawList();
-  toast(`Deleted “${chat.title}”`, "Undo", () => { remember(chat); show(chat); });
+  toast(`Deleted “${titleOf(chat)}”`, "Undo", () => { remember(chat); show(chat); });
   return dropChat(chat.id).catch(() => {});
 }
 
@@ -61,8 +65,7 @@ export async function write(chat, target, route, body, take) {
   remember(chat);
   session.draw();
   announce("Writing…");
-  const started = performance.now();
-  let [first, saved, counted] = [0, started, 0];
+  let [first, saved, counted] = [0, performance.now(), 0];
   try {
     for await (const chunk of stream(route, body, run.controller.signal)) {
       const choice = chunk.choices?.[0];
@@ -75,7 +78,7 @@ export async function write(chat, target, route, body, take) {
       if (choice?.finish_reason) stats.ending = choice.finish_reason;
       if (chunk.nanochat?.dropped_messages) stats.dropped = chunk.nanochat.dropped_messages;
       if (chunk.usage) [stats.tokens, stats.used] = [chunk.usage.completion_tokens, chunk.usage.total_tokens];
-      if (first && now > first) [stats.wait, stats.rate] = [(first - started) / 1000, 1000 * (stats.tokens - 1) / (now - first)];
+      if (first && now > first) stats.rate = 1000 * (stats.tokens - 1) / (now - first); // the prompt does not count
       if (now - saved > SAVE_EVERY_MS) { saved = now; save(chat); }
       session.drawStream(chat);
     }
@@ -94,9 +97,9 @@ export async function write(chat, target, route, body, take) {
 
 function writeMessage(node, goOn) {
   const chat = session.chat;
-  const system = setting("system").trim();
+  const system = setting("system").trim() && [{ role: "system", content: setting("system").trim() }];
   const before = lineage(chat, goOn ? node : parentOf(chat, node)).filter((one) => one.parts.length).map(wire);
-  const body = { ...request(server.chat), messages: [...(system ? [{ role: "system", content: system }] : []), ...before],
+  const body = { ...request(server.chat), messages: [...system, ...before],
     ...(goOn && { continue_final_message: true, add_generation_prompt: false }) };
   node.tokens ??= [];
   return write(chat, node, "v1/chat/completions", body, (choice) => {
@@ -116,7 +119,9 @@ export function send(text) {
   return answer(add(chat, path(chat).at(-1), "user", [{ type: "text", text: text.trim() }]));
 }
 export const answer = (question) => writeMessage(add(session.chat, question, "assistant"), false);
-export const regenerate = (node) => answer(parentOf(session.chat, node));
+/** Another answer beside this one; an answer that failed before its first word is written over. */
+export const regenerate = (node) => node.error && !node.parts.length ? writeMessage(node, false)
+  : answer(parentOf(session.chat, node));
 export const goOn = (node) => writeMessage(node, true);
 
 /** The message in other words: a sibling, answered anew. */

@@ -24,7 +24,7 @@ export function icon(name) {
 }
 export const button = (label, onclick, props) => h("button", { type: "button", onclick, ...props }, label);
 export const iconButton = (name, label, onclick, props) =>
-  h("button", { type: "button", onclick, title: label, "aria-label": label, ...props, className: `icon ${props?.className ?? ""}` }, icon(name));
+  h("button", { type: "button", className: "icon", onclick, title: label, "aria-label": label, ...props }, icon(name));
 
 /** Make `parent` hold `nodes`, keeping the leading ones that are equal: a selection survives while text streams in. */
 export function patch(parent, nodes) {

@@ -1,5 +1,5 @@
-// Markdown → elements. Model output is hostile: every character of it ends in a text node, no image is ever loaded, and
-// a link is a link only to http, https or mailto. Every pattern here reads its input in linear time.
+// Markdown → elements. Model output is hostile: every character of it ends in a text node, no image is ever loaded,
+// and a link is a link only to http, https or mailto. Every pattern here reads its input in linear time.
 import { copyText, h, iconButton } from "./dom.js";
 
 const MAX_DEPTH = 6; // of lists in quotes in lists …: deeper ones are shown as they are written
@@ -38,15 +38,17 @@ const BLOCKS = [fence, heading, rule, quote, list, table];
 function fence(lines, i) {
   const open = lines[i].match(FENCE);
   if (!open) return null;
+  const closes = (line) => line.trim().startsWith(open[1]) && /^[`~]+$/.test(line.trim());
   let end = i + 1;
-  while (end < lines.length && !(lines[end].trim().startsWith(open[1]) && !lines[end].trim().slice(open[1].length).replace(/[`~]/g, ""))) end++;
+  while (end < lines.length && !closes(lines[end])) end++;
   return { node: codeBlock(lines.slice(i + 1, end).join("\n"), open[2].toLowerCase()), end: end + 1 };
 }
 
 function heading(lines, i) {
   const match = lines[i].match(HEADING);
   // always h3: the message has an h2, and a model that skips levels must not break a screen reader's outline
-  return match && { node: h("h3", { className: `level${match[1].length}`, dir: "auto" }, inline(match[2])), end: i + 1 };
+  const props = match && { className: `level${match[1].length}`, dir: "auto" };
+  return match && { node: h("h3", props, inline(match[2])), end: i + 1 };
 }
 
 function rule(lines, i) { return RULE.test(lines[i]) ? { node: h("hr"), end: i + 1 } : null; }
@@ -131,18 +133,21 @@ function link(address, label) {
   let url;
   try { url = new URL(address); } catch { return null; } // relative ones as well: they would lead into this server
   if (!["http:", "https:", "mailto:"].includes(url.protocol)) return null;
-  return h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer nofollow", title: url.href }, label || url.href);
+  const props = { href: url.href, target: "_blank", rel: "noopener noreferrer nofollow", title: url.href };
+  return h("a", props, label || url.href);
 }
 
 // ---------------------------------------------------------------- code
 
 const HASH = /^(py|python|python3|sh|bash|shell|yaml|yml|toml|ruby|rb|r|makefile|)$/;
-const WORDS = "and as assert async await break case catch class const continue def default del do elif else enum except export extends false "
-  + "False finally fn for from func function global if impl import in interface is lambda let match mut new nil None nonlocal not null "
-  + "or pass print pub raise return self static struct super switch this throw true True try type typeof use var void while with yield";
+const WORDS = `and as assert async await break case catch class const continue def default del do elif else enum except
+  export extends false False finally fn for from func function global if impl import in interface is lambda let match
+  mut new nil None nonlocal not null or pass pub raise return self static struct super switch this throw true True try type
+  typeof use var void while with yield`.replace(/\s+/g, "|");
 const STRING = String.raw`"""[^]*?(?:"""|$)|'''[^]*?(?:'''|$)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?`;
-const CODE = Object.fromEntries([["hash", "#.*"], ["slash", String.raw`\/\/.*|\/\*[^]*?(?:\*\/|$)`]].map(([name, comment]) => [name,
-  new RegExp(String.raw`(${comment})|(${STRING})|\b(\d[\w.]*)|\b(${WORDS.replaceAll(" ", "|")})\b|\b([A-Za-z_]\w*)(?=\()`, "g")]));
+const pattern = (comment) => new RegExp(
+  String.raw`(${comment})|(${STRING})|\b(\d[\w.]*)|\b(${WORDS})\b|\b([A-Za-z_]\w*)(?=\()`, "g");
+const CODE = { hash: pattern("#.*"), slash: pattern(String.raw`\/\/.*|\/\*[^]*?(?:\*\/|$)`) };
 const KINDS = ["comment", "string", "number", "keyword", "call"];
 
 /** A block of code: its language, a button that copies it, colours. */
@@ -150,7 +155,8 @@ export function codeBlock(code, language) {
   const nodes = [];
   let end = 0;
   for (const match of language === "text" ? [] : code.matchAll(CODE[HASH.test(language) ? "hash" : "slash"])) {
-    nodes.push(code.slice(end, match.index), h("span", { className: KINDS[match.slice(1).findIndex(Boolean)] }, match[0]));
+    const kind = KINDS[match.slice(1).findIndex(Boolean)];
+    nodes.push(code.slice(end, match.index), h("span", { className: kind }, match[0]));
     end = match.index + match[0].length;
   }
   const copy = iconButton("copy", "Copy code", () => copyText(code, copy));

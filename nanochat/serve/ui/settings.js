@@ -4,11 +4,14 @@ import { $, h } from "./dom.js";
 import { keep, load } from "./store.js";
 
 let changed = load("settings", {});
-let fallback = { temperature: 0.8, top_k: 50, top_p: 1, min_p: 0, max_tokens: 512, seed: "", system: "", theme: "", key: "", model: "" };
+const fallback = { temperature: 0.8, top_k: 50, top_p: 1, min_p: 0, max_tokens: 512, seed: "",
+  system: "", theme: "", key: "", model: "" };
 const listeners = [];
 export const onSetting = (react) => listeners.push(react);
 export const setting = (name) => changed[name] ?? fallback[name];
-export function defaults(ofServer) { for (const name of Object.keys(fallback)) if (ofServer?.[name] != null) fallback[name] = ofServer[name]; }
+export function defaults(ofServer) {
+  for (const name of Object.keys(fallback)) fallback[name] = ofServer?.[name] ?? fallback[name];
+}
 export function set(name, value) {
   if (value === undefined) delete changed[name]; else changed[name] = value;
   keep("settings", changed);
@@ -17,8 +20,8 @@ export function set(name, value) {
 
 /** The part of a request that settings make: of what the server takes (`fields`), what differs from doing nothing. */
 export function request(fields) {
-  const body = { model: setting("model") || server.models[0]?.id, temperature: setting("temperature"), top_k: setting("top_k"),
-    max_tokens: setting("max_tokens"), stream_options: { include_usage: true } };
+  const body = { stream_options: { include_usage: true }, model: setting("model") || server.models[0]?.id };
+  for (const name of ["temperature", "top_k", "max_tokens"]) body[name] = setting(name);
   if (fields.has("top_p") && setting("top_p") < 1) body.top_p = setting("top_p");
   if (fields.has("min_p") && setting("min_p") > 0) body.min_p = setting("min_p");
   if (fields.has("seed") && setting("seed") !== "") body.seed = setting("seed");
@@ -53,18 +56,24 @@ for (const input of inputs) {
   };
 }
 form.onclose = () => {
-  if (form.returnValue === "reset") for (const name of Object.keys(changed)) if (name !== "key" && name !== "model") set(name, undefined);
+  const ofSampling = Object.keys(changed).filter((name) => name !== "key" && name !== "model");
+  if (form.returnValue === "reset") ofSampling.forEach((name) => set(name, undefined));
   form.returnValue = "";
 };
-for (const dialog of [form, $("help")]) dialog.onclick = (event) => { if (event.target === dialog) dialog.close(); }; // beside it
+for (const dialog of [form, $("help")]) {
+  dialog.onclick = (event) => event.target === dialog && dialog.close(); // a click beside it
+}
 
 // ---------------------------------------------------------------- slash commands
 
-const NUMBERS = { temperature: ["temperature", 0, 2], topk: ["top_k", 1, 200], topp: ["top_p", 0.05, 1], minp: ["min_p", 0, 0.5], tokens: ["max_tokens", 1, 4096] };
-const HELP = [["/temperature 0.8", "how surprising answers are, 0 to 2"], ["/topk 50", "how many tokens to choose from, 1 to 200"],
+const NUMBERS = { temperature: ["temperature", 0, 2], topk: ["top_k", 1, 200], topp: ["top_p", 0.05, 1],
+  minp: ["min_p", 0, 0.5], tokens: ["max_tokens", 1, 4096] };
+const HELP = [["/temperature 0.8", "how surprising answers are, 0 to 2"],
+  ["/topk 50", "how many tokens to choose from, 1 to 200"],
   ["/tokens 512", "the longest answer"], ["/system You are a poet.", "the system prompt; alone: none"],
   ["/clear", "a new conversation"], ["/help", "this list"],
-  ["Enter, Shift+Enter", "send, start a new line"], ["Esc", "stop the answer"], ["↑", "in an empty box: edit the last message"],
+  ["Enter, Shift+Enter", "send, start a new line"], ["Esc", "stop the answer"],
+  ["↑", "in an empty box: edit the last message"],
   ["Ctrl+Shift+O", "a new conversation"], ["Ctrl+K", "search conversations"], ["Ctrl+Enter", "in a text: write on"]];
 
 export function openHelp() {
@@ -87,7 +96,8 @@ export function command(line, startNew) {
   if (!NUMBERS[name]) return `There is no /${name}; /help lists what there is.`;
   const [key, low, high] = NUMBERS[name];
   const number = Number(value);
-  if (!value || !(number >= low && number <= high)) return `/${name} is ${setting(key)}; give a number from ${low} to ${high}.`;
+  const fits = value && number >= low && number <= high;
+  if (!fits) return `/${name} is ${setting(key)}; give a number from ${low} to ${high}.`;
   set(key, ["top_k", "max_tokens"].includes(key) ? Math.round(number) : number);
   return `${name} is now ${setting(key)}.`;
 }

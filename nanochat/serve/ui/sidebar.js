@@ -17,11 +17,17 @@ function age(chat) {
 function row(chat) {
   const open = chat === session.chat;
   if (renaming === chat) return h("li", { className: "chat open" }, renamer(chat));
-  const name = h("button", { type: "button", className: "name", title: titleOf(chat), "aria-current": open ? "true" : "false",
-    onclick: () => { show(chat); $("input").focus({ preventScroll: true }); }, ondblclick: () => startRenaming(chat) },
-  chat.kind === "text" ? icon("page") : null, h("span", {}, titleOf(chat)), running(chat) ? h("i", { className: "lamp", title: "Being written" }) : null);
+  const title = titleOf(chat);
+  const pick = () => {
+    show(chat);
+    if (matchMedia("(hover: hover)").matches) $("input").focus(); // where there is no keyboard to slide in
+  };
+  const name = h("button", { type: "button", className: "name", title, "aria-current": String(open), onclick: pick,
+    ondblclick: () => startRenaming(chat) }, chat.kind === "text" ? icon("page") : null, h("span", {}, title),
+  running(chat) ? h("i", { className: "lamp", title: "Being written" }) : null);
   return h("li", { className: open ? "chat open" : "chat" }, name,
-    iconButton("pen", `Rename ${titleOf(chat)}`, () => startRenaming(chat)), iconButton("bin", `Delete ${titleOf(chat)}`, () => { forget(chat); $("new").focus(); }));
+    iconButton("pen", `Rename ${title}`, () => startRenaming(chat)),
+    iconButton("bin", `Delete ${title}`, () => { forget(chat); $("new").focus(); }));
 }
 
 function startRenaming(chat) {
@@ -48,15 +54,17 @@ function renamer(chat) {
 export function drawList() {
   if (renaming && $("history").querySelector("input")) return; // a name is being typed
   $("search").hidden = !session.chats.length;
-  const needle = $("search").value.trim().toLowerCase();
+  const wanted = $("search").value.trim();
+  const needle = wanted.toLowerCase();
   const found = needle ? session.chats.filter((chat) => holds(chat, needle)) : session.chats;
   const groups = new Map();
   const focused = $("history").contains(document.activeElement) ? document.activeElement : null;
   const nameOf = (control) => control.getAttribute("aria-label") ?? control.title;
   for (const chat of found) groups.set(age(chat), [...(groups.get(age(chat)) ?? []), chat]);
-  $("history").replaceChildren(...[...groups].flatMap(([name, chats]) => [h("h2", {}, name), h("ul", {}, chats.map(row))]));
+  const drawn = [...groups].flatMap(([name, chats]) => [h("h2", {}, name), h("ul", {}, chats.map(row))]);
+  if (needle && !found.length) drawn.push(h("p", { className: "fine" }, `Nothing with “${wanted}”.`));
+  $("history").replaceChildren(...drawn);
   if (focused) [...$("history").querySelectorAll("button")].find((one) => nameOf(one) === nameOf(focused))?.focus();
-  if (needle && !found.length) $("history").append(h("p", { className: "fine" }, `Nothing with “${$("search").value.trim()}”.`));
 }
 $("search").oninput = drawList;
 $("search").onkeydown = (event) => {

@@ -2,9 +2,9 @@
 // undo and for another try.
 import { server } from "./api.js";
 import { remember, running, session, stop, write } from "./chat.js";
-import { $, grow, h, icon, iconButton } from "./dom.js";
+import { $, button, grow, h, iconButton } from "./dom.js";
 import { request } from "./settings.js";
-import { read, view } from "./tokens.js";
+import { join, read, view } from "./tokens.js";
 import { nameAfter } from "./tree.js";
 import { describe } from "./view.js";
 
@@ -24,9 +24,10 @@ async function writeOn(chat = session.chat) {
   if (session.chat === chat) sheet.focus();
 }
 
+function forgetLast(chat) { for (const stale of ["from", "tokens", "stats", "error"]) delete chat[stale]; }
 function undo(chat) {
   chat.text = chat.text.slice(0, chat.from);
-  for (const gone of ["from", "tokens", "stats", "error"]) delete chat[gone];
+  forgetLast(chat);
   showsTokens = false;
 }
 function again() {
@@ -35,7 +36,7 @@ function again() {
 }
 function instead(number, [text]) { // another token there, and on from it
   const chat = session.chat;
-  chat.text = chat.text.slice(0, chat.from) + chat.tokens.slice(0, number).map((token) => token.text).join("") + text;
+  chat.text = chat.text.slice(0, chat.from) + join(chat.tokens.slice(0, number)) + text;
   writeOn();
 }
 
@@ -46,10 +47,11 @@ export function drawText() {
   if (shown !== chat) {
     shown = chat;
     showsTokens = false;
-    sheet = h("textarea", { className: "sheet", "aria-label": "Text", placeholder: "Begin a text, and the model goes on with it …", spellcheck: false });
+    sheet = h("textarea", { className: "sheet", "aria-label": "Text", spellcheck: false,
+      placeholder: "Begin a text, and the model goes on with it …" });
     sheet.oninput = () => {
       chat.text = sheet.value;
-      if (chat.from !== undefined) for (const stale of ["from", "tokens", "stats", "error"]) delete chat[stale];
+      forgetLast(chat);
       chat.title = nameAfter(chat.text);
       clearTimeout(saving);
       saving = setTimeout(remember, 600, chat);
@@ -62,10 +64,12 @@ export function drawText() {
   }
   sheet.readOnly = busy;
   if (sheet.value !== chat.text) sheet.value = chat.text;
-  const paper = showsTokens && !busy ? h("div", { className: "sheet shown" }, h("span", { className: "given" }, chat.text.slice(0, chat.from)),
-    view(chat.tokens, () => null, instead)) : sheet;
+  const given = h("span", { className: "given" }, chat.text.slice(0, chat.from));
+  const paper = showsTokens && !busy
+    ? h("div", { className: "sheet" }, given, view(chat.tokens, () => null, instead)) : sheet;
   if ($("log").firstChild?.lastChild !== paper) {
-    $("log").replaceChildren(h("section", { className: "text" }, h("h1", { className: "unseen" }, chat.title || "New text"), paper));
+    const heading = h("h1", { className: "unseen" }, chat.title || "New text");
+    $("log").replaceChildren(h("section", { className: "text" }, heading, paper));
   }
   grow(sheet);
   tools(chat, busy);
@@ -74,13 +78,15 @@ export function drawText() {
 function tools(chat, busy) {
   const odds = chat.tokens?.some((token) => token.p !== undefined);
   const redraw = () => { drawText(); session.drawList(); };
-  const main = busy ? h("button", { type: "button", className: "send", "aria-label": "Stop", onclick: () => stop() }, icon("stop"))
-    : h("button", { type: "button", className: "primary", onclick: () => writeOn(), disabled: !chat.text, title: "Ctrl+Enter" }, "Write on");
-  const undoable = chat.from !== undefined && !busy;
+  const main = busy ? iconButton("stop", "Stop", () => stop(), { className: "send" })
+    : button("Write on", () => writeOn(), { className: "primary", disabled: !chat.text, title: "Ctrl+Enter" });
+  const disabled = chat.from === undefined || busy;
+  const takeBack = () => { undo(chat); redraw(); sheet.focus(); };
+  const look = () => { showsTokens = !showsTokens; redraw(); };
   const all = [
-    iconButton("undo", "Undo the continuation", () => { undo(chat); redraw(); sheet.focus(); }, { disabled: !undoable }),
-    iconButton("again", "Another continuation", again, { disabled: !undoable }),
-    odds && !busy ? iconButton("odds", "Token probabilities", () => { showsTokens = !showsTokens; redraw(); }, { "aria-pressed": String(showsTokens) }) : null,
+    iconButton("undo", "Undo the continuation", takeBack, { disabled }),
+    iconButton("again", "Another continuation", again, { disabled }),
+    odds && !busy ? iconButton("odds", "Token probabilities", look, { "aria-pressed": String(showsTokens) }) : null,
     h("span", { className: "fine note" }, describe(chat.stats)),
     chat.error ? h("span", { className: "wrong", role: "alert" }, chat.error) : null,
     h("span", { className: "space" }), main];

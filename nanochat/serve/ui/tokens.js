@@ -1,17 +1,17 @@
 // How likely each token was, and what else could have stood there.
 //
 // A token: {text, p, top: [[text, p], …], bytes (only of a piece of a character)}; between them {tool: part}.
-import { announce, h } from "./dom.js";
+import { announce, button, h } from "./dom.js";
 
 const encoder = new TextEncoder();
 
-/** The tokens of a chunk's `logprobs`, of chat ({content}) or of completions ({tokens, token_logprobs, top_logprobs}). */
+/** The tokens of a chunk's `logprobs`: chat's ({content}) or completions' ({tokens, token_logprobs, top_logprobs}). */
 export function read(logprobs) {
   if (logprobs?.content) {
     return logprobs.content.map((one) => {
       const text = one.bytes ? new TextDecoder().decode(new Uint8Array(one.bytes)) : one.token;
-      return { text, p: Math.exp(one.logprob), top: (one.top_logprobs ?? []).map((other) => [other.token, Math.exp(other.logprob)]),
-        ...(text.includes("\ufffd") && { bytes: one.bytes }) };
+      const top = (one.top_logprobs ?? []).map((other) => [other.token, Math.exp(other.logprob)]);
+      return { text, p: Math.exp(one.logprob), top, ...(text.includes("\ufffd") && { bytes: one.bytes }) };
     });
   }
   return (logprobs?.tokens ?? []).map((text, i) => ({ text, p: Math.exp(logprobs.token_logprobs[i] ?? 0),
@@ -21,8 +21,8 @@ export function read(logprobs) {
 /** The text of tokens; characters that span several are put together. */
 export function join(tokens) {
   const decoder = new TextDecoder();
-  return tokens.map((token) => decoder.decode(token.bytes ? new Uint8Array(token.bytes) : encoder.encode(token.text), { stream: true })).join("")
-    + decoder.decode();
+  const bytes = (token) => token.bytes ? new Uint8Array(token.bytes) : encoder.encode(token.text);
+  return tokens.map((token) => decoder.decode(bytes(token), { stream: true })).join("") + decoder.decode();
 }
 
 /** What stands before token `number`, and then `text` instead of it: {parts, tokens} of a new answer. */
@@ -39,6 +39,7 @@ export function instead(tokens, number, [text, p]) {
 }
 
 const percent = (p) => p >= 0.9995 ? "100 %" : p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
+const hex = (byte) => `\\x${byte.toString(16).padStart(2, "0")}`;
 const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣") || "∅";
 
 /** All tokens of an answer, the surprising ones tinted. `choose(number, alternative)`, if given, is called for an
@@ -47,16 +48,21 @@ export function view(tokens, drawTool, choose) {
   const spans = new Map(); // element → number
   const nodes = tokens.flatMap((token, number) => {
     if (token.tool) return drawTool(token.tool);
-    const shown = token.bytes ? token.bytes.map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("") : token.text;
-    const span = h("span", { className: "token", role: "button", tabIndex: spans.size ? -1 : 0 }, shown);
+    const span = h("span", { className: "token", role: "button", tabIndex: spans.size ? -1 : 0 },
+      token.bytes ? token.bytes.map(hex).join("") : token.text);
     span.style.setProperty("--surprise", `${Math.round(70 * (1 - token.p))}%`);
     spans.set(span, number);
     return [span];
   });
   const own = tokens.filter((token) => !token.tool);
-  const perplexity = Math.exp(own.reduce((sum, token) => sum - Math.log(Math.max(token.p, 1e-9)), 0) / Math.max(own.length, 1));
-  const box = h("div", { className: "tokens", role: "group", "aria-label": "Tokens; arrow keys move between them" }, nodes);
-  const open = (span) => spans.has(span) && openCard(span, tokens[spans.get(span)], choose && ((other) => choose(spans.get(span), other)));
+  const nats = own.reduce((sum, token) => sum - Math.log(Math.max(token.p, 1e-9)), 0);
+  const perplexity = Math.exp(nats / Math.max(own.length, 1));
+  const label = "Tokens; arrow keys move between them";
+  const box = h("div", { className: "tokens", role: "group", "aria-label": label }, nodes);
+  const open = (span) => {
+    const number = spans.get(span);
+    if (number !== undefined) openCard(span, tokens[number], choose && ((other) => choose(number, other)));
+  };
   box.onpointerover = (event) => { if (event.pointerType !== "touch") open(event.target); };
   box.onclick = (event) => { open(event.target); };
   box.onfocusin = (event) => { open(event.target); };
@@ -88,17 +94,17 @@ export function closeCard() {
 function openCard(span, token, choose) {
   if (card?.span === span) return;
   closeCard();
-  const others = token.top.map(([text, p]) => {
+  const among = token.top.some(([text]) => text === token.text);
+  const rows = [...(among ? [] : [[token.text, token.p]]), ...token.top].map(([text, p]) => {
     const bar = h("i", {});
     bar.style.width = `${Math.max(100 * p, 1)}%`;
     const row = [h("code", {}, visible(text)), h("span", { className: "bar" }, bar), h("span", {}, percent(p))];
-    const said = text === token.text;
-    return choose && !said ? h("button", { type: "button", className: "other", title: "Go on with this instead",
-      onclick: () => { closeCard(); choose([text, p]); } }, row) : h("div", { className: said ? "other said" : "other" }, row);
+    if (text === token.text) return h("div", { className: "other said" }, row);
+    const onclick = () => { closeCard(); choose([text, p]); };
+    return choose ? button(row, onclick, { className: "other" }) : h("div", { className: "other" }, row);
   });
-  card = h("div", { className: "card", role: "dialog", "aria-label": "Alternatives" },
-    h("p", {}, h("code", {}, visible(token.text)), ` ${percent(token.p)}`), others,
-    choose && others.length ? h("p", { className: "fine" }, "Pick one to go on from there.") : null);
+  card = h("div", { className: "card", role: "dialog", "aria-label": "Alternatives" }, rows,
+    choose && token.top.length ? h("p", { className: "fine" }, "Pick another to go on from there.") : null);
   card.span = span;
   card.onkeydown = (event) => { if (event.key === "Escape") { event.stopPropagation(); span.focus(); closeCard(); } };
   document.body.append(card);
@@ -106,7 +112,8 @@ function openCard(span, token, choose) {
   const below = place.bottom + card.offsetHeight < innerHeight - 8;
   card.style.left = `${Math.max(8, Math.min(place.left, innerWidth - card.offsetWidth - 8))}px`;
   card.style.top = `${below ? place.bottom : place.top - card.offsetHeight}px`;
-  announce(`${visible(token.text)}, ${percent(token.p)}. ${token.top.map(([text, p]) => `${visible(text)} ${percent(p)}`).join(", ")}`);
+  const spoken = ([text, p]) => `${visible(text)}, ${percent(p)}`;
+  announce([[token.text, token.p], ...token.top].map(spoken).join("; "));
 }
 
 document.addEventListener("pointermove", (event) => {

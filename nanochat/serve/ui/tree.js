@@ -7,7 +7,8 @@
 // part: {type: "text", text} | {type: "tool", expression, result};  a node stands after its parent in `nodes`
 
 export const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // no randomUUID over plain http
-export const newChat = (kind = "chat") => ({ id: newId(), kind, title: "", updated: Date.now(), nodes: [], chosen: "", text: "" });
+export const newChat = (kind = "chat") =>
+  ({ id: newId(), kind, title: "", updated: Date.now(), nodes: [], chosen: "", text: "" });
 
 const find = (chat, id) => chat.nodes.find((node) => node.id === id);
 export const parentOf = (chat, node) => find(chat, node.parent);
@@ -61,20 +62,24 @@ export const backup = (chats) => JSON.stringify({ format: "nanochat-chats-1", ch
 
 /** What is shown, as lines that scripts.chat_sft can learn from: the answered questions of every conversation. */
 export function trainingLines(chats) {
-  const answered = (node, i, nodes) => node.role === "assistant" && node.parts.length ? [nodes[i - 1], node].map(wire) : [];
+  const answered = (node, i, nodes) =>
+    node.role === "assistant" && node.parts.length ? [nodes[i - 1], node].map(wire) : [];
   const conversations = chats.map((chat) => path(chat).flatMap(answered)).filter((messages) => messages.length);
   return conversations.map((messages) => `${JSON.stringify({ messages })}\n`).join("");
 }
 
-/** The conversations of a backup, of one {"messages"} object or of such lines. The file is not trusted: only strings of
- *  known fields are taken over, every id is made anew, and a parent must stand before its child, so no cycle gets in. */
+/** The conversations of a backup, of one {"messages"} object or of such lines. The file is not trusted: only strings
+ *  of known fields are taken over, ids are made anew, and a parent must stand before its child, so no cycle gets in. */
 export function restore(text) {
   let found;
   try { found = JSON.parse(text); } catch {
     try { found = text.split("\n").filter((line) => line.trim()).map(JSON.parse); } catch { found = null; }
   }
-  const chats = (Array.isArray(found) ? found : found?.chats ?? [found]).map(clean).filter((chat) => chat && !isEmpty(chat));
-  if (!chats.length) throw new Error("There is no conversation in this file; expected an export of this page, or JSON lines with “messages”.");
+  const list = Array.isArray(found) ? found : found?.chats ?? [found];
+  const chats = (Array.isArray(list) ? list : []).map(clean).filter((chat) => chat && !isEmpty(chat));
+  if (!chats.length) {
+    throw new Error("There is no conversation in this file; expected an export of this page or lines of “messages”.");
+  }
   return chats;
 }
 
@@ -89,7 +94,8 @@ function clean(one) {
   for (const old of Array.isArray(one.nodes) ? one.nodes : Array.isArray(one.messages) ? one.messages : []) {
     const parent = one.nodes ? nodeOf.get(old?.parent) ?? null : last;
     const parts = partsOf(old?.parts ?? old?.content);
-    if (!["user", "assistant"].includes(old?.role) || !parts.length || (parent?.role ?? "assistant") === old.role) continue;
+    const wanted = parent?.role === "user" ? "assistant" : "user";
+    if (old?.role !== wanted || !parts.length) continue;
     nodeOf.set(old.id, last = add(chat, parent, old.role, parts));
   }
   for (const old of [one, ...(one.nodes ?? [])]) if (nodeOf.has(old?.chosen)) choose(chat, nodeOf.get(old.chosen));
@@ -102,8 +108,9 @@ function partsOf(content) {
   const parts = [];
   for (const part of Array.isArray(content) ? content : []) {
     if (part?.type === "text") parts.push({ type: "text", text: string(part.text) });
-    if (part?.type === "tool") parts.push({ type: "tool", expression: string(part.expression), result: string(part.result) });
-    if (part?.type === "python") parts.push({ type: "tool", expression: string(part.text), result: "" });
+    const tool = (code, result) => parts.push({ type: "tool", expression: string(code), result: string(result) });
+    if (part?.type === "tool") tool(part.expression, part.result);
+    if (part?.type === "python") tool(part.text, "");
     if (part?.type === "python_output" && parts.at(-1)?.type === "tool") parts.at(-1).result = string(part.text);
   }
   return parts;

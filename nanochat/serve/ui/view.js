@@ -16,8 +16,9 @@ let editing = null;
 
 export function drawTool({ expression, result }) {
   const long = /\n/.test(expression + result) || expression.length + result.length > 70;
-  return h("div", { className: long ? "tool long" : "tool", role: "group", "aria-label": "Tool call" }, h("span", { className: "label" }, "calculator"),
-    h("code", {}, expression), h("span", { className: "arrow", "aria-label": "gives" }, "→"), h("output", {}, result));
+  return h("div", { className: long ? "tool long" : "tool", role: "group", "aria-label": "Tool call" },
+    h("span", { className: "label" }, "calculator"), h("code", {}, expression),
+    h("span", { className: "arrow" }, "→"), h("output", {}, result));
 }
 
 function bodyOf(node) {
@@ -26,15 +27,17 @@ function bodyOf(node) {
   const content = inspected.has(node) && !busy
     ? view(node.tokens, drawTool, canGoOn() && !running() ? (number, other) => branch(node, number, other) : null)
     : node.parts.flatMap((part) => part.type === "text" ? markdown(part.text) : [drawTool(part)]);
-  if (busy && !node.parts.length) content.push(h("div", { className: "dots", role: "img", "aria-label": "Thinking" }, h("i"), h("i"), h("i")));
+  const dots = { className: "dots", role: "img", "aria-label": "Thinking" };
+  if (busy && !node.parts.length) content.push(h("div", dots, h("i"), h("i"), h("i")));
   if (node.error) content.push(h("div", { className: "error", role: "alert" }, node.error));
   return content;
 }
 
 export function describe(stats = {}) {
   const notes = { length: "cut at the limit", stopped: "stopped", cancel: "stopped" };
-  return [stats.tokens ? `${stats.tokens} token${stats.tokens === 1 ? "" : "s"}` : "", stats.rate > 0 ? `${Math.round(stats.rate)} per second` : "",
-    notes[stats.ending], stats.dropped ? `the first ${stats.dropped} messages no longer fit` : ""].filter(Boolean).join(" · ");
+  return [stats.tokens && `${stats.tokens} token${stats.tokens === 1 ? "" : "s"}`,
+    stats.rate && `${Math.round(stats.rate)} per second`, notes[stats.ending],
+    stats.dropped && `the first ${stats.dropped} messages no longer fit`].filter(Boolean).join(" · ");
 }
 
 function actionsOf(node, isLast) {
@@ -42,10 +45,10 @@ function actionsOf(node, isLast) {
   const all = siblings(session.chat, node);
   const place = all.indexOf(node);
   if (all.length > 1) {
-    actions.append(h("span", { className: "branches" },
-      iconButton("left", "Previous version", () => turn(node, -1), { disabled: place === 0 || Boolean(running()) }),
-      h("span", {}, `${place + 1}/${all.length}`),
-      iconButton("right", "Next version", () => turn(node, 1), { disabled: place + 1 === all.length || Boolean(running()) })));
+    const to = (name, label, step) =>
+      iconButton(name, label, () => turn(node, step), { disabled: !all[place + step] || Boolean(running()) });
+    actions.append(h("span", { className: "branches" }, to("left", "Previous version", -1),
+      h("span", {}, `${place + 1}/${all.length}`), to("right", "Next version", 1)));
   }
   const copy = iconButton("copy", "Copy", () => copyText(textOf(node), copy));
   if (node.parts.length) actions.append(copy);
@@ -69,7 +72,8 @@ function actionsOf(node, isLast) {
 
 function drawMessage(node, isLast) {
   const name = node.role === "user" ? "You" : "nanochat";
-  const element = h("article", { className: `message ${node.role}`, "aria-label": name }, h("h2", { className: "unseen" }, name));
+  const element = h("article", { className: `message ${node.role}`, "aria-label": name },
+    h("h2", { className: "unseen" }, name));
   if (editing === node) element.append(editor(node));
   else element.append(h("div", { className: "body" }, bodyOf(node)), actionsOf(node, isLast));
   return element;
@@ -78,8 +82,9 @@ function drawMessage(node, isLast) {
 // What a message looks like depends on this and on nothing else.
 function keyOf(node, isLast) {
   const all = siblings(session.chat, node);
-  return [all.indexOf(node), all.length, isLast, Boolean(running()), running()?.target === node, editing === node, inspected.has(node),
-    node.parts.length, textOf(node).length, node.error, node.stats?.ending, node.stats?.used, canGoOn(), session.manyModels].join();
+  return [all.indexOf(node), all.length, isLast, Boolean(running()), running()?.target === node, editing === node,
+    inspected.has(node), node.parts.length, textOf(node).length, node.error, describe(node.stats), canGoOn(),
+    session.manyModels].join();
 }
 
 function startEdit(node) {
@@ -141,8 +146,9 @@ export function draw(fresh = false) {
   });
   for (const node of drawn.keys()) if (!nodes.includes(node)) drawn.delete(node);
   const system = setting("system").trim();
-  const top = !nodes.length ? [hello()] : [h("h1", { className: "unseen" }, session.chat.title || "Conversation"),
-    ...(system ? [button(system, () => openSettings("system"), { className: "system", title: "The system prompt" })] : [])];
+  const top = nodes.length ? [h("h1", { className: "unseen" }, session.chat.title || "Conversation")] : [hello()];
+  const change = () => openSettings("system");
+  if (system) top.push(button(system, change, { className: "system", title: "The system prompt" }));
   place([...top, ...elements]);
   keepFocus(focused, focusedNode, nodes);
   follow(fresh || Boolean(running()));
@@ -158,11 +164,12 @@ function place(elements) {
 
 // A button of a message that was drawn again gets the focus back; one that is gone leaves it to the box.
 function keepFocus(focused, node, nodes) {
-  if (!node || focused.isConnected) { if (node && focused.isConnected) focused.focus(); return; }
+  if (!node || focused.isConnected) return;
   const label = focused.getAttribute("aria-label");
   const version = nodes.find((one) => one.parent === node.parent); // of the same message
   const buttons = [...(drawn.get(version)?.element.querySelectorAll(".actions button:enabled") ?? [])];
-  (buttons.find((one) => one.getAttribute("aria-label") === label) ?? (label?.includes("version") ? buttons[0] : null) ?? $("input")).focus();
+  const same = buttons.find((one) => one.getAttribute("aria-label") === label);
+  (same ?? (label?.includes("version") ? buttons[0] : null) ?? $("input")).focus();
 }
 
 /** While an answer streams in: the end of the last message only. */
