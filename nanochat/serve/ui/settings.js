@@ -61,7 +61,7 @@ form.onclose = () => {
   form.returnValue = "";
 };
 for (const dialog of [form, $("help")]) {
-  dialog.onclick = (event) => event.target === dialog && dialog.close(); // a click beside it
+  dialog.onclick = (event) => { if (event.target === dialog) dialog.close(); }; // a click beside it
 }
 
 // ---------------------------------------------------------------- slash commands
