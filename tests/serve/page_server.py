@@ -51,7 +51,7 @@ class Text(BaseModel):
 
 
 def odds(token: str) -> list[tuple[str, float]]:
-    return [(token, 0.6), (" <b>wolf</b>", 0.3), (" cat", 0.1)]
+    return [(token, 0.6), (" <b>wolf</b>", 0.2), (" cat", 0.1), ("<|assistant_end|>", 0.1)]
 
 
 def piece(data: bytes) -> dict:
@@ -73,8 +73,9 @@ def chat_chunks(body: Chat):
         yield chunk({"content": "| a | b |\n|---|--:|\n| 1 | 2 |\n\n# Done\n\n- x\n  - y\n- z\n\n> quoted\n\n---\n"})
         yield chunk({"content": "1. one\n2. two"})
     elif said == "emoji":
-        for data, text in ((b"\xf0\x9f", ""), (b"\xa6\x8a", "🦊"), (b"!", "!")):
-            yield chunk({"content": text}, logprobs={"content": [piece(data)]})
+        pieces = [piece(b"\xf0\x9f"), piece(b"\xa6\x8a"), piece(b"!")]
+        yield chunk({"content": "🦊"}, logprobs={"content": pieces[:2]})  # one character, two tokens
+        yield chunk({"content": "!"}, logprobs={"content": pieces[2:]})
     else:
         for token in [" and", " on"] if body.continue_final_message else STORY:
             yield chunk({"content": token}, logprobs={"content": [piece(token.encode())]} if body.logprobs else None)

@@ -336,7 +336,8 @@ def test_probabilities_and_another_token_instead(rich):
     else:
         token.hover()
     rows = rich.locator(".card .other")
-    playwright.expect(rows).to_have_text(["␣fox60.0 %", "␣<b>wolf</b>30.0 %", "␣cat10.0 %"])
+    playwright.expect(rows).to_have_text(["␣fox60.0 %", "␣<b>wolf</b>20.0 %", "␣cat10.0 %", "<|assistant_end|>10.0 %"])
+    assert rich.locator(".card button").count() == 2, "what is said already and what can't be said are no choice"
     assert is_in_view(rich, ".card") and "perplexity 1.67" in rich.locator(".legend").inner_text()
     keep_shot(rich, "tokens")
     rich.locator(".token").nth(0).focus()

@@ -14,8 +14,11 @@ export function read(logprobs) {
       return { text, p: Math.exp(one.logprob), top, ...(text.includes("\ufffd") && { bytes: one.bytes }) };
     });
   }
-  return (logprobs?.tokens ?? []).map((text, i) => ({ text, p: Math.exp(logprobs.token_logprobs[i] ?? 0),
-    top: Object.entries(logprobs.top_logprobs?.[i] ?? {}).map(([token, logprob]) => [token, Math.exp(logprob)]) }));
+  return (logprobs?.tokens ?? []).map((text, i) => {
+    const top = Object.entries(logprobs.top_logprobs?.[i] ?? {}).map(([token, logprob]) => [token, Math.exp(logprob)]);
+    const bytes = text.startsWith("bytes:") && [...text.matchAll(/\\x(..)/g)].map(([, byte]) => parseInt(byte, 16));
+    return { text, p: Math.exp(logprobs.token_logprobs[i] ?? 0), top, ...(bytes && { bytes }) };
+  });
 }
 
 /** The text of tokens; characters that span several are put together. */
@@ -38,6 +41,8 @@ export function instead(tokens, number, [text, p]) {
   return { parts, tokens: kept };
 }
 
+// Could stand in a text: not the end of the answer, not a piece of a character.
+const sayable = (text) => text && !/\ufffd|^bytes:|^<\|\w+\|>$/.test(text);
 const percent = (p) => p >= 0.9995 ? "100 %" : p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
 const hex = (byte) => `\\x${byte.toString(16).padStart(2, "0")}`;
 const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣") || "∅";
@@ -101,7 +106,7 @@ function openCard(span, token, choose) {
     const row = [h("code", {}, visible(text)), h("span", { className: "bar" }, bar), h("span", {}, percent(p))];
     if (text === token.text) return h("div", { className: "other said" }, row);
     const onclick = () => { closeCard(); choose([text, p]); };
-    return choose ? button(row, onclick, { className: "other" }) : h("div", { className: "other" }, row);
+    return choose && sayable(text) ? button(row, onclick, { className: "other" }) : h("div", { className: "other" }, row);
   });
   card = h("div", { className: "card", role: "dialog", "aria-label": "Alternatives" }, rows,
     choose && token.top.length ? h("p", { className: "fine" }, "Pick another to go on from there.") : null);
