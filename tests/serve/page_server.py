@@ -66,7 +66,9 @@ def chat_chunks(body: Chat):
 
     said = body.messages[-1]["content"]
     yield chunk({"role": "assistant", "content": ""}, nanochat={"dropped_messages": 2} if said == "long ago" else {})
-    if said == "hostile":
+    if said == "silence":
+        pass
+    elif said == "hostile":
         yield chunk({"content": HOSTILE})
     elif said == "program":
         yield chunk({"nanochat": {"tool": {"expression": "<b>\nfor x in y:\n  print(x)", "result": "1\n2"}}})

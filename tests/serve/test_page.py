@@ -365,6 +365,8 @@ def test_continue_and_the_context_meter(rich):
     press(rich, "Continue")
     playwright.expect(rich.locator(".assistant .body")).to_have_text("Once upon a time.\nThe fox and on")
     assert rich.locator(".branches").count() == 0, "the same answer, longer"
+    say(rich, "silence")
+    assert "without a word" in finished(rich, 2)[1]
 
 
 def test_requests_say_what_the_settings_say(rich):

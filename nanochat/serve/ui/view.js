@@ -29,6 +29,9 @@ function bodyOf(node) {
     : node.parts.flatMap((part) => part.type === "text" ? markdown(part.text) : [drawTool(part)]);
   const dots = { className: "dots", role: "img", "aria-label": "Thinking" };
   if (busy && !node.parts.length) content.push(h("div", dots, h("i"), h("i"), h("i")));
+  else if (!node.parts.length && !node.error) {
+    content.push(h("p", { className: "fine" }, "The model ended without a word that can be shown."));
+  }
   if (node.error) content.push(h("div", { className: "error", role: "alert" }, node.error));
   return content;
 }
