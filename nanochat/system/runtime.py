@@ -49,6 +49,9 @@ def start(device_type: str = "", dtype: str = "") -> Runtime:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
+    if device.type == "cpu":  # else compiled code adds up an embedding's gradient in the order its threads arrive
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
     return Runtime(device, DTYPES[dtype] if dtype else best_dtype(device), rank, world_size, local_rank)
 
 
