@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         sandbox.allow_unsafe()
     model, tokenizer, info = checkpoint.load_model(
         args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size)
+    engine = Engine(model, tokenizer, tool=sandbox.tool, max_rows=args.batch_size)
     about = {"step": info["step"], "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12]}
     folder = paths.results_dir(args.source)
     table = scores_so_far(folder / "chat_eval.json", about)

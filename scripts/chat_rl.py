@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         head_lr=args.head_lr * fraction, scalar_lr=0.0), device.dtype)
     journal = Journal("rl", args.model_tag or info["tag"], model, optimizer, steps=steps, resume=args.resume,
                       flags=vars(args), keep=args.keep)
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.examples_per_step * args.num_samples)
+    engine = Engine(model, tokenizer, tool=sandbox.tool, max_rows=args.examples_per_step * args.num_samples)
 
     def generate(prompts: list[list[int]], seed: int):
         return engine.generate(prompts, max_tokens=args.max_new_tokens, temperature=args.temperature,

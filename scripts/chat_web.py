@@ -84,7 +84,7 @@ def load(stage: str, args, run: runtime.Runtime) -> tuple[str, list[Worker]]:
         model, tokenizer, info = checkpoint.load_model(
             stage, args.model_tag, None if args.step < 0 else args.step, device, run.dtype)
         model = quantized(model.eval().to(run.dtype), args.quantize)  # it casts where it uses weights: better once
-        workers.append(Worker(Engine(model, tokenizer, sandbox.calculate, args.max_rows, prefix_cache=True,
+        workers.append(Worker(Engine(model, tokenizer, sandbox.tool, args.max_rows, prefix_cache=True,
                                      step_tokens=args.step_tokens), args.max_waiting, args.timeout))
     return f"nanochat-{stage}-{info['tag']}", workers
 

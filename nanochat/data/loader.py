@@ -5,6 +5,7 @@ A corpus is a sequence of groups of documents. A group is packed into rows on it
 the same stream: of every N micro-batches rank r keeps the r-th, so one rank that accumulates N micro-batches sees what
 N ranks see.
 """
+import atexit
 import multiprocessing
 import os
 import queue
@@ -169,7 +170,13 @@ def prefetched(items: Iterator, depth: int = 4) -> Iterator:
         except Exception as error:  # handed to the consumer, who raises it
             put((None, error))
 
-    threading.Thread(target=fill, daemon=True, name="prefetch").start()
+    def close() -> None:
+        stop.set()
+        thread.join(5)
+
+    thread = threading.Thread(target=fill, daemon=True, name="prefetch")
+    atexit.register(close)  # a thread that is inside of PyTorch when Python ends aborts the process
+    thread.start()
     try:
         while True:
             item, error = ready.get()
@@ -179,4 +186,5 @@ def prefetched(items: Iterator, depth: int = 4) -> Iterator:
                 raise error
             yield item
     finally:
-        stop.set()
+        close()
+        atexit.unregister(close)

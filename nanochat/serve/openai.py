@@ -210,14 +210,17 @@ class Voice:
         self.finish_reason: str | None = None
 
     def push(self, event: Event) -> dict | None:
-        """{"content": text}, {"nanochat": {"tool": …}}, or None when there is nothing to show yet."""
+        """{"content": text}, {"nanochat": {"tool": …}}, or None when there is nothing to show yet.
+
+        A call that the answer's end cuts off is shown as far as it got.
+        """
         self.finish_reason = event.stop_reason or None
         if event.kind == "text":
             if event.logprob and event.token_id not in self.tokenizer.specials.values():
                 self.unsent.append(event)
             return {"content": event.text} if event.text else None
         self.tool["expression" if event.kind == "python" else "result"] += event.text
-        if event.token_id != self.output_end_id:
+        if event.token_id != self.output_end_id and not (event.stop_reason and any(self.tool.values())):
             return None
         tool, self.tool = self.tool, {"expression": "", "result": ""}
         return {"nanochat": {"tool": tool}}

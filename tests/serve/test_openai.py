@@ -81,6 +81,15 @@ def test_a_voice_puts_a_tool_call_in_one_piece(tokenizer):
     assert voice.finish_reason == "stop"
 
 
+def test_a_tool_call_that_the_end_cuts_off_is_shown(tokenizer):
+    voice = Voice(tokenizer)
+    events = [Event(7, "", "python"), Event(2, "1+", "python"), Event(9, "", "python", "length")]
+    assert [voice.push(event) for event in events][-1] == {"nanochat": {"tool": {"expression": "1+", "result": ""}}}
+    assert voice.finish_reason == "length"
+    voice = Voice(tokenizer)
+    assert [voice.push(Event(7, "", "python")), voice.push(Event(9, "", "python", "stop"))] == [None, None]
+
+
 def test_logprobs_of_half_characters_come_with_the_next_text(tokenizer):
     voice = Voice(tokenizer)
     first, second = "é".encode()

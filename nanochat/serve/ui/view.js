@@ -18,7 +18,7 @@ export function drawTool({ expression, result }) {
   const long = /\n/.test(expression + result) || expression.length + result.length > 70;
   return h("div", { className: long ? "tool long" : "tool", role: "group", "aria-label": "Tool call" },
     h("span", { className: "label" }, "calculator"), h("code", {}, expression),
-    h("span", { className: "arrow" }, "→"), h("output", {}, result));
+    h("span", { className: "arrow" }, "→"), h("output", {}, result || "no result"));
 }
 
 function bodyOf(node) {
