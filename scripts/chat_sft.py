@@ -15,11 +15,13 @@ def main(argv: list[str] | None = None) -> None:
         argv, __doc__, **FLAGS, **mixture.FLAGS,
         total_batch_size=flag(32_768, "tokens per step over all ranks", at_least=1),
         init_lr_frac=flag(0.3, "of the pretraining rates", at_least=0),
+        loss_on=flag("assistant", "all = without masks, to see what they are good for", choices=("all", "assistant")),
         warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
         source=flag("mid", "stage to start from", choices=("base", "mid", "sft")))
     device = runtime.start(args.device_type, args.dtype)
     finetune("sft", args.source, args, device, lambda tokenizer, max_tokens: mixture.documents(
-        args.mixture, tokenizer, own=args.conversations, max_tokens=max_tokens, seed=args.seed))
+        args.mixture, tokenizer, own=args.conversations, max_tokens=max_tokens, seed=args.seed,
+        learn_all=args.loss_on == "all"))
     device.close()
 
 

@@ -229,6 +229,17 @@ def create_app(workers: list[Worker], model: str, defaults: Defaults, *, others:
     if cors_origin:
         app.add_middleware(CORSMiddleware, allow_origins=[cors_origin], allow_methods=["*"], allow_headers=["*"])
 
+    _answering(app, service)
+    _telling(app, service, workers)
+    app.mount("/", Page(directory=Path(__file__).parent / "ui", html=True))
+    app.add_exception_handler(RequestValidationError, _invalid)
+    for kind in (ApiError, Failed, UserError, HTTPException, Exception):
+        app.add_exception_handler(kind, _refusal)
+    return app
+
+
+def _answering(app: FastAPI, service: Service) -> None:
+    """The routes on which the model speaks."""
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat_completions(body: ChatRequest, request: Request):
         answer = service.chat(body)
@@ -244,6 +255,9 @@ def create_app(workers: list[Worker], model: str, defaults: Defaults, *, others:
         answer = service.chat(body)
         return Stream(answer.job, answer.original_chunks())
 
+
+def _telling(app: FastAPI, service: Service, workers: list[Worker]) -> None:
+    """The routes that say what is here and how it fares; `workers` are those of the first model."""
     @app.get("/v1/models")
     async def models():
         return {"object": "list", "data": [service.about(name) for name in service.models]}
@@ -287,12 +301,6 @@ def create_app(workers: list[Worker], model: str, defaults: Defaults, *, others:
              "running": worker.num_running, "tokens": worker.num_tokens,
              "prompt_tokens": worker.engine.num_prompt_tokens, "reused_tokens": worker.engine.num_reused_tokens}
             for number, worker in enumerate(service.workers)]}
-
-    app.mount("/", Page(directory=Path(__file__).parent / "ui", html=True))
-    app.add_exception_handler(RequestValidationError, _invalid)
-    for kind in (ApiError, Failed, UserError, HTTPException, Exception):
-        app.add_exception_handler(kind, _refusal)
-    return app
 
 
 def _failure(error: Exception) -> dict:
