@@ -42,6 +42,7 @@ def flags(argv: list[str] | None):
         port=flag(8000, "0 = any free one", at_least=0, at_most=65535, short="p"),
         dtype=flag("", "of activations and weights: float32, bfloat16, float16", short="d"),
         quantize=flag("", "weights in fewer bits (CPU)", choices=("", *FORMS)),
+        cuda_graphs=flag(False, "decode with CUDA graphs: faster small models (GPU; not yet tried on one)"),
         device_type=flag("", "cuda, mps or cpu"),
         host=flag("127.0.0.1", "address to listen on; 0.0.0.0 lets others in"),
         max_rows=flag(16, "requests answered at once per replica; more wait", at_least=1),
@@ -60,6 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--also={args.also}: there is no stage {unknown[0]}; choose of {', '.join(paths.STAGES)}")
     door = listen(args.host, args.port)  # first: a port in use must not cost a wait for the model
     run = runtime.start(args.device_type, args.dtype)
+    if args.cuda_graphs and run.device.type != "cuda":
+        raise UserError(f"--cuda_graphs, but this runs on {run.device.type}; leave it out")
     if args.num_gpus > 1 and (run.device.type != "cuda" or torch.cuda.device_count() < args.num_gpus):
         raise UserError(f"--num_gpus={args.num_gpus}, but there are {torch.cuda.device_count()} GPUs here")
     served = dict(load(stage, args, run) for stage in dict.fromkeys(stages))
@@ -84,8 +87,9 @@ def load(stage: str, args, run: runtime.Runtime) -> tuple[str, list[Worker]]:
         model, tokenizer, info = checkpoint.load_model(
             stage, args.model_tag, None if args.step < 0 else args.step, device, run.dtype)
         model = quantized(model.eval().to(run.dtype), args.quantize)  # it casts where it uses weights: better once
-        workers.append(Worker(Engine(model, tokenizer, sandbox.tool, args.max_rows, prefix_cache=True,
-                                     step_tokens=args.step_tokens), args.max_waiting, args.timeout))
+        engine = Engine(model, tokenizer, sandbox.tool, args.max_rows, prefix_cache=True,
+                        step_tokens=args.step_tokens, static_shapes=args.cuda_graphs)
+        workers.append(Worker(engine, args.max_waiting, args.timeout))
     return f"nanochat-{stage}-{info['tag']}", workers
 
 

@@ -32,8 +32,8 @@ class SlotCache:
         if num_rows <= old_rows and length <= old_len:
             return
         assert num_rows <= self.max_rows and length <= self.max_len, (num_rows, length, self.max_rows, self.max_len)
-        rows = max(old_rows, min(self.max_rows, _power_of_two(num_rows)))
-        slots_len = max(old_len, min(self.max_len, _power_of_two(max(length, BUCKET))))
+        rows = max(old_rows, min(self.max_rows, power_of_two(num_rows)))
+        slots_len = max(old_len, min(self.max_len, power_of_two(max(length, BUCKET))))
         for name in ("keys", "values"):
             old = getattr(self, name)
             # Zeros, not empty: a masked position still meets weight 0, and 0 · NaN would be NaN.
@@ -63,6 +63,15 @@ class SlotCache:
             self._mask = attended[:, None]
         return self._positions
 
+    def plan_static(self, slots: torch.Tensor, positions: torch.Tensor, length: int) -> None:
+        """The same for one token in each of slots 0…B−1, from tensors (B, 1) int64 that may be read again later.
+
+        The token of row i is stored in `slots[i]` at `positions[i]`; `length` positions are read, none after its own.
+        """
+        self._positions, self._rows, self._slots = positions, slots, slice(0, len(slots))
+        self._from_empty, self._end = False, length
+        self._mask = (torch.arange(length, device=positions.device) <= positions[:, :, None])[:, None]
+
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor):
         """Store k and v (B, G, T, D) of the planned tokens; returns keys, values (B, G, S, D) and mask (B, 1, T, S)."""
         if self._from_empty:
@@ -89,6 +98,6 @@ class SlotCache:
             stored[:, other, :, :length] = kept
 
 
-def _power_of_two(n: int) -> int:
+def power_of_two(n: int) -> int:
     """The smallest power of two that is at least n: 5 → 8."""
     return 1 << (n - 1).bit_length()

@@ -17,7 +17,7 @@ until these are needed (the longest unused goes first), and any common beginning
 only the new message. Leave it off where the weights change between calls.
 `generate()` (evaluation, RL), `stream()` (the terminal) and the server's thread drive the same `submit()` and `step()`.
 
-One thread owns an engine. Not here: CUDA graphs, paging (a slot holds a whole context).
+One thread owns an engine. Not here: paging (a slot holds a whole context).
 """
 
 from collections import deque
@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from nanochat.infer.cache import SlotCache
+from nanochat.infer.graphs import Graphs
 from nanochat.infer.request import Completion, Event, EventReader, Logprob, Request
 from nanochat.infer.sampler import Sampler, row_key
 
@@ -36,16 +37,20 @@ REFUSED = "error"  # what the model reads when the tool refuses (returns None): 
 
 
 class Engine:
-    """Generates with `model` (a GPT in eval mode); `tool(expression) -> result or None (= refused)`."""
+    """Generates with `model` (a GPT in eval mode); `tool(expression) -> result or None (= refused)`.
+
+    `static_shapes`: decode with CUDA graphs (graphs.py), in a cache reserved whole.
+    """
 
     def __init__(self, model, tokenizer, tool: Callable[[str], str | None] | None = None, max_rows: int = 64,
-                 prefix_cache: bool = False, step_tokens: int | None = None):
+                 prefix_cache: bool = False, step_tokens: int | None = None, static_shapes: bool = False):
         self.model, self.tokenizer, self.tool, self.max_rows = model, tokenizer, tool, max_rows
         self.prefix_cache, self.step_tokens = prefix_cache, step_tokens
         self.config = config = model.config
         self.device = next(model.parameters()).device
-        self.cache = SlotCache(config.n_layer, config.n_kv_head, config.head_dim, max_rows, config.sequence_len,
-                               model.compute_dtype, self.device)
+        self.cache = SlotCache(config.n_layer, config.n_kv_head, config.head_dim, max_rows + static_shapes,
+                               config.sequence_len, model.compute_dtype, self.device)
+        self.graphs = Graphs(model, self.cache) if static_shapes else None
         self.waiting: deque[Request] = deque()
         self.slots: list[Request | None] = [None] * max_rows  # whose keys and values each cache slot holds
         self.num_running = 0  # slots[:num_running] are being answered
@@ -125,9 +130,7 @@ class Engine:
                                     [row.top_k for row in rows], self.device, [row.top_p for row in rows],
                                     [row.min_p for row in rows])
         positions = [row.length - 1 for row in rows]  # of the token being fed
-        hidden = self._hidden([[row.last_id] for row in rows], slice(0, len(rows)), positions,
-                              [[row.id_before_last] for row in rows])  # (B, 1, C)
-        logits = self.model.logits(hidden[:, 0])  # (B, V)
+        logits = self._decode([row.last_id for row in rows], [row.id_before_last for row in rows], positions)
         if self.tool is not None:  # only the tool may speak as the tool
             logits[:, self._output_start:self._output_end + 1] = float("-inf")  # neighbours in every vocabulary
         biased = logits
@@ -181,6 +184,13 @@ class Engine:
                     shown.append(token)
             text = self.tokenizer.decode(shown)
         return Completion(request.ids, request.mask, text, request.stop_reason, request.tool_calls)
+
+    def _decode(self, ids: list[int], before: list[int], positions: list[int]) -> torch.Tensor:
+        """Logits (B, V) after the tokens `ids`, one for each of slots 0…B−1."""
+        if self.graphs is not None:
+            return self.graphs.logits(ids, before, positions)
+        hidden = self._hidden([[one] for one in ids], slice(0, len(ids)), positions, [[one] for one in before])
+        return self.model.logits(hidden[:, 0])
 
     def _hidden(self, ids: list[list[int]], slots: slice | list[int], starts: list[int],
                 before: list[list[int]] | None = None) -> torch.Tensor:
