@@ -5,6 +5,7 @@ mean of the question's samples (no division by σ); every sampled token weighs t
 targets. Questions whose samples all got the same reward teach nothing; they are dropped before any backward pass, so
 the normalisation runs over the tokens that do teach.
 """
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -55,10 +56,14 @@ class Rollouts:
         while True:
             chosen = [(self.step * self.questions_per_step + offset) % len(self.items)
                       for offset in range(self.runtime.rank, self.questions_per_step, self.runtime.world_size)]
+            began = time.perf_counter()
             answers = self.generate([self.prompts[i] for i in chosen], self.seed + self.step)
+            seconds = time.perf_counter() - began
             rewards = np.array([[self.reward(self.items[i], one.text) for one in group]
                                 for i, group in zip(chosen, answers, strict=True)])  # (questions, K)
             self._describe(chosen, answers, rewards)
+            own = sum(len(one.ids) for group in answers for one in group)  # tokens of this rank
+            self.stats["speed/answer_tokens_per_second"] = own / seconds
             self.step += 1
             yield from self._batches(chosen, answers, rewards - rewards.mean(axis=1, keepdims=True))
 

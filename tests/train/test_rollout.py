@@ -110,6 +110,7 @@ def test_the_figures_of_a_step():
 
     rollouts = make(generate)
     one_step(rollouts, 4)
+    assert rollouts.stats.pop("speed/answer_tokens_per_second") > 0
     assert rollouts.stats == pytest.approx({
         "rl/reward_mean": 2 / 8, "rl/tool_use": 2 / 8, "rl/reward_with_tool": 1 / 2, "rl/tokens_per_answer": 12 / 8,
         "rl/pass_at_k": 1 / 2, "rl/mixed_groups": 1 / 2})
