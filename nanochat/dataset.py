@@ -3,7 +3,7 @@
     python -m nanochat.dataset                          no GPU: the kindergarten, made here from a seed in seconds
     python -m nanochat.dataset -n 8                     with a GPU: 8 shards of FineWeb-Edu, 250M characters each
     python -m nanochat.dataset --source=climbmix -n 170
-    python -m nanochat.dataset --source=smoltalk        conversations to learn from; likewise mmlu, gsm8k
+    python -m nanochat.dataset --source=smoltalk        conversations; likewise mmlu, gsm8k, arc, humaneval
     python -m nanochat.dataset --data=FOLDER            checks your own data; plain text is imported
 
 Your own folder has the layout of out/data (docs/design.md, "On disk"): `text/*.parquet` with a column `text`. A folder

@@ -10,7 +10,7 @@
 # chain has made a checkpoint (OUT/checkpoints/NAME).
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-KNOWN="data kindergarten tokenizer checkpoints results report stages .lock"  # all that a run leaves in OUT
+KNOWN="data lessons tokenizer checkpoints results report stages .lock"  # all that a run leaves in OUT
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$2" >&2; exit "$1"; }

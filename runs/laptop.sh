@@ -21,7 +21,7 @@ stage mid python -m scripts.mid_train --device_batch_size=16 --total_batch_size=
     --mixture="text*0.15,$lessons" --init_lr_frac=0.7 --loss_on=assistant --save_every="$(steps 200)" "${later[@]}"
 measure chat_eval_mid python -m scripts.chat_eval -i mid -g "$tag"
 stage sft python -m scripts.chat_sft --device_batch_size=16 --total_batch_size=4096 --num_iterations="$(steps 200)" \
-    --mixture="text*0.02,$lessons,talk*5" --init_lr_frac=0.3 --save_every="$(steps 50)" "${later[@]}"
+    --mixture="text*0.02,$lessons,talk*5,chats*2" --init_lr_frac=0.3 --save_every="$(steps 50)" "${later[@]}"
 measure chat_eval_sft python -m scripts.chat_eval -i sft -g "$tag"
 stage rl python -m scripts.chat_rl --task=problems --num_iterations="$(steps 140)" --examples_per_step=32 \
     --num_samples=8 --max_new_tokens=32 --device_batch_size=32 --init_lr_frac=0.15 --embedding_lr=0.03 --head_lr=0.001 \

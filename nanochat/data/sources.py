@@ -54,8 +54,14 @@ HUB = {
         "auxiliary_train/": "mmlu/auxiliary_train.jsonl", "all/test-": "mmlu/test.jsonl"}),
     "gsm8k": HubSource("openai/gsm8k", "GSM8K, licence MIT", {
         "main/train-": "gsm8k/train.jsonl", "main/test-": "gsm8k/test.jsonl"}),
+    "arc": HubSource("allenai/ai2_arc", "ARC, licence CC BY-SA 4.0", {
+        f"ARC-{level}/{split}-": f"arc/ARC-{level}-{split}.jsonl" for level in ("Easy", "Challenge")
+        for split in ("train", "test")}),
+    "humaneval": HubSource("openai/openai_humaneval", "HumanEval, licence MIT", {
+        "openai_humaneval/test-": "humaneval/HumanEval.jsonl"}),
 }
-LESSON_FIELDS = ("messages", "question", "choices", "answer", "subject")  # what is kept of a row
+LESSON_FIELDS = ("messages", "question", "choices", "answer", "subject",
+                 "prompt", "entry_point", "canonical_solution", "test")  # what is kept of a row
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,8 @@ def fetch_lessons(source: HubSource, data_dir: Path) -> dict[str, int]:
 
 def _lesson(row: dict) -> dict:
     row = row.get("train") or row  # MMLU's auxiliary set has its rows in a column of this name
+    if "answerKey" in row:  # ARC: the choices' own labels are letters or numbers
+        row = {**row, "choices": row["choices"]["text"], "answer": row["choices"]["label"].index(row["answerKey"])}
     return {name: row[name] for name in LESSON_FIELDS if name in row}
 
 

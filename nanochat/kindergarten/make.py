@@ -28,7 +28,7 @@ PRIMER = {"primer": 100}  # the first shard: see choices.primer
 
 # Lessons by family: how many conversations are written; mixtures take them in these proportions unless told otherwise.
 LESSONS = {"facts": 26_000, "choice": 22_000, "problems": 40_000, "arithmetic": 2_000, "functions": 3_000,
-           "spelling": 30_000, "letters": 13_000, "stories": 1_500, "talk": 2_000}
+           "spelling": 30_000, "letters": 13_000, "stories": 1_500, "talk": 2_000, "chats": 8_000}
 
 
 def write(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
@@ -67,10 +67,17 @@ def _documents(rng: random.Random, makers: dict[str, Callable[[random.Random], s
 
 
 def _lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict]]:
-    return {"facts": lambda rng: facts.lesson(rng, world), "choice": lambda rng: choices.lesson(rng, world),
+    single = {"facts": lambda rng: facts.lesson(rng, world), "choice": lambda rng: choices.lesson(rng, world),
             "problems": problems.lesson, "arithmetic": problems.arithmetic_lesson, "functions": functions.lessons,
             "spelling": words.spelling_lesson, "letters": words.counting_lesson,
             "stories": lambda rng: talk.tale(rng, world), "talk": talk.lessons}
+
+    def chat(rng: random.Random) -> dict:
+        """Two to four lessons of any family in one conversation: what stands far above must not confuse."""
+        families = rng.choices(list(single), k=rng.choice((2, 3, 3, 4)))
+        return talk.join(rng, [single[family](rng) for family in families])
+
+    return {**single, "chats": chat}
 
 
 def _exams(world: World, seed: int, num_items: int, num_practice: int) -> dict[str, list[dict]]:

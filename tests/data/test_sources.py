@@ -284,16 +284,21 @@ def test_lessons_become_the_files_that_tasks_and_mixtures_read(hub, tmp_path, mo
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     question = {"question": "Is it?", "choices": ["yes", "no"], "answer": 1, "subject": "logic"}
     tables = {"data/train-0.parquet": [{"messages": messages, "source": "x"}], "data/train-1.parquet":
-              [{"messages": messages, "source": "y"}], "aux/train-0.parquet": [{"train": question}]}
+              [{"messages": messages, "source": "y"}], "aux/train-0.parquet": [{"train": question}],
+              "easy/train-0.parquet": [{"id": "7", "question": "Is it?", "answerKey": "2",
+                                        "choices": {"text": ["yes", "no"], "label": ["1", "2"]}}]}
     for name, rows in tables.items():
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "one.parquet")
         hub.contents[name] = (tmp_path / "one.parquet").read_bytes()
     monkeypatch.setitem(sources.HUB, "talk", sources.HubSource(REPO, "toy talk", {
-        "data/train-": "chat/talk.jsonl", "aux/": "mmlu/auxiliary_train.jsonl"}))
+        "data/train-": "chat/talk.jsonl", "aux/": "mmlu/auxiliary_train.jsonl",
+        "easy/": "arc/ARC-Easy-train.jsonl"}))
     hub.cut.add("data/train-0.parquet")
     dataset.main(["--source=talk", f"--out={tmp_path}"])
     assert files.read_jsonl(tmp_path / "data/chat/talk.jsonl") == [{"messages": messages}] * 2
     assert tasks.find("mmlu").load("train", tmp_path / "data") == [question]
+    assert tasks.find("arc_easy").load("train", tmp_path / "data") == [
+        {"question": "Is it?", "choices": ["yes", "no"], "answer": 1}]
     assert "chat/talk.jsonl: 2 rows" in capsys.readouterr().out and not list(tmp_path.rglob("*--*"))
     gets = len(hub.gets)
     dataset.main(["--source=talk", f"--out={tmp_path}"])
