@@ -6,8 +6,8 @@
 
 First table: decode, greedy, prompts of 32 tokens, tokens/s at B = 1, 4, 16; peers are transformers' `generate` on the
 same weights, vLLM on the same weights and llama.cpp's llama-bench on a GGUF of the same shape (`--gguf`), where they
-are installed. Second table: `scripts.chat_web` in a process of its own, time to the first token and tokens/s with 1, 8,
-32 clients that stream one answer after the other.
+are installed. Second table: `scripts.chat_web` and `transformers serve`, in processes of their own: time to the first
+token and tokens/s with 1, 8, 32 clients that stream one answer after the other.
 """
 import asyncio
 import contextlib
@@ -18,6 +18,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ SHAPES = {  # layers, width, head width, vocabulary, context
     "toy": (2, 64, 32, 512, 256), "laptop": (4, 128, 64, 2048, 512), "d12": (12, 768, 128, 32768, 1024),
     "d20": (20, 1280, 128, 65536, 2048)}
 PROMPT_TOKENS = 32
+TRANSFORMERS = Path(sys.executable).with_name("transformers")  # its command, where it is installed
 REJECTED = {400, 404, 405, 413, 429}  # what rubbish may be answered
 
 
@@ -177,14 +179,43 @@ def served(*flags: str):
         process.wait()
 
 
+@contextlib.contextmanager
+def transformers_served():
+    """The address of transformers' own server on the same folder, batching continuously."""
+    [folder] = paths.checkpoint_dir("sft", "d1").glob("step_*")
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        port = door.getsockname()[1]
+    command = [str(TRANSFORMERS), "serve", str(folder), "--device=cpu", "--continuous-batching", f"--port={port}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                    break
+            assert process.poll() is None, "transformers serve has ended"
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}", str(folder)
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def server_table(args) -> None:
-    print(f"\nserver{'':14}{'tokens/s':>12}{'first token, ms: median':>26}{'worst':>10}")
+    print(f"\nserver{'':26}{'tokens/s':>12}{'first token, ms: median':>26}{'worst':>10}")
     with served("--max_rows=32") as (url, _):
-        for clients in (1, 8, 32):
-            rate, firsts = asyncio.run(load(url, clients, args.tokens))
-            firsts.sort()
-            median, worst = 1e3 * firsts[len(firsts) // 2], 1e3 * firsts[-1]
-            print(f"{clients:3} clients{'':9}{rate:12,.1f}{median:26,.0f}{worst:10,.0f}")
+        lines("nanochat", url, "", args.tokens)
+    if TRANSFORMERS.exists():
+        with transformers_served() as (url, model):
+            lines("transformers", url, model, args.tokens)
+
+
+def lines(name: str, url: str, model: str, tokens: int) -> None:
+    for clients in (1, 8, 32):
+        rate, firsts = asyncio.run(load(url, clients, tokens, model))
+        firsts.sort()
+        median, worst = 1e3 * firsts[len(firsts) // 2], 1e3 * firsts[-1]
+        print(f"{name:12} {clients:3} clients{'':8}{rate:12,.1f}{median:26,.0f}{worst:10,.0f}", flush=True)
 
 
 def question(draw: random.Random, tokens: int) -> dict:
@@ -193,7 +224,7 @@ def question(draw: random.Random, tokens: int) -> dict:
             "stream_options": {"include_usage": True}}
 
 
-async def load(url: str, clients: int, tokens: int, rounds: int = 3) -> tuple[float, list[float]]:
+async def load(url: str, clients: int, tokens: int, model: str = "", rounds: int = 3) -> tuple[float, list[float]]:
     """Tokens per second over all clients, and every request's seconds to its first text."""
     firsts, counted = [], 0
 
@@ -202,11 +233,13 @@ async def load(url: str, clients: int, tokens: int, rounds: int = 3) -> tuple[fl
         draw = random.Random(number)
         for _ in range(rounds):
             begun, first = time.perf_counter(), None
-            async with http.stream("POST", f"{url}/v1/chat/completions", json=question(draw, tokens)) as response:
+            body = {**question(draw, tokens), "temperature": 1, **({"model": model} if model else {})}
+            async with http.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+                assert response.status_code == 200, await response.aread()
                 async for line in response.aiter_lines():
-                    if '"content": "' in line and '"content": ""' not in line:
+                    if re.search(r'"content": ?"[^"]', line):
                         first = first or time.perf_counter() - begun
-                    if '"usage"' in line:
+                    if re.search('"usage": ?{', line):
                         counted += json.loads(line[6:])["usage"]["completion_tokens"]
             firsts.append(first or time.perf_counter() - begun)
 
