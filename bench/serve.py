@@ -2,12 +2,13 @@
 
     python -m bench.serve                              # the laptop model's shape
     python -m bench.serve --shape=d12 --tokens=64      # 12 layers, 768 wide, 32,768 tokens
+    python -m bench.serve --shape=d12 --gguf=d12.gguf  # with llama.cpp's llama-batched-bench (bench/llama_shape.py)
     python -m bench.serve --soak --seconds=120         # 200 rude clients instead: errors, leaks, lost answers
 
-First table: decode, greedy, prompts of 32 tokens, tokens/s at B = 1, 4, 16; peers are transformers' `generate` on the
-same weights, vLLM on the same weights and llama.cpp's llama-bench on a GGUF of the same shape (`--gguf`), where they
-are installed. Second table: `scripts.chat_web` and `transformers serve`, in processes of their own: time to the first
-token and tokens/s with 1, 8, 32 clients that stream one answer after the other.
+First table: decode, greedy, prompts of 32 tokens, tokens/s at B = 1, 4, 16; peers are transformers' `generate` and vLLM
+on the same weights, llama.cpp on a model of the same shape (`--gguf`), where they are installed. Second table:
+`scripts.chat_web` and `transformers serve`, in processes of their own: time to the first token and tokens/s with 1, 8,
+32 clients that stream one answer after the other.
 """
 import asyncio
 import contextlib
@@ -33,6 +34,7 @@ from nanochat.infer.quantize import quantized
 from nanochat.model import GPT, PORTABLE, GPTConfig
 from nanochat.system import cli, paths
 from nanochat.system.cli import flag
+from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
 
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__, shape=flag("laptop", "of the model", choices=tuple(SHAPES)),
         tokens=flag(100, "new tokens per answer", at_least=2), rounds=flag(3, "the best of these counts", at_least=1),
-        threads=flag(0, "0 = torch's choice", at_least=0), gguf=flag("", "a model file for llama-bench"),
+        threads=flag(0, "0 = torch's choice", at_least=0), gguf=flag("", "a model file for llama.cpp"),
         soak=flag(False, "no measuring: 200 clients, at random rude"),
         clients=flag(200, "of the soak", at_least=1), seconds=flag(120.0, "of the soak", at_least=1))
     if args.threads:
@@ -94,6 +96,8 @@ def decode_table(model: GPT, tokenizer: Tokenizer, args, folder: str) -> None:
     if importlib.util.find_spec("vllm"):
         peers["vLLM bf16"] = vllm_peer(model, folder)
     print(f"\ndecode, tokens/s{'B = 1':>16}{'B = 4':>10}{'B = 16':>10}")
+    if args.gguf:
+        peers["llama.cpp F16"] = llama_peer(args.gguf)
     rates: dict[str, list[float]] = {name: [] for name in peers}
     for rows in (1, 4, 16):
         prompts = torch.randint(256, 500, (rows, PROMPT_TOKENS), generator=torch.Generator().manual_seed(rows))
@@ -101,8 +105,9 @@ def decode_table(model: GPT, tokenizer: Tokenizer, args, folder: str) -> None:
         for _ in range(args.rounds):  # in turn: a busy moment hits everybody
             for name, generate in peers.items():
                 begun = time.perf_counter()
-                generate(prompts.tolist(), args.tokens)
-                best[name] = max(best[name], rows * args.tokens / (time.perf_counter() - begun))
+                said = generate(prompts.tolist(), args.tokens)  # another program says its seconds itself
+                seconds = said if isinstance(said, float) else time.perf_counter() - begun
+                best[name] = max(best[name], rows * args.tokens / seconds)
         for name, rate in best.items():
             rates[name].append(rate)
     for name, found in rates.items():
@@ -110,10 +115,6 @@ def decode_table(model: GPT, tokenizer: Tokenizer, args, folder: str) -> None:
     if base := rates.get("transformers fp32"):
         for name in ("nanochat fp32", "nanochat int8"):
             print(f"{name} / transformers fp32: " + ", ".join(f"× {a / b:.2f}" for a, b in zip(rates[name], base)))
-    if args.gguf and shutil.which("llama-bench"):  # prints its own table
-        for rows in (1, 4, 16):
-            subprocess.run(["llama-bench", "-m", args.gguf, "-p", "0", "-n", str(args.tokens), "-pg", f"0,{rows}",
-                            "-t", str(torch.get_num_threads())], check=False)
     for name, found in (("vLLM", importlib.util.find_spec("vllm")), ("llama.cpp", args.gguf)):
         print("" if found else f"{name}: not measured (not installed, or no --gguf)")
 
@@ -161,6 +162,24 @@ def vllm_peer(model: GPT, folder: str):
     return lambda prompts, tokens: peer.generate(
         [{"prompt_token_ids": prompt} for prompt in prompts], use_tqdm=False,
         sampling_params=vllm.SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False))
+
+
+def llama_peer(gguf: str):
+    """Seconds of llama-batched-bench, the loading of the model not counted."""
+    program = shutil.which("llama-batched-bench")
+    if not program:
+        raise UserError("--gguf needs llama.cpp's llama-batched-bench in the PATH; build it: cmake -B build && "
+                        "cmake --build build --target llama-batched-bench")
+
+    def generate(prompts, tokens) -> float:
+        rows = len(prompts)
+        command = [program, "-m", gguf, "-npp", PROMPT_TOKENS, "-ntg", tokens, "-npl", rows, "-t",
+                   torch.get_num_threads(), "-c", rows * (PROMPT_TOKENS + tokens) + 64]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+        cells = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 11][-1]
+        return float(cells[9])  # T s: prompts and answers
+
+    return generate
 
 
 # ---------------------------------------------------------------- the server

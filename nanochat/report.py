@@ -36,16 +36,16 @@ def read_optional(path: Path, missing: list[str], kind=files.read_json) -> Any:
         return None
 
 
-def exam_scores(missing: list[str]) -> tuple[dict[str, dict[str, dict]], dict[str, float]]:
+def exam_scores(missing: list[str]) -> tuple[dict[str, dict[str, dict]], dict[str, str]]:
     """({task: {stage: {"accuracy", "stderr", "num_items", "chance", …}}}, {stage: ChatCORE}), from chat_eval.json."""
     scores: dict[str, dict[str, dict]] = {}
-    cores: dict[str, float] = {}
+    cores: dict[str, str] = {}
     for stage in STAGES:
         content = read_optional(paths.results_dir(stage) / "chat_eval.json", missing) or {"tasks": {}}
         for task, score in content["tasks"].items():
             scores.setdefault(task, {})[stage] = score
         if content.get("chat_core") is not None:  # None: not all of its five exams were taken
-            cores[stage] = content["chat_core"]
+            cores[stage] = f"{content['chat_core']:.3f} ± {content.get('chat_core_stderr') or math.nan:.3f}"
     return scores, cores
 
 
@@ -68,7 +68,7 @@ def cell(score: dict | None) -> str:
     return f"{score['accuracy']:.3f} ± {score.get('stderr', math.nan):.3f} ({score.get('num_items', '?')})"
 
 
-def results_table(scores: dict[str, dict[str, dict]], cores: dict[str, float]) -> str:
+def results_table(scores: dict[str, dict[str, dict]], cores: dict[str, str]) -> str:
     """Accuracy ± standard error (items) of every exam by stage, and the mean of what is above chance."""
     chance = {task: next(iter(by_stage.values())).get("chance", 0.0) for task, by_stage in scores.items()}
     rows = [[task, f"{chance[task]:.2f}", *[cell(by_stage.get(stage)) for stage in STAGES]]
@@ -80,7 +80,7 @@ def results_table(scores: dict[str, dict[str, dict]], cores: dict[str, float]) -
         means.append(f"{sum(centred) / len(centred):.3f}" if len(centred) == len(scores) else "–")
     rows.append(["**mean above chance**", "0", *means])
     if cores:
-        rows.append(["**ChatCORE**", "0", *[f"{cores[stage]:.3f}" if stage in cores else "–" for stage in STAGES]])
+        rows.append(["**ChatCORE**", "0", *[cores.get(stage, "–") for stage in STAGES]])
     return table(["exam", "chance", *map(str.upper, STAGES)], rows)
 
 

@@ -19,7 +19,7 @@ stage tokenizer python -m scripts.tok_train --vocab_size=8192 --max_chars=500000
 measure tok_eval python -m scripts.tok_eval
 stage base "${launch[@]}" scripts.base_train -- --depth="$depth" --max_seq_len=512 --total_batch_size="$batch" \
     --num_iterations="$(steps 250)" "${shared[@]}"
-measure base_loss "${launch[@]}" scripts.base_loss -- --model_tag="$tag"
+measure base_loss "${launch[@]}" scripts.base_loss -- --model_tag="$tag" --split_tokens=524288
 measure base_eval "${launch[@]}" scripts.base_eval -- --model_tag="$tag" --max_per_task=20
 if [ ! -d "${NANOCHAT_DATA:-$OUT/data}/chat" ] && [ -z "$DRY_RUN" ]; then
     say "no conversations in $DATA/chat: this run ends with the base model"

@@ -12,7 +12,7 @@ import torch
 from nanochat import plan as dial
 from nanochat.data import loader, shards
 from nanochat.eval.bpb import bits_per_byte
-from nanochat.model import GPT, PORTABLE, GPTConfig, attention
+from nanochat.model import GPT, PORTABLE, GPTConfig, attention, fp8
 from nanochat.model.accounting import flops_per_token
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
@@ -48,6 +48,7 @@ def flags(argv: list[str] | None):
         document_mask=flag(False, "attention stays within a document (for short rows)"),
         portable=flag(False, "exactly the October architecture, which transformers knows"),
         recompute=flag(False, "keep one activation per layer: far less memory, a third more time"),
+        fp8=flag(False, "the blocks multiply in 8 bits, on GPUs that can; off elsewhere"),
         workers=flag(-1, "processes that make batches ahead; −1 = 2 beside a GPU, 0 = a thread", at_least=0),
         eval_every=flag(250, "steps between validations; −1 = only at the end"),
         eval_tokens=flag(262_144, "validation tokens", at_least=1),
@@ -74,6 +75,9 @@ def main(argv: list[str] | None = None) -> None:
     log.say(f"attention: {attention.choose(device.device, device.dtype, config.head_dim, args.max_seq_len)}")
     model = GPT(config, device.dtype).init_weights(args.seed).to(device.device)
     model.recompute = args.recompute
+    if args.fp8:
+        problem = fp8.unsupported(device.device)
+        log.say(f"FP8 is off: {problem}" if problem else f"FP8: {fp8.switch_on(model)} matrices")
     rates = dict(matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr, head_lr=args.head_lr,
                  weight_decay=args.weight_decay)
     optimizer = Optimizer(groups_of(model, **rates), device.dtype)

@@ -59,13 +59,15 @@ def main(argv: list[str] | None = None) -> None:
                 save_to=folder / "generations" / f"{task.name}.jsonl",
                 report=lambda done, total, number=number, name=task.name: bar.update(number, **{name: done}))
             table[task.name] = {**score.as_dict(), "seconds": round(time.monotonic() - began, 2)}
+            core, stderr = chat.chat_core(table) or (None, None)
             if device.is_main:  # after every task, so that an interruption loses one at most
-                files.write_json(folder / "chat_eval.json",
-                                 {**about, "chat_core": chat.chat_core(table), "tasks": table})
+                files.write_json(folder / "chat_eval.json", {**about, "chat_core": core, "chat_core_stderr": stderr,
+                                                             "tasks": table})
     if device.is_main:
         show(args.source, {task.name: table[task.name] for task in chosen})
-    if (core := chat.chat_core(table)) is not None:
-        log.say(f"ChatCORE {core:.4f}" + (f" on {args.max_problems} items a task" if args.max_problems > 0 else ""))
+    if core is not None:
+        log.say(f"ChatCORE {core:.4f} ± {stderr:.4f}"
+                + (f" on {args.max_problems} items a task" if args.max_problems > 0 else ""))
     log.write_run(f"chat_eval_{args.source}", seconds=time.monotonic() - started, flags=vars(args))
     device.close()
 

@@ -42,7 +42,7 @@ def test_a_whole_run(out):
         files.write_json(paths.results_dir(stage) / "chat_eval.json", {
             "tasks": {"facts": score(accuracy),
                       "problems": score(accuracy, tool_use=accuracy / 2, accuracy_with_tool=0.617)},
-            "chat_core": 0.1234 if stage == "rl" else None})
+            "chat_core": 0.1234 if stage == "rl" else None, "chat_core_stderr": 0.0123})
     with open(paths.results_dir("base") / "metrics.jsonl", "a") as metrics:
         metrics.write('{"step": 4, "val/bpb": 1.25}\n')
     trained("rl", **{"rl/reward_mean": [0.1, 0.2, 0.375], "rl/tool_use": [0.5, 0.6, 0.7]})
@@ -63,7 +63,7 @@ def test_a_whole_run(out):
     assert "| bpb.train | 1.235 |" in written and "| num_params | 1,310,720 |" in written
     assert "| rl/reward_mean (first → last tenth) | 0.1 → 0.375 |" in written
     assert "| tokens per second (median) | 1,002 |" in written
-    assert "| **ChatCORE** | 0 | – | – | – | 0.123 |" in written
+    assert "| **ChatCORE** | 0 | – | – | – | 0.123 ± 0.012 |" in written
     assert "~~~~~text\nOnce\n→ upon ~~~~ a time\n~~~~~" in written, "a sample can't end its own block"
     assert "**facts**\n\n~~~text\nWhat does a cow say?\nSFT  → [1+1 = 2] Moo.  ← right\n~~~" in written
     assert "| **CORE-1** |  |  | 0.3 ± 0.0125 |\n\nWithout coqa" in written

@@ -74,15 +74,18 @@ def evaluate(task: Task, engine, max_items: int = -1, *, split: str = "test", da
     return _score(task, records)
 
 
-def chat_core(scores: dict[str, dict]) -> float | None:
-    """ChatCORE of scores as `as_dict` gives them: the mean of (accuracy − chance) / (1 − chance) over five tasks.
+def chat_core(scores: dict[str, dict]) -> tuple[float, float] | None:
+    """ChatCORE of scores as `as_dict` gives them: the mean of (accuracy − chance) / (1 − chance) over five tasks, and
+    its standard error.
 
     None unless all of CHAT_CORE are there.
     """
     if not set(CHAT_CORE) <= set(scores):
         return None
     parts = [scores[name] for name in CHAT_CORE]
-    return sum((part["accuracy"] - part["chance"]) / (1 - part["chance"]) for part in parts) / len(parts)
+    errors = [part["stderr"] / (1 - part["chance"]) for part in parts]
+    return (sum((part["accuracy"] - part["chance"]) / (1 - part["chance"]) for part in parts) / len(parts),
+            sum(error ** 2 for error in errors) ** 0.5 / len(errors))
 
 
 @torch.inference_mode()
