@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
             raise SystemExit(bool(found["problems"]))
         print(f"{args.shape}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, "
               f"{torch.get_num_threads()} threads")
-        decode_table(model, tokenizer, args, folder)
+        decode_table(model, tokenizer, args)
         server_table(args)
 
 
@@ -86,15 +86,15 @@ def make(shape: str) -> tuple[GPT, Tokenizer]:
 # ---------------------------------------------------------------- decode
 
 
-def decode_table(model: GPT, tokenizer: Tokenizer, args, folder: str) -> None:
+def decode_table(model: GPT, tokenizer: Tokenizer, args) -> None:
     peers = {"nanochat fp32": ours(model, tokenizer, torch.float32, ""),
              "nanochat bf16": ours(model, tokenizer, torch.bfloat16, ""),
              "nanochat int8": ours(model, tokenizer, torch.float32, "int8")}
     if importlib.util.find_spec("transformers"):
-        peers |= {f"transformers {name}": transformers_peer(model, dtype)
+        peers |= {f"transformers {name}": transformers_peer(dtype)
                   for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     if importlib.util.find_spec("vllm"):
-        peers["vLLM bf16"] = vllm_peer(model, folder)
+        peers["vLLM bf16"] = vllm_peer(model)
     print(f"\ndecode, tokens/s{'B = 1':>16}{'B = 4':>10}{'B = 16':>10}")
     if args.gguf:
         peers["llama.cpp F16"] = llama_peer(args.gguf)
@@ -126,38 +126,29 @@ def copy_of(model: GPT, dtype: torch.dtype) -> GPT:
 
 
 def ours(model: GPT, tokenizer: Tokenizer, dtype: torch.dtype, form: str):
-    engine = Engine(quantized(copy_of(model, dtype), form), tokenizer, max_rows=16)
+    engine = Engine(quantized(copy_of(model, dtype), form), tokenizer, max_rows=16, loops=True)
     return lambda prompts, tokens: engine.generate(prompts, tokens, 0.0, stop_ids=[])
 
 
-def transformers_peer(model: GPT, dtype: torch.dtype):
-    peer = portable(model).to(dtype)
+def transformers_peer(dtype: torch.dtype):
+    import transformers
+
+    peer = transformers.AutoModelForCausalLM.from_pretrained(portable_folder(), dtype=dtype).eval()
     return lambda prompts, tokens: peer.generate(
         torch.tensor(prompts), attention_mask=torch.ones(len(prompts), PROMPT_TOKENS, dtype=torch.long),
         max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0)
 
 
-def portable(model: GPT):
-    """The same weights in transformers' own class."""
-    import transformers
-
-    config = model.config
-    peer = transformers.NanoChatForCausalLM(transformers.NanoChatConfig(
-        vocab_size=config.vocab_size, hidden_size=config.n_embd, intermediate_size=4 * config.n_embd,
-        num_hidden_layers=config.n_layer, num_attention_heads=config.n_head, num_key_value_heads=config.n_kv_head,
-        head_dim=config.head_dim, max_position_embeddings=config.sequence_len, hidden_act="relu2", rms_norm_eps=1e-6,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_base}, attention_bias=False,
-        final_logit_softcapping=config.softcap, tie_word_embeddings=False)).eval()
-    peer.load_state_dict(model.state_dict())
-    return peer
+def portable_folder() -> str:
+    """The checkpoint of `make`, which transformers and vLLM load as it is."""
+    [folder] = paths.checkpoint_dir("sft", "d1").glob("step_*")
+    return str(folder)
 
 
-def vllm_peer(model: GPT, folder: str):
+def vllm_peer(model: GPT):
     import vllm
 
-    place = str(Path(folder) / "vllm")
-    portable(model).save_pretrained(place)
-    peer = vllm.LLM(place, skip_tokenizer_init=True, dtype="bfloat16", max_num_seqs=16,
+    peer = vllm.LLM(portable_folder(), skip_tokenizer_init=True, dtype="bfloat16", max_num_seqs=16,
                     max_model_len=model.config.sequence_len)
     return lambda prompts, tokens: peer.generate(
         [{"prompt_token_ids": prompt} for prompt in prompts], use_tqdm=False,
@@ -201,11 +192,10 @@ def served(*flags: str):
 @contextlib.contextmanager
 def transformers_served():
     """The address of transformers' own server on the same folder, batching continuously."""
-    [folder] = paths.checkpoint_dir("sft", "d1").glob("step_*")
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         port = door.getsockname()[1]
-    command = [str(TRANSFORMERS), "serve", str(folder), "--device=cpu", "--continuous-batching", f"--port={port}"]
+    command = [str(TRANSFORMERS), "serve", portable_folder(), "--device=cpu", "--continuous-batching", f"--port={port}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
@@ -214,7 +204,7 @@ def transformers_served():
                     break
             assert process.poll() is None, "transformers serve has ended"
             time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}", str(folder)
+        yield f"http://127.0.0.1:{port}", portable_folder()
     finally:
         process.terminate()
         process.wait()

@@ -27,6 +27,7 @@ import torch
 
 from nanochat.infer.cache import SlotCache
 from nanochat.infer.graphs import Graphs
+from nanochat.infer.loops import Loops
 from nanochat.infer.request import Completion, Event, EventReader, Logprob, Request
 from nanochat.infer.sampler import Sampler, row_key
 
@@ -39,11 +40,13 @@ REFUSED = "error"  # what the model reads when the tool refuses (returns None): 
 class Engine:
     """Generates with `model` (a GPT in eval mode); `tool(expression) -> result or None (= refused)`.
 
-    `static_shapes`: decode with CUDA graphs (graphs.py), in a cache reserved whole.
+    `static_shapes`: decode with CUDA graphs (graphs.py), in a cache reserved whole. `loops`: few rows on a CPU by
+    loops.py, where it can: 2 to 14 times as fast, with sums in fp32 whatever the model's dtype.
     """
 
     def __init__(self, model, tokenizer, tool: Callable[[str], str | None] | None = None, max_rows: int = 64,
-                 prefix_cache: bool = False, step_tokens: int | None = None, static_shapes: bool = False):
+                 prefix_cache: bool = False, step_tokens: int | None = None, static_shapes: bool = False,
+                 loops: bool = False):
         self.model, self.tokenizer, self.tool, self.max_rows = model, tokenizer, tool, max_rows
         self.prefix_cache, self.step_tokens = prefix_cache, step_tokens
         self.config = config = model.config
@@ -51,6 +54,7 @@ class Engine:
         self.cache = SlotCache(config.n_layer, config.n_kv_head, config.head_dim, max_rows + static_shapes,
                                config.sequence_len, model.compute_dtype, self.device)
         self.graphs = Graphs(model, self.cache) if static_shapes else None
+        self.loops = Loops(model, self.cache) if loops and Loops.can(model) else None
         self.waiting: deque[Request] = deque()
         self.slots: list[Request | None] = [None] * max_rows  # whose keys and values each cache slot holds
         self.num_running = 0  # slots[:num_running] are being answered
@@ -189,6 +193,8 @@ class Engine:
         """Logits (B, V) after the tokens `ids`, one for each of slots 0…B−1."""
         if self.graphs is not None:
             return self.graphs.logits(ids, before, positions)
+        if self.loops is not None and len(ids) <= self.loops.most_rows:
+            return self.loops.logits(ids, before, positions)
         hidden = self._hidden([[one] for one in ids], slice(0, len(ids)), positions, [[one] for one in before])
         return self.model.logits(hidden[:, 0])
 

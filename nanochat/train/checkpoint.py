@@ -4,12 +4,13 @@
 
 Of a model with LoRA, model.safetensors has the merged matrices and lora.safetensors the thin ones, for resuming.
 `state.json` holds the recipe's own numbers and the SHA-256 of the other files; the damaged are named and passed over.
-`format` is the version of this layout and of the model's parameters.
+`format` is the version of this layout and of the model's parameters. A `--portable` model's folder is also what
+transformers loads (portable.py).
 """
 import hashlib
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nanochat.optim import Optimizer
 from nanochat.system import files, log, paths
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
+from nanochat.train import portable
 
 FORMAT = 1
 RECIPES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
@@ -57,8 +59,8 @@ def write(folder: Path, step: int, taken: Snapshot, state: dict[str, Any]) -> Pa
         return target
     with files.replacing(target) as temporary:
         temporary.mkdir()
-        files.write_json(temporary / "config.json", taken.config)
         try:
+            portable.add_files(temporary, taken.config)
             for name, weights in taken.weights.items():
                 save_file(weights, temporary / name)
             if taken.optimizer is not None:
@@ -163,7 +165,8 @@ def load_model(source: str, tag: str = "", step: int | None = None, device: torc
                         f"(there are: {', '.join(p.name for _, p in steps(folder)) or 'none'}); "
                         f"make one: python -m scripts.{RECIPES[source]}")
     path, state = found
-    model = GPT(GPTConfig(**files.read_json(path / "config.json")), compute_dtype=dtype)
+    saved = files.read_json(path / "config.json")
+    model = GPT(GPTConfig(**{one.name: saved[one.name] for one in fields(GPTConfig)}), compute_dtype=dtype)
     _load_weights(model, path)
     tokenizer = Tokenizer.load(paths.tokenizer_dir())
     if tokenizer.vocab_size != model.config.vocab_size:
