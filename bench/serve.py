@@ -316,8 +316,8 @@ async def soak(url: str, pid: int, seconds: float, clients: int) -> dict:
         while time.monotonic() < end:
             try:
                 await draw.choices([whole, streamed, impatient, rubbish], [3, 4, 1, 1])[0](draw)
-            except (httpx.WriteError, httpx.RemoteProtocolError):
-                count("closed by the server")  # a body that is too long is not read to its end
+            except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
+                count("closed by the server")  # while the client still wrote a body that is too long
             except Exception as error:
                 problems.append(repr(error))
 

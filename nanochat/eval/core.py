@@ -27,7 +27,7 @@ from nanochat.eval.share import gathered, mean_and_stderr, my_groups
 from nanochat.system import files
 from nanochat.system.files import UserError
 
-TOKENS_AT_ONCE = {"cpu": 1024}  # in one forward pass: on a CPU activations that stay in its cache, 2.5 times as fast
+TOKENS_AT_ONCE = {"cpu": 1024}  # in one forward pass: on a CPU, activations that stay in its cache
 MANY_TOKENS = 16_384  # elsewhere
 LOGITS_AT_ONCE = 1 << 26  # fp32: 256 MB
 NUM_TASKS = 22

@@ -11,6 +11,7 @@ from nanochat.serve import openai
 from nanochat.serve.metrics import Metrics
 
 MAX_BODY_BYTES = 1 << 20  # 32,000 characters written as \uXXXX are 192 kB
+DRAINED_BYTES = 8 << 20  # of a body that is too long are read: a client that still writes does not read the answer
 GUARDED = ("/v1/", "/chat/", "/metrics", "/stats", "/tokenize", "/detokenize")  # the page itself tells nothing
 
 
@@ -31,6 +32,9 @@ class Guard:
             message = await receive()
             num_bytes += len(message.get("body", b""))
             if num_bytes > MAX_BODY_BYTES:
+                while message.get("more_body") and num_bytes < DRAINED_BYTES:
+                    message = await receive()
+                    num_bytes += len(message.get("body", b""))
                 raise HTTPException(413, f"the body has more than {MAX_BODY_BYTES:,} bytes")
             return message
 
