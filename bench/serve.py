@@ -263,63 +263,71 @@ async def load(url: str, clients: int, tokens: int, model: str = "", rounds: int
 # ---------------------------------------------------------------- the soak
 
 
-async def soak(url: str, pid: int, seconds: float, clients: int) -> dict:
-    """Clients that ask, leave in the middle, hang up and send rubbish; what they were answered, and what was wrong."""
-    end = time.monotonic() + seconds
-    seen: dict[str, int] = {}
-    problems: list[str] = []
-    memory: list[int] = []
+class Clients:
+    """What rude clients do, what they were answered (`seen`), and what should not have been (`problems`)."""
 
-    def count(what: str) -> None:
-        seen[what] = seen.get(what, 0) + 1
+    def __init__(self, http: httpx.AsyncClient, url: str):
+        self.http, self.url = http, url
+        self.seen: dict[str, int] = {}
+        self.problems: list[str] = []
 
-    async def whole(draw: random.Random) -> None:
-        response = await http.post(f"{url}/v1/chat/completions", json={**question(draw, draw.randrange(1, 40)),
-                                                                       "stream": False, "n": draw.choice([1, 1, 2])})
-        count(f"whole {response.status_code}")
+    def count(self, what: str) -> None:
+        self.seen[what] = self.seen.get(what, 0) + 1
+
+    async def whole(self, draw: random.Random) -> None:
+        body = {**question(draw, draw.randrange(1, 40)), "stream": False, "n": draw.choice([1, 1, 2])}
+        response = await self.http.post(f"{self.url}/v1/chat/completions", json=body)
+        self.count(f"whole {response.status_code}")
         if response.status_code not in (200, 429):
-            problems.append(f"{response.status_code}: {response.text[:200]}")
+            self.problems.append(f"{response.status_code}: {response.text[:200]}")
         elif response.status_code == 200 and not response.json()["choices"][0]["finish_reason"]:
-            problems.append("an answer without an end")
+            self.problems.append("an answer without an end")
         if response.status_code == 429:
             await asyncio.sleep(draw.random())
 
-    async def streamed(draw: random.Random) -> None:
+    async def streamed(self, draw: random.Random) -> None:
         leaves = draw.random() < 0.4
         lines = []
-        async with http.stream("POST", f"{url}/v1/chat/completions", json=question(draw, 40)) as response:
+        async with self.http.stream("POST", f"{self.url}/v1/chat/completions", json=question(draw, 40)) as response:
             async for line in response.aiter_lines():
                 lines += [line] if line else []
                 if leaves and len(lines) > draw.randrange(1, 20):
-                    return count("left")
-        count(f"stream {response.status_code}")
+                    return self.count("left")
+        self.count(f"stream {response.status_code}")
         if response.status_code == 200 and lines[-1] != "data: [DONE]" or any('"error"' in one for one in lines[:-1]):
-            problems.append(f"a stream that ends in {lines[-2:]}")
+            self.problems.append(f"a stream that ends in {lines[-2:]}")
 
-    async def impatient(draw: random.Random) -> None:
+    async def impatient(self, draw: random.Random) -> None:
         with contextlib.suppress(httpx.ReadTimeout):
-            await http.post(f"{url}/v1/chat/completions", json={**question(draw, 200), "stream": False},
-                            timeout=httpx.Timeout(600, read=draw.random() / 5))
-        count("hung up")
+            await self.http.post(f"{self.url}/v1/chat/completions", json={**question(draw, 200), "stream": False},
+                                 timeout=httpx.Timeout(600, read=draw.random() / 5))
+        self.count("hung up")
 
-    async def rubbish(draw: random.Random) -> None:
+    async def rubbish(self, draw: random.Random) -> None:
         body = draw.choice([b"", b"{", b"[]", b'{"messages": 7}', draw.randbytes(200), b'{"messages": [' + b" " * 2**21,
                             json.dumps({**question(draw, 1), "temperature": 9}).encode()])
-        response = await http.post(f"{url}{draw.choice(['/v1/chat/completions', '/v1/completions', '/nothing'])}",
-                                   content=body, headers={"content-type": "application/json"})
-        count(f"rubbish {response.status_code}")
+        path = draw.choice(["/v1/chat/completions", "/v1/completions", "/nothing"])
+        response = await self.http.post(self.url + path, content=body, headers={"content-type": "application/json"})
+        self.count(f"rubbish {response.status_code}")
         if response.status_code not in REJECTED or "error" not in response.json():
-            problems.append(f"rubbish was answered {response.status_code}: {response.text[:200]}")
+            self.problems.append(f"rubbish was answered {response.status_code}: {response.text[:200]}")
 
-    async def client(number: int) -> None:
+    async def live(self, number: int, end: float) -> None:
+        """One of them, until `end`."""
         draw = random.Random(number)
         while time.monotonic() < end:
             try:
-                await draw.choices([whole, streamed, impatient, rubbish], [3, 4, 1, 1])[0](draw)
+                await draw.choices([self.whole, self.streamed, self.impatient, self.rubbish], [3, 4, 1, 1])[0](draw)
             except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
-                count("closed by the server")  # while the client still wrote a body that is too long
+                self.count("closed by the server")  # while the client still wrote a body that is too long
             except Exception as error:
-                problems.append(repr(error))
+                self.problems.append(repr(error))
+
+
+async def soak(url: str, pid: int, seconds: float, num_clients: int) -> dict:
+    """Clients that ask, leave in the middle, hang up and send rubbish; what they were answered, and what was wrong."""
+    end = time.monotonic() + seconds
+    memory: list[int] = []
 
     async def watch() -> None:
         while time.monotonic() < end:
@@ -327,15 +335,17 @@ async def soak(url: str, pid: int, seconds: float, clients: int) -> dict:
             await asyncio.sleep(seconds / 40)
 
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http:
-        await asyncio.gather(watch(), *(client(i) for i in range(clients)))
+        clients = Clients(http, url)
+        await asyncio.gather(watch(), *(clients.live(i, end) for i in range(num_clients)))
         await asyncio.sleep(1)
         [stats] = (await http.get(f"{url}/stats")).json()["workers"]
+    problems = clients.problems
     if stats["open_requests"] or stats["running"]:
         problems.append(f"requests are still open when all clients have gone: {stats}")
     middle, last = max(memory[len(memory) // 3:len(memory) * 2 // 3], default=0), memory[-1]
     if last > 1.1 * middle + 2**24:
         problems.append(f"memory grew from {middle >> 20} to {last >> 20} MiB in the last third")
-    return {"seen": dict(sorted(seen.items())), "problems": problems[:20], "tokens": stats["tokens"],
+    return {"seen": dict(sorted(clients.seen.items())), "problems": problems[:20], "tokens": stats["tokens"],
             "memory_mib": [memory[0] >> 20, middle >> 20, last >> 20]}
 
 
