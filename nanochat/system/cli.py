@@ -123,11 +123,23 @@ def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:
     return read
 
 
+exit_code = 0  # what this program ends with, once that is known
+
+
 def run(main: Callable[[], Any]) -> None:
     """Runs a recipe as a program: what the user can mend ends in one line and exit code 1, Ctrl-C in 130.
 
     A reader that goes away (`| head`) ends it without a word.
     """
+    global exit_code
+    try:
+        _run(main)
+    except BaseException as error:
+        exit_code = (error.code or 0) if isinstance(error, SystemExit) else 1
+        raise
+
+
+def _run(main: Callable[[], Any]) -> None:
     try:
         main()
     except UserError as error:

@@ -3,12 +3,15 @@
 torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one rank and no process group. Recipes call
 `start()` and pass what it returns; nothing below the recipes asks the environment.
 """
+import atexit
 import os
+import sys
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
+from nanochat.system import cli
 from nanochat.system.files import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -46,6 +49,7 @@ def start(device_type: str = "", dtype: str = "") -> Runtime:
         raise UserError(f"--dtype={dtype} is unknown; choose one of {', '.join(DTYPES)}")
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_leave)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
@@ -53,6 +57,14 @@ def start(device_type: str = "", dtype: str = "") -> Runtime:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
     return Runtime(device, DTYPES[dtype] if dtype else best_dtype(device), rank, world_size, local_rank)
+
+
+def _leave() -> None:
+    """The last word of one of several ranks. Gloo's threads outlive Python, and now and then (one process in a hundred)
+    abort while its libraries are taken down; what is to be written has been by now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(cli.exit_code or int(hasattr(sys, "last_value")))  # last_value: a traceback has been printed
 
 
 def _best_device_type() -> str:

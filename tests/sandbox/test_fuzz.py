@@ -27,6 +27,7 @@ def seeds() -> list[str]:
 def test_random_programs(programs, own_temporary_folder):  # noqa: F811
     generator, originals = random.Random(6), seeds()
     sandbox.run("raise SystemExit")  # a program that fails is buried when `run` returns, one that ends well soon after
+    time.sleep(0.5)  # those of earlier tests as well
     before, server = belongings(), python._server.process.pid
     for i in range(programs):
         code = mutate(generator.choice(originals), generator)

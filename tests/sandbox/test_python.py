@@ -208,6 +208,7 @@ LEAKY = ["print(1)", "1/0", "import os; os._exit(0)", "import os; os.fork()", "p
 def test_nothing_is_left_behind(runs, own_temporary_folder):
     sandbox.run("raise SystemExit")  # a program that fails is buried when `run` returns, one that ends well soon after
     gc.collect()
+    time.sleep(0.5)  # those of earlier tests as well
     before, server = belongings(), python._server.process.pid
     for i in range(runs):
         code = LEAKY[i % len(LEAKY)]

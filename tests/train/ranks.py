@@ -15,7 +15,7 @@ from nanochat.eval.bpb import bits_per_byte
 from nanochat.model import GPT, GPTConfig
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
-from nanochat.system import runtime
+from nanochat.system import cli, runtime
 from nanochat.train import checkpoint
 from nanochat.train.loop import optimize
 from nanochat.train.losses import weighted_nll
@@ -68,7 +68,7 @@ def main(out: str, resumed: str = "") -> None:
     for step in optimize(loss_of, optimizer, iter(rollouts), Schedule(4), runtime=device, steps=4,
                          accumulate=rollouts.micro_batches(3)):
         losses.append((step.loss, step.targets))
-        rewards.append(rollouts.stats)
+        rewards.append({name: value for name, value in rollouts.stats.items() if not name.startswith("speed/")})
     held_out = ((batch.ids, batch.targets) for batch in batches(documents(), 3, 16, 0, epochs=1, **ranks))
     bpb = bits_per_byte(model, held_out, torch.arange(64) % 5)
     if device.is_main:
@@ -77,4 +77,4 @@ def main(out: str, resumed: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    cli.run(lambda: main(*sys.argv[1:]))
