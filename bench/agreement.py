@@ -54,18 +54,10 @@ def harness(model, path: str, batch_size: int = 16):
     """lm-eval's transformers backend on the folder of a portable checkpoint and the tokenizer beside it."""
     import transformers
     from lm_eval.models.huggingface import HFLM
-    from safetensors.torch import load_file
-    c = model.config
-    peer = transformers.NanoChatForCausalLM(transformers.NanoChatConfig(
-        vocab_size=c.vocab_size, hidden_size=c.n_embd, intermediate_size=4 * c.n_embd, num_hidden_layers=c.n_layer,
-        num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head, head_dim=c.head_dim, hidden_act="relu2",
-        max_position_embeddings=c.sequence_len, rms_norm_eps=1e-6, final_logit_softcapping=c.softcap,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_base}, attention_bias=False,
-        tie_word_embeddings=False))
-    peer.load_state_dict(load_file(Path(path) / "model.safetensors"), strict=True)  # fails unless portable
+    peer = transformers.AutoModelForCausalLM.from_pretrained(path)  # fails unless portable
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(paths.tokenizer_dir())
     return HFLM(pretrained=peer.eval(), tokenizer=tokenizer, device="cpu", batch_size=batch_size,
-                max_length=c.sequence_len, add_bos_token=False)
+                max_length=model.config.sequence_len, add_bos_token=False)
 
 
 def compare(model, tokenizer, theirs, task: core.CoreTask, items: list[dict], chosen) -> SimpleNamespace:

@@ -5,15 +5,12 @@ import torch
 pytestmark = pytest.mark.peers
 transformers = pytest.importorskip("transformers")
 from nanochat.model import gpt  # noqa: E402
+from nanochat.train import portable  # noqa: E402
 
 
 def theirs(config):
-    return transformers.NanoChatForCausalLM(transformers.NanoChatConfig(
-        vocab_size=config.vocab_size, hidden_size=config.n_embd, intermediate_size=4 * config.n_embd,
-        num_hidden_layers=config.n_layer, num_attention_heads=config.n_head, num_key_value_heads=config.n_kv_head,
-        head_dim=config.head_dim, max_position_embeddings=config.sequence_len, hidden_act="relu2", rms_norm_eps=1e-6,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_base}, attention_bias=False,
-        final_logit_softcapping=config.softcap, tie_word_embeddings=False)).eval()
+    described = portable.described(config.as_dict())
+    return transformers.NanoChatForCausalLM(transformers.NanoChatConfig.from_dict(described)).eval()
 
 
 @pytest.mark.parametrize("n_kv_head", [4, 2])

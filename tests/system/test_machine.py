@@ -1,8 +1,12 @@
 """Places, devices, hardware: what the machine gives us."""
+import contextlib
+import os
+import sys
+
 import pytest
 import torch
 
-from nanochat.system import hardware, paths, runtime
+from nanochat.system import cli, hardware, paths, runtime
 from nanochat.system.files import UserError
 
 
@@ -59,3 +63,30 @@ def test_this_machine_is_something():
     found = hardware.detect()
     assert found.device and found.count >= 1 and found.memory_bytes > 1 << 28
     assert 1 <= hardware.usable_cores()
+
+
+@pytest.mark.parametrize("known, traceback_printed, code", [(0, False, 0), (3, False, 3), (0, True, 1),
+                                                            (130, True, 130)])
+def test_the_last_word_of_a_rank_is_how_it_ended(monkeypatch, known, traceback_printed, code):
+    """It leaves by os._exit, so nothing else would say so."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(cli, "exit_code", known)
+    monkeypatch.setattr(sys, "last_value", ValueError(), raising=False)
+    if not traceback_printed:
+        monkeypatch.delattr(sys, "last_value")
+    runtime._leave()
+    assert codes == [code]
+
+
+@pytest.mark.parametrize("error, code", [(UserError("x"), 1), (KeyboardInterrupt(), 130), (ValueError(), 1),
+                                         (SystemExit(2), 2), (None, 0)])
+def test_a_program_knows_what_it_ends_with(monkeypatch, error, code):
+    def main():
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(cli, "exit_code", 0)
+    with contextlib.suppress(SystemExit, ValueError):
+        cli.run(main)
+    assert cli.exit_code == code

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ from nanochat.data.loader import ListCorpus
 from nanochat.optim import Optimizer
 from nanochat.optim.groups import groups_of
 from nanochat.system.runtime import Runtime
+from nanochat.train.journal import Journal
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +40,21 @@ def corpus():
         ids = [0, *torch.randint(1, 64, (2 + number % 17,), generator=generator).tolist()]
         documents.append((ids, [int(number % 3 == 0 or i > 2) for i in range(len(ids))]))
     return ListCorpus(documents, group_size=16)
+
+
+@pytest.fixture(scope="session")
+def stopped_behind_a_save():
+    """`with stopped_behind_a_save(): …` is interrupted right after its first checkpoint."""
+    @contextlib.contextmanager
+    def stopped():
+        save = Journal.save
+
+        def killed(journal, step):
+            save(journal, step)
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Journal, "save", killed)
+            yield
+
+    return stopped

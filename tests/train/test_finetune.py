@@ -6,7 +6,6 @@ from nanochat.system import files, paths
 from nanochat.system.files import UserError
 from nanochat.train import checkpoint
 from nanochat.train.finetune import FLAGS, finetune
-from nanochat.train.journal import Journal
 
 
 @pytest.fixture
@@ -53,24 +52,17 @@ def test_the_batch_is_as_large_as_asked_whatever_fits_the_device(base, documents
     assert checkpoint.load_model("mid")[2]["tokens"] == 2 * tokens
 
 
-def test_interrupted_it_goes_on(base, documents, cpu):
+def test_interrupted_it_goes_on(base, documents, cpu, stopped_behind_a_save):
     finetune("sft", "base", settings(num_iterations=4, save_every=2, model_tag="whole"), cpu, documents)
-    save = Journal.save
-
-    def killed(journal, step):
-        save(journal, step)
-        raise KeyboardInterrupt
-
     changed = dict(num_iterations=4, save_every=2, model_tag="cut")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Journal, "save", killed)
+    with stopped_behind_a_save():
         finetune("sft", "base", settings(**changed), cpu, documents)
     finetune("sft", "base", settings(resume=True, **changed), cpu, documents)
     whole, cut = (paths.checkpoint_dir("sft", tag) / "step_000004" / "model.safetensors" for tag in ("whole", "cut"))
     assert whole.read_bytes() == cut.read_bytes()
 
 
-def test_lora_learns_saves_an_ordinary_model_and_resumes_exactly(base, documents, cpu):
+def test_lora_learns_saves_an_ordinary_model_and_resumes_exactly(base, documents, cpu, stopped_behind_a_save):
     common = dict(lora=2, num_iterations=4, save_every=2, matrix_lr=0.2)
     finetune("mid", "base", settings(model_tag="whole", **common), cpu, documents)
     rows = files.read_jsonl(paths.results_dir("mid") / "metrics.jsonl")
@@ -79,14 +71,7 @@ def test_lora_learns_saves_an_ordinary_model_and_resumes_exactly(base, documents
     changed = {name.split(".")[-2] for name in before if not before[name].equal(after[name])}
     assert changed == {"q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "lm_head"}
     assert before.keys() == after.keys()
-    save = Journal.save
-
-    def killed(journal, step):
-        save(journal, step)
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Journal, "save", killed)
+    with stopped_behind_a_save():
         finetune("mid", "base", settings(model_tag="cut", **common), cpu, documents)
     cut = paths.checkpoint_dir("mid", "cut")
     kept = {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()}

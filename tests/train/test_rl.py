@@ -4,7 +4,6 @@ import pytest
 from nanochat.kindergarten import problems
 from nanochat.system import files, paths
 from nanochat.train import checkpoint
-from nanochat.train.journal import Journal
 from scripts import chat_rl
 
 STEPS = ["--task=problems", "--num_iterations=3", "--examples_per_step=2", "--num_samples=3", "--max_new_tokens=6",
@@ -24,7 +23,7 @@ def sft(base_dir, tiny_model, tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize("extra", [[], ["--lora=2"]], ids=["whole", "lora"])
-def test_tests_are_measured_samples_kept_and_resuming_is_exact(sft, extra):
+def test_tests_are_measured_samples_kept_and_resuming_is_exact(sft, extra, stopped_behind_a_save):
     chat_rl.main([*STEPS, "--model_tag=whole", *extra])
     rows = files.read_jsonl(paths.results_dir("rl") / "metrics.jsonl")
     tested = [row["step"] for row in rows if "rl/kl_nats_per_token" in row]
@@ -34,14 +33,7 @@ def test_tests_are_measured_samples_kept_and_resuming_is_exact(sft, extra):
     assert len(kept) == 6 and kept[0]["question"] == kept[2]["question"] != kept[3]["question"]
     assert all(row["reward"] == float(len(row["answer"]) % 2 == 0) for row in kept)
     assert len(files.read_json(paths.results_dir("rl") / "samples.json")) == 2, "one of each question, for the report"
-    save = Journal.save
-
-    def killed(journal, step):
-        save(journal, step)
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Journal, "save", killed)
+    with stopped_behind_a_save():
         chat_rl.main([*STEPS, "--model_tag=cut", *extra])
     chat_rl.main([*STEPS, "--model_tag=cut", "--resume", *extra])
     files_of = [paths.checkpoint_dir("rl", tag) / "step_000003" / "model.safetensors" for tag in ("whole", "cut")]
