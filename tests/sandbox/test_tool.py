@@ -43,11 +43,24 @@ def test_a_killed_one_is_started_again():
     assert tool("2+2") == "4" and module._process.pid != before
 
 
-def test_one_that_hangs_is_refused_and_replaced(monkeypatch):
-    assert tool("1+1") == "2"
+def test_one_that_hangs_is_replaced_and_asked_again():
+    before = tool("1+1") and module._process.pid
+    os.kill(before, signal.SIGSTOP)
+    assert tool("2+2") == "4" and module._process.pid != before
+
+
+def test_what_hangs_twice_is_refused(monkeypatch):
+    start = module._start
+
+    def hanging():
+        process = start()
+        os.kill(process.pid, signal.SIGSTOP)
+        return process
+
+    module._stop()
     monkeypatch.setattr(module, "SECONDS", 0.05)
-    os.kill(module._process.pid, signal.SIGSTOP)
-    assert tool("2+2") is None
+    monkeypatch.setattr(module, "_start", hanging)
+    assert tool("2+2") is None and module._process is None
     monkeypatch.undo()
     assert tool("2+2") == "4"
 
