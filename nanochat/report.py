@@ -36,17 +36,26 @@ def read_optional(path: Path, missing: list[str], kind=files.read_json) -> Any:
         return None
 
 
-def exam_scores(missing: list[str]) -> tuple[dict[str, dict[str, dict]], dict[str, str]]:
-    """({task: {stage: {"accuracy", "stderr", "num_items", "chance", …}}}, {stage: ChatCORE}), from chat_eval.json."""
+def exam_scores(missing: list[str]) -> tuple[dict[str, dict[str, dict]], dict[str, dict[str, str]]]:
+    """({task: {stage: {"accuracy", "stderr", "num_items", "chance", …}}}, {"ChatCORE" or "CORE…": {stage: its mean}}),
+    from chat_eval.json and base_eval.json."""
     scores: dict[str, dict[str, dict]] = {}
-    cores: dict[str, str] = {}
+    means: dict[str, dict[str, str]] = {}
     for stage in STAGES:
         content = read_optional(paths.results_dir(stage) / "chat_eval.json", missing) or {"tasks": {}}
         for task, score in content["tasks"].items():
             scores.setdefault(task, {})[stage] = score
         if content.get("chat_core") is not None:  # None: not all of its five exams were taken
-            cores[stage] = f"{content['chat_core']:.3f} ± {content.get('chat_core_stderr') or math.nan:.3f}"
-    return scores, cores
+            means.setdefault("ChatCORE", {})[stage] = mean(content["chat_core"], content.get("chat_core_stderr"))
+        path = paths.results_dir(stage) / "base_eval.json"  # of later stages a recipe may leave it away
+        core = (read_optional(path, missing) or {}) if path.exists() else {}
+        if core.get("label", "").startswith("CORE") and "value" in core:
+            means.setdefault(core["label"], {})[stage] = mean(core["value"], core.get("stderr"))
+    return scores, means
+
+
+def mean(value: float, stderr: float | None) -> str:
+    return f"{value:.3f} ± {math.nan if stderr is None else stderr:.3f}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -68,19 +77,18 @@ def cell(score: dict | None) -> str:
     return f"{score['accuracy']:.3f} ± {score.get('stderr', math.nan):.3f} ({score.get('num_items', '?')})"
 
 
-def results_table(scores: dict[str, dict[str, dict]], cores: dict[str, str]) -> str:
-    """Accuracy ± standard error (items) of every exam by stage, and the mean of what is above chance."""
+def results_table(scores: dict[str, dict[str, dict]], means: dict[str, dict[str, str]]) -> str:
+    """Accuracy ± standard error (items) of every exam by stage, the mean of what is above chance, and `means`."""
     chance = {task: next(iter(by_stage.values())).get("chance", 0.0) for task, by_stage in scores.items()}
     rows = [[task, f"{chance[task]:.2f}", *[cell(by_stage.get(stage)) for stage in STAGES]]
             for task, by_stage in scores.items()]
-    means = []
+    own = []
     for stage in STAGES:
         centred = [(by_stage[stage]["accuracy"] - chance[task]) / (1 - chance[task])
                    for task, by_stage in scores.items() if stage in by_stage]
-        means.append(f"{sum(centred) / len(centred):.3f}" if len(centred) == len(scores) else "–")
-    rows.append(["**mean above chance**", "0", *means])
-    if cores:
-        rows.append(["**ChatCORE**", "0", *[cores.get(stage, "–") for stage in STAGES]])
+        own.append(f"{sum(centred) / len(centred):.3f}" if len(centred) == len(scores) else "–")
+    rows.append(["**mean above chance**", "0", *own])
+    rows += [[f"**{name}**", "0", *[by_stage.get(stage, "–") for stage in STAGES]] for name, by_stage in means.items()]
     return table(["exam", "chance", *map(str.upper, STAGES)], rows)
 
 
@@ -308,13 +316,13 @@ def generate(dollars_per_hour: float = -1) -> Path:
     if not any(paths.results_dir("").glob("*/*")):
         raise UserError(f"nothing to report in {paths.results_dir('')}; train something first: bash speedrun.sh")
     missing: list[str] = []
-    scores, cores = exam_scores(missing)
+    scores, means = exam_scores(missing)
     records = stage_records()
     seconds = sum(record["seconds"] for record in records.values())
     parts = ["# nanochat: report", header(seconds, missing), "## What each stage can do"]
     if scores:
         exams_figure(scores)
-        parts += ["Accuracy ± standard error (number of held-out items).", results_table(scores, cores),
+        parts += ["Accuracy ± standard error (number of held-out items).", results_table(scores, means),
                   "![exams by stage](exams.png)"]
         if tools := tool_table(scores):
             parts += ["## The calculator", tools]

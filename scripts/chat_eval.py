@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> None:
         source=flag("sft", "which stage's model", choices=paths.STAGES, short="i"),
         task_name=flag("", "tasks joined by |; default: all there are items for", short="a"),
         max_problems=flag(-1, "of each task, drawn at random; −1 = all", at_least=1, short="x"),
+        max_choices=flag(-1, "the same, of tasks answered by a letter, which cost little; −1 = as the others",
+                         at_least=1),
         batch_size=flag(32, "answers at a time and rank", at_least=1, short="b"),
         num_samples=flag(1, "answers to a question; more than 1 gives pass@k", at_least=1, short="n"),
         temperature=flag(0.0, "0 = greedy", at_least=0, short="t"), top_k=flag(0, "0 = all", at_least=0, short="k"),
@@ -52,8 +54,9 @@ def main(argv: list[str] | None = None) -> None:
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
+            few = task.kind != "categorical" or args.max_choices < 0
             score = chat.evaluate(
-                task, engine, args.max_problems, batch_size=args.batch_size, samples=args.num_samples,
+                task, engine, args.max_problems if few else args.max_choices, batch_size=args.batch_size, samples=args.num_samples,
                 temperature=args.temperature, top_k=args.top_k or None, seed=args.seed,
                 max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None,
                 save_to=folder / "generations" / f"{task.name}.jsonl",
@@ -67,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         show(args.source, {task.name: table[task.name] for task in chosen})
     if core is not None:
         log.say(f"ChatCORE {core:.4f} ± {stderr:.4f}"
-                + (f" on {args.max_problems} items a task" if args.max_problems > 0 else ""))
+                + (f" on at most {args.max_problems} items a task" if args.max_problems > 0 >= args.max_choices else ""))
     log.write_run(f"chat_eval_{args.source}", seconds=time.monotonic() - started, flags=vars(args))
     device.close()
 

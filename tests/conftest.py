@@ -1,5 +1,6 @@
 """What tests of several rooms share: an out folder of their own, a tiny tokenizer, a tiny model, one thread."""
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; sums in one order, and no fight over cores
 
@@ -7,6 +8,13 @@ import pytest
 
 SENTENCES = ["The cat sat on the mat. ", "A dog ran to the red house! ", "Who are you? I am a small model.\n",
              "12 + 34 = 46, and 7 * 8 = 56. ", "She said: the cat and the dog sat in the house.\n"]
+
+
+@pytest.fixture(autouse=True)
+def same_draws():
+    """Every test draws the same random numbers, alone or among others."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def text():
 
 def test_a_whole_run(out):
     files.write_json(paths.results_dir("base") / "base_eval.json", {
-        "label": "CORE-1", "value": 0.3, "stderr": 0.0125, "missing": ["coqa"],
+        "label": "CORE-1", "value": 0.3, "stderr": 0.0129, "missing": ["coqa"],
         "tasks": {"boolq": score(0.6, baseline=0.5, centred=0.2)}})
     for stage, accuracy in zip(paths.STAGES, (0.25, 0.4, 0.55, 0.875)):
         trained(stage, **{"train/loss_nats": [3.0, 2.0, 1.5]})
@@ -64,9 +64,10 @@ def test_a_whole_run(out):
     assert "| rl/reward_mean (first → last tenth) | 0.1 → 0.375 |" in written
     assert "| tokens per second (median) | 1,002 |" in written
     assert "| **ChatCORE** | 0 | – | – | – | 0.123 ± 0.012 |" in written
+    assert "| **CORE-1** | 0 | 0.300 ± 0.013 | – | – | – |" in written
     assert "~~~~~text\nOnce\n→ upon ~~~~ a time\n~~~~~" in written, "a sample can't end its own block"
     assert "**facts**\n\n~~~text\nWhat does a cow say?\nSFT  → [1+1 = 2] Moo.  ← right\n~~~" in written
-    assert "| **CORE-1** |  |  | 0.3 ± 0.0125 |\n\nWithout coqa" in written
+    assert "| **CORE-1** |  |  | 0.3 ± 0.0129 |\n\nWithout coqa" in written
     assert "| boolq | 0.600 ± 0.031 (123) | 0.5 | 0.2 |" in written
     assert "| val/bpb | 1.25 |" in written, "one number is no curve"
     assert "`--depth=4`" in written and "rlimits, seccomp" in written
