@@ -61,6 +61,24 @@ def node(number: int, namespace: int, out: Path) -> subprocess.Popen:
         env=environment, stdout=open(out / f"node{number}.log", "w"), stderr=subprocess.STDOUT, start_new_session=True)
 
 
+def inside(namespace: int) -> list[int]:
+    """The processes of a node. (torchrun's workers are sessions of their own.)"""
+    network, found = os.readlink(f"/proc/{namespace}/ns/net"), []
+    for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
+        try:
+            if pid != namespace and os.readlink(f"/proc/{pid}/ns/net") == network:
+                found.append(pid)
+        except OSError:  # gone, or not ours
+            continue
+    return found
+
+
+def lose(namespace: int) -> None:
+    """All of a node at once."""
+    for pid in inside(namespace):
+        os.kill(pid, signal.SIGKILL)
+
+
 def logs(out: Path) -> str:
     return "\n".join(path.read_text() for path in sorted(out.glob("node*.log")))
 
@@ -77,16 +95,15 @@ def test_a_run_outlives_one_of_its_nodes(namespaces, tmp_path):
     nodes = [node(number, namespace, tmp_path) for number, namespace in enumerate(namespaces)]
     deadline = time.monotonic() + PATIENCE_SECONDS
     try:
-        for ranks, sign, whom in ((2, signal.SIGKILL, 1), (1, signal.SIGTERM, 0)):
+        for ranks, end in ((2, lambda: lose(namespaces[1])), (1, nodes[0].terminate)):
             while rows(tmp_path, ranks) < 30:
                 assert nodes[0].poll() is None and time.monotonic() < deadline, logs(tmp_path)
                 time.sleep(0.05)
-            os.killpg(nodes[whom].pid, sign)
+            end()
         nodes[0].wait(timeout=60)
     finally:
-        for one in nodes:
-            if one.poll() is None:
-                os.killpg(one.pid, signal.SIGKILL)
+        for namespace in namespaces:
+            lose(namespace)
     said = logs(tmp_path)
     assert re.search(r"goes on after step \d+", said) and "interrupted: run the same command with --resume" in said
     lines = files.read_jsonl(tmp_path / "results/base/metrics.jsonl")
