@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nanochat.eval import core  # noqa: E402
 from nanochat.model import GPT, GPTConfig  # noqa: E402
-from nanochat.system import cli, files, paths  # noqa: E402
+from nanochat.system import cli, files, paths, runtime  # noqa: E402
 from nanochat.system.cli import flag  # noqa: E402
 from nanochat.tokenizer import Tokenizer  # noqa: E402
 from nanochat.train import checkpoint  # noqa: E402
@@ -28,14 +28,16 @@ def main() -> None:
     args = cli.parse(
         None, __doc__, items=flag(2000, "questions", at_least=1), shots=flag(5, "examples before each", at_least=0),
         threads=flag(1, at_least=1), source=flag("", "a stage's model", choices=("", *paths.STAGES)),
-        task=flag("arc_easy", "of core_tasks.yaml, with --source"), device_type=flag("cpu", "cuda, mps or cpu"))
+        task=flag("arc_easy", "of core_tasks.yaml, with --source"), device_type=flag("", "cuda, mps or cpu"),
+        dtype=flag("", "of activations, with --source"))
     torch.set_num_threads(args.threads)
+    here = runtime.start(args.device_type, args.dtype)
     if args.source:
-        model, tokenizer, _ = checkpoint.load_model(args.source, device=args.device_type)
+        model, tokenizer, _ = checkpoint.load_model(args.source, device=here.device, dtype=here.dtype)
         task = next(one for one in core.read_tasks(paths.data_dir()) if one.label == args.task)
         items = files.read_jsonl(task.path)[:args.items]
     else:
-        model, tokenizer = made_up(args.device_type)
+        model, tokenizer = made_up(here.device)
         task = core.CoreTask("made up", Path(), "multiple_choice", args.shots, "\nAnswer: ", 0.25)
         items = questions(args.items)
     model.eval()
@@ -64,7 +66,7 @@ def choice(scores: list[tuple[float, bool]]) -> int:
     return nats.index(min(nats))
 
 
-def made_up(device: str) -> tuple[GPT, Tokenizer]:
+def made_up(device: torch.device) -> tuple[GPT, Tokenizer]:
     pairs = [bytes((a, b)) for a in range(97, 123) for b in range(97, 123)]
     tokenizer = Tokenizer([bytes([byte]) for byte in range(256)] + pairs)
     config = GPTConfig(512, tokenizer.vocab_size, n_layer=4, n_head=2, n_kv_head=2, n_embd=128, head_dim=64)

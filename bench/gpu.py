@@ -10,12 +10,15 @@ that waits for data.
 """
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from bench import sides
 from nanochat import plan as dial
-from nanochat.system import cli, hardware
+from nanochat.data import loader, shards
+from nanochat.system import cli, hardware, paths
 from nanochat.system.cli import flag
+from nanochat.tokenizer import Tokenizer
 
 # Bytes per second of device memory, from the vendors' data sheets.
 BANDWIDTH = (("H200", 4.8e12), ("H100", 3.35e12), ("A100", 2.0e12))
@@ -33,17 +36,34 @@ def main(argv: list[str] | None = None) -> None:
         recompute=flag(False, "ours keeps one activation per layer"), compile=flag(True, "torch.compile ours"))
     machine = hardware.detect()
     print(f"{machine.device}: {machine.peak_flops or float('nan'):.3g} FLOP/s in bf16\n")
-    print("| depth | side | tokens/s | ours / this | MFU | peak memory, GiB | stall | floor: FLOPs, ms | bytes, ms |\n"
-          "|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         sides.prepare(work, Path(args.data).absolute() if args.data else None, args.vocab_size, args.max_seq_len, 16,
                       args.scale)
+        loaded, bytes_per_token = loader_speed(args.max_seq_len)
+        print(f"the loader, one process: {loaded:,.0f} tokens/s, {loaded * bytes_per_token / 1e6:.1f} MB/s of text\n\n"
+              "| depth | side | tokens/s | ours / this | MFU | peak memory, GiB | stall | text, MB/s | floor: FLOPs, ms "
+              "| bytes, ms |\n|---|---|---|---|---|---|---|---|---|---|")
         for depth in map(int, args.depths.split(",")):
-            one_depth(args, work, depth, machine)
+            one_depth(args, work, depth, machine, bytes_per_token)
 
 
-def one_depth(args, work: Path, depth: int, machine: hardware.Hardware) -> None:
+def loader_speed(max_seq_len: int, groups: int = 4) -> tuple[float, float]:
+    """(tokens per second that one process reads, tokenises and packs, bytes of text per token)."""
+    tokenizer = Tokenizer.load(paths.tokenizer_dir())
+    corpus = loader.TextCorpus(shards.train_shards(), tokenizer)
+    lengths, tokens, num_bytes = tokenizer.token_bytes(), 0, 0
+    corpus.group(0)  # the encoder is compiled once
+    began = time.perf_counter()
+    for batch in loader.batches(corpus, 64, max_seq_len, tokenizer.bos_id, epochs=1):
+        if batch.state["group"] >= groups:
+            break
+        tokens += batch.ids.numel()
+        num_bytes += int(lengths[batch.ids].sum())
+    return tokens / (time.perf_counter() - began), num_bytes / tokens
+
+
+def one_depth(args, work: Path, depth: int, machine: hardware.Hardware, bytes_per_token: float) -> None:
     shape = [f"--depth={depth}", f"--aspect-ratio={args.aspect_ratio}", f"--head-dim={args.head_dim}",
              f"--max-seq-len={args.max_seq_len}", f"--total-batch-size={args.total_batch_size}",
              f"--num-iterations={args.steps}"]
@@ -70,7 +90,7 @@ def one_depth(args, work: Path, depth: int, machine: hardware.Hardware) -> None:
         cells = [depth, side, f"{result.tokens_per_second:,.0f}",
                  f"{results['ours'].tokens_per_second / result.tokens_per_second:.2f}", shown(mfu, ".1%"),
                  shown(result.peak_bytes and result.peak_bytes / 2**30, ".1f"), shown(result.stall_fraction, ".2%"),
-                 *(shown(floor and 1000 * floor, ".1f") for floor in floors)]
+                 f"{result.tokens_per_second * bytes_per_token / 1e6:.3f}", *(shown(floor and 1000 * floor, ".1f") for floor in floors)]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 

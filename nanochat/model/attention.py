@@ -16,8 +16,13 @@ PLAIN_MAX_POSITIONS = 512  # a (T, T) product per head stays in cache up to abou
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Weighted sums of v (B, H, T, D) for q (B, H, T, D), k and v (B, G, S, D), H a multiple of G.
 
-    mask (B, 1, T, S) bool, True = may attend; None = causal with T == S.
+    mask (B, 1, M, S) bool, True = may attend, is that of the last M queries; all before them, or all where it is None,
+    attend causally, with T == S.
     """
+    if mask is not None and (causal := q.size(2) - mask.size(2)):
+        parts = (attend(q[:, :, :causal], k[:, :, :causal], v[:, :, :causal], None),
+                 attend(q[:, :, causal:], k, v, mask))
+        return torch.cat(parts, dim=2)
     if q.size(1) != k.size(1):
         repeats = q.size(1) // k.size(1)
         k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)  # (B, H, S, D)

@@ -198,7 +198,7 @@ class GPT(nn.Module):
                mask: torch.Tensor | None = None, before: torch.Tensor | None = None) -> torch.Tensor:
         """The normalised last layer (B, T, C) for ids (B, T) int64; positions (B, T) default to 0 … T−1.
 
-        mask (B, 1, T, T) bool, True = may attend, replaces plain causality; a cache brings its own.
+        mask (B, 1, M, T) bool, True = may attend, replaces plain causality for the last M; a cache brings its own.
         before (B, 1) int64 is the token in front of ids, −1 or None at the beginning of a document.
         """
         T = ids.size(1)
