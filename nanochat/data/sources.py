@@ -171,11 +171,9 @@ def _fetch_all(repo: str, revision: str, wanted: list[RemoteShard], text_dir: Pa
         try:
             while waiting:
                 finished, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
-                for shard, error in ((shard_of[one], one.exception()) for one in finished):
-                    if error:
-                        failed.append(f"{shard.name} ({_first_line(error)})")
-                    else:
-                        manifest["files"][shard.name] = shard.sha256
+                ended = [(shard_of[one], one.exception()) for one in finished]
+                failed += [f"{shard.name} ({_first_line(error)})" for shard, error in ended if error]
+                manifest["files"] |= {shard.name: shard.sha256 for shard, error in ended if not error}
                 if finished:
                     files.write_json(text_dir / shards.MANIFEST, manifest)
                 there = sum(_size(text_dir / one.local) or _size(text_dir / FETCHING / one.local) for one in wanted)
@@ -215,22 +213,27 @@ def _fetch_one(repo: str, revision: str, shard: RemoteShard, text_dir: Path, sto
 
 def _download(url: str, partial: Path, shard: RemoteShard, stop: Event) -> None:
     """Appends what is missing to `partial`; a file that is not what the hub announced is removed, UserError."""
-    from huggingface_hub import get_session
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
     if (have := _size(partial)) < shard.num_bytes:
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
-        with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as response:
-            hf_raise_for_status(response)
-            with partial.open("ab" if response.status_code == 206 else "wb") as out:
-                for chunk in response.iter_bytes(1 << 20):
-                    out.write(chunk)
-                    if stop.is_set():
-                        raise UserError("interrupted")
+        _append(url, partial, have, stop)
     with partial.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if partial.stat().st_size != shard.num_bytes or digest != (shard.sha256 or digest):
         partial.unlink()
         raise UserError("size or SHA-256 differs from what the hub announced")
+
+
+def _append(url: str, partial: Path, have: int, stop: Event) -> None:
+    """Everything from byte `have` on, to the end of `partial`; from the beginning where the server knows no ranges."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as response:
+        hf_raise_for_status(response)
+        with partial.open("ab" if response.status_code == 206 else "wb") as out:
+            for chunk in response.iter_bytes(1 << 20):
+                out.write(chunk)
+                if stop.is_set():
+                    raise UserError("interrupted")
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:
