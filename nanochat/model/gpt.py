@@ -24,6 +24,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
+from nanochat.model import head
 from nanochat.model.attention import attend
 
 
@@ -239,24 +240,20 @@ class GPT(nn.Module):
         """Logits (B, T, V) in fp32 for ids (B, T) int64; the rest as for `hidden`."""
         return self.logits(self.hidden(ids, cache, positions, before=before))
 
-    def loss(self, ids: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-        """Cross-entropy in nats of targets (B, T) int64, −1 = ignored; "none" gives (B, T) with 0 where ignored.
-
-        Big vocabularies go through the head in pieces that are recomputed backwards, so that the fp32 logits (B·T·V)
-        never exist at once.
+    def loss(self, ids: torch.Tensor, targets: torch.Tensor, reduction: str = "mean",
+             weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Cross-entropy in nats of targets (B, T) int64, −1 = ignored: their mean, their "sum" (of weights (B, T) · nats
+        where there are some), or without gradients "none": (B, T), 0 where ignored. Logits exist in pieces only.
         """
         hidden = self.hidden(ids, mask=self._within_documents(ids)).flatten(0, 1)  # (B·T, C)
         flat = targets.flatten()
-        rows = max(1, MAX_LOGITS // self.config.vocab_size)
-        if flat.numel() <= rows:
-            nats = self._nats(hidden, flat)
-        else:
-            parts = zip(hidden.split(rows), flat.split(rows), strict=True)
-            nats = torch.cat([recompute(self._nats, h, t, use_reentrant=False) for h, t in parts])
         if reduction == "none":
-            return nats.view(targets.shape)
-        total = nats.sum()
-        return total if reduction == "sum" else total / (flat >= 0).sum().clamp(min=1)
+            rows = head.rows_at_once(len(flat), self.config.vocab_size, flat.device)
+            return torch.cat([self._nats(*part) for part in zip(hidden.split(rows), flat.split(rows))]).view(ids.shape)
+        counted = (flat >= 0).float()
+        share = counted * weights.flatten() if weights is not None else counted
+        total = head.weighted_nats(hidden, self.lm_head.weight, flat, share, self.config.softcap)
+        return total if reduction == "sum" else total / counted.sum().clamp(min=1)
 
     def _within_documents(self, ids: torch.Tensor) -> torch.Tensor | None:
         """(B, 1, T, T): positions of the same document that are not later; None without `document_bos`."""
@@ -269,5 +266,3 @@ class GPT(nn.Module):
     def _nats(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self.logits(hidden), targets, ignore_index=-1, reduction="none")
 
-
-MAX_LOGITS = 1 << 26  # fp32 logits held at once: 256 MB

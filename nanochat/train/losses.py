@@ -20,9 +20,7 @@ def weighted_nll(model: GPT, compile: bool) -> LossOf:
     With weight = advantage this is REINFORCE (Williams 1992): its gradient is −Σ A·∇log p(token).
     """
     def loss(ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-        if weights is None:
-            return model.loss(ids, targets, reduction="sum")
-        return (weights * model.loss(ids, targets, reduction="none")).sum()
+        return model.loss(ids, targets, "sum", weights)
 
     run = torch.compile(loss, dynamic=False) if compile else loss
     return lambda batch: run(batch.ids, batch.targets, batch.weights)

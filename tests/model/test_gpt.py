@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanochat.infer.cache import SlotCache
-from nanochat.model import GPT, PORTABLE, GPTConfig, accounting, gpt
+from nanochat.model import GPT, PORTABLE, GPTConfig, accounting
 
 FEATURES = [dict(value_embeddings=a, residual_scalars=b, smear=c)
             for a, b, c in itertools.product([False, True], repeat=3)]
@@ -120,32 +120,16 @@ def test_packed_documents_do_not_see_each_other(tiny_model):
     assert (alone.loss(whole[:, :-1], whole[:, 1:], "none")[0] - nats).abs().max() > 1e-3  # without it they do
 
 
-@pytest.mark.parametrize("pieces", [2, 3, 51])
-def test_the_head_in_pieces_changes_nothing(tiny_model, monkeypatch, pieces):
-    results = []
-    for limit in (gpt.MAX_LOGITS, 3 * 17 * 64 // pieces):
-        monkeypatch.setattr(gpt, "MAX_LOGITS", limit)
-        model = tiny_model()
-        ids, targets = ids_and_targets(model)
-        targets[1] = -1
-        loss = model.loss(ids, targets)
-        loss.backward()
-        results.append((loss.item(), {name: p.grad for name, p in model.named_parameters()}))
-    (whole, grads), (cut, cut_grads) = results
-    assert cut == pytest.approx(whole, rel=1e-6)
-    assert all((grads[name] - cut_grads[name]).abs().max() < 1e-6 for name in grads)
-
-
-def test_no_piece_is_larger_than_allowed(tiny_model, monkeypatch):
-    model, sizes = tiny_model(), []
+def test_the_loss_is_a_mean_or_a_sum_of_what_none_gives(tiny_model):
+    model = tiny_model()
     ids, targets = ids_and_targets(model)
-    logits = model.logits
-    monkeypatch.setattr(model, "logits", lambda hidden: sizes.append(hidden.size(0) * 64) or logits(hidden))
-    for limit in (64, 1000, 2000, 3 * 17 * 64 - 1, 3 * 17 * 64):
-        monkeypatch.setattr(gpt, "MAX_LOGITS", limit)
-        sizes.clear()
-        model.loss(ids, targets)
-        assert sum(sizes) == 3 * 17 * 64 and max(sizes) <= limit
+    targets[1] = -1
+    weights = torch.randn(targets.shape)
+    nats = model.loss(ids, targets, "none")
+    assert not nats[1].any() and model.loss(ids, torch.full_like(ids, -1)) == 0
+    for found, expected in ((model.loss(ids, targets), nats.sum() / (2 * 17)), (model.loss(ids, targets, "sum"), nats.sum()),
+                            (model.loss(ids, targets, "sum", weights), (weights * nats).sum())):
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("features", FEATURES)
