@@ -6,7 +6,7 @@
 Prints a table: validation bits per byte per document (bench/sides.py), training tokens per second at the same shape,
 and their ratios. The peer runs as it comes (fp32 on a CPU; its own rates), and tuned: bf16, no weight decay, and the
 factor √(batch / 2^19), by which it lowers all rates for small batches, undone; --tuned_rates and --tuned_batch go on
-from there. Ours runs for the whole time and for parts of it (--fractions), which says in what part of the time it gets
+from there (docs/LOG.md has what was tried). Ours runs for the whole time and for parts of it (--fractions), which says in what part of the time it gets
 where the peer gets in all of it.
 """
 import tempfile
@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> None:
         fractions=flag("1,0.6667,0.3333", "of the minutes, for runs of ours"),
         depth=flag(4, at_least=1), aspect_ratio=flag(32, at_least=1), head_dim=flag(64, at_least=2),
         max_seq_len=flag(256, at_least=8), vocab_size=flag(2048, at_least=265),
-        batch=flag(4096, "tokens a step", at_least=8), rows=flag(16, "at a time", at_least=1),
-        tuned_rates=flag(1.0, "the tuned peer's rates: its defaults × this", at_least=0),
+        batch=flag(2048, "tokens a step", at_least=8), rows=flag(16, "at a time, at most", at_least=1),
+        tuned_rates=flag(2.0, "the tuned peer's rates: its defaults × this", at_least=0),
         tuned_batch=flag(4096, "tokens a step of the tuned peer", at_least=8),
         documents=flag(400, "of validation to measure on", at_least=1),
         scale=flag(1.0, "of the kindergarten", at_least=0.001), compile=flag(True, "torch.compile ours"),
@@ -54,18 +54,19 @@ def main(argv: list[str] | None = None) -> None:
 def one_seed(args, work: Path, checkout: Path, seed: int):
     """(name, result) of every run, turn by turn, so that what else the machine does hits all of them alike."""
     shape = [f"--depth={args.depth}", f"--aspect-ratio={args.aspect_ratio}", f"--head-dim={args.head_dim}",
-             f"--max-seq-len={args.max_seq_len}", f"--device-batch-size={args.rows}"]
+             f"--max-seq-len={args.max_seq_len}"]
+    step, tuned_step = ([f"--total-batch-size={batch}", f"--device-batch-size={min(args.rows, batch // args.max_seq_len)}"]
+                        for batch in (args.batch, args.tuned_batch))
     for part in args.fractions.split(","):
         yield f"ours, {float(part):.0%} of the time", sides.ours(work, seed, [
-            *shape, f"--total_batch_size={args.batch}", f"--minutes={args.minutes * float(part)}", "--document_mask",
+            *shape, *step, f"--minutes={args.minutes * float(part)}", "--document_mask",
             *([] if args.compile else ["--no_compile"])])
     shape.append("--window-pattern=L")  # what it recommends itself without FlashAttention 3
-    yield "peer as it comes", sides.peer(work, checkout, seed, [*shape, f"--total-batch-size={args.batch}"],
-                                         minutes=args.minutes)
+    yield "peer as it comes", sides.peer(work, checkout, seed, [*shape, *step], minutes=args.minutes)
     undone = args.tuned_rates * (2**19 / args.tuned_batch) ** 0.5
     rates = {"matrix-lr": 0.02, "embedding-lr": 0.3, "unembedding-lr": 0.008, "scalar-lr": 0.5}
     yield "peer tuned", sides.peer(work, checkout, seed, [
-        *shape, f"--total-batch-size={args.tuned_batch}", "--weight-decay=0", "--warmup-steps=10",
+        *shape, *tuned_step, "--weight-decay=0", "--warmup-steps=10",
         *(f"--{name}={rate * undone:.6g}" for name, rate in rates.items())], "bfloat16", args.minutes)
 
 
