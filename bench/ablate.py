@@ -196,7 +196,8 @@ def run(args, size: Size, tokens_per_second: dict[str, float], work: Path) -> di
                 for seed in range(args.seeds) for name in steps]
         for name, job in jobs:
             results[name].append(job.result())
-            print(f"seed {len(results[name]) - 1}, {name}: {results[name][-1]:.4f} bpb, {steps[name]} steps", flush=True)
+            print(f"seed {len(results[name]) - 1}, {name}: {results[name][-1]:.4f} bpb, {steps[name]} steps",
+                  flush=True)
             files.write_atomic(work / "ablate.json", json.dumps({"steps": steps, "bpb": results}))
     return results
 

@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> None:
                       args.scale)
         loaded, bytes_per_token = loader_speed(args.max_seq_len)
         print(f"the loader, one process: {loaded:,.0f} tokens/s, {loaded * bytes_per_token / 1e6:.1f} MB/s of text\n\n"
-              "| depth | side | tokens/s | ours / this | MFU | peak memory, GiB | stall | text, MB/s | floor: FLOPs, ms "
-              "| bytes, ms |\n|---|---|---|---|---|---|---|---|---|---|")
+              "| depth | side | tokens/s | ours / this | MFU | peak memory, GiB | stall | text, MB/s "
+              "| floor: FLOPs, ms | bytes, ms |\n|---|---|---|---|---|---|---|---|---|---|")
         for depth in map(int, args.depths.split(",")):
             one_depth(args, work, depth, machine, bytes_per_token)
 
@@ -90,7 +90,8 @@ def one_depth(args, work: Path, depth: int, machine: hardware.Hardware, bytes_pe
         cells = [depth, side, f"{result.tokens_per_second:,.0f}",
                  f"{results['ours'].tokens_per_second / result.tokens_per_second:.2f}", shown(mfu, ".1%"),
                  shown(result.peak_bytes and result.peak_bytes / 2**30, ".1f"), shown(result.stall_fraction, ".2%"),
-                 f"{result.tokens_per_second * bytes_per_token / 1e6:.3f}", *(shown(floor and 1000 * floor, ".1f") for floor in floors)]
+                 f"{result.tokens_per_second * bytes_per_token / 1e6:.3f}",
+                 *(shown(floor and 1000 * floor, ".1f") for floor in floors)]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 

@@ -6,8 +6,8 @@
 Prints a table: validation bits per byte per document (bench/sides.py), training tokens per second at the same shape,
 and their ratios. The peer runs as it comes (fp32 on a CPU; its own rates), and tuned: bf16, no weight decay, and the
 factor √(batch / 2^19), by which it lowers all rates for small batches, undone; --tuned_rates and --tuned_batch go on
-from there (docs/LOG.md has what was tried). Ours runs for the whole time and for parts of it (--fractions), which says in what part of the time it gets
-where the peer gets in all of it.
+from there (docs/LOG.md has what was tried). Ours runs for the whole time and
+for parts of it (--fractions), which says in what part of the time it gets where the peer gets in all of it.
 """
 import tempfile
 from pathlib import Path
@@ -55,7 +55,8 @@ def one_seed(args, work: Path, checkout: Path, seed: int):
     """(name, result) of every run, turn by turn, so that what else the machine does hits all of them alike."""
     shape = [f"--depth={args.depth}", f"--aspect-ratio={args.aspect_ratio}", f"--head-dim={args.head_dim}",
              f"--max-seq-len={args.max_seq_len}"]
-    step, tuned_step = ([f"--total-batch-size={batch}", f"--device-batch-size={min(args.rows, batch // args.max_seq_len)}"]
+    step, tuned_step = ([f"--total-batch-size={batch}",
+                         f"--device-batch-size={min(args.rows, batch // args.max_seq_len)}"]
                         for batch in (args.batch, args.tuned_batch))
     for part in args.fractions.split(","):
         yield f"ours, {float(part):.0%} of the time", sides.ours(work, seed, [
@@ -71,7 +72,7 @@ def one_seed(args, work: Path, checkout: Path, seed: int):
 
 
 def table(results: dict[str, list[sides.Result]]) -> str:
-    """Means over seeds ± their standard deviation; ratios to the first line, which is ours in the whole time."""
+    """Means over seeds ± their standard deviation; ratios to the first line, which is ours."""
     first = next(iter(results.values()))
     lines = ["| run | bpb per document | ours / this | tokens/s | ours / this | seconds | steps |",
              "|---|---|---|---|---|---|---|"]

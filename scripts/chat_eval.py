@@ -54,9 +54,10 @@ def main(argv: list[str] | None = None) -> None:
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
-            few = task.kind != "categorical" or args.max_choices < 0
+            by_letter = task.kind == "categorical" and args.max_choices > 0
             score = chat.evaluate(
-                task, engine, args.max_problems if few else args.max_choices, batch_size=args.batch_size, samples=args.num_samples,
+                task, engine, args.max_choices if by_letter else args.max_problems,
+                batch_size=args.batch_size, samples=args.num_samples,
                 temperature=args.temperature, top_k=args.top_k or None, seed=args.seed,
                 max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None,
                 save_to=folder / "generations" / f"{task.name}.jsonl",
@@ -70,7 +71,8 @@ def main(argv: list[str] | None = None) -> None:
         show(args.source, {task.name: table[task.name] for task in chosen})
     if core is not None:
         log.say(f"ChatCORE {core:.4f} ± {stderr:.4f}"
-                + (f" on at most {args.max_problems} items a task" if args.max_problems > 0 >= args.max_choices else ""))
+                + (f" on at most {args.max_problems} items a task" if args.max_problems > 0 else "")
+                + (f", {args.max_choices} where a letter answers" if args.max_choices > 0 else ""))
     log.write_run(f"chat_eval_{args.source}", seconds=time.monotonic() - started, flags=vars(args))
     device.close()
 

@@ -242,8 +242,8 @@ class GPT(nn.Module):
 
     def loss(self, ids: torch.Tensor, targets: torch.Tensor, reduction: str = "mean",
              weights: torch.Tensor | None = None) -> torch.Tensor:
-        """Cross-entropy in nats of targets (B, T) int64, −1 = ignored: their mean, their "sum" (of weights (B, T) · nats
-        where there are some), or without gradients "none": (B, T), 0 where ignored. Logits exist in pieces only.
+        """Cross-entropy in nats of targets (B, T) int64, −1 = ignored: their mean, their "sum" (of weights (B, T) ·
+        nats where there are some), or without gradients "none": (B, T), 0 where ignored. Logits exist in pieces only.
         """
         hidden = self.hidden(ids, mask=self._within_documents(ids)).flatten(0, 1)  # (B·T, C)
         flat = targets.flatten()

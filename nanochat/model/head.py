@@ -1,6 +1,6 @@
 """Cross-entropy of the output layer in pieces, so that its fp32 logits (B·T·V) never exist at once.
 
-    z = c·tanh(h·Wᵀ/c)        loss = Σ w·(ln Σ exp z − z[target])        ∂loss/∂(h·Wᵀ) = w·(softmax z − onehot)·(1 − tanh²)
+    z = c·tanh(h·Wᵀ/c)      loss = Σ w·(ln Σ exp z − z[target])      ∂loss/∂(h·Wᵀ) = w·(softmax z − onehot)·(1 − tanh²)
 
 Whatever the loss is multiplied by afterwards is one number, so both gradients can be taken while a piece's logits are
 there: nothing is kept but them, and nothing computed twice (Hsu et al. 2024, Liger Kernel, arXiv:2410.10989, §3.2).

@@ -127,7 +127,8 @@ def test_the_loss_is_a_mean_or_a_sum_of_what_none_gives(tiny_model):
     weights = torch.randn(targets.shape)
     nats = model.loss(ids, targets, "none")
     assert not nats[1].any() and model.loss(ids, torch.full_like(ids, -1)) == 0
-    for found, expected in ((model.loss(ids, targets), nats.sum() / (2 * 17)), (model.loss(ids, targets, "sum"), nats.sum()),
+    for found, expected in ((model.loss(ids, targets), nats.sum() / (2 * 17)),
+                            (model.loss(ids, targets, "sum"), nats.sum()),
                             (model.loss(ids, targets, "sum", weights), (weights * nats).sum())):
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
