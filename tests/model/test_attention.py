@@ -85,3 +85,12 @@ def test_the_choice_is_said_and_rests_on_a_real_call(monkeypatch, kernels_as_bef
 
 def fail(*_, **__):
     raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+
+def test_a_mask_of_the_last_queries_leaves_the_others_causal():
+    q, k, v = inputs(4, 2, 9, 9)
+    whole = torch.ones(2, 1, 9, 9, dtype=torch.bool).tril()
+    whole[:, :, 6:, 2:5] = False  # only the mask can say so
+    expected = slow(q, k, v, whole)
+    assert (attention.attend(q, k, v, whole[:, :, 6:]) - expected).abs().max() < 1e-6
+    assert (attention.attend(q, k, v, None) - expected).abs().max() > 1e-3
