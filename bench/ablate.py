@@ -34,8 +34,6 @@ from nanochat.train import fit
 from nanochat.train.loop import optimize
 from nanochat.train.losses import can_compile, weighted_nll
 
-TOKENS_AT_ONCE = 4096
-
 
 @dataclass(frozen=True)
 class Size:
@@ -45,9 +43,13 @@ class Size:
     aspect_ratio: int
     head_dim: int
     max_seq_len: int
-    batch: int  # tokens a step
+    batch: int  # tokens a step, all at once
     vocab_size: int
     bos_id: int
+
+    @property
+    def rows(self) -> int:
+        return self.batch // self.max_seq_len
 
 
 def sharper(model: GPT) -> None:
@@ -126,7 +128,7 @@ def speed(size: Size, variant: str, seconds: float) -> float:
     """Tokens per second of one thread."""
     with original_attention():
         here, _, optimizer, loss_of = start(size, variant, 0)
-        batch = fit.random_batch(TOKENS_AT_ONCE // size.max_seq_len, size.max_seq_len, size.vocab_size, here.device)
+        batch = fit.random_batch(size.rows, size.max_seq_len, size.vocab_size, here.device)
         return fit.tokens_per_second(loss_of, optimizer, batch, size.batch, here, seconds)
 
 
@@ -134,11 +136,10 @@ def train(size: Size, variant: str, seed: int, steps: int, rows_path: Path) -> f
     """Bits per byte per document after `steps`."""
     with original_attention():
         here, model, optimizer, loss_of = start(size, variant, seed)
-        rows = TOKENS_AT_ONCE // size.max_seq_len
         corpus = loader.TextCorpus(shards.train_shards(), Tokenizer.load(paths.tokenizer_dir()))
-        batches = loader.batches(corpus, rows, size.max_seq_len, size.bos_id, seed=seed)
+        batches = loader.batches(corpus, size.rows, size.max_seq_len, size.bos_id, seed=seed)
         for _ in optimize(loss_of, optimizer, batches, Schedule(steps, 0, dial.WARMDOWN_FRACTION), runtime=here,
-                          steps=steps, accumulate=size.batch // TOKENS_AT_ONCE):
+                          steps=steps, accumulate=1):
             pass
         held_out = torch.load(rows_path, weights_only=True)
         return bits_per_byte(model, zip(held_out["ids"].split(16), held_out["targets"].split(16)),
@@ -159,7 +160,8 @@ def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__, data=flag("", "a folder with text/*.parquet; default the kindergarten's"),
         depth=flag(4, at_least=1), aspect_ratio=flag(32, at_least=1), head_dim=flag(64, at_least=2),
-        max_seq_len=flag(256, at_least=8), vocab_size=flag(2048, at_least=265), batch=flag(4096, "tokens a step"),
+        max_seq_len=flag(256, at_least=8), vocab_size=flag(2048, at_least=265),
+        batch=flag(2048, "tokens a step", at_least=8),
         seconds=flag(60.0, "of one thread per training, for the model as it is", at_least=1),
         rounds=flag(3, "of measuring speeds", at_least=1), measure=flag(3.0, "seconds of each", at_least=0.1),
         seeds=flag(3, at_least=1), only=flag("", "variants, joined by commas; the model as it is always runs"),
@@ -168,8 +170,8 @@ def main(argv: list[str] | None = None) -> None:
     chosen = [AS_IT_IS, *(name.strip() for name in args.only.split(","))] if args.only else list(VARIANTS)
     if unknown := [name for name in chosen if name not in VARIANTS]:
         raise UserError(f"--only={unknown[0]} is unknown; choose among: {', '.join(VARIANTS)}")
-    if args.batch % TOKENS_AT_ONCE:
-        raise UserError(f"--batch={args.batch} is no multiple of {TOKENS_AT_ONCE}")
+    if args.batch % args.max_seq_len:
+        raise UserError(f"--batch={args.batch} is no multiple of --max_seq_len={args.max_seq_len}")
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(args.work or temporary).absolute()
         sides.prepare(work, Path(args.data).absolute() if args.data else None, args.vocab_size, args.max_seq_len,
