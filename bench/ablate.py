@@ -83,7 +83,16 @@ def small_fc1(model: GPT) -> None:
             layer.mlp.fc1.weight.mul_(0.4)
 
 
+def scalars_of_head(model: GPT) -> None:
+    """Layers start with 1.15 to 1.05 of the stream and .2 to .05 of the embedding (HEAD), not 1 and .1."""
+    n = model.config.n_layer
+    with torch.no_grad():
+        model.model.residual_scalars.copy_(torch.linspace(1.15, 1.05, n))
+        model.model.embedding_scalars.copy_(torch.linspace(0.2, 0.05, n))
+
+
 AS_IT_IS = "as it is"
+SCALAR_LR = "scalar_lr"  # a rate among the changes, for the optimizer
 VARIANTS: dict[str, tuple[dict, Callable[[GPT], None] | None]] = {
     AS_IT_IS: ({}, None),
     "without value embeddings": ({"value_embeddings": False}, None),
@@ -91,6 +100,8 @@ VARIANTS: dict[str, tuple[dict, Callable[[GPT], None] | None]] = {
     "without smear": ({"smear": False}, None),
     "documents see each other": ({"document_bos": None}, None),
     "none of the four (--portable)": (PORTABLE, None),
+    "scalars' rates / 16": ({SCALAR_LR: 0.5 / 16}, None),
+    "scalars start as HEAD's": ({}, scalars_of_head),
     "softcap 30": ({"softcap": 30.0}, None),
     "RoPE base 100,000": ({"rope_base": 100_000.0}, None),
     "queries and keys × 1.2": ({}, sharper),
@@ -104,6 +115,7 @@ def make(size: Size, variant: str, seed: int) -> GPT:
     plan = dial.make(size.depth, vocab_size=size.vocab_size, aspect_ratio=size.aspect_ratio, head_dim=size.head_dim,
                      sequence_len=size.max_seq_len, num_iterations=1)
     changes, patch = VARIANTS[variant]
+    changes = {name: value for name, value in changes.items() if name != SCALAR_LR}
     model = GPT(GPTConfig(**{**dict(
         sequence_len=size.max_seq_len, vocab_size=size.vocab_size, n_layer=plan.n_layer, n_head=plan.n_head,
         n_kv_head=plan.n_head, n_embd=plan.n_embd, head_dim=plan.head_dim, document_bos=size.bos_id), **changes}),
@@ -119,7 +131,8 @@ def start(size: Size, variant: str, seed: int):
     torch.compiler.reset()
     here = runtime.start("cpu")
     model = make(size, variant, seed)
-    rates = dict(matrix_lr=dial.MUON_LR, embedding_lr=dial.EMBEDDING_LR, head_lr=dial.HEAD_LR)
+    rates = dict(matrix_lr=dial.MUON_LR, embedding_lr=dial.EMBEDDING_LR, head_lr=dial.HEAD_LR,
+                 scalar_lr=VARIANTS[variant][0].get(SCALAR_LR, 0.5))
     return (here, model, Optimizer(groups_of(model, **rates), here.dtype),
             weighted_nll(model, can_compile(here.device)))
 
