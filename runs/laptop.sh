@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline on two laptop cores in 13 minutes: bash runs/laptop.sh [--help]
+# The whole pipeline on two laptop cores in 9 minutes: bash runs/laptop.sh [--help]
 # A small closed world (the kindergarten) stands in for the internet; every stage is the real one.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 begin "$@"
