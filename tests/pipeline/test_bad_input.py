@@ -1,240 +1,24 @@
-"""The whole pipeline at toy size, through the recipe that users run: undisturbed, and interrupted in every stage. Then
-bad input of every kind on what that run made: one clear line, a non-zero exit, and nothing lost that was finished."""
-import hashlib
+"""Bad input of every kind on what the toy run made: one clear line, a non-zero exit, nothing lost that was finished.
+
+Commands run in this process, as `python -m` would run them."""
 import importlib
 import json
 import os
-import re
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from nanochat.data import shards
-from nanochat.system import cli, files, paths
+from nanochat.system import cli, paths
 from nanochat.tokenizer import Tokenizer
 
+from .conftest import ROOT, contents, exams, halve
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="recipes are bash scripts, stopped by signals")
-ROOT = Path(__file__).resolve().parents[1]
-STAGES = paths.STAGES
-PATIENCE_SECONDS = 3600  # of a machine that has other things to do
-# Set where the tests run, and not meant for the recipe; no GPU, one thread: sums in one order; no network.
-FOREIGN = ("NANOCHAT_", "RANK", "WORLD_SIZE", "LOCAL_RANK")
-ENVIRONMENT = {**{name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
-               "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "https_proxy": "http://127.0.0.1:9"}
-
-
-TRIAL = ("--depth=1", "--minutes=0.4", "--seed=3")
-
-
-class Run:
-    """The laptop's recipe, a trial of one layer, on an out folder of its own. What it says goes to a log beside it."""
-
-    def __init__(self, out: Path):
-        self.out, self.log, self.process = out, out.with_suffix(".log"), None
-
-    def start(self) -> int:
-        """Where in the log this start begins."""
-        begin = self.log.stat().st_size if self.log.exists() else 0
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                ["bash", ROOT / "runs/laptop.sh", *TRIAL, "--out", self.out],
-                env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-        return begin
-
-    def said(self, begin: int) -> str:
-        return self.log.read_bytes()[begin:].decode()
-
-    def finish(self) -> str:
-        """Runs to the end; what it said."""
-        begin = self.start()
-        code = self.process.wait(PATIENCE_SECONDS)
-        assert code == 0, f"exit code {code}: {self.said(begin)}"
-        return self.said(begin)
-
-    def interrupt(self, stage: str, how: signal.Signals) -> tuple[int, str]:
-        """Starts it, stops all its processes in `stage` after a step that no checkpoint has; exit code and words."""
-        saved_before, begin, deadline = self.saved(stage), self.start(), time.monotonic() + PATIENCE_SECONDS
-        while not self.recorded(stage) > self.saved(stage) > saved_before:
-            assert self.process.poll() is None, f"{stage} was over before it could be stopped: {self.said(begin)}"
-            assert time.monotonic() < deadline, f"no progress in {stage}: {self.said(begin)}"
-            time.sleep(0.01)
-        os.killpg(self.process.pid, how)
-        code = self.process.wait(PATIENCE_SECONDS)
-        while not self.is_gone() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return code, self.said(begin)
-
-    def is_gone(self) -> bool:
-        """No process of the recipe's group is left: a killed child may outlive the shell for a moment."""
-        try:
-            os.killpg(self.process.pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
-
-    def saved(self, stage: str) -> int:
-        return max((int(path.name[5:]) for path in self.out.glob(f"checkpoints/{stage}/d1/step_*")), default=0)
-
-    def recorded(self, stage: str) -> int:
-        path = self.out / "results" / stage / "metrics.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
-
-    def end(self) -> None:
-        if self.process and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """`runs(name)` → a Run; none outlives the tests."""
-    if not shutil.which("bash") or not (ROOT / ".venv/bin/python").exists():
-        pytest.skip("recipes need bash and .venv (bash setup.sh)")
-    made = []
-
-    def make(name: str) -> Run:
-        made.append(Run(tmp_path_factory.mktemp("pipeline") / name))
-        return made[-1]
-
-    yield make
-    for run in made:
-        run.end()
-
-
-@pytest.fixture(scope="module")
-def toy(runs):
-    """The undisturbed run."""
-    run = runs("toy")
-    run.finish()
-    return run
-
-
-def exams(out: Path, stage: str) -> dict:
-    """A stage's chat_eval.json, without what the clock says."""
-    found = files.read_json(out / "results" / stage / "chat_eval.json")
-    for score in found["tasks"].values():
-        score.pop("seconds")
-    return found
-
-
-def curve(out: Path, stage: str) -> list[dict]:
-    """A stage's metrics, without what the clock says."""
-    return [{key: value for key, value in line.items() if not key.startswith(("speed/", "time/"))}
-            for line in files.read_jsonl(out / "results" / stage / "metrics.jsonl")]
-
-
-def test_every_stage_does_its_work(toy):
-    for stage in STAGES:
-        steps = files.read_json(toy.out / "results" / stage / "run.json")["steps"]
-        assert [line["step"] for line in curve(toy.out, stage)] == list(range(1, steps + 1))
-        assert toy.saved(stage) == exams(toy.out, stage)["step"] == steps
-    losses = [line["train/loss_nats"] for line in curve(toy.out, "base")]
-    assert losses[-1] < 0.7 * losses[0], "the base model learns"
-    assert curve(toy.out, "mid")[-1]["train/loss_nats"] < curve(toy.out, "mid")[0]["train/loss_nats"]
-    assert all(0 <= line["rl/reward_mean"] <= 1 for line in curve(toy.out, "rl"))
-    bpb = files.read_json(toy.out / "results/base/base_loss.json")["bpb"]
-    assert bpb["validation"] == pytest.approx(curve(toy.out, "base")[-1]["val/bpb"], rel=0.2)
-
-
-def test_the_report_has_every_exam_by_stage_and_its_figures(toy):
-    report = (toy.out / "report/report.md").read_text()
-    asked = sorted(path.name.removesuffix("-test.jsonl") for path in toy.out.glob("data/kindergarten/*-test.jsonl"))
-    assert len(asked) >= 8
-    for name in asked:
-        row = re.search(rf"^\| {name} \|(.*)\|$", report, re.M)[1].split("|")
-        scores = [exams(toy.out, stage)["tasks"][name] for stage in STAGES]
-        assert [cell.strip() for cell in row[1:]] == [
-            f"{score['accuracy']:.3f} ± {score['stderr']:.3f} ({score['num_items']})" for score in scores]
-    assert "| exam | chance | BASE | MID | SFT | RL |" in report and "## Missing\n\nNothing.\n" in report
-    for name in ("exams", *STAGES):
-        assert f"({name}.png)" in report
-        assert (toy.out / f"report/{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_run_again_it_repeats_nothing(toy):
-    before = {path: path.stat().st_mtime_ns for path in toy.out.glob("checkpoints/**/*")}
-    said = toy.finish()
-    done = sorted(path.stem for path in toy.out.glob("stages/*.done"))
-    assert sorted(re.findall(r"== (\w+): done before", said)) == done and said.count("== ") == len(done)
-    assert before == {path: path.stat().st_mtime_ns for path in toy.out.glob("checkpoints/**/*")}
-
-
-def test_the_one_command_names_the_report_and_the_model_to_talk_to(toy):
-    stamp = ROOT / ".venv/nanochat.stamp"
-    if not stamp.exists() or stamp.read_text() != f"{ROOT}\n{(ROOT / 'pyproject.toml').read_text()}":
-        pytest.skip("set-up has something to do first: bash setup.sh")
-    done = subprocess.run(["bash", ROOT / "speedrun.sh", "--no-serve", *TRIAL, "--out", toy.out],
-                          env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "rl: done before" in done.stdout and f"The report: {toy.out}/report/report.md" in done.stdout
-    assert f"NANOCHAT_BASE_DIR={toy.out} .venv/bin/python -m scripts.chat_web -i rl -g d1" in done.stdout
-
-
-def test_a_stage_that_fails_is_named_and_the_finished_ones_stay(toy, runs):
-    run = runs("broken")
-    shutil.copytree(toy.out, run.out)
-    halve(run.out / "tokenizer/tokenizer.json")
-    (run.out / "stages/base_loss.done").unlink()
-    before = contents(run.out)
-    begin = run.start()
-    assert run.process.wait(PATIENCE_SECONDS) == 1
-    said = run.said(begin)
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "tokenizer.json is damaged" in errors[0] and "Traceback" not in said
-    assert "laptop.sh: base_loss failed (exit code 1, see above); when mended, run it again to go on" in said
-    assert before.items() <= contents(run.out).items()
-
-
-INTERRUPTIONS = [("base", signal.SIGINT), ("base", signal.SIGTERM), ("base", signal.SIGKILL), ("mid", signal.SIGKILL),
-                 ("sft", signal.SIGKILL), ("rl", signal.SIGKILL)]
-
-
-@pytest.fixture(scope="module")
-def disturbed(toy, runs):
-    """The same run, interrupted in every stage and started again each time; what each interruption brought."""
-    run = runs("disturbed")
-    told = [run.interrupt(stage, how) for stage, how in INTERRUPTIONS]
-    return run, told, run.finish()
-
-
-def test_an_interruption_ends_it_and_says_how_to_go_on(disturbed):
-    for (_, how), (code, said) in zip(INTERRUPTIONS, disturbed[1]):
-        if how == signal.SIGKILL:
-            assert code == -signal.SIGKILL
-        else:
-            assert code == 130 and "laptop.sh: interrupted; run it again to go on" in said
-            assert "Traceback" not in said
-
-
-def test_an_interrupted_run_goes_on_where_it_stopped(disturbed):
-    run, told, last = disturbed
-    for (stage, _), said in zip(INTERRUPTIONS, [*(said for _, said in told[1:]), last]):
-        assert re.search(rf"^{stage}: goes on after step \d+ of \d+", said, re.M)
-    assert "tokenizer: done before" in told[1][1] and "sft: done before" in last
-
-
-def test_an_interrupted_run_ends_like_an_undisturbed_one(toy, disturbed):
-    out = disturbed[0].out
-    for stage in STAGES:
-        assert curve(out, stage) == curve(toy.out, stage)
-        assert exams(out, stage) == exams(toy.out, stage)
-        ours, theirs = ((folder / f"checkpoints/{stage}/d1/step_{toy.saved(stage):06d}/model.safetensors").read_bytes()
-                        for folder in (out, toy.out))
-        assert ours == theirs, f"the weights of {stage} differ"
-    for section in ("What each stage can do", "The calculator", "The same questions, stage by stage"):
-        ours, theirs = ((folder / "report/report.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
-                        for folder in (out, toy.out))
-        assert ours == theirs, section
-
-
-# From here on: what can be wrong. Commands run in this process, as `python -m` would run them.
-
 SMALL = ("--depth=1 --aspect_ratio=32 --head_dim=64 --max_seq_len=64 --device_batch_size=2 --total_batch_size=128 "
          "--num_iterations=2 --eval_tokens=128")
 CPU = "--device_type=cpu --dtype=float32"
@@ -269,12 +53,6 @@ def refused(line: str, capsys, code: int = 1) -> str:
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "Traceback" not in message, message
     return message
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file."""
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 MODULES = sorted([f"scripts.{path.stem}" for path in (ROOT / "scripts").glob("[!_]*.py")]
@@ -345,10 +123,6 @@ def overwrite(path: Path) -> None:
     middle = len(data) // 2
     data[middle:middle + 64] = b"\xff" * 64
     path.write_bytes(data)
-
-
-def halve(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
 
 
 CHAT_EVAL = f"scripts.chat_eval -i base -a facts -x 2 {CPU}"
