@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__, peer=flag("", "a checkout of karpathy/nanochat at 92d63d4"),
         data=flag("", "a folder with text/*.parquet; default the kindergarten's"),
-        minutes=flag(5.0, "of training steps per run", at_least=0.01), seeds=flag(3, at_least=1),
+        minutes=flag(5.0, "of training steps per run", at_least=0.01),
+        seeds=flag(3, at_least=1), first_seed=flag(0, at_least=0),
         fractions=flag("1,0.6667,0.3333", "of the minutes, for runs of ours"),
         depth=flag(4, at_least=1), aspect_ratio=flag(32, at_least=1), head_dim=flag(64, at_least=2),
         max_seq_len=flag(256, at_least=8), vocab_size=flag(2048, at_least=265),
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         sides.prepare(work, Path(args.data).absolute() if args.data else None, args.vocab_size, args.max_seq_len,
                       args.documents, args.scale)
         results = {}
-        for seed in range(args.seeds):
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
             for name, result in one_seed(args, work, checkout, seed):
                 print(f"seed {seed}, {name}: {result.bpb:.4f} bpb, {result.tokens_per_second:,.0f} tokens/s, "
                       f"{result.steps:,} steps in {result.seconds:.0f} s", flush=True)
