@@ -150,7 +150,7 @@ def train(size: Size, variant: str, seed: int, steps: int, rows_path: Path) -> f
         corpus = loader.TextCorpus(shards.train_shards(), Tokenizer.load(paths.tokenizer_dir()))
         batches = loader.batches(corpus, size.rows, size.max_seq_len, size.bos_id, seed=seed)
         for _ in optimize(loss_of, optimizer, batches, Schedule(steps, 0, dial.WARMDOWN_FRACTION), runtime=here,
-                          steps=steps, accumulate=1):
+                          steps=steps):
             pass
         held_out = torch.load(rows_path, weights_only=True)
         return bits_per_byte(model, zip(held_out["ids"].split(16), held_out["targets"].split(16)),

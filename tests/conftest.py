@@ -1,5 +1,7 @@
 """What tests of several rooms share: an out folder of their own, a tiny tokenizer, a tiny model, one thread."""
 import os
+import shutil
+import subprocess
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; sums in one order, and no fight over cores
@@ -29,6 +31,24 @@ def base_dir(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "out"))
     return tmp_path / "out"
+
+
+@pytest.fixture
+def mount_disk(tmp_path):
+    """`mount_disk("64k")` → the folder of a file system of that size."""
+    folder = tmp_path / "disk"
+
+    def mount(size: str):
+        folder.mkdir()
+        program = shutil.which("mount")
+        if os.geteuid() or not program or subprocess.run(
+                [program, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
+            pytest.skip("needs the right to mount a small tmpfs")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)  # an error that pytest keeps may hold a file open
 
 
 @pytest.fixture(scope="session")

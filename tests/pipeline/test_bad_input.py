@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -181,20 +180,8 @@ def test_another_vocabulary_is_noticed(out, capsys):
     assert ends(CHAT_EVAL) == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if os.geteuid() or not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder],
-                                                   capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)  # an error that pytest keeps may hold a file open
-
-
-def test_a_disk_that_fills_up_costs_no_finished_work(toy, small_disk, base_dir, monkeypatch, capsys):
+def test_a_disk_that_fills_up_costs_no_finished_work(toy, mount_disk, base_dir, monkeypatch, capsys):
+    small_disk = mount_disk("64m")
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(small_disk))
     for name in ("data", "tokenizer", "checkpoints/base"):
         shutil.copytree(toy.out / name, small_disk / name)

@@ -1,8 +1,6 @@
 import gzip
 import json
 import os
-import shutil
-import subprocess
 
 import pytest
 
@@ -70,20 +68,8 @@ def test_a_file_where_a_folder_should_be(tmp_path):
         files.write_atomic(tmp_path / "file" / "inside", "text")
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if os.geteuid() or not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder],
-                                                   capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small tmpfs")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def test_a_full_disk_leaves_the_old_file_and_says_so(small_disk):
+def test_a_full_disk_leaves_the_old_file_and_says_so(mount_disk):
+    small_disk = mount_disk("64k")
     path = small_disk / "numbers.json"
     files.write_json(path, [1, 2, 3])
     with pytest.raises(UserError, match=f"cannot write {path}: No space left on device; free space or choose another"):
