@@ -46,9 +46,6 @@ def flags(argv: list[str] | None):
 
 def main(argv: list[str] | None = None) -> None:
     args = flags(argv)
-    for stream in (sys.stdin, sys.stdout):  # odd bytes and odd terminals are no reason to stop
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
     run = runtime.start(args.device_type, args.dtype)
     step = None if args.step < 0 else args.step
     model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, step, run.device, run.dtype)
