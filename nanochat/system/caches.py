@@ -18,20 +18,20 @@ MOVED = {"NUMBA_CACHE_DIR": "numba", "MPLCONFIGDIR": "matplotlib", "TRITON_HOME"
 def prepare() -> None:
     """Sets the variables that move the caches, if the user's cache folder cannot be written."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    if can_write(usual) or (folder := private_folder()) is None:
+    if _can_write(usual) or (folder := private_folder()) is None:
         return
     os.environ["XDG_CACHE_HOME"] = str(folder)
     for variable, name in MOVED.items():
         os.environ.setdefault(variable, str(folder / name))
 
 
-def can_write(path: Path) -> bool:
-    """Whether this process may write to the folder `path`, or make it where it does not exist yet."""
-    if not path.is_absolute():  # "~" stays as it is where the user has no home folder
+def _can_write(folder: Path) -> bool:
+    """Whether this process may write to `folder`, which is made if only it itself is missing."""
+    if not folder.is_absolute():  # "~" stays as it is where the user has no home folder
         return False
-    with contextlib.suppress(OSError):  # a folder on the way may not be read
-        existing = next(folder for folder in (path, *path.parents) if folder.exists())
-        return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+        return os.access(folder, os.W_OK | os.X_OK)
     return False
 
 
