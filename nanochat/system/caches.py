@@ -16,9 +16,14 @@ MOVED = {"NUMBA_CACHE_DIR": "numba", "MPLCONFIGDIR": "matplotlib", "TRITON_HOME"
 
 
 def prepare() -> None:
-    """Sets the variables that move the caches, if the user's cache folder cannot be written."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    if _can_write(usual) or (folder := private_folder()) is None:
+    """Sets the variables that move the caches, if the user's cache folder cannot be written.
+
+    PyTorch's compiler uses the temporary folder anyway, under a name that others can take before us: always moved.
+    """
+    if (folder := private_folder()) is None:
+        return
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    if _can_write(Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))):
         return
     os.environ["XDG_CACHE_HOME"] = str(folder)
     for variable, name in MOVED.items():

@@ -157,7 +157,7 @@ def _repair_streams() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number: this one
     codecs.register_error("spelling", lambda error: (
         "".join(SPELLINGS.get(letter, "?") for letter in error.object[error.start:error.end]), error.end))
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):

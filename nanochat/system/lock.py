@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ def run_lock(folder: Path) -> Iterator[int | None]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / FILE).is_dir():  # the lock of an older nanochat on a machine without flock
+            shutil.rmtree(folder / FILE)
         descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; free space, or choose another folder") from error

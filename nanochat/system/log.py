@@ -155,7 +155,7 @@ class Progress:
 
 def _is_terminal() -> bool:
     """Whether stdout is a terminal where a line can be drawn again."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def _columns() -> int:

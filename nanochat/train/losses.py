@@ -1,5 +1,4 @@
 """What a stage minimises, as a function of one batch, compiled where that pays."""
-import os
 import shutil
 import sys
 import sysconfig
@@ -12,7 +11,7 @@ import torch._functorch.config as functorch_config
 
 from nanochat.data.packing import Document
 from nanochat.model import GPT
-from nanochat.system import caches, log
+from nanochat.system import log
 from nanochat.system.runtime import all_reduce_sum
 from nanochat.train.loop import LossOf
 
@@ -36,8 +35,6 @@ def _compiled(function: Callable) -> Callable:
     programs (mounted noexec), where no process can be started, where g++ is broken. Training is possible in all these
     cases. An error of the function itself comes again when it runs uncompiled.
     """
-    if folder := caches.private_folder():  # PyTorch's own choice has a name that others can take before us
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     # Compile the backward pass together with the forward pass, so that its failure is seen here.
     functorch_config.force_non_lazy_backward_lowering = True
     run = torch.compile(function, dynamic=False)
@@ -52,8 +49,8 @@ def _compiled(function: Callable) -> Callable:
             if run is function:
                 raise
             run = function
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            log.say(f"training goes on uncompiled (about half as fast), because torch.compile failed: {reason[:200]}")
+            reason = " ".join(str(error).split("\n", 3)[:3])[:200] or type(error).__name__
+            log.say(f"training goes on uncompiled (about half as fast), because torch.compile failed: {reason}")
             return run(*inputs)
 
     return guarded
