@@ -58,6 +58,8 @@ def parse(row: Any) -> dict:
     """The conversation {"messages": […]} that a row is. ValueError says what is wrong with it."""
     if isinstance(row, Broken):
         raise ValueError(row.reason)
+    if not isinstance(row, (dict, list)):
+        raise ValueError(f"is {row!r:.40}; {EXPECTED}")
     fields = _filled(row) if isinstance(row, dict) else {"messages": row}
     _refuse(fields, "")
     if "weight" in fields and fields["weight"] != 1 or isinstance(fields.get("label"), bool):

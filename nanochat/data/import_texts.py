@@ -248,10 +248,13 @@ def _shard_name(item: Item) -> str:
 
 def _write_small(items: list[Item], folder: Path, prefix: str, has_others: bool, where: str) -> Counter:
     """Shuffles and splits text that fits into memory. Where it is little, or repeats itself, it is cut smaller."""
+    texts, held_out, share = [], set(), 1 / 3  # a third is never held out
     for size in SMALLER:
-        texts = sorted(documents(items, size), key=_order)
-        held_out = _held_out(texts, most=1 / 3 if size == SMALLER[-1] else 2 * HELD_OUT)
-        if held_out or has_others:
+        attempt = sorted(documents(items, size), key=_order)
+        chosen, held_share = _held_out(attempt)
+        if held_share < share or not texts:
+            texts, held_out, share = attempt, chosen if held_share < 1 / 3 else set(), min(share, held_share)
+        if share <= 2 * HELD_OUT or has_others:
             break
     characters = sum(map(len, texts))
     if not has_others and (not held_out or characters < LEAST):
@@ -268,18 +271,19 @@ def _order(text: str) -> int:
     return crc32(text.strip().encode())
 
 
-def _held_out(texts: list[str], most: float) -> set[int]:
-    """The `_order` of documents that make 5 % of the characters, at most `most` of them; empty where none do."""
+def _held_out(texts: list[str]) -> tuple[set[int], float]:
+    """(the `_order` of documents that make about 5 % of the characters, or of the shortest one; their share)."""
     sizes = Counter()
     for text in texts:
         sizes[_order(text)] += len(text)
-    total, chosen, amount = sizes.total(), set(), 0
+    total, chosen, amount = max(1, sizes.total()), set(), 0
     for order in sorted(sizes):
         if amount < HELD_OUT * total and amount + sizes[order] <= 1.5 * HELD_OUT * total:
             chosen.add(order)
             amount += sizes[order]
-    smallest = min(sizes, key=lambda order: (sizes[order], order), default=0)
-    return chosen or ({smallest} if 0 < sizes[smallest] <= most * total and len(sizes) > 1 else set())
+    if not chosen and sizes:
+        chosen = {min(sizes, key=lambda order: (sizes[order], order))}
+    return chosen, sum(sizes[order] for order in chosen) / total
 
 
 def _write_large(items: list[Item], folder: Path, prefix: str, characters: int) -> Counter:

@@ -95,16 +95,19 @@ class Survey:
     def table(self) -> str:
         """What is taken and what is left out, in lines for the terminal."""
         lines = []
-        for kind, unit in (("texts", "characters"), ("conversations", "rows"), ("exams", "rows")):
-            items = getattr(self, kind)
-            amount = sum(getattr(item, unit) for item in items)
-            lines.append(f"  {kind}: {_plural(len(items), 'file')}, {size(sum(item.num_bytes for item in items))}"
-                         + (f", {amount:,} {'conversations' if kind == 'conversations' else unit}" if amount else ""))
+        for kind in ("texts", "conversations", "exams"):
+            if items := getattr(self, kind):
+                unit, amount = ("conversations", "rows") if kind == "conversations" else ("characters", "characters")
+                count = sum(getattr(item, amount) for item in items)
+                lines.append(f"  {kind}: {_plural(len(items), 'file')}, {size(sum(item.num_bytes for item in items))}"
+                             + (f", {count:,} {unit}" if count else ""))
         reasons = [f"    {item.name}: {item.bad_rows:,} of {item.bad_rows + item.rows:,} rows, the first is "
                    f"{item.first_bad}" for item in (*self.texts, *self.conversations) if item.bad_rows]
         reasons += [f"    {item.name}: {item.reason}" for item in self.left_out]
-        lines.append(f"  left out: {_plural(sum(item.count for item in self.left_out), 'file')}"
-                     + (f", {sum(item.bad_rows for item in (*self.texts, *self.conversations)):,} single rows"))
+        bad_rows = sum(item.bad_rows for item in (*self.texts, *self.conversations))
+        if reasons:
+            lines.append(f"  left out: {_plural(sum(item.count for item in self.left_out), 'file')}"
+                         + (f" and {_plural(bad_rows, 'single row')}" if bad_rows else ""))
         more = [f"    … and {len(reasons) - LISTED} more, all in imported.json"] if len(reasons) > LISTED else []
         return "\n".join([*lines, *reasons[:LISTED], *more])
 
@@ -144,6 +147,8 @@ def survey(folder: Path, passed_over: tuple[Path, ...] = (), cache: Path | None 
     exams = EXAMS * folder.is_dir() + CORE_EXAMS * ("core_tasks.yaml" in names.values())
     groups: dict[str, list[int]] = {}  # reason: sizes of the files
     for path, name in sorted(names.items(), key=lambda pair: pair[1]):
+        if name == f"text/{MANIFEST}":  # it says which shards are for validation
+            continue
         num_bytes, is_exam = 0, any(fnmatch(name, pattern) for pattern in exams)
         try:
             num_bytes = path.stat().st_size
@@ -153,8 +158,7 @@ def survey(folder: Path, passed_over: tuple[Path, ...] = (), cache: Path | None 
             item = Item(path, shown(name), num_bytes=num_bytes, **memory.verdict(path, is_exam))
             if has_layout and item.kind == "texts" and not name.startswith("text/"):
                 raise Unreadable(path, "is text; in this layout text lies in text/")
-            if name != f"text/{MANIFEST}":
-                getattr(found, item.kind).append(item)
+            getattr(found, item.kind).append(item)
         except (Unreadable, OSError) as error:
             reason = getattr(error, "reason", f"cannot be read ({getattr(error, 'strerror', '')})")
             found.left_out.append(LeftOut(shown(name), reason, num_bytes))
@@ -186,8 +190,9 @@ def _walk(folder: Path, passed_over: set[Path], left_out: list[LeftOut]) -> list
             status = path.stat()
             entries = sorted(os.scandir(path), key=lambda entry: entry.name) if stat.S_ISDIR(status.st_mode) else []
         except OSError as error:
-            reason = "is a link to nothing" if path.is_symlink() and not path.exists() else error.strerror
-            left_out.append(LeftOut(shown(path.relative_to(folder)), f"cannot be read ({reason})"))
+            lost = path.is_symlink() and not path.exists()
+            left_out.append(LeftOut(shown(path.relative_to(folder)), "is a link to nothing" if lost else
+                                    f"cannot be read ({error.strerror})"))
             continue
         first = places.setdefault((status.st_dev, status.st_ino), path)
         if first != path:
