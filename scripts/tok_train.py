@@ -101,7 +101,8 @@ def sample(text: str, num_chars: int) -> str:
     piece = num_chars // 10
     if len(text) <= num_chars:
         return text
-    return " ".join(text[start:start + piece] for start in range(0, len(text) - piece + 1, (len(text) - piece) // 9))
+    starts = [(len(text) - piece) * number // 9 for number in range(10)]
+    return " ".join(text[start:start + piece] for start in starts)
 
 
 def compression(tokenizer: Tokenizer, texts: list[str]) -> float:

@@ -66,8 +66,8 @@ def test_own_files_may_have_any_name(data, tokenizer, name):
 
 
 FORMATS = {"sharegpt.jsonl": {"conversations": [{"from": "human", "value": "Name?"}, {"from": "gpt", "value": "Ada."}]},
-           "alpaca.JSONL": {"instruction": "Name?", "input": "", "output": "Ada."}, "ours.json": [talk("Name?", "Ada.")],
-           "bare.ndjson": talk("Name?", "Ada.")["messages"]}
+           "alpaca.JSONL": {"instruction": "Name?", "input": "", "output": "Ada."},
+           "ours.json": [talk("Name?", "Ada.")], "bare.ndjson": talk("Name?", "Ada.")["messages"]}
 
 
 @pytest.mark.parametrize("name", FORMATS)
