@@ -52,8 +52,8 @@ def use_own(source: Path, target: Path) -> None:
     reserved = [Path(task.splits.get("train", "")).stem for task in map(tasks.find, tasks.names())
                 if task.kind == "source"]
     record = import_texts.write(found, target, reserved)["imported"]
-    if record["text_from"] == "conversations":
-        log.say("there is no text beside the conversations: their words are the text to pretrain on")
+    if record["has_words_of_conversations"]:
+        log.say("there is little text beside the conversations: their words are text to pretrain on as well")
     log.say(f"imported into {target}\n{describe(target)}")
 
 

@@ -76,7 +76,7 @@ class Seen:
     def conversations(self, data_dir: Path) -> Iterator[str]:
         """The words of the user's own conversations, up to as many characters as there were of text."""
         record = files.read_json(data_dir / IMPORTED) if (data_dir / IMPORTED).exists() else {}
-        if not record or record["imported"]["text_from"] == "conversations":
+        if not record or record["imported"]["has_words_of_conversations"]:
             return
         limit = 2 * self.chars
         for name in mixture.chat_files(data_dir):

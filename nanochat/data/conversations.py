@@ -42,7 +42,8 @@ def kind(row: Any) -> str:
     if isinstance(row, dict):
         fields = _filled(row)
         if any(isinstance(fields.get(name), list) for name in LISTS) or _names(fields, PREFERENCES) or (
-                is_message(row) or _names(fields, QUESTIONS) and _names(fields, ANSWERS)):
+                is_message(row) or str(fields.get("role")).lower() in ROLES or
+                _names(fields, QUESTIONS) and _names(fields, ANSWERS)):
             return "conversations"
     return "texts" if text_of(row) is not None else ""
 
@@ -68,7 +69,7 @@ def parse(row: Any) -> dict:
     lists = [fields[name] for name in LISTS if isinstance(fields.get(name), list)]
     if len(lists) > 1:
         raise ValueError(f"has two lists of messages ({', '.join(_names(fields, LISTS))}); keep one")
-    if not lists and is_message(row):
+    if not lists and (is_message(row) or "role" in fields):
         raise ValueError(f"is a single message; {EXPECTED}")
     messages = lists[0] if lists else _exchange(fields)
     system = fields.get("system") if isinstance(row, dict) else None

@@ -26,7 +26,8 @@ DOCUMENT = 2000  # characters of running text that make a document, to the next 
 SMALLER = (DOCUMENT, DOCUMENT // 4, DOCUMENT // 16, DOCUMENT // 40)  # tried in turn where there is little text
 LEAST = 500  # characters of text
 LONGEST = 100_000  # characters; longer rows are cut: a model sees far less at a time
-HELD_OUT = 0.05  # of the text
+HELD_OUT, FEWEST, MOST = 0.05, 0.03, 0.1  # of the text: what is aimed at, and what is good enough
+FEW_WORDS = 0.1  # text is little where it has less than this part of the words of the conversations
 LINKED_HELD_OUT = 0.1  # of the documents: the last parquet file is for validation where it has no more than this
 IN_MEMORY = 20_000_000  # characters; less is shuffled and split as a whole
 CHARACTERS_PER_SHARD = 50_000_000  # 20 MB packed, a good unit of shuffling
@@ -207,8 +208,10 @@ def _write_texts(found: Survey, folder: Path) -> dict:
     for item in linked:
         files.link_or_copy(item.path, folder / _shard_name(item))
     items = [item for item in found.texts if item not in linked]
-    if not items and not linked:
-        items = found.conversations  # their words are what there is to read
+    spoken = sum(item.characters for item in found.conversations)
+    needs_words = sum(item.characters for item in found.texts) < FEW_WORDS * spoken
+    if needs_words:
+        items = items + found.conversations
     counts = Counter()
     if items:
         prefix = "imported" if linked else "shard"
@@ -218,7 +221,7 @@ def _write_texts(found: Survey, folder: Path) -> dict:
         validation = validation + [f"{prefix}_validation.parquet"] * bool(counts["held_out"])
     files.write_json(folder / shards.MANIFEST, {"origin": ORIGIN, "validation": validation})
     return {"documents": counts["documents"], "held_out": counts["held_out"], "linked": len(linked),
-            "text_from": "conversations" if items and items[0].kind == "conversations" else "texts"}
+            "has_words_of_conversations": needs_words}
 
 
 def _to_link(found: Survey) -> tuple[list[Item], list[str]]:
@@ -248,13 +251,13 @@ def _shard_name(item: Item) -> str:
 
 def _write_small(items: list[Item], folder: Path, prefix: str, has_others: bool, where: str) -> Counter:
     """Shuffles and splits text that fits into memory. Where it is little, or repeats itself, it is cut smaller."""
-    texts, held_out, share = [], set(), 1 / 3  # a third is never held out
+    texts, held_out, best = [], set(), 1 / 3 - HELD_OUT  # a third is never held out
     for size in SMALLER:
         attempt = sorted(documents(items, size), key=_order)
-        chosen, held_share = _held_out(attempt)
-        if held_share < share or not texts:
-            texts, held_out, share = attempt, chosen if held_share < 1 / 3 else set(), min(share, held_share)
-        if share <= 2 * HELD_OUT or has_others:
+        chosen, share = _held_out(attempt)
+        if abs(share - HELD_OUT) < best or not texts:
+            texts, held_out, best = attempt, chosen if share < 1 / 3 else set(), abs(share - HELD_OUT)
+        if FEWEST <= share <= MOST or has_others:
             break
     characters = sum(map(len, texts))
     if not has_others and (not held_out or characters < LEAST):

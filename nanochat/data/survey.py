@@ -28,7 +28,6 @@ from nanochat.data.shards import MANIFEST
 from nanochat.system import files
 from nanochat.system.files import UserError
 
-RULES = 1  # raise it when a change of the code makes files read otherwise: caches and fingerprints follow
 # Files that are taken as they are: each task knows its own (a test compares this list with the tasks).
 EXAMS = ("gsm8k/*.jsonl*", "arc/ARC-*.jsonl*", "mmlu/*.jsonl*", "humaneval/*.jsonl*", "kindergarten/*-t*.jsonl*",
          "misc/english_words.txt*", "chat/dolly_15k.jsonl*")
@@ -82,7 +81,7 @@ class Survey:
     def fingerprint(self) -> str:
         """Changes with the names and contents of the files that are read, not with their dates or their place."""
         taken = sorted((item.kind, item.name, item.sha256) for item in (*self.texts, *self.conversations, *self.exams))
-        return hashlib.sha256(json.dumps([RULES, taken]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(taken).encode()).hexdigest()
 
     def as_dict(self) -> dict:
         """For imported.json and the report."""
@@ -97,10 +96,10 @@ class Survey:
         lines = []
         for kind in ("texts", "conversations", "exams"):
             if items := getattr(self, kind):
-                unit, amount = ("conversations", "rows") if kind == "conversations" else ("characters", "characters")
+                unit, amount = ("conversation", "rows") if kind == "conversations" else ("character", "characters")
                 count = sum(getattr(item, amount) for item in items)
                 lines.append(f"  {kind}: {_plural(len(items), 'file')}, {size(sum(item.num_bytes for item in items))}"
-                             + (f", {count:,} {unit}" if count else ""))
+                             + (f", {_plural(count, unit)}" if count else ""))
         reasons = [f"    {item.name}: {item.bad_rows:,} of {item.bad_rows + item.rows:,} rows, the first is "
                    f"{item.first_bad}" for item in (*self.texts, *self.conversations) if item.bad_rows]
         reasons += [f"    {item.name}: {item.reason}" for item in self.left_out]
@@ -221,13 +220,17 @@ def _is_made_by_programs(folder: Path) -> bool:
 
 
 class _Memory:
-    """What was found in files, by path, size and dates, so that a file which did not change is read once only."""
+    """What was found in files, by path, size and dates, so that a file which did not change is read once only.
+
+    Another version of this code may find something else: then everything is read again.
+    """
 
     def __init__(self, path: Path | None):
         self.path, self.known, self.fresh = path, {}, {}
+        self.code = [_digest(Path(module)) for module in (__file__, rows.__file__, conversations.__file__)]
         try:
             content = files.read_json(path) if path and path.exists() else {}
-            self.known = content["files"] if content.get("rules") == RULES else {}
+            self.known = content["files"] if content.get("code") == self.code else {}
         except (UserError, KeyError, AttributeError):
             pass  # a damaged cache is as good as none
 
@@ -243,7 +246,7 @@ class _Memory:
 
     def save(self) -> None:
         if self.path and self.fresh != self.known:
-            files.write_json(self.path, {"rules": RULES, "files": self.fresh})
+            files.write_json(self.path, {"code": self.code, "files": self.fresh})
 
 
 def _examine(path: Path, is_exam: bool) -> dict:
@@ -325,4 +328,4 @@ def _examine_rows(path: Path, found: Iterator[tuple[str, Any]]) -> dict:
 
 
 def _fields(row: object) -> str:
-    return f"has the fields {', '.join(map(str, row))[:80]}" if isinstance(row, dict) else f"is {row!r:.40}"
+    return f"has the fields {', '.join(map(str, row))[:80]}" if isinstance(row, dict) and row else f"is {row!r:.40}"

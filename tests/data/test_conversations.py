@@ -111,7 +111,8 @@ def test_what_cannot_be_followed_is_refused(row, reason):
     ({"prompt": "a", "text": "b"}, "texts"),
     ({"name": "x"}, ""), ({"text": 1}, ""), (3, ""), ([], ""), (Broken("x"), ""),
     ({"from": "bob", "text": "Hi"}, "texts"),
-    (USER, "conversations"), ({"messages": None, "text": "a"}, "texts"), ({"chosen": "a"}, "conversations"),
+    (USER, "conversations"), ({"role": "prompter", "text": "Hi"}, "conversations"),
+    ({"messages": None, "text": "a"}, "texts"), ({"chosen": "a"}, "conversations"),
 ])
 def test_rows_are_told_apart_by_their_fields(row, kind):
     assert conversations.kind(row) == kind

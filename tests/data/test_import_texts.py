@@ -72,6 +72,8 @@ def test_a_line_without_end_is_cut_between_words():
     {"a.jsonl": "\n".join(json.dumps({"text": notes(9) + str(i)}) for i in range(3))},
     {"a.json": json.dumps([notes(5), notes(5), notes(5)])},
     {"a.md": notes(20), "b.md": notes(20), "copy/b.md": notes(20)},
+    {"a.md": notes(7), "requirements.txt": "numpy"},
+    {"README.md": "# Mara", "b.json": json.dumps([[USER, ANSWER]] * 99)},
     {"mara.jsonl": "\n".join(json.dumps([{**USER, "content": f"Who is {i}?"}, ANSWER]) for i in range(40))},
 ], ids=lambda contents: f"{next(iter(contents))} {len(str(contents))}")
 def test_about_a_twentieth_is_held_out_and_nothing_is_in_both(tmp_path, contents):

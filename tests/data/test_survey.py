@@ -221,7 +221,7 @@ def test_files_that_did_not_change_are_not_read_again(tmp_path, monkeypatch):
     (own / "a.txt").write_text("fire")
     read.clear()
     assert survey.survey(own, cache=cache).fingerprint != first.fingerprint and "a.txt" in read
-    for damaged in ("{", "[]", '{"rules": 0}'):
+    for damaged in ("{", "[]", '{"code": []}'):
         files.write_atomic(cache, damaged)
         assert len(survey.survey(own, cache=cache).texts) == 1
 

@@ -41,13 +41,12 @@ def test_long_documents_are_sampled_from_end_to_end():
     assert sample("short", 10) == "short"
 
 
-@pytest.mark.parametrize("text_from, expected", [
-    ("texts", ["Who?", "Mara.", "Who?"]), ("conversations", []), (None, [])])
-def test_own_conversations_are_seen_up_to_the_amount_of_text(tmp_path, text_from, expected):
+@pytest.mark.parametrize("are_text, expected", [(False, ["Who?", "Mara.", "Who?"]), (True, []), (None, [])])
+def test_own_conversations_are_seen_up_to_the_amount_of_text(tmp_path, are_text, expected):
     talk = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Mara."}]
     files.write_atomic(tmp_path / "chat/mara.jsonl", "\n".join([json.dumps(talk)] * 9))
-    if text_from:
-        files.write_json(tmp_path / "imported.json", {"imported": {"text_from": text_from}})
+    if are_text is not None:
+        files.write_json(tmp_path / "imported.json", {"imported": {"has_words_of_conversations": are_text}})
     seen = Seen()
     seen.chars = 12
     assert list(seen.conversations(tmp_path)) == expected
