@@ -159,21 +159,24 @@ def _message(message: Any, number: int) -> dict:
 
 
 def _content(content: Any, role: str, place: str) -> str | list[dict]:
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+    if isinstance(content, str):
+        if not (stripped := content.rstrip()):
+            raise ValueError(f"{place}({role}) is empty")
+        if not _is_whole(content):
+            raise ValueError(f"{place}has {content!r:.60}; expected whole characters")
+        return END_MARKS.sub("", content) if stripped[-1] == ">" else content
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise ValueError(f"{place}has the content {content!r:.60}; expected a string or a list of parts")
-    for part in parts:
+    for part in content:
         if part.get("type") not in (PARTS if role == "assistant" else PARTS[:1]):
             raise ValueError(f"{place}has a part of type {part.get('type')!r}; only text is supported")
-        if not isinstance(part.get("text"), str) or not _is_whole(part["text"]):
-            raise ValueError(f"{place}has a part {part!r:.60}; expected a string `text` of whole characters")
-    if not any(part["text"].strip() for part in parts):
-        raise ValueError(f"{place}({role}) is empty")
-    if isinstance(content, str):
-        return END_MARKS.sub("", content) if content.rstrip().endswith(">") else content
-    if all(part["type"] == "text" for part in parts):
-        return "".join(part["text"] for part in parts)
-    return [{"type": part["type"], "text": part["text"]} for part in parts]
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"{place}has a part {part!r:.60}; expected a string `text`")
+    text = "".join(part["text"] for part in content)
+    checked = _content(text, role, place)
+    if all(part["type"] == "text" for part in content):
+        return checked
+    return [{"type": part["type"], "text": part["text"]} for part in content]
 
 
 def _is_whole(text: str) -> bool:
@@ -188,9 +191,9 @@ def _is_whole(text: str) -> bool:
 def _turns(messages: list[dict]) -> list[dict]:
     """The messages in turns: neighbours of one role are joined. ValueError where that makes no conversation."""
     for role in ("user", "assistant"):
-        names = sorted({str(message["name"]) for message in messages if message["role"] == role and "name" in message})
+        names = {str(message["name"]) for message in messages if "name" in message and message["role"] == role}
         if len(names) > 1:
-            raise ValueError(f"has several speakers as {role} ({', '.join(names)}), who would be taken for one")
+            raise ValueError(f"has several speakers as {role} ({', '.join(sorted(names))}), who would be taken for one")
     turns: list[dict] = []
     for message in messages:
         turn = {name: message[name] for name in ("role", "content", "weight") if name in message}

@@ -292,12 +292,12 @@ def _examine_parquet(path: Path) -> dict:
         groups = [shard.metadata.row_group(number) for number in range(shard.num_row_groups)]
         return {"kind": "texts", "rows": shard.metadata.num_rows, "column": column, "is_ready": True,
                 "characters": sum(group.total_byte_size for group in groups)}
-    texts = (row[column] for _, row in rows.rows(path, [column]))
-    counted = [(1, len(text)) for text in texts if text]  # only numbers are kept
-    if not counted:
+    num_rows = characters = 0
+    for _, row in rows.rows(path, [column]):
+        num_rows, characters = num_rows + bool(row[column]), characters + len(row[column] or "")
+    if not characters:
         raise Unreadable(path, "is empty")
-    return {"kind": "texts", "rows": len(counted), "characters": sum(length for _, length in counted),
-            "column": column, "is_ready": is_ready}
+    return {"kind": "texts", "rows": num_rows, "characters": characters, "column": column, "is_ready": is_ready}
 
 
 def _examine_rows(path: Path, found: Iterator[tuple[str, Any]]) -> dict:
