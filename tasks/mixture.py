@@ -56,14 +56,12 @@ def documents(spec: str, tokenizer, *, own: str = "", max_tokens: int | None = N
     """
     data_dir = data_dir or paths.data_dir()
     path, passes = own_file(own)
-    own_conversations = conversations.read(path) if own else []
+    own_sources = [(str(path), passes, conversations.read(path))] if own else []
     weights = parse(spec) or {name: 1.0 for name in everything(data_dir)}
-    if own:
-        weights[str(path)] = passes
     found: list[Document] = []
-    for name, weight in weights.items():
+    for name, weight, own_rows in [*((*source, None) for source in weights.items()), *own_sources]:
         rng = random.Random(f"{seed} {name}")
-        there = own_conversations if own and name == str(path) else rows(name, data_dir)
+        there = own_rows or rows(name, data_dir)
         whole, part = divmod(weight, 1)
         chosen = there * int(whole) + rng.sample(there, round(part * len(there)))
         rendered = [_render(row, tokenizer, learn_all, max_tokens) for row in chosen]
