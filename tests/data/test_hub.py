@@ -17,7 +17,7 @@ import pytest
 
 import tasks
 from nanochat import dataset
-from nanochat.data import shards, sources
+from nanochat.data import download, hub as hub_module, import_texts, shards
 from nanochat.system import files
 from nanochat.system.files import UserError
 
@@ -106,15 +106,15 @@ def hub(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    monkeypatch.setattr(sources, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setitem(sources.HUB, "toy", sources.HubSource(REPO, "a toy"))
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setitem(hub_module.HUB, "toy", hub_module.HubSource(REPO, "a toy"))
     yield server
     server.shutdown()
     server.server_close()
 
 
 def fetch(count, folder):
-    sources.fetch(sources.HUB["toy"], count, folder / "text")
+    hub_module.fetch(hub_module.HUB["toy"], count, folder / "text")
 
 
 def test_a_fetch_takes_the_first_shards_and_pins_the_last_for_validation(hub, tmp_path):
@@ -168,7 +168,7 @@ def disk_usage(free):
 
 
 def test_a_disk_without_room_is_said_before_the_first_byte(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources.shutil, "disk_usage", disk_usage(10**6))
+    monkeypatch.setattr(hub_module.shutil, "disk_usage", disk_usage(10**6))
     with pytest.raises(UserError, match=r"has 0.0 GB free; the shards need 0.0 GB: take fewer .-n. or another folder"):
         fetch(-1, tmp_path)
     assert not hub.gets
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_holds_no_half_shard_and_goes_on_when_there_is_room
     if os.geteuid() or not shutil.which("mount") or subprocess.run(
             ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small tmpfs")
-    monkeypatch.setattr(sources.shutil, "disk_usage", disk_usage(10**12))  # somebody else fills it while we fetch
+    monkeypatch.setattr(hub_module.shutil, "disk_usage", disk_usage(10**12))  # somebody else fills it while we fetch
     try:
         with pytest.raises(UserError, match="No space left on device") as raised:
             fetch(-1, disk)
@@ -201,7 +201,7 @@ def test_a_disk_that_fills_up_holds_no_half_shard_and_goes_on_when_there_is_room
 def test_a_missing_file_ends_in_one_line_and_exit_code_one(hub, tmp_path, monkeypatch, capsys):
     from nanochat.system import cli
     hub.missing = {"shard_00003.parquet"}
-    monkeypatch.setitem(sources.HUB, "fineweb-edu", sources.HUB["toy"])
+    monkeypatch.setitem(hub_module.HUB, "fineweb-edu", hub_module.HUB["toy"])
     with pytest.raises(SystemExit) as exit_:
         cli.run(lambda: dataset.main(["-n", "1", "--source", "fineweb-edu", "--out", str(tmp_path)]))
     assert exit_.value.code == 1
@@ -211,7 +211,7 @@ def test_a_missing_file_ends_in_one_line_and_exit_code_one(hub, tmp_path, monkey
 
 def test_an_unknown_data_set_and_an_unreachable_hub_are_said(hub, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot list no/such"):
-        sources.fetch(sources.HubSource("no/such", ""), 1, tmp_path / "text")
+        hub_module.fetch(hub_module.HubSource("no/such", ""), 1, tmp_path / "text")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="http://127.0.0.1:9.*--source=kindergarten"):
         fetch(1, tmp_path)
@@ -221,9 +221,9 @@ def test_text_of_two_origins_is_never_mixed(hub, tmp_path):
     fetch(1, tmp_path)
     (tmp_path / "a.txt").write_text("one\n\n" * 2000)
     with pytest.raises(UserError, match="holds text from toy/stories, not plain files"):
-        sources.import_texts([tmp_path / "a.txt"], tmp_path / "text")
+        import_texts.import_texts([tmp_path / "a.txt"], tmp_path / "text")
     with pytest.raises(UserError, match="holds text from another place"):
-        sources.claim(tmp_path / "made", "kindergarten")
+        shards.claim(tmp_path / "made", "kindergarten")
 
 
 def test_plain_text_becomes_shards_split_by_content(tmp_path, capsys):
@@ -290,7 +290,7 @@ def test_lessons_become_the_files_that_tasks_and_mixtures_read(hub, tmp_path, mo
     for name, rows in tables.items():
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "one.parquet")
         hub.contents[name] = (tmp_path / "one.parquet").read_bytes()
-    monkeypatch.setitem(sources.HUB, "talk", sources.HubSource(REPO, "toy talk", {
+    monkeypatch.setitem(hub_module.HUB, "talk", hub_module.HubSource(REPO, "toy talk", {
         "data/train-": "chat/talk.jsonl", "aux/": "mmlu/auxiliary_train.jsonl",
         "easy/": "arc/ARC-Easy-train.jsonl"}))
     hub.cut.add("data/train-0.parquet")
@@ -303,6 +303,6 @@ def test_lessons_become_the_files_that_tasks_and_mixtures_read(hub, tmp_path, mo
     gets = len(hub.gets)
     dataset.main(["--source=talk", f"--out={tmp_path}"])
     assert len(hub.gets) == gets, "what is there stays"
-    monkeypatch.setitem(sources.HUB, "talk", sources.HubSource(REPO, "", {"other/": "chat/other.jsonl"}))
+    monkeypatch.setitem(hub_module.HUB, "talk", hub_module.HubSource(REPO, "", {"other/": "chat/other.jsonl"}))
     with pytest.raises(UserError, match="no parquet files other/"):
         dataset.main(["--source=talk", f"--out={tmp_path}"])
