@@ -19,6 +19,7 @@ from nanochat.system import log
 from nanochat.system.files import UserError
 
 ATTEMPTS = 8  # in a row without a new byte
+BAD_ATTEMPTS = 3  # of a file that arrives whole and wrong
 PAUSE_SECONDS = 1  # after the first failure; it doubles each time, so 8 attempts take two minutes
 TIMEOUT_SECONDS = 30  # without a byte from the server
 LONGEST_WAIT_SECONDS = 900  # that a server may ask for, at once or in sum without a new byte; the hub counts by 300 s
@@ -60,7 +61,7 @@ class Attempts:
                 seconds = asked_wait(error)
                 if seconds is None:
                     failures += 1
-                    if failures >= attempts:
+                    if failures >= (min(attempts, BAD_ATTEMPTS) if isinstance(error, BadContent) else attempts):
                         raise
                     seconds = PAUSE_SECONDS * 2 ** (failures - 1)
                     log.say(f"{name}: {shards.first_line(error)}; trying again in {seconds:.0f} s")
@@ -88,7 +89,7 @@ class Attempts:
 def may_pass(error: Exception) -> bool:
     """Whether another attempt may succeed: after trouble of the network or the server, not after a refusal."""
     if isinstance(error, HttpError):
-        return error.status >= 500 or error.status in (408, 416, 425, 429)
+        return error.status >= 500 or error.status in (408, 425, 429)
     names = {kind.__name__ for kind in type(error).__mro__}  # huggingface_hub 1 uses httpx, 2 uses httpx2
     network = names & {"TransportError", "ConnectionError", "TimeoutError"}
     return isinstance(error, BadContent) or bool(network and not names & {"UnsupportedProtocol", "LocalProtocolError"})
