@@ -62,7 +62,7 @@ def default_source() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
-        argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=1, short="n"),
+        argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=-1, short="n"),
         source=cli.flag("", "empty = what suits this machine", choices=("", "kindergarten", *hub.HUB)),
         data=cli.flag("", "a folder of your own data to check or import"), seed=cli.flag(1, "of the kindergarten"),
         scale=cli.flag(1.0, "the kindergarten's size; less for a trial", at_least=0.001, at_most=100),
@@ -80,8 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, rows in hub.fetch_lessons(hub.HUB[source], target).items():
             log.say(f"{target / name}: {rows:,} rows")
         return
-    log.say(f"{hub.HUB[source].note}\nfetching {args.num_files} training shards and the validation shard "
-            f"of {hub.HUB[source].repo} to {target / 'text'}")
+    log.say(hub.HUB[source].note)
     hub.fetch(hub.HUB[source], args.num_files, target / "text")
     log.say(survey(target))
 

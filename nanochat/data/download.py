@@ -148,7 +148,7 @@ def _append(url: str, partial: Path, have: int, stop: Event) -> int:
     with session().stream("GET", url, headers={**headers(), **ranges}, follow_redirects=True,
                           timeout=TIMEOUT_SECONDS) as response:
         start, total = _content_range(response)
-        if response.status_code == 416 and total == have:
+        if response.status_code == 416 and total == have > 0:
             return total  # everything was there
         if response.status_code == 416 or response.status_code == 206 and start != have:
             partial.unlink(missing_ok=True)

@@ -138,6 +138,10 @@ def fetch(source: HubSource, count: int, text_dir: Path) -> None:
 
     UserError when a shard can't be had, after all others were tried; a second run goes on where this one stopped.
     """
+    if count == 0:
+        raise UserError("-n 0 fetches no training shards; give at least 1, or -1 for all")
+    log.say(f"fetching {count if count > 0 else 'all'} training shards and the validation shard of {source.repo} "
+            f"to {text_dir}")
     with download.alone_in(text_dir):
         begun = any(text_dir.iterdir())  # an empty folder is claimed only once the hub has answered
         manifest = {"files": {}, **(shards.claim(text_dir, source.repo) if begun else {})}

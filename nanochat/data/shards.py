@@ -19,7 +19,7 @@ from nanochat.system import files, paths
 from nanochat.system.files import UserError
 
 DOCUMENTS_PER_GROUP = 1024  # in the row groups that we write and in the slices that we read
-BUFFER_BYTES = 1 << 20  # read from the disk at a time; without a buffer Arrow reads a row group's whole column
+BUFFER_BYTES = 1 << 20  # read from the disk at a time; by default Arrow reads the whole column of a row group
 MANIFEST = "manifest.json"
 NAMED_COLUMNS = 8  # columns that an error lists; some files have thousands
 Place = tuple[Path, int, int]  # shard, row group, slice in the row group
@@ -91,7 +91,7 @@ def claim(text_dir: Path, origin: str) -> dict:
 def open_parquet(path: Path) -> pq.ParquetFile:
     """The reader of a Parquet file. UserError says what the file is instead."""
     try:
-        return pq.ParquetFile(path, buffer_size=BUFFER_BYTES)
+        return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"shard {path} {_what_it_is(path, error)}") from error
 
