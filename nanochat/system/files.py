@@ -19,6 +19,11 @@ class UserError(Exception):
     """What a user, a file or the network can cause: one line with the value, what was expected, and the fix."""
 
 
+def size_text(num_bytes: float) -> str:
+    """`size_text(24_600_000)` → "25 MB", `size_text(15.2e9)` → "15.2 GB"."""
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{max(num_bytes, 0) / 1e6:,.0f} MB"
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success fsyncs it and renames it to `path`, else removes it.

@@ -3,6 +3,7 @@
 Numbers are named `area/quantity_unit`; prose and pictures are rendered from them later (nanochat/report.py).
 Only the main rank writes.
 """
+import contextlib
 import json
 import math
 import os
@@ -22,7 +23,32 @@ def is_main() -> bool:
 def say(text: str) -> None:
     """One line to the user, from the main rank."""
     if is_main():
+        _print(text)
+
+
+_outlives_output = False
+
+
+def outlive_output() -> None:
+    """From here on, output that cannot be written is dropped: hours of training must not end with a closed terminal or
+    a dead `| tee`. (Other commands do end when nobody reads them.)"""
+    global _outlives_output
+    _outlives_output = True
+
+
+def _print(text: str) -> None:
+    try:
         print(text, flush=True)
+    except OSError:
+        if not _outlives_output:
+            raise
+        silence(sys.stdout)
+
+
+def silence(stream: Any) -> None:
+    """Everything written to this stream from now on goes nowhere."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 class Metrics:
@@ -58,12 +84,12 @@ def _step(line: str) -> float:
         return math.inf
 
 
-def write_run(name: str, *, seconds: float, **facts: Any) -> None:
-    """`out/results/<name>/run.json`: what the command did; the report is made from these."""
+def write_run(name: str, *, seconds: float, folder: Path | None = None, **facts: Any) -> None:
+    """`run.json` in `folder` (default: `out/results/<name>`): what the command did; the report is made from these."""
     if is_main():
         module = ".".join(Path(sys.argv[0]).with_suffix("").parts[-2:])  # scripts.base_train
         command = shlex.join(["python", "-m", module, *sys.argv[1:]])
-        files.write_json(paths.results_dir(name) / "run.json", {
+        files.write_json((folder or paths.results_dir(name)) / "run.json", {
             "name": name, "command": command, "seconds": round(seconds, 2),
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"), **facts})
 
@@ -105,11 +131,12 @@ class Progress:
             self.last_line = now
             rate = (done - self.first) / max(now - self.started, 1e-9)
             left = f"  {_clock((self.total - done) / rate)} left" if rate and done < self.total else ""
-            print(f"{self.title}: {done:,}/{self.total:,} {self.unit}  {text}{left}", flush=True)
+            _print(f"{self.title}: {done:,}/{self.total:,} {self.unit}  {text}{left}")
 
     def __exit__(self, *_: object) -> None:
         if self.bar:
-            self.bar.stop()
+            with contextlib.suppress(OSError):  # the terminal is gone
+                self.bar.stop()
 
 
 def _short(value: float) -> str:
