@@ -54,7 +54,9 @@ def measured(target: Path) -> dict:
 
 def run_core(model, tokenizer, max_per_task: int, about: dict, target, resume: bool) -> dict:
     """CORE task by task; each finished one is shown and saved, so that an interruption costs one task."""
-    before = measured(target)  # of this very model and as many items, if it is there
+    before = measured(target)
+    if not about.items() <= before.items():  # on other ranks: the main one may not have moved it yet
+        before = {}
     finished = dict(before.get("tasks", {})) if resume else {}
 
     def on_task(label: str, result: dict) -> None:

@@ -21,7 +21,10 @@ class UserError(Exception):
 
 def size_text(num_bytes: float) -> str:
     """`size_text(24_600_000)` → "25 MB", `size_text(15.2e9)` → "15.2 GB"."""
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{max(num_bytes, 0) / 1e6:,.0f} MB"
+    for unit, size, digits in (("GB", 1e9, 1), ("MB", 1e6, 0)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.{digits}f} {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"
 
 
 @contextlib.contextmanager

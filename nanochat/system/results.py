@@ -19,9 +19,9 @@ MODELS, EARLIER = "models", "earlier"
 
 
 def owner(stage: str) -> str:
-    """The tag of the model whose results lie in `results/<stage>/`; "" = nobody's, "?" = unknown."""
+    """The tag of the model whose results lie in `results/<stage>/`; "" = nobody's, "?" = not known."""
     folder = paths.results_dir(stage)
-    for name in ("model.json", "chat_eval.json", "base_loss.json", "base_eval.json"):  # the first is newer than the rest
+    for name in ("model.json", "chat_eval.json", "base_loss.json", "base_eval.json"):  # older code has no first
         try:
             return files.read_json(folder / name)["tag"]
         except (UserError, KeyError, TypeError):

@@ -51,6 +51,7 @@ class Journal:
         self.saved: list[Path] = []  # this run's checkpoints; an earlier run's go when the first of these is there
         self.writer, self.writing = ThreadPoolExecutor(1, "checkpoint"), Future()
         self.writing.set_result(None)
+        self.newest_save = 0
         self.stop = Stop()
         self.losses, self.risen = deque(maxlen=SPIKE_WINDOW), []
         if target.found:
@@ -60,8 +61,8 @@ class Journal:
 
     def _take_over(self, path: Path, state: dict[str, Any]) -> None:
         if state.get("tokenizer") not in (None, checkpoint.tokenizer_digest(self.tokenizer)):
-            raise UserError(f"{path} was made with another tokenizer than that of this run, so that its tokens "
-                            "mean something else; --overwrite trains from the beginning, --model_tag=NAME makes another model")
+            raise UserError(f"{path} was made with another tokenizer than this run's, and its tokens mean something "
+                            "else; --overwrite trains from the beginning, --model_tag=NAME makes another model")
         checkpoint.restore(path, self.model, None if self.target.finished else self.optimizer)
         self.start, self.state, self.tokens = state["step"], state["loader"], state["tokens"]
         self.seconds_before, self.saved = state["seconds"], [path]
@@ -119,7 +120,8 @@ class Journal:
         device = next(self.model.parameters()).device
         if step.is_last or not all_reduce_sum([float(self.stop.asked)], device)[0]:  # the ranks stop together
             return
-        self.save(step)
+        if self.newest_save != step.number:
+            self.save(step)
         self.wait()
         all_reduce_sum([0.0], device)  # torchrun ends all ranks when one leaves: nobody may, until the save is on disk
         raise KeyboardInterrupt
@@ -156,6 +158,7 @@ class Journal:
         state = {"stage": self.stage, "flags": self.target.flags, "steps": self.steps, "loader": step.state,
                  "tokens": self.tokens, "seconds": round(self.seconds, 2), "source": self.source}
         self.wait()
+        self.newest_save = step.number
         self.writing = self.writer.submit(self._write, step.number, taken, state)
 
     def _write(self, step: int, taken: checkpoint.Snapshot, state: dict[str, Any]) -> None:
