@@ -73,7 +73,7 @@ def own_questions(folder: RunFolder) -> list[str]:
 def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, str]]:
     """(question, answer) with the model's likeliest answers; a base model, which knows no chat, goes on with the text."""
     model, tokenizer, _ = checkpoint.load_model(stage, tag)
-    engine = Engine(model, tokenizer, tool=sandbox.tool, max_rows=NUM_QUESTIONS)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS)
     room = min(ANSWER_TOKENS, model.config.sequence_len // 2)
     prompts = []
     for question in questions:

@@ -4,10 +4,11 @@
     torchrun --standalone --nproc_per_node=8 -m scripts.base_eval
 """
 import time
+from pathlib import Path
 
 import tasks
 from nanochat.eval import core
-from nanochat.system import cli, files, log, paths, runtime
+from nanochat.system import cli, files, log, paths, results, runtime
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.train import checkpoint
@@ -27,7 +28,9 @@ def main(argv: list[str] | None = None) -> None:
         args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
     about = {"step": info["step"], "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12],
              "max_per_task": args.max_per_task}
-    target = paths.results_dir(args.source) / "base_eval.json"
+    target = results.folder_of(args.source, info["tag"]) / "base_eval.json"
+    if not about.items() <= measured(target).items():
+        results.keep_earlier(target)
     if (paths.data_dir() / "core_tasks.yaml").exists():
         result = run_core(model, tokenizer, args.max_per_task, about, target, args.resume)
         if result["missing"]:
@@ -44,20 +47,27 @@ def main(argv: list[str] | None = None) -> None:
     device.close()
 
 
+def measured(target: Path) -> dict:
+    """What an earlier run left; {} for nothing."""
+    return files.read_json(target) if target.exists() else {}
+
+
 def run_core(model, tokenizer, max_per_task: int, about: dict, target, resume: bool) -> dict:
     """CORE task by task; each finished one is shown and saved, so that an interruption costs one task."""
-    before = files.read_json(target) if resume and target.exists() else {}
-    results = before["tasks"] if about.items() <= before.items() else {}
+    before = measured(target)
+    if not about.items() <= before.items():  # on other ranks: the main one may not have moved it yet
+        before = {}
+    finished = dict(before.get("tasks", {})) if resume else {}
 
     def on_task(label: str, result: dict) -> None:
         log.say(f"{label:32} {result['kind']:19} {result['accuracy']:7.4f} ± {result['stderr']:.4f}  "
                 f"centred {result['centred']:7.4f}  baseline {result['baseline']:.3f}  n {result['num_items']:6,}"
                 + (f"  {result['cropped']:,} longer than the context" if result["cropped"] else ""))
-        results[label] = result
-        save(target, about | {"tasks": results})
+        finished[label] = result
+        save(target, before | about | {"tasks": {**before.get("tasks", {}), **finished}})
 
     with log.Progress("CORE", core.NUM_TASKS, unit="tasks") as bar:
-        return core.evaluate(model, tokenizer, paths.data_dir(), max_per_task, finished=results, on_task=on_task,
+        return core.evaluate(model, tokenizer, paths.data_dir(), max_per_task, finished=finished, on_task=on_task,
                              report=lambda number, label, done: bar.update(number, **{label: done}))
 
 

@@ -12,7 +12,7 @@ import torch
 from nanochat.data import loader, shards
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.infer import Engine
-from nanochat.system import cli, files, log, paths, runtime
+from nanochat.system import cli, log, paths, results, runtime
 from nanochat.system.cli import flag
 from nanochat.train import checkpoint
 
@@ -44,9 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     for sample in samples:
         log.say(f"  {sample['prompt']!r} → {sample['text']!r}")
     if device.is_main:
-        files.write_json(paths.results_dir(args.source) / "base_loss.json", {
+        results.write(results.folder_of(args.source, info["tag"]) / "base_loss.json", {
             "bpb": bpb, "split_tokens": args.split_tokens, "step": info["step"], "tag": info["tag"],
-            "samples": samples})
+            "model": info["sha256"]["model.safetensors"][:12], "samples": samples},
+            identity=("split_tokens", "step", "tag", "model"))
     log.write_run("base_loss", seconds=time.monotonic() - started, flags=vars(args))
     device.close()
 

@@ -16,10 +16,12 @@ import tasks
 from nanochat import sandbox
 from nanochat.eval import chat
 from nanochat.infer import Engine
-from nanochat.system import cli, files, log, paths, runtime
+from nanochat.system import cli, files, log, paths, results, runtime
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.train import checkpoint
+
+GREEDY = [1, 0.0, 0, -1]  # the sampling of scores that do not tell theirs: samples, temperature, top_k, max_new_tokens
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,23 +51,23 @@ def main(argv: list[str] | None = None) -> None:
         args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size)
     about = {"step": info["step"], "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12]}
-    folder = paths.results_dir(args.source)
-    table = scores_so_far(folder / "chat_eval.json", about)
+    folder = results.folder_of(args.source, info["tag"])
+    sampling = [args.num_samples, args.temperature, args.top_k, args.max_new_tokens]
+    table = scores_so_far(folder, about, {task.name: limit(task, args) for task in chosen}, sampling)
     left_out = {name: reason for name, reason in left_out.items() if name not in table}
     for name, reason in left_out.items():
         log.say(f"left out: {tasks.find(name).title}, whose answers are programs; {reason}")
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
-            by_letter = task.kind == "categorical" and args.max_choices > 0
             score = chat.evaluate(
-                task, engine, args.max_choices if by_letter else args.max_problems,
+                task, engine, limit(task, args),
                 batch_size=args.batch_size, samples=args.num_samples,
                 temperature=args.temperature, top_k=args.top_k or None, seed=args.seed,
                 max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None,
                 save_to=folder / "generations" / f"{task.name}.jsonl",
                 report=lambda done, total, number=number, name=task.name: bar.update(number, **{name: done}))
-            table[task.name] = {**score.as_dict(), "seconds": round(time.monotonic() - began, 2)}
+            table[task.name] = {**score.as_dict(), "sampling": sampling, "seconds": round(time.monotonic() - began, 2)}
             core, stderr = chat.chat_core(table) or (None, None)
             if device.is_main:  # after every task, so that an interruption loses one at most
                 files.write_json(folder / "chat_eval.json", {**about, "chat_core": core, "chat_core_stderr": stderr,
@@ -112,10 +114,26 @@ def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:
     return chosen, {}
 
 
-def scores_so_far(path: Path, about: dict) -> dict[str, dict]:
-    """The file's scores if they are of this very model: `-a` adds to them."""
+def limit(task: tasks.Task, args) -> int:
+    """How many items of the task are asked; −1 = all."""
+    return args.max_choices if task.kind == "categorical" and args.max_choices > 0 else args.max_problems
+
+
+def scores_so_far(folder: Path, about: dict, asked: dict[str, int], sampling: list) -> dict[str, dict]:
+    """The scores of this very model, to which `-a` adds. Those of another model are moved to earlier/, and so is what
+    fewer items of a task (`asked`: how many), or other sampling, would replace."""
+    path = folder / "chat_eval.json"
     before = files.read_json(path) if path.exists() else {}
-    return before["tasks"] if about.items() <= before.items() else {}
+    if not about.items() <= before.items():
+        results.keep_earlier(path, folder / "generations")
+        return {}
+    lost = [name for name, most in asked.items() if (score := before["tasks"].get(name))
+            and (0 < most < score["num_items"] or score.get("sampling", GREEDY) != sampling)]
+    if lost:
+        results.keep_earlier(path, *(folder / "generations" / f"{name}.jsonl" for name in lost))
+        if log.is_main():
+            files.write_json(path, before)
+    return before["tasks"]
 
 
 def show(source: str, table: dict[str, dict]) -> None:

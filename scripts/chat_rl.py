@@ -7,6 +7,7 @@ With --eval_every the test questions are asked now and then (pass@1, pass@k), an
 from is measured: KL in nats per token, reported, not penalised. Every answer of such a step is kept with its reward.
 """
 import random
+from pathlib import Path
 
 import tasks
 from nanochat import sandbox
@@ -15,11 +16,11 @@ from nanochat.infer import Engine
 from nanochat.model import lora
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
-from nanochat.system import cli, files, log, paths, runtime
+from nanochat.system import cli, files, log, runtime
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
-from nanochat.tokenizer import chat
-from nanochat.train import checkpoint
+from nanochat.tokenizer import Tokenizer, chat
+from nanochat.train import checkpoint, target
 from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import can_compile, mean_kl, weighted_nll
@@ -44,17 +45,18 @@ def flags(argv: list[str] | None):
         lora=flag(0, "train thin matrices of this rank beside the blocks', to save memory; 0 = train all", at_least=0),
         eval_every=flag(-1, "steps between tests; −1 = none", at_least=1),
         eval_questions=flag(400, "of the task's test items, --num_samples answers to each", at_least=1),
-        save_every=flag(-1, "steps between checkpoints; −1 = only at the end"),
-        keep=flag(1, "checkpoints kept", at_least=1),
-        resume=flag(False, "go on from the newest checkpoint, if there is one"),
+        **target.FLAGS,
         compile=flag(True, "torch.compile the loss"),
         unsafe_execution=flag(False, "run model-written code where the sandbox is incomplete"),
         seed=flag(0, "of questions and samples", at_least=0), device_type=flag("", "cuda, mps or cpu"),
-        dtype=flag("", "of activations"), run=flag("dummy", "a name for the run"))
+        dtype=flag("", "of activations"))
 
 
 def main(argv: list[str] | None = None) -> None:
     args = flags(argv)
+    place, _, source_tag = target.claim_next("rl", args.source, args)
+    if place.finished:
+        return
     device = runtime.start(args.device_type, args.dtype)
     if args.unsafe_execution:
         sandbox.allow_unsafe()
@@ -63,19 +65,12 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--task={args.task} has no reward; choose one that is answered in words, e.g. gsm8k")
     if task.runs_programs:
         sandbox.require()
-    model, tokenizer, info = checkpoint.load_model(args.source, args.source_tag, dtype=device.dtype)
+    model, tokenizer, info = checkpoint.load_model(args.source, source_tag, dtype=device.dtype)
     if args.lora:  # before the move: the device may have no room for all weights in fp32
         lora.attach(model, args.lora, seed=args.seed, head=args.source == "base")
     model.to(device.device)
-    items = task.load("train")
-    random.Random(args.seed).shuffle(items)
-    prompts = [chat.render_prompt(tokenizer, task.conversation(item)) for item in items]
-    longest = max(map(len, prompts))
-    row_len = min(model.config.sequence_len, longest + args.max_new_tokens) + 1
-    if longest + 8 > model.config.sequence_len:
-        raise UserError(f"the longest question of {args.task} has {longest} tokens, "
-                        f"the model's rows {model.config.sequence_len}; "
-                        "train it with a larger --max_seq_len")
+    items, prompts = questions(task, tokenizer, args.seed, model.config.sequence_len)
+    row_len = min(model.config.sequence_len, max(map(len, prompts)) + args.max_new_tokens) + 1
     steps = args.num_iterations if args.num_iterations > 0 else max(1, len(items) // args.examples_per_step)
     fraction = args.init_lr_frac
     reference = None
@@ -85,8 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     optimizer = Optimizer(groups_of(
         model, matrix_lr=args.matrix_lr * fraction, embedding_lr=args.embedding_lr * fraction,
         head_lr=args.head_lr * fraction, scalar_lr=0.0), device.dtype)
-    journal = Journal("rl", args.model_tag or info["tag"], model, optimizer, steps=steps, resume=args.resume,
-                      flags=vars(args), keep=args.keep)
+    journal = Journal(place, model, optimizer, steps=steps, source=checkpoint.identity(info),
+                      tokenizer_folder=checkpoint.tokenizer_folder(Path(info["path"])))
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.examples_per_step * args.num_samples)
 
     def generate(prompts: list[list[int]], seed: int):
@@ -107,14 +102,27 @@ def main(argv: list[str] | None = None) -> None:
                                                           device.device)
             journal.record(step, **rollouts.stats, **numbers)
             if log.is_main() and (numbers or due(step, args.save_every)):
-                kept = paths.results_dir("rl") / "samples" / f"step_{step.number:06d}.jsonl"
+                kept = place.results / "samples" / f"step_{step.number:06d}.jsonl"
                 files.write_jsonl(kept, rollouts.samples)
             if due(step, args.save_every):
                 journal.save(step)
                 if log.is_main():
-                    files.write_json(paths.results_dir("rl") / "samples.json", rollouts.samples[::args.num_samples])
+                    files.write_json(place.results / "samples.json", rollouts.samples[::args.num_samples])
+            journal.stop_if_asked(step)
         journal.finish(task=args.task, questions=len(items))
     device.close()
+
+
+def questions(task: tasks.Task, tokenizer: Tokenizer, seed: int, context: int) -> tuple[list[dict], list[list[int]]]:
+    """The task's training questions, shuffled, and their token ids. UserError when one leaves no room for an answer."""
+    items = task.load("train")
+    random.Random(seed).shuffle(items)
+    prompts = [chat.render_prompt(tokenizer, task.conversation(item)) for item in items]
+    longest = max(map(len, prompts))
+    if longest + 8 > context:
+        raise UserError(f"the longest question of {task.name} has {longest} tokens, the model's rows {context}; "
+                        "train it with a larger --max_seq_len")
+    return items, prompts
 
 
 def test_scores(task: tasks.Task, engine: Engine, args) -> dict[str, float]:

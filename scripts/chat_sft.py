@@ -4,7 +4,7 @@
     python -m scripts.chat_sft --source=sft --model_tag=ada --mixture="facts*0.2" --conversations="docs/ada.jsonl*20"
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_sft
 """
-from nanochat.system import cli, runtime
+from nanochat.system import cli
 from nanochat.system.cli import flag
 from nanochat.train.finetune import FLAGS, finetune
 from tasks import mixture
@@ -18,11 +18,9 @@ def main(argv: list[str] | None = None) -> None:
         loss_on=flag("assistant", "all = without masks, to see what they are good for", choices=("all", "assistant")),
         warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
         source=flag("mid", "stage to start from", choices=("base", "mid", "sft")))
-    device = runtime.start(args.device_type, args.dtype)
-    finetune("sft", args.source, args, device, lambda tokenizer, max_tokens: mixture.documents(
+    finetune("sft", args.source, args, lambda tokenizer, max_tokens: mixture.documents(
         args.mixture, tokenizer, own=args.conversations, max_tokens=max_tokens, seed=args.seed,
         learn_all=args.loss_on == "all"))
-    device.close()
 
 
 if __name__ == "__main__":

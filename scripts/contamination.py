@@ -16,7 +16,7 @@ from rich.table import Table
 
 import tasks
 from nanochat.eval import core
-from nanochat.system import cli, files, log, paths
+from nanochat.system import cli, files, log, paths, results
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from tasks import mixture
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     found, documents, words = search(wanted, args.mixture, args.ngram)
     result = {"ngram": args.ngram, "corpus": args.mixture, "documents": documents, "words": words,
               "exams": {name: judge(items, found) for name, items in runs.items()}}
-    files.write_json(paths.results_dir("contamination") / "contamination.json", result)
+    results.write(paths.results_dir("contamination") / "contamination.json", result, identity=("ngram", "corpus"))
     show(result)
     log.write_run("contamination", seconds=time.monotonic() - started, flags=vars(args))
 

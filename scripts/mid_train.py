@@ -3,7 +3,7 @@
     python -m scripts.mid_train --mixture="facts,choice,problems*2,text*0.2"
     torchrun --standalone --nproc_per_node=8 -m scripts.mid_train -- --device_batch_size=16
 """
-from nanochat.system import cli, runtime
+from nanochat.system import cli
 from nanochat.system.cli import flag
 from nanochat.train.finetune import FLAGS, finetune
 from tasks import mixture
@@ -16,11 +16,9 @@ def main(argv: list[str] | None = None) -> None:
         init_lr_frac=flag(1.0, "of the pretraining rates", at_least=0),
         loss_on=flag("all", choices=("all", "assistant")),
         warmdown_fraction=flag(0.6, "of all steps", at_least=0, at_most=1))
-    device = runtime.start(args.device_type, args.dtype)
-    finetune("mid", "base", args, device, lambda tokenizer, max_tokens: mixture.documents(
+    finetune("mid", "base", args, lambda tokenizer, max_tokens: mixture.documents(
         args.mixture, tokenizer, own=args.conversations, max_tokens=max_tokens, seed=args.seed,
         learn_all=args.loss_on == "all"))
-    device.close()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ More bytes per token: the same text is shorter, and a model reads further for th
 English is poor at other scripts, and here one sees how poor. GPT-2's and GPT-4's come from tiktoken's cache or from the
 network; without either their columns are left out.
 """
+import hashlib
 import threading
 import time
 from itertools import islice
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nanochat.data import shards
-from nanochat.system import cli, files, log, paths
+from nanochat.system import cli, log, paths, results
 from nanochat.tokenizer import Tokenizer
 
 PEERS = {"gpt2": "GPT-2", "cl100k_base": "GPT-4"}
@@ -74,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     args = cli.parse(argv, __doc__, documents=cli.flag(500, "of training and of validation text", at_least=1))
     started = time.monotonic()
     tokenizer = Tokenizer.load(paths.tokenizer_dir())
+    digest = hashlib.sha256((paths.tokenizer_dir() / "tokenizer.json").read_bytes()).hexdigest()
     texts = {"news": [NEWS], "code": [CODE], "other scripts": [SCRIPTS], "maths": [MATHS],
              "training text": list(islice(shards.iter_texts(shards.train_shards()), args.documents)),
              "validation text": list(islice(shards.iter_texts(shards.validation_shards()), args.documents))}
@@ -91,7 +93,8 @@ def main(argv: list[str] | None = None) -> None:
         rows.append({"text": name, "bytes": num_bytes,
                      "bytes_per_token": {title: num_bytes / count(documents) for title, count in encoders.items()}})
     show(rows, vocab_sizes)
-    files.write_json(paths.results_dir("tokenizer") / "tok_eval.json", {"vocab_sizes": vocab_sizes, "rows": rows})
+    results.write(paths.results_dir("tokenizer") / "tok_eval.json", {
+        "tokenizer": digest, "vocab_sizes": vocab_sizes, "rows": rows}, identity=("tokenizer",))
     log.write_run("tok_eval", seconds=time.monotonic() - started, flags=vars(args))
 
 

@@ -17,7 +17,9 @@ from nanochat.data.conversations import words
 from nanochat.data.survey import IMPORTED
 from nanochat.system import cli, files, log, paths
 from nanochat.system.cli import flag
+from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
+from nanochat.train import checkpoint
 from tasks import mixture
 
 COMPRESSION_SAMPLE = 1000  # documents
@@ -29,7 +31,9 @@ def main(argv: list[str] | None = None) -> None:
         max_chars=flag(2_000_000_000, "characters to learn from", at_least=1),
         doc_cap=flag(10_000, "characters of one document, where the text is longer than max_chars", at_least=10),
         vocab_size=flag(65_536, "tokens, with the 256 bytes and the 9 specials", at_least=265, at_most=1 << 20),
-        digits=flag(2, "longest run of digits in a token", choices=(1, 2, 3)))
+        digits=flag(2, "longest run of digits in a token", choices=(1, 2, 3)),
+        overwrite=flag(False, "replace the tokenizer that is there; models keep theirs in their checkpoints"))
+    claim(args.overwrite)
     started = time.monotonic()
     train = shards.train_shards()
     num_documents = sum(shards.open_shard(path).metadata.num_rows for path in train)
@@ -51,6 +55,23 @@ def main(argv: list[str] | None = None) -> None:
     log.write_run("tokenizer", seconds=seconds, compile_seconds=compile_seconds, flags=vars(args),
                   vocab_size=tokenizer.vocab_size, characters=seen.chars, documents=seen.documents,
                   bytes_per_token=bytes_per_token)
+
+
+def claim(overwrite: bool) -> None:
+    """UserError when there is a tokenizer already. With `overwrite`, models of older code get their tokenizer first."""
+    folder = paths.tokenizer_dir()
+    try:
+        size = Tokenizer.load(folder).vocab_size
+    except UserError:  # none, or damaged: nothing is lost
+        return
+    before = checkpoint.read_tokenizer(folder)
+    models = checkpoint.models_of(before)
+    if not overwrite:
+        names = f", with which {len(models)} models were made ({', '.join(name for name, _ in models)})" * bool(models)
+        raise UserError(f"there is a tokenizer of {size:,} tokens in {folder}{names}; --overwrite replaces it (models "
+                        "that are there keep theirs and stay usable)")
+    for _, path in models:
+        checkpoint.give_tokenizer(path, before)
 
 
 class Seen:

@@ -1,6 +1,6 @@
 """The one flag parser. A recipe names its flags with their defaults; the type is that of the default.
 
-    args = cli.parse(argv, __doc__, depth=cli.flag(20, "layers", at_least=1), run="dummy", resume=False)
+    args = cli.parse(argv, __doc__, depth=cli.flag(20, "layers", at_least=1), model_tag="", resume=False)
 
 Both spellings work (`--device_batch_size`, `--device-batch-size`), with `=` or a space, and a bare `--` (needed under
 torchrun) is accepted anywhere. A misspelt flag, a wrong type or an impossible value ends with one line and exit code 2.
@@ -53,14 +53,23 @@ class flag:  # noqa: N801 (reads as a word in `parse(..., depth=flag(20, "layers
         return ""
 
 
+class Args(argparse.Namespace):
+    """The flags' values, as attributes. What the user did not type is not among `given`; `defaults` are this code's.
+
+    Slots, so that `vars(args)` has the flags and nothing else.
+    """
+
+    __slots__ = ("given", "defaults")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         _complain(f"{self.prog}: {message}; see --help")
         raise SystemExit(2)
 
 
-def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> argparse.Namespace:
-    """The namespace of `flags`; keyword = name with underscores, value = default or `flag(...)`.
+def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
+    """The values of `flags`; keyword = name with underscores, value = default or `flag(...)`.
 
     Booleans are switches: `--resume` turns on, `--no_resume` off. With NANOCHAT_PARSE_ONLY=1 it checks, says so and
     exits 0: the tests use that to hold every documented command to its flags.
@@ -74,7 +83,9 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> argparse.Nam
     for name, one in described.items():
         _add(parser, name, one)
     words = [_normal(word) for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
-    args, unknown = parser.parse_known_args(words)
+    typed, unknown = parser.parse_known_args(words)
+    args = Args(**{name: getattr(typed, name, one.default) for name, one in described.items()})
+    args.given, args.defaults = set(vars(typed)), {name: one.default for name, one in described.items()}
     if unknown:
         known = [f"--{name}" for name in described]
         close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
@@ -100,13 +111,14 @@ def _normal(word: str) -> str:
 def _add(parser: argparse.ArgumentParser, name: str, one: flag) -> None:
     names = [f"--{name}"] + ([f"-{one.short}"] if one.short else [])
     help_text = (one.help + f" (default: {one.default!r})").replace("%", "%%").strip()
+    absent = argparse.SUPPRESS  # the default is filled in later, so that one can tell what was given
     if isinstance(one.default, bool):
         group = parser.add_mutually_exclusive_group()
-        group.add_argument(*names, dest=name, action="store_true", default=one.default, help=help_text)
-        group.add_argument(f"--no_{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
+        group.add_argument(*names, dest=name, action="store_true", default=absent, help=help_text)
+        group.add_argument(f"--no_{name}", dest=name, action="store_false", default=absent,
+                           help=argparse.SUPPRESS)
         return
-    parser.add_argument(*names, dest=name, type=_reader(type(one.default), one.words), default=one.default,
-                        help=help_text)
+    parser.add_argument(*names, dest=name, type=_reader(type(one.default), one.words), default=absent, help=help_text)
 
 
 def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:

@@ -23,6 +23,14 @@ class UserError(Exception):
     """What a user, a file or the network can cause: one line with the value, what was expected, and the fix."""
 
 
+def size_text(num_bytes: float) -> str:
+    """`size_text(24_600_000)` → "25 MB", `size_text(15.2e9)` → "15.2 GB"."""
+    for unit, size, digits in (("GB", 1e9, 1), ("MB", 1e6, 0)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.{digits}f} {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success fsyncs it and renames it to `path`, else removes it.
@@ -88,22 +96,6 @@ def _fsync(path: Path) -> None:
     except OSError as error:  # an error of the disk (EIO, ENOSPC, EDQUOT) is not among these
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF):
             raise
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Makes the file `source` readable as `target` as well, without a copy where the file system has links.
-
-    A hard link is tried first (it stays when `source` is removed), then a symbolic link (another disk), then a copy.
-    """
-    source = Path(source).resolve()
-    with replacing(target) as temporary:
-        for make in (os.link, os.symlink, shutil.copyfile):
-            try:
-                return make(source, temporary)
-            except OSError:  # of the copy: the last way
-                temporary.unlink(missing_ok=True)
-                if make is shutil.copyfile:
-                    raise
 
 
 def link_or_copy(source: Path, target: Path) -> None:

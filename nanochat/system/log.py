@@ -48,8 +48,13 @@ def _write(text: str) -> None:
     except BlockingIOError:  # somebody has made the pipe non-blocking, and it is full: this text is lost
         pass
     except OSError:
-        with contextlib.suppress(OSError):  # from here on into nothing, or Python fails again when it flushes at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
+
+
+def silence(stream: Any) -> None:
+    """Everything written to this stream from now on goes nowhere, also what Python writes when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Metrics:
@@ -86,12 +91,12 @@ def _step(line: str) -> float:
         return math.inf
 
 
-def write_run(name: str, *, seconds: float, **facts: Any) -> None:
-    """`out/results/<name>/run.json`: what the command did; the report is made from these."""
+def write_run(name: str, *, seconds: float, folder: Path | None = None, **facts: Any) -> None:
+    """`run.json` in `folder` (default: `out/results/<name>`): what the command did; the report is made from these."""
     if is_main():
         module = ".".join(Path(sys.argv[0]).with_suffix("").parts[-2:])  # scripts.base_train
         command = shlex.join(["python", "-m", module, *sys.argv[1:]])
-        files.write_json(paths.results_dir(name) / "run.json", {
+        files.write_json((folder or paths.results_dir(name)) / "run.json", {
             "name": name, "command": command, "seconds": round(seconds, 2),
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"), **facts})
 

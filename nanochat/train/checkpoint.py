@@ -1,32 +1,42 @@
 """Checkpoints: one folder per step, whole or absent, checked when read.
 
-    out/checkpoints/<stage>/<tag>/step_000500/{model.safetensors, config.json, state.json, optimizer.pt}
+    out/checkpoints/<stage>/<tag>/step_000500/{model.safetensors, config.json, state.json, optimizer.pt,
+                                               tokenizer.json, tokenizer_config.json}
 
+A folder is complete in itself: it can be renamed, copied or linked, and the tokenizer of its run may change. Only what
+a command reads has to be there: optimizer.pt (twice the size of the weights) serves --resume alone.
 Of a model with LoRA, model.safetensors has the merged matrices and lora.safetensors the thin ones, for resuming.
-`state.json` holds the recipe's own numbers and the SHA-256 of the other files; the damaged are named and passed over.
-`format` is the version of this layout and of the model's parameters. A `--portable` model's folder is also what
-transformers loads (portable.py).
+`state.json` holds the recipe's own numbers and the SHA-256 of the other files; a damaged checkpoint is named and passed
+over. `format` is the version of this layout and of the model's parameters: older ones stay readable. A `--portable`
+model's folder is also what transformers loads (portable.py).
 """
 import hashlib
+import pickle
 import re
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from nanochat.model import GPT, GPTConfig, lora
+from nanochat.model import GPT, PORTABLE, GPTConfig, lora
 from nanochat.optim import Optimizer
 from nanochat.system import files, log, paths
 from nanochat.system.files import UserError
+from nanochat.system.runtime import all_reduce_sum
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import portable
+from nanochat.train.portable import TOKENIZER_FILES
 
 FORMAT = 1
 RECIPES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# What was true of a model when its config.json does not have the field, because the field came later. A new field of
+# GPTConfig gets its entry here: the value that means "as before", whatever its default is now.
+BEFORE_THE_FIELD = {**PORTABLE, "rope_base": 10_000.0, "softcap": 15.0}
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,30 @@ def snapshot(model: GPT, optimizer: Optimizer | None) -> Snapshot:
     return Snapshot(model.config.as_dict(), weights, optimizer and optimizer.state_dict())
 
 
+def bytes_of(model: GPT, optimizer: Optimizer) -> int:
+    """The size of a checkpoint with optimizer.pt. A collective: each rank holds a part of the moments."""
+    moments = sum(tensor.nbytes for group in optimizer.groups for value in group.state.values()
+                  for tensor in (value if isinstance(value, list) else [value]))
+    device = next(model.parameters()).device
+    return sum(p.nbytes for p in model.parameters()) + int(all_reduce_sum([float(moments)], device)[0])
+
+
+def read_tokenizer(folder: Path) -> dict[str, bytes]:
+    """The tokenizer's files by name; {} where there are none."""
+    return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).exists()}
+
+
+def tokenizer_digest(tokenizer: dict[str, bytes]) -> str | None:
+    content = tokenizer.get(TOKENIZER_FILES[0])
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
 def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state: dict[str, Any]) -> Path:
-    """Writes `folder/step_…` at once (main rank)."""
-    return write(folder, step, snapshot(model, optimizer), state)
+    """Writes `folder/step_…` at once, with the tokenizer of the run (main rank)."""
+    return write(folder, step, snapshot(model, optimizer), state, read_tokenizer(paths.tokenizer_dir()))
 
 
-def write(folder: Path, step: int, taken: Snapshot, state: dict[str, Any]) -> Path:
+def write(folder: Path, step: int, taken: Snapshot, state: dict[str, Any], tokenizer: dict[str, bytes]) -> Path:
     """Writes `folder/step_…` whole or not at all (main rank; others return at once)."""
     target = Path(folder) / f"step_{step:06d}"
     if not log.is_main():
@@ -60,7 +88,7 @@ def write(folder: Path, step: int, taken: Snapshot, state: dict[str, Any]) -> Pa
     with files.replacing(target) as temporary:
         temporary.mkdir()
         try:
-            portable.add_files(temporary, taken.config)
+            portable.add_files(temporary, taken.config, tokenizer)
             for name, weights in taken.weights.items():
                 save_file(weights, temporary / name)
             if taken.optimizer is not None:
@@ -69,7 +97,7 @@ def write(folder: Path, step: int, taken: Snapshot, state: dict[str, Any]) -> Pa
             raise OSError(f"no space left on device? ({str(error).splitlines()[0]})") from error
         digests = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
         files.write_json(temporary / "state.json", {"format": FORMAT, "step": step, "sha256": digests,
-                                                    "tokenizer": _tokenizer_digest(), **state})
+                                                    "tokenizer": tokenizer_digest(tokenizer), **state})
     return target
 
 
@@ -77,6 +105,8 @@ def keep_only(kept: list[Path], folder: Path) -> None:
     """Removes every other checkpoint of the folder, and what a kill left of one (main rank)."""
     for path in [*(path for _, path in steps(folder)), *Path(folder).glob(".step_*")]:
         if log.is_main() and path not in kept:
+            if path.is_symlink():  # what it points at is somebody else's
+                path.unlink()
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -86,20 +116,66 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-def check(folder: Path) -> dict[str, Any]:
-    """The checkpoint's state. UserError when a file is missing, damaged or of another format."""
-    state = files.read_json(folder / "state.json")
-    if state.get("format") != FORMAT:
-        raise UserError(f"{folder} has checkpoint format {state.get('format')}; this code reads {FORMAT}: "
-                        "train it again")
-    for name, digest in state["sha256"].items():
-        if not (folder / name).exists() or _sha256(folder / name) != digest:
-            raise UserError(f"{folder / name} is missing or damaged (its SHA-256 differs)")
+def present(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that seems whole, and its state. Quick: nothing is hashed. None = there is none."""
+    for _, path in reversed(steps(folder)):
+        try:
+            state = read_state(path)
+            if not is_lfs_pointer(path / "model.safetensors"):
+                with safe_open(path / "model.safetensors", "pt"):  # compares the file's size with its table of contents
+                    pass
+            return path, state
+        except (UserError, SafetensorError, OSError):
+            continue
+    return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The checkpoint's state.json. UserError when it is missing, damaged or of a newer format."""
+    state = files.read_json(path / "state.json")
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise UserError(f"{path / 'state.json'} is damaged (it names no step)")
+    if state.get("format", FORMAT) > FORMAT:
+        raise UserError(f"{path} has checkpoint format {state['format']}; this code reads formats up to {FORMAT}: "
+                        "use the version of nanochat that made it, or a newer one")
     return state
 
 
+def check(path: Path, optimizer: bool = False) -> dict[str, Any]:
+    """The checkpoint's state, when the files that a command reads are whole; `optimizer`: those that --resume reads.
+
+    The state's "sha256" then has the digest of the weights, also where state.json has none. Else UserError.
+    """
+    state = read_state(path)
+    digests = dict(state.get("sha256", {}))
+    names = ["config.json", "model.safetensors", *(name for name in TOKENIZER_FILES if name in digests)]
+    if optimizer:
+        names += ["optimizer.pt", *(["lora.safetensors"] if "lora.safetensors" in digests else [])]
+    for name in names:
+        _check_file(path / name)
+    for name in names:
+        found = _sha256(path / name) if name in digests or name == "model.safetensors" else None
+        if found != digests.setdefault(name, found):
+            raise UserError(f"{path / name} is damaged (its SHA-256 is not that in state.json)")
+    return {**state, "sha256": digests}
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        needed = ", which only --resume needs" if path.name == "optimizer.pt" else ""
+        raise UserError(f"{path} is missing{needed}")
+    if is_lfs_pointer(path):
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
 def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint and its state; damaged ones are reported and passed over. None = there is none."""
+    """The newest checkpoint with whole weights, and its state; damaged ones are reported and passed over. None = there
+    is none."""
     for _, path in reversed(steps(folder)):
         try:
             return path, check(path)
@@ -114,28 +190,68 @@ def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
         _load_lora(model, path)
     else:
         _load_weights(model, path)
-    if optimizer is not None:
+    if optimizer is None:
+        return
+    try:
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        raise UserError(f"{path / 'optimizer.pt'} is damaged or of another model "
+                        f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+                        "--overwrite trains from the beginning") from error
 
 
-def check_tokenizer(path: Path, state: dict[str, Any]) -> None:
-    """UserError when the checkpoint is of another tokenizer than the run's: its token ids mean something else there."""
-    if state.get("tokenizer") not in (None, _tokenizer_digest()):
-        raise UserError(f"{path} was made with another tokenizer than the one in {paths.tokenizer_dir()}; "
-                        "train the model again: python -m scripts.base_train")
+def config_of(path: Path) -> GPTConfig:
+    """The configuration in a checkpoint's config.json, also of older code. UserError names what cannot be read."""
+    saved = files.read_json(path / "config.json")
+    known = {field.name: field for field in fields(GPTConfig)}
+    unknown = sorted(set(saved) - set(known))
+    if unknown and "model_type" not in saved:  # a portable model's config.json has transformers' names as well
+        raise UserError(f"{path / 'config.json'} has fields that this code does not know: {', '.join(unknown)}; "
+                        "use the version of nanochat that made it, or a newer one")
+    values = {name: saved.get(name, BEFORE_THE_FIELD.get(name, MISSING)) for name in known}
+    if missing := [name for name, value in values.items() if value is MISSING]:
+        raise UserError(f"{path / 'config.json'} is damaged: it has no {', '.join(missing)}")
+    return GPTConfig(**values)
 
 
-def _tokenizer_digest() -> str | None:
-    path = paths.tokenizer_dir() / "tokenizer.json"
-    return _sha256(path) if path.exists() else None
+def tokenizer_folder(path: Path) -> Path:
+    """Where a checkpoint's tokenizer is: beside the weights, or, for checkpoints of older code, in the run's folder."""
+    return path if (path / TOKENIZER_FILES[0]).exists() else paths.tokenizer_dir()
+
+
+def models_of(tokenizer: dict[str, bytes]) -> list[tuple[str, Path]]:
+    """(stage/tag, newest checkpoint) of every model that was made with this tokenizer."""
+    folders = [folder for stage in paths.STAGES for folder in sorted(paths.checkpoint_dir(stage).glob("[!.]*"))]
+    found = [(f"{folder.parent.name}/{folder.name}", there) for folder in folders if (there := present(folder))]
+    return [(name, path) for name, (path, state) in found if state.get("tokenizer") == tokenizer_digest(tokenizer)]
+
+
+def give_tokenizer(path: Path, tokenizer: dict[str, bytes]) -> None:
+    """Puts the tokenizer into all checkpoints beside `path` that have none, because older code made them."""
+    for _, folder in steps(path.parent):
+        if not (folder / TOKENIZER_FILES[0]).exists():
+            for name, content in tokenizer.items():
+                files.write_atomic(folder / name, content)
+
+
+def load_tokenizer(path: Path, state: dict[str, Any]) -> Tokenizer:
+    """The checkpoint's tokenizer. UserError when it is not the one that the model was trained with."""
+    folder = tokenizer_folder(path)
+    tokenizer = Tokenizer.load(folder)
+    if state.get("tokenizer") not in (None, tokenizer_digest(read_tokenizer(folder))):
+        raise UserError(f"{path} was made with another tokenizer than the one in {folder}; "
+                        "put the tokenizer.json of that run into the checkpoint's folder, or train the model again")
+    return tokenizer
 
 
 def _load_weights(model: GPT, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path / "model.safetensors"))
+    except SafetensorError as error:  # a checkpoint without digests
+        raise UserError(f"{path / 'model.safetensors'} is damaged ({error})") from error
     except RuntimeError as error:
         raise UserError(f"the weights in {path} do not fit the model ({str(error).splitlines()[-1].strip()}); "
-                        "the tokenizer has changed since, or a flag: train again without --resume") from error
+                        "the tokenizer has changed since, or a flag: --overwrite trains from the beginning") from error
 
 
 def _load_lora(model: GPT, path: Path) -> None:
@@ -144,7 +260,7 @@ def _load_lora(model: GPT, path: Path) -> None:
     saved = load_file(path / "model.safetensors")
     if any(not torch.equal(weight, saved[name]) for name, weight in lora.merged(model).items()):
         raise UserError(f"{path} was trained beside another source checkpoint than the one that is there now; "
-                        "leave --resume away to start over")
+                        "--overwrite trains from the beginning")
 
 
 def load_model(source: str, tag: str = "", step: int | None = None, device: torch.device | str = "cpu",
@@ -153,7 +269,7 @@ def load_model(source: str, tag: str = "", step: int | None = None, device: torc
 
     UserError names what there is when the wanted one is not there.
     """
-    tag = tag or _only_tag(source)
+    tag = tag or default_tag(source)
     folder = paths.checkpoint_dir(source, tag)
     if step is None:
         found = latest(folder)
@@ -165,18 +281,22 @@ def load_model(source: str, tag: str = "", step: int | None = None, device: torc
                         f"(there are: {', '.join(p.name for _, p in steps(folder)) or 'none'}); "
                         f"make one: python -m scripts.{RECIPES[source]}")
     path, state = found
-    saved = files.read_json(path / "config.json")
-    model = GPT(GPTConfig(**{one.name: saved[one.name] for one in fields(GPTConfig)}), compute_dtype=dtype)
+    tokenizer = load_tokenizer(path, state)
+    model = GPT(config_of(path), compute_dtype=dtype)
     _load_weights(model, path)
-    tokenizer = Tokenizer.load(paths.tokenizer_dir())
     if tokenizer.vocab_size != model.config.vocab_size:
-        raise UserError(f"the tokenizer in {paths.tokenizer_dir()} has {tokenizer.vocab_size} tokens, the checkpoint "
+        raise UserError(f"the tokenizer in {tokenizer_folder(path)} has {tokenizer.vocab_size} tokens, the checkpoint "
                         f"{path} {model.config.vocab_size}; train the model again: python -m scripts.base_train")
-    check_tokenizer(path, state)
     return model.to(device), tokenizer, {**state, "tag": tag, "path": str(path)}
 
 
-def _only_tag(source: str) -> str:
+def identity(info: dict[str, Any]) -> dict[str, Any]:
+    """Which weights `load_model` gave, for the checkpoints of the stage that starts from them."""
+    stage = Path(info["path"]).parent.parent.name
+    return {"stage": stage, "tag": info["tag"], "step": info["step"], "weights": info["sha256"]["model.safetensors"]}
+
+
+def default_tag(source: str) -> str:
     """The stage's tag when there is one; the deepest when there are several."""
     if source not in paths.STAGES:
         raise UserError(f"there is no stage {source!r}; choose one of {', '.join(paths.STAGES)}")
@@ -184,7 +304,13 @@ def _only_tag(source: str) -> str:
     if not tags:
         raise UserError(f"no {source} checkpoint in {paths.checkpoint_dir(source)}; "
                         f"make one: python -m scripts.{RECIPES[source]}")
-    return max(tags, key=lambda tag: (int((re.search(r"\d+", tag) or ["0"])[0]), tag))
+
+
+    def rank(tag: str) -> tuple[int, bool, str]:
+        depth = re.match(r"d(\d+)", tag)
+        return int(depth[1]) if depth else 0, bool(depth) and depth[0] == tag, tag  # d4 before d4-trial
+
+    return max(tags, key=rank)
 
 
 def _sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Midtraining and SFT: the same loop over conversations instead of text; only the source and the rates differ."""
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nanochat.data import loader
@@ -8,9 +9,9 @@ from nanochat.data.packing import Document
 from nanochat.model import lora
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
+from nanochat.system import runtime
 from nanochat.system.cli import flag
-from nanochat.system.runtime import Runtime
-from nanochat.train import checkpoint, fit
+from nanochat.train import checkpoint, fit, target
 from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
@@ -25,22 +26,22 @@ FLAGS: dict[str, Any] = dict(
     head_lr=flag(0.008, "AdamW at width 768", at_least=0), warmup_steps=flag(0, at_least=0),
     lora=flag(0, "train thin matrices of this rank beside the blocks', to save memory; 0 = train all", at_least=0),
     source_tag=flag("", "which checkpoint to start from; default the deepest"),
-    model_tag=flag("", "default: the source's"),
-    save_every=flag(-1, "steps between checkpoints; −1 = only at the end"),
-    keep=flag(1, "checkpoints kept", at_least=1),
-    resume=flag(False, "go on from the newest checkpoint, if there is one"),
+    model_tag=flag("", "default: the source's"), **target.FLAGS,
     compile=flag(True, "torch.compile the loss"),
     seed=flag(0, "of the data order", at_least=0), device_type=flag("", "cuda, mps or cpu"),
-    dtype=flag("", "of activations"), run=flag("dummy", "a name for the run"))
+    dtype=flag("", "of activations"))
 
 
-def finetune(stage: str, source: str, args: Namespace, device: Runtime,
-             documents_of: Callable[[Any, int], list[Document]]) -> None:
+def finetune(stage: str, source: str, args: Namespace, documents_of: Callable[[Any, int], list[Document]]) -> None:
     """Trains `stage` from the newest checkpoint of `source` on `documents_of(tokenizer, tokens in a row)`; saves it.
 
     Rates are those of pretraining times `args.init_lr_frac`; the optimizer starts afresh.
     """
-    model, tokenizer, info = checkpoint.load_model(source, args.source_tag, dtype=device.dtype)
+    place, source, source_tag = target.claim_next(stage, source, args)
+    if place.finished:
+        return
+    device = runtime.start(args.device_type, args.dtype)
+    model, tokenizer, info = checkpoint.load_model(source, source_tag, dtype=device.dtype)
     if args.lora:  # before the move: the device may have no room for all weights in fp32
         lora.attach(model, args.lora, seed=args.seed, head=source == "base")
     model.to(device.device)
@@ -55,8 +56,8 @@ def finetune(stage: str, source: str, args: Namespace, device: Runtime,
     accumulate = most // rows
     one_pass = sum(len(ids) for ids, _ in documents) // (accumulate * device.world_size * rows * row)
     steps = max(1, one_pass) if args.num_iterations == -1 else args.num_iterations
-    journal = Journal(stage, args.model_tag or info["tag"], model, optimizer, steps=steps, resume=args.resume,
-                      flags=vars(args), keep=args.keep)
+    journal = Journal(place, model, optimizer, steps=steps, source=checkpoint.identity(info),
+                      tokenizer_folder=checkpoint.tokenizer_folder(Path(info["path"])))
     batches = loader.prefetched(loader.batches(
         loader.ListCorpus(documents), rows, row, tokenizer.bos_id, seed=args.seed, rank=device.rank,
         world_size=device.world_size, state=journal.state))
@@ -68,4 +69,6 @@ def finetune(stage: str, source: str, args: Namespace, device: Runtime,
             journal.record(step, **{"train/targets_per_token": step.targets / step.tokens})
             if due(step, args.save_every):
                 journal.save(step)
+            journal.stop_if_asked(step)
         journal.finish(documents=len(documents), source=info["path"].rsplit("/", 3)[-3:])
+    device.close()

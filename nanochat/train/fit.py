@@ -1,10 +1,10 @@
 """What fits into memory and how fast it goes, measured on this machine with random tokens.
 
-`rows_that_fit` answers `--device_batch_size=auto`, `tokens_per_second` turns `--minutes` into steps. Measuring spoils
+`rows_that_fit` answers `--device_batch_size=auto`, `steps_for_minutes` turns `--minutes` into steps. Measuring spoils
 weights and moments: who trains afterwards makes both anew (`model.init_weights(seed)`, `Optimizer(…)`).
 """
 import time
-from statistics import median
+from statistics import fmean
 
 import torch
 
@@ -80,8 +80,9 @@ def rows_that_fit(model: GPT, sequence_len: int, most: int, device: Runtime, fre
 
 def tokens_per_second(loss_of: LossOf, optimizer: Optimizer, batch: Batch, total_batch: int, device: Runtime,
                       seconds: float = 20) -> float:
-    """Speed of all ranks together in steps of `total_batch` tokens made of micro-batches like `batch`: the median time
-    of a micro-batch and of an update, after a first one of each (it compiles), measured for `seconds`."""
+    """Speed of all ranks together in steps of `total_batch` tokens made of micro-batches like `batch`: the mean time of
+    a micro-batch and of an update, after a first one of each (it compiles), measured for `seconds`. (The mean, not the
+    median: what else the machine does now and then is part of how long training takes.)"""
     passes, updates, begun, left = [], [], None, seconds
     while begun is None or len(passes) < 3 or left > 0:
         times = [time.perf_counter()]
@@ -96,8 +97,26 @@ def tokens_per_second(loss_of: LossOf, optimizer: Optimizer, batch: Batch, total
             updates.append(times[2] - times[1])
         left = all_reduce_sum([seconds - (times[-1] - begun)], device.device)[0]  # all ranks stop at the same pass
     at_once = batch.ids.numel() * device.world_size
-    mean_passes, mean_updates = all_reduce_sum([median(passes), median(updates)], device.device)
-    return total_batch * device.world_size / (total_batch / at_once * mean_passes + mean_updates)
+    pass_seconds, update_seconds = all_reduce_sum([fmean(passes), fmean(updates)], device.device)
+    return total_batch * device.world_size / (total_batch / at_once * pass_seconds + update_seconds)
+
+
+@torch.no_grad()
+def evaluation_seconds(model: GPT, batch: Batch, device: Runtime) -> float:
+    """How long a batch of validation takes (it is not compiled), the mean over ranks."""
+    for _ in range(2):  # the first warms up
+        began = time.perf_counter()
+        model.loss(batch.ids, batch.targets, reduction="none")
+        synchronize(device.device)
+    return all_reduce_sum([time.perf_counter() - began], device.device)[0] / device.world_size
+
+
+def steps_for_minutes(minutes: float, *, spent: float, step: float, evaluation: float, eval_every: int) -> int:
+    """The steps after which a run ends `minutes` after its start, of which `spent` seconds are over (start, compiling,
+    measuring), when a step takes `step` seconds and a validation `evaluation`: one at the end and one every
+    `eval_every` steps (≤ 0: at the end only). At least 1."""
+    left = 60 * minutes - spent - evaluation
+    return max(1, int(left / (step + (evaluation / eval_every if eval_every > 0 else 0))))
 
 
 def tokens_per_second_here(plan, seconds: float = 20) -> float:

@@ -1,14 +1,16 @@
 """What a training run writes down, and where it goes on: metrics, checkpoints, the progress bar, run.json.
 
-    journal = Journal("base", "d4", model, optimizer, steps=800, resume=args.resume, flags=vars(args))
+    target = claim("base", "d4", args)
+    journal = Journal(target, model, optimizer, steps=800)
     with journal:
         for step in optimize(..., start=journal.start):
             journal.record(step, **numbers)
             if due(step, args.save_every): journal.save(step)
-    journal.finish(num_params=…)
+            journal.stop_if_asked(step)
+        journal.finish(num_params=…)
 """
 import math
-import signal
+import shutil
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,17 +20,14 @@ from typing import Any
 
 from nanochat.model import GPT
 from nanochat.optim import Optimizer
-from nanochat.system import log, paths
+from nanochat.system import files, log, paths, results
 from nanochat.system.files import UserError
 from nanochat.system.runtime import all_reduce_sum
 from nanochat.train import checkpoint
 from nanochat.train.loop import Step
+from nanochat.train.stop import Stop
+from nanochat.train.target import Target
 
-# Flags that may differ between a run and its resumption: how it computes, and what a run that diverged has to change.
-# Every other flag decides the numbers.
-FREE_FLAGS = {"resume", "save_every", "keep", "eval_every", "run", "device_type", "compile", "device_batch_size",
-              "recompute", "workers", "eval_questions"}
-RATE_FLAGS = {"matrix_lr", "embedding_lr", "head_lr", "weight_decay"}
 # A spike: a loss more than twice, and a nat above, the median of the hundred before, that stays: the mean of ten such
 # steps is not below that of the ten before. (Where easy text ends and other text begins, it leaps too, but falls.)
 SPIKE_STEPS, SPIKE_WINDOW, SPIKE_ARMED = 10, 100, 20
@@ -40,56 +39,61 @@ class Journal:
     Nothing on disk changes before `with journal:`, so that a recipe may still find a mistake in its flags.
     """
 
-    def __init__(self, stage: str, tag: str, model: GPT, optimizer: Optimizer, *, steps: int, resume: bool,
-                 flags: dict[str, Any], keep: int = 1):
-        self.stage, self.model, self.optimizer, self.steps, self.keep = stage, model, optimizer, steps, keep
-        self.folder = paths.checkpoint_dir(stage, tag)
-        self.flags = {name: value for name, value in flags.items() if name not in FREE_FLAGS}
+    def __init__(self, target: Target, model: GPT, optimizer: Optimizer, *, steps: int,
+                 tokenizer_folder: Path | None = None, source: dict[str, Any] | None = None):
+        """`tokenizer_folder` (default: the run's) and `source`, the model that training starts from, go into every
+        checkpoint."""
+        self.target, self.stage, self.folder = target, target.stage, target.folder
+        self.model, self.optimizer, self.steps, self.source = model, optimizer, steps, source
+        # read now: hours later there may be another tokenizer in that folder
+        self.tokenizer = checkpoint.read_tokenizer(tokenizer_folder or paths.tokenizer_dir())
         self.start, self.state, self.seconds_before, self.tokens = 0, None, 0.0, 0
         self.saved: list[Path] = []  # this run's checkpoints; an earlier run's go when the first of these is there
         self.writer, self.writing = ThreadPoolExecutor(1, "checkpoint"), Future()
         self.writing.set_result(None)
-        self.stopping = False
+        self.newest_save = 0
+        self.stop = Stop()
         self.losses, self.risen = deque(maxlen=SPIKE_WINDOW), []
-        found = checkpoint.latest(self.folder) if resume else None
-        if found:
-            self._take_over(*found)
-        self.bar = log.Progress(stage, steps)
+        if target.found:
+            self._take_over(*target.found)
+        self._check_room()
+        self.bar = log.Progress(self.stage, steps)
 
     def _take_over(self, path: Path, state: dict[str, Any]) -> None:
-        saved = state["flags"]
-        changed = [f"--{name}={self.flags.get(name)} (was {saved.get(name)})" for name in sorted({*saved, *self.flags})
-                   if saved.get(name) != self.flags.get(name)]
-        rates = [text for text in changed if text[2:].split("=")[0] in RATE_FLAGS]
-        if changed != rates:
-            raise UserError(f"{path} was made with other flags: {', '.join(changed)}; give the same ones to go on, "
-                            "or leave --resume away to start over")
-        if rates:
-            log.say(f"{self.stage}: from here on with {', '.join(rates)}")
-        checkpoint.check_tokenizer(path, state)
-        checkpoint.restore(path, self.model, self.optimizer)
+        if state.get("tokenizer") not in (None, checkpoint.tokenizer_digest(self.tokenizer)):
+            raise UserError(f"{path} was made with another tokenizer than this run's, and its tokens mean something "
+                            "else; --overwrite trains from the beginning, --model_tag=NAME makes another model")
+        checkpoint.restore(path, self.model, None if self.target.finished else self.optimizer)
         self.start, self.state, self.tokens = state["step"], state["loader"], state["tokens"]
         self.seconds_before, self.saved = state["seconds"], [path]
         log.say(f"{self.stage}: goes on after step {self.start:,} of {self.steps:,} ({path.name})")
 
+    def _check_room(self) -> None:
+        """Says how large the checkpoints are. UserError when the disk has no room for them, before hours are spent."""
+        each = checkpoint.bytes_of(self.model, self.optimizer)
+        saves = -(-self.steps // self.target.save_every) if self.target.save_every > 0 else 1
+        at_a_time = min(self.target.keep + 1, saves)  # an old one goes when the new one is whole
+        here = sum(path.stat().st_size for kept in self.saved for path in kept.iterdir())
+        existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        disk = shutil.disk_usage(existing)
+        log.say(f"checkpoints: {files.size_text(each)} each, {at_a_time} at a time")
+        if disk.total and each * at_a_time - here > disk.free:  # some network file systems report 0 of 0
+            fewer = "--save_every=-1, " * (saves > 1) + "--keep=1, " * (self.target.keep > 1)
+            raise UserError(f"checkpoints need {files.size_text(each * at_a_time - here)}, {existing} has "
+                            f"{files.size_text(disk.free)} free; free space, {fewer}or choose another out folder "
+                            "(NANOCHAT_BASE_DIR)")
+
     def __enter__(self) -> "Journal":
         self.started = time.monotonic()
-        self.metrics = log.Metrics(paths.results_dir(self.stage) / "metrics.jsonl", self.start)
-        self.previous = {sign: signal.signal(sign, self._on_signal) for sign in (signal.SIGTERM, signal.SIGINT)}
+        self.metrics = log.Metrics(self.target.results / "metrics.jsonl", self.start)
+        self.stop.__enter__()
         self.bar.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.bar.__exit__(*error)
         self.writer.shutdown()  # a checkpoint half written is finished
-        for sign, handler in self.previous.items():
-            signal.signal(sign, handler)
-
-    def _on_signal(self, *_: object) -> None:
-        """The step that runs is finished and saved: in its middle the weights are no state of the run."""
-        if self.stopping:  # a second time: the user does not want to wait
-            raise KeyboardInterrupt
-        self.stopping = True
+        self.stop.__exit__(*error)
 
     @property
     def seconds(self) -> float:
@@ -98,6 +102,8 @@ class Journal:
 
     def record(self, step: Step, **numbers: float) -> None:
         """One line of metrics and the bar. `numbers` are named area/quantity_unit."""
+        if not self.start and not self.metrics.begun:
+            results.begin(self.stage, self.target.tag, self.target.results)
         self.tokens += step.tokens
         speed = step.tokens / step.seconds
         self.metrics.write(step.number, **{"train/loss_nats": step.loss, "speed/tokens_per_second": speed,
@@ -108,12 +114,17 @@ class Journal:
 
         if self.stage != "rl":  # whose loss is no likelihood
             self._watch(step)
+
+    def stop_if_asked(self, step: Step) -> None:
+        """Where a signal has come: saves the step and raises KeyboardInterrupt. The end of a run is not interrupted."""
         device = next(self.model.parameters()).device
-        if all_reduce_sum([float(self.stopping)], device)[0]:  # the ranks stop together
+        if step.is_last or not all_reduce_sum([float(self.stop.asked)], device)[0]:  # the ranks stop together
+            return
+        if self.newest_save != step.number:
             self.save(step)
-            self.wait()
-            all_reduce_sum([0.0], device)  # a rank that left would have its launcher end the one that writes
-            raise KeyboardInterrupt
+        self.wait()
+        all_reduce_sum([0.0], device)  # torchrun ends all ranks when one leaves: nobody may, until the save is on disk
+        raise KeyboardInterrupt
 
     def _watch(self, step: Step) -> None:
         usual = median(self.losses) if len(self.losses) >= SPIKE_ARMED else math.inf
@@ -142,15 +153,17 @@ class Journal:
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise UserError(f"weights became infinite or NaN by step {step.number}; checkpoints are from before: "
                             "go on with --resume and lower learning rates (--matrix_lr, --embedding_lr)")
-        taken = checkpoint.snapshot(self.model, self.optimizer)
-        state = {"stage": self.stage, "flags": self.flags, "steps": self.steps, "loader": step.state,
-                 "tokens": self.tokens, "seconds": round(self.seconds, 2)}
+        resumable = not step.is_last or self.target.keep_optimizer
+        taken = checkpoint.snapshot(self.model, self.optimizer if resumable else None)
+        state = {"stage": self.stage, "flags": self.target.flags, "steps": self.steps, "loader": step.state,
+                 "tokens": self.tokens, "seconds": round(self.seconds, 2), "source": self.source}
         self.wait()
+        self.newest_save = step.number
         self.writing = self.writer.submit(self._write, step.number, taken, state)
 
     def _write(self, step: int, taken: checkpoint.Snapshot, state: dict[str, Any]) -> None:
-        path = checkpoint.write(self.folder, step, taken, state)
-        self.saved = [*(one for one in self.saved if one != path), path][-self.keep:]
+        path = checkpoint.write(self.folder, step, taken, state, self.tokenizer)
+        self.saved = [*(earlier for earlier in self.saved if earlier != path), path][-self.target.keep:]
         checkpoint.keep_only(self.saved, self.folder)
 
     def wait(self) -> None:
@@ -160,6 +173,7 @@ class Journal:
     def finish(self, **facts: Any) -> None:
         """run.json, for the report, when the last checkpoint is on disk."""
         self.wait()
-        log.write_run(self.stage, seconds=self.seconds, steps=self.steps, tokens=self.tokens, flags=self.flags,
+        log.write_run(self.stage, folder=self.target.results, seconds=self.seconds, steps=self.steps,
+                      tokens=self.tokens, flags=self.target.flags,
                       num_params=sum(p.numel() for p in self.model.parameters()), **facts)
         log.say(f"{self.stage}: {self.steps:,} steps, {self.tokens:,} tokens in {self.seconds:.0f} s → {self.folder}")

@@ -3,14 +3,15 @@
 Only the plain architecture (`--portable`) has a class there. Other folders get no `model_type`, so transformers refuses
 them instead of reading them as something else.
 """
-import shutil
+import json
 from pathlib import Path
 from typing import Any
 
 from nanochat.model import PORTABLE
-from nanochat.system import files, paths
+from nanochat.system import files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+SPECIAL_IDS = {"bos_token_id": "<|bos|>", "eos_token_id": "<|assistant_end|>", "pad_token_id": "<|bos|>"}
 
 
 def is_portable(config: dict[str, Any]) -> bool:
@@ -19,7 +20,7 @@ def is_portable(config: dict[str, Any]) -> bool:
 
 
 def described(config: dict[str, Any]) -> dict[str, Any]:
-    """The config.json of a portable checkpoint: transformers' names, then ours."""
+    """transformers' names for a portable model, for its config.json."""
     return {
         "model_type": "nanochat", "architectures": ["NanoChatForCausalLM"], "dtype": "float32",
         "vocab_size": config["vocab_size"], "hidden_size": config["n_embd"],
@@ -27,25 +28,20 @@ def described(config: dict[str, Any]) -> dict[str, Any]:
         "num_attention_heads": config["n_head"], "num_key_value_heads": config["n_kv_head"],
         "head_dim": config["head_dim"], "max_position_embeddings": config["sequence_len"], "hidden_act": "relu2",
         "rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": config["rope_base"]},
-        "attention_bias": False, "final_logit_softcapping": config["softcap"], "tie_word_embeddings": False,
-        **special_ids(), **config}
+        "attention_bias": False, "final_logit_softcapping": config["softcap"], "tie_word_embeddings": False}
 
 
-def special_ids() -> dict[str, int]:
-    """Where an answer begins and ends, from the run's tokenizer; nothing where there is none yet."""
-    path = paths.tokenizer_dir() / TOKENIZER_FILES[0]
-    if not path.exists():
+def special_ids(tokenizer: dict[str, bytes]) -> dict[str, int]:
+    """Where an answer begins and ends, from the tokenizer's files; nothing where there are none."""
+    if not tokenizer:
         return {}
-    ids = {token["content"]: token["id"] for token in files.read_json(path)["added_tokens"]}
-    return {"bos_token_id": ids["<|bos|>"], "eos_token_id": ids["<|assistant_end|>"], "pad_token_id": ids["<|bos|>"]}
+    ids = {token["content"]: token["id"] for token in json.loads(tokenizer[TOKENIZER_FILES[0]])["added_tokens"]}
+    return {name: ids[token] for name, token in SPECIAL_IDS.items()}
 
 
-def add_files(folder: Path, config: dict[str, Any]) -> None:
-    """Writes config.json into a checkpoint folder, and for a portable one the tokenizer beside it."""
-    if not is_portable(config):
-        files.write_json(folder / "config.json", config)
-        return
-    files.write_json(folder / "config.json", described(config))
-    for name in TOKENIZER_FILES:
-        if (paths.tokenizer_dir() / name).exists():
-            shutil.copyfile(paths.tokenizer_dir() / name, folder / name)
+def add_files(folder: Path, config: dict[str, Any], tokenizer: dict[str, bytes]) -> None:
+    """Writes config.json and the tokenizer's files into a checkpoint folder."""
+    names = {**described(config), **special_ids(tokenizer)} if is_portable(config) else {}
+    files.write_json(folder / "config.json", {**names, **config})
+    for name, content in tokenizer.items():
+        files.write_atomic(folder / name, content)

@@ -5,7 +5,7 @@ from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 
 FLAGS = dict(depth=flag(20, "layers", at_least=1), matrix_lr=flag(0.02, at_least=0, at_most=1), device_batch_size=32,
-             num_iterations=flag(-1, "steps; -1 = all 100 %", at_least=1), run="dummy", resume=False, compile=True,
+             num_iterations=flag(-1, "steps; -1 = all 100 %", at_least=1), model_tag="d4", resume=False, compile=True,
              stage=flag("sft", choices=("mid", "sft")), prompt=flag("", "say this", short="p"))
 
 
@@ -28,19 +28,25 @@ def refused(capsys, *argv) -> str:
 def test_both_spellings_both_ways_and_a_bare_dash(argv):
     args = parse(*argv)
     assert args.device_batch_size == 8
-    assert args.depth == 20 and args.run == "dummy" and args.resume is False and args.compile is True
+    assert args.depth == 20 and args.model_tag == "d4" and args.resume is False and args.compile is True
 
 
 def test_values_keep_their_hyphens_and_their_type():
-    args = parse("--run=my-run-1", "--depth=1_000", "--num-iterations=2e3", "--matrix-lr=1e-3", "-p", "what - now?")
-    assert (args.run, args.depth, args.num_iterations, args.matrix_lr, args.prompt) == (
-        "my-run-1", 1000, 2000, 0.001, "what - now?")
+    args = parse("--model_tag=a-b", "--depth=1_000", "--num-iterations=2e3", "--matrix-lr=1e-3", "-p", "what - now?")
+    assert (args.model_tag, args.depth, args.num_iterations, args.matrix_lr, args.prompt) == (
+        "a-b", 1000, 2000, 0.001, "what - now?")
     assert isinstance(args.num_iterations, int)
 
 
 def test_switches_go_on_and_off():
     args = parse("--resume", "--no-compile")
     assert args.resume is True and args.compile is False
+
+
+def test_what_the_user_typed_can_be_told_from_a_default():
+    args = parse("--depth=20", "-p", "hi", "--no_resume")
+    assert args.given == {"depth", "prompt", "resume"} and args.defaults["depth"] == 20
+    assert list(vars(args)) == list(FLAGS), "the flags and nothing else, in their order"
 
 
 def test_minus_one_stays_allowed_where_it_is_the_default():

@@ -2,6 +2,7 @@
 run that goes on where an earlier one stopped, on as many ranks as the environment says."""
 import sys
 import time
+from argparse import Namespace
 
 import torch
 
@@ -10,6 +11,7 @@ from nanochat.model import GPT, GPTConfig
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
 from nanochat.system import cli, runtime
+from nanochat.train import target
 from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import weighted_nll
@@ -18,10 +20,15 @@ ROWS_PER_STEP = 8
 
 
 def main(steps: int, pause: float) -> None:
+    args = Namespace(steps=steps, model_tag="", **{name: flag.default for name, flag in target.FLAGS.items()})
+    args.resume = args.keep_optimizer = True
+    place = target.claim("base", "d2", args)
+    if place.finished:
+        return
     device = runtime.start("cpu", "float32")
     model = GPT(GPTConfig(16, 64, 2, 2, 2, 16, 8)).init_weights(0)
     optimizer = Optimizer(groups_of(model, matrix_lr=0.02, embedding_lr=0.02, head_lr=0.002))
-    journal = Journal("base", "d2", model, optimizer, steps=steps, resume=True, flags={"steps": steps})
+    journal = Journal(place, model, optimizer, steps=steps)
     draw = torch.Generator().manual_seed(0)
     documents = [[0, *torch.randint(1, 64, (3 + n % 17,), generator=draw).tolist()] for n in range(50)]
     stream = prefetched(batches(ListCorpus([(one, [1] * len(one)) for one in documents], 16), 2, 16, 0,
@@ -32,6 +39,7 @@ def main(steps: int, pause: float) -> None:
             journal.record(step, **{"ranks": device.world_size})
             if due(step, 7):
                 journal.save(step)
+            journal.stop_if_asked(step)
             time.sleep(pause)
         journal.finish()
     device.close()

@@ -50,7 +50,7 @@ def main(out: str, resumed: str = "") -> None:
     ranks = {"rank": device.rank, "world_size": device.world_size}
     start, place = 0, None
     if resumed:
-        state = checkpoint.check(Path(resumed))
+        state = checkpoint.check(Path(resumed), optimizer=True)
         checkpoint.restore(Path(resumed), model, optimizer)
         start, place = state["step"], state["loader"]
     losses = []

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from nanochat.model import GPT
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
+from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
 
 
@@ -36,7 +37,7 @@ def test_what_is_saved_is_what_is_restored(learner, tmp_path):
     optimizer.updates = 7
     path = checkpoint.save(tmp_path, 500, model, optimizer, {"tokens": 12, "loader": {"row": 3}})
     assert names(tmp_path) == ["step_000500"]
-    assert names(path) == ["config.json", "model.safetensors", "optimizer.pt", "state.json"]
+    assert names(path) == ["config.json", "model.safetensors", "optimizer.pt", "state.json"]  # there is no tokenizer
     state = checkpoint.check(path)
     assert (state["step"], state["tokens"], state["loader"]) == (500, 12, {"row": 3})
     assert state["format"] == checkpoint.FORMAT
@@ -93,6 +94,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(learner, tmp_
     said = capsys.readouterr().out
     if name == "state.json" and how == "bit":  # inside the recipe's own numbers: still JSON, and of no consequence
         assert state["step"] == 2
+        return
+    if name == "optimizer.pt":  # talking, examining and the next stage do not read it
+        assert state["step"] == 2 and not said
+        with pytest.raises(UserError, match="optimizer.pt is (missing|damaged)"):
+            checkpoint.check(path, optimizer=True)
         return
     assert (path.name, state["step"]) == ("step_000001", 1)
     assert "warning" in said and "step_000002" in said and said.count("\n") == 1
@@ -181,35 +187,155 @@ def test_what_is_not_there_is_said_with_what_is(stages, arguments, said):
 
 def test_a_checkpoint_asked_for_by_step_must_be_whole(stages):
     damage(stages / "checkpoints" / "base" / "d4" / "step_000010" / "model.safetensors", "bit")
-    with pytest.raises(UserError, match="step_000010/model.safetensors is missing or damaged"):
+    with pytest.raises(UserError, match="step_000010/model.safetensors is damaged"):
         checkpoint.load_model("base", "d4", step=10)
 
 
-def test_another_tokenizer_is_noticed(stages, learner):
-    from nanochat.tokenizer import Tokenizer
-    Tokenizer([bytes([byte]) for byte in range(256)]).save(paths.tokenizer_dir())
-    with pytest.raises(UserError, match="has 265 tokens, the checkpoint .* 300; train the model again"):
+def without_tokenizer(path):
+    """As code from before checkpoints had their tokenizer wrote it."""
+    state = files.read_json(path / "state.json")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).unlink()
+        del state["sha256"][name]
+    files.write_json(path / "state.json", state)
+
+
+def other_tokenizer(size):
+    pairs = [b"=%d" % number for number in range(size - 265)]
+    Tokenizer([bytes([byte]) for byte in range(256)] + pairs).save(paths.tokenizer_dir())
+
+
+@pytest.mark.parametrize("change", ["other", "gone", "damaged"])
+def test_a_model_talks_with_its_own_tokenizer_whatever_becomes_of_the_run_s(stages, tokenizer, change):
+    if change == "other":
+        other_tokenizer(tokenizer.vocab_size)
+    elif change == "gone":
+        shutil.rmtree(paths.tokenizer_dir())
+    else:
+        (paths.tokenizer_dir() / "tokenizer.json").write_text("{")
+    model, loaded, _ = checkpoint.load_model("base")
+    assert loaded.encode("The cat sat") == tokenizer.encode("The cat sat")
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "empty", "bit"])
+def test_a_damaged_tokenizer_in_a_checkpoint_is_noticed(stages, how, capsys):
+    damage(stages / "checkpoints/base/d4/step_000020/tokenizer.json", how)
+    assert checkpoint.load_model("base", "d4")[2]["step"] == 10 and "tokenizer.json is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size, said", [(265, "made with another tokenizer"), (300, "made with another tokenizer")])
+def test_an_older_checkpoint_has_the_run_s_tokenizer_or_none(stages, tokenizer, size, said):
+    without_tokenizer(stages / "checkpoints/base/d12/step_000007")
+    assert checkpoint.load_model("base")[1].vocab_size == tokenizer.vocab_size
+    other_tokenizer(size)
+    with pytest.raises(UserError, match=said):
         checkpoint.load_model("base")
-    model, _ = learner(vocab_size=265)  # as a run that resumes makes it, from the tokenizer
-    with pytest.raises(UserError, match="do not fit the model .size mismatch for .*; the tokenizer has changed") as one:
-        checkpoint.restore(paths.checkpoint_dir("base", "d12") / "step_000007", model)
-    assert "\n" not in str(one.value)
-    (paths.tokenizer_dir() / "tokenizer.json").unlink()
+    shutil.rmtree(paths.tokenizer_dir())
     with pytest.raises(UserError, match="scripts.tok_train"):
         checkpoint.load_model("base")
 
 
-def test_another_tokenizer_of_the_same_size_is_noticed(stages, learner, tokenizer):
-    from nanochat.tokenizer import Tokenizer
-    model, optimizer = learner(vocab_size=tokenizer.vocab_size)
-    checkpoint.save(paths.checkpoint_dir("base", "d99"), 1, model, optimizer, {})
-    assert checkpoint.load_model("base")[2]["tag"] == "d99"
-    others = [bytes([byte]) for byte in range(256)] + [b"=%d" % n for n in range(tokenizer.vocab_size - 265)]
-    Tokenizer(others).save(paths.tokenizer_dir())
-    with pytest.raises(UserError, match="made with another tokenizer"):
-        checkpoint.load_model("base")
+def test_weights_of_another_size_do_not_fit(stages, learner):
+    model, _ = learner(vocab_size=265)
+    with pytest.raises(UserError, match="do not fit the model .size mismatch for .*; the tokenizer has changed") as one:
+        checkpoint.restore(paths.checkpoint_dir("base", "d12") / "step_000007", model)
+    assert "\n" not in str(one.value)
 
 
 def test_state_is_readable_json(stages):
     state = json.loads((stages / "checkpoints" / "base" / "d12" / "step_000007" / "state.json").read_text())
-    assert set(state["sha256"]) == {"model.safetensors", "config.json", "optimizer.pt"}
+    assert set(state["sha256"]) == {"model.safetensors", "config.json", "optimizer.pt", "tokenizer.json",
+                                    "tokenizer_config.json"}
+
+
+def moved(stages, how):
+    """The checkpoint's folder after something that people do with folders."""
+    folder, path = stages / "checkpoints/base", stages / "checkpoints/base/d12/step_000007"
+    if how == "renamed":
+        (folder / "d12").rename(folder / "d99")
+    elif how == "linked tag":
+        (folder / "d12").rename(stages / "elsewhere")
+        (folder / "d12").symlink_to(stages / "elsewhere")
+    elif how == "linked step":
+        path.rename(stages / "elsewhere")
+        path.symlink_to(stages / "elsewhere")
+    elif how == "linked file":
+        (path / "model.safetensors").rename(stages / "weights")
+        (path / "model.safetensors").symlink_to(stages / "weights")
+    elif how == "read only":
+        for file in (*path.iterdir(), path):
+            file.chmod(0o555)
+    elif how == "leftovers of a Mac":
+        for place in (path, path.parent, folder):
+            (place / ".DS_Store").touch()
+        (path / "._model.safetensors").touch()
+        (path.parent / "._step_000007").touch()
+        (path.parent / "step_000009 copy").mkdir()
+    elif how == "no digests":
+        state = files.read_json(path / "state.json")
+        del state["sha256"]
+        files.write_json(path / "state.json", state)
+
+
+@pytest.mark.parametrize("how", ["renamed", "linked tag", "linked step", "linked file", "read only",
+                                 "leftovers of a Mac", "no digests"])
+def test_a_checkpoint_can_be_moved_linked_and_littered(stages, how):
+    weights = checkpoint.load_model("base")[2]["sha256"]["model.safetensors"]
+    moved(stages, how)
+    loaded = checkpoint.load_model("base")[2]
+    assert loaded["step"] == 7 and loaded["sha256"]["model.safetensors"] == weights
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "optimizer.pt"])
+def test_a_git_lfs_pointer_is_no_file(stages, name):
+    path = stages / "checkpoints/base/d12/step_000007"
+    (path / name).write_bytes(checkpoint.LFS_POINTER + b"v1\noid sha256:0\nsize 123\n")
+    with pytest.raises(UserError, match=f"{name} is a Git LFS pointer.*git lfs pull"):
+        checkpoint.check(path, optimizer=True)
+
+
+@pytest.mark.parametrize("how", ["cut", "empty"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+def test_damage_without_digests_is_one_line(stages, learner, tokenizer, name, how):
+    path = stages / "checkpoints/base/d12/step_000007"
+    moved(stages, "no digests")
+    damage(path / name, how)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        checkpoint.restore(path, *learner(vocab_size=tokenizer.vocab_size))
+
+
+def test_a_link_is_removed_and_what_it_points_at_stays(stages):
+    moved(stages, "linked step")
+    checkpoint.keep_only([], stages / "checkpoints/base/d12")
+    assert not checkpoint.steps(stages / "checkpoints/base/d12") and len(names(stages / "elsewhere")) == 6
+
+
+FIELDS_OF_2026 = {"sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "rope_base",
+                  "softcap", "value_embeddings", "residual_scalars", "smear", "document_bos"}
+
+
+def test_a_field_that_came_later_means_what_was_true_before_it(tmp_path, tiny_model):
+    config = tiny_model(value_embeddings=False, smear=False).config.as_dict()
+    files.write_json(tmp_path / "config.json",
+                     {name: value for name, value in config.items() if name not in checkpoint.BEFORE_THE_FIELD})
+    found = checkpoint.config_of(tmp_path)
+    assert (found.n_layer, found.smear, found.residual_scalars, found.softcap) == (2, False, False, 15.0)
+    new = set(config) - FIELDS_OF_2026
+    assert new <= set(checkpoint.BEFORE_THE_FIELD), "a new field of GPTConfig needs its value for older checkpoints"
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"sliding_window": 512, "z_loss": 1.0}, "does not know: sliding_window, z_loss"), ({"n_layer": None}, "n_layer")])
+def test_a_config_that_cannot_be_read_names_its_fields(tmp_path, tiny_model, change, said):
+    config = {**tiny_model().config.as_dict(), **change}
+    files.write_json(tmp_path / "config.json", {name: value for name, value in config.items() if value is not None})
+    with pytest.raises(UserError, match=said):
+        checkpoint.config_of(tmp_path)
+
+
+@pytest.mark.parametrize("tags, default", [(("d4", "d12"), "d12"), (("d4", "d4-trial"), "d4"), (("d4", "trial9"), "d4"),
+                                           (("ada", "bob"), "bob"), (("d4", ".DS_Store"), "d4")])
+def test_the_tag_that_commands_take_by_themselves(base_dir, tags, default):
+    for tag in tags:
+        (paths.checkpoint_dir("sft", tag) / "step_000001").mkdir(parents=True)
+    assert checkpoint.default_tag("sft") == default

@@ -3,6 +3,7 @@ import torch
 
 from nanochat.data import shards
 from nanochat.system import files, paths
+from nanochat.system.files import UserError
 from nanochat.system.runtime import Runtime
 from nanochat.train import fit
 from nanochat.train.losses import weighted_nll
@@ -76,20 +77,52 @@ def test_minutes_become_steps_once_and_the_measuring_leaves_no_trace(text, monke
     def quick(*args, seconds):
         assert seconds == pytest.approx(0.12)
         asked.append(measure(*args, seconds=0.05))
-        return 6 * 64 / (0.02 * 60) + 1  # six steps in 0.02 minutes
+        return 640.0
+
+    def six(minutes, *, spent, step, evaluation, eval_every):
+        assert (minutes, step, eval_every) == (0.02, 0.1, 250) and spent > 0 and evaluation > 0
+        return 6
 
     monkeypatch.setattr(fit, "tokens_per_second", quick)
+    monkeypatch.setattr(fit, "steps_for_minutes", six)
     base_train.main([*SMALL, "--device_batch_size=auto", "--minutes=0.02"])
     said = capsys.readouterr().out
     assert "6 steps of 64 tokens" in said and "4 rows at a time" in said and "attention: plain" in said
     folder = text / "checkpoints/base/d1/step_000006"
     weights = (folder / "model.safetensors").read_bytes()
     base_train.main([*SMALL, "--device_batch_size=2", "--minutes=0.02", "--resume"])
-    assert len(asked) == 1 and "goes on after step 6 of 6" in capsys.readouterr().out
+    assert len(asked) == 1 and "base/d1 (step 6 of 6" in capsys.readouterr().out
     base_train.main([*SMALL, "--device_batch_size=4", "--num_iterations=6", "--model_tag=again"])
     assert (text / "checkpoints/base/again/step_000006/model.safetensors").read_bytes() == weights
     line = files.read_jsonl(paths.results_dir("base") / "metrics.jsonl")[-1]
     assert 0 <= line["speed/stall_fraction"] <= 1
+
+
+@pytest.mark.parametrize("minutes, spent, evaluation, eval_every, steps", [
+    (1.0, 10, 0, -1, 100),  # 50 s of steps that take half a second
+    (1.0, 10, 5, -1, 90),  # the validation at the end is part of the minute
+    (1.0, 10, 5, 10, 45),  # as are those on the way: each costs as much as ten steps
+    (10.0, 60, 2, 250, 1059), (0.1, 20, 0, -1, 1)])  # time is over before it begins: the least there is
+def test_minutes_are_those_of_the_whole_run(minutes, spent, evaluation, eval_every, steps):
+    found = fit.steps_for_minutes(minutes, spent=spent, step=0.5, evaluation=evaluation, eval_every=eval_every)
+    assert found == steps
+    validations = 1 + (steps // eval_every if eval_every > 0 else 0)
+    assert steps == 1 or abs(spent + 0.5 * steps + evaluation * validations - 60 * minutes) < 0.5 + evaluation
+
+
+@pytest.mark.parametrize("flags, compiled", [
+    ([], True), (["--minutes=0.5"], False), (["--minutes=1.9"], False), (["--minutes=2"], True),
+    (["--minutes=0.5", "--compile"], True), (["--minutes=9", "--no_compile"], False)])
+def test_a_run_too_short_to_gain_from_compiling_is_not_compiled(flags, compiled):
+    from scripts import base_train
+    assert base_train.compiles(base_train.flags(flags)) == compiled
+
+
+@pytest.mark.parametrize("other", ["--num_iterations=3", "--target_flops=1e9"])
+def test_two_lengths_are_one_too_many(text, other):
+    from scripts import base_train
+    with pytest.raises(UserError, match="each say how long"):
+        base_train.main([*SMALL, "--device_batch_size=2", "--minutes=1", other])
 
 
 def test_every_rank_takes_what_fits_on_all(tiny_model, monkeypatch):

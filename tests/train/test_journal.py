@@ -1,6 +1,7 @@
 import os
 import signal
 import threading
+from argparse import Namespace
 
 import pytest
 import torch
@@ -9,12 +10,12 @@ from nanochat.data.loader import batches, prefetched
 from nanochat.optim import Schedule
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
-from nanochat.train import checkpoint
+from nanochat.train import checkpoint, target
 from nanochat.train.journal import Journal
 from nanochat.train.loop import Step, due, optimize
 from nanochat.train.losses import weighted_nll
 
-FLAGS = {"depth": 2, "matrix_lr": 0.01, "run": "dummy", "resume": False, "save_every": 4, "keep": 1, "compile": True}
+FLAGS = {"depth": 2, "matrix_lr": 0.01, "compile": True, "model_tag": ""}
 STEPS = 12
 
 
@@ -22,12 +23,24 @@ class Killed(BaseException):
     """kill -9, as seen from inside: nothing else of the recipe runs."""
 
 
+def settings(**changed):
+    """The flags of a training script."""
+    return Namespace(**{**FLAGS, **{name: flag.default for name, flag in target.FLAGS.items()}, **changed})
+
+
+def journal_of(model, optimizer, stage="base", steps=5, **changed):
+    return Journal(target.claim(stage, "d2", settings(**changed)), model, optimizer, steps=steps)
+
+
 def recipe(learner, corpus, cpu, *, resume=False, kill_after=None, steps=STEPS, seed=0, save_every=4, keep=1,
-           on_step=None, **changed):
+           on_step=None, keep_optimizer=True, **changed):
     """What base_train does, in small; `on_step` {6: f} calls f when step 6 is done and recorded."""
+    place = target.claim("base", "d2", settings(resume=resume, save_every=save_every, keep=keep,
+                                                keep_optimizer=keep_optimizer, **changed))
+    if place.finished:
+        return None, None, None
     model, optimizer = learner(seed)
-    journal = Journal("base", "d2", model, optimizer, steps=steps, resume=resume,
-                      flags={**FLAGS, "resume": resume, "save_every": save_every, "keep": keep, **changed}, keep=keep)
+    journal = Journal(place, model, optimizer, steps=steps)
     stream = prefetched(batches(corpus, 3, 16, 0, seed=3, state=journal.state))
     with journal:
         for step in optimize(weighted_nll(model, False), optimizer, stream, Schedule(steps), runtime=cpu, steps=steps,
@@ -36,6 +49,7 @@ def recipe(learner, corpus, cpu, *, resume=False, kill_after=None, steps=STEPS, 
             if due(step, save_every):
                 journal.save(step)
             (on_step or {}).get(step.number, int)()
+            journal.stop_if_asked(step)
             if step.number == kill_after:
                 raise Killed
         journal.finish(flops=123)
@@ -76,32 +90,39 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(learner, corpus, cpu, base_
     assert journal.tokens == STEPS * 2 * 3 * 16
 
 
-def test_resuming_a_finished_run_does_nothing_twice(learner, corpus, cpu, base_dir):
-    _, _, first = recipe(learner, corpus, cpu)
-    before = curve(), weights()
-    _, _, journal = recipe(learner, corpus, cpu, resume=True)
-    assert journal.start == STEPS and (curve(), weights()) == before
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_resuming_a_finished_run_touches_nothing(learner, corpus, cpu, base_dir, capsys):
+    model, _, journal = recipe(learner, corpus, cpu)
     run = files.read_json(paths.results_dir("base") / "run.json")
-    assert run["steps"] == STEPS and run["tokens"] == first.tokens and run["flops"] == 123
-    assert run["num_params"] == sum(p.numel() for p in journal.model.parameters())
-    assert run["seconds"] >= journal.seconds_before > 0
+    assert run["steps"] == STEPS and run["tokens"] == journal.tokens and run["flops"] == 123
+    assert run["num_params"] == sum(p.numel() for p in model.parameters()) and run["seconds"] > 0
+    before = contents(base_dir)
+    assert recipe(learner, corpus, cpu, resume=True) == (None, None, None) and contents(base_dir) == before
+    assert "base/d2 (step 12 of 12, 20" in (said := capsys.readouterr().out) and "is finished" in said
+    (paths.results_dir("base") / "run.json").unlink()  # killed between the last checkpoint and the record of the run
+    recipe(learner, corpus, cpu, resume=True)
+    assert files.read_json(paths.results_dir("base") / "run.json")["tokens"] == run["tokens"]
 
 
 def test_other_flags_are_refused_before_anything_changes(learner, corpus, cpu, base_dir):
-    recipe(learner, corpus, cpu)
-    before = curve(), weights()
-    with pytest.raises(UserError, match=r"other flags: --depth=3 \(was 2\), --matrix_lr=0.02 \(was 0.01\); give"):
-        recipe(learner, corpus, cpu, resume=True, depth=3, matrix_lr=0.02)  # a rate alone may change
-    with pytest.raises(UserError, match=r"--new=1 \(was None\)"):
+    with pytest.raises(Killed):
+        recipe(learner, corpus, cpu, kill_after=5)
+    before = contents(base_dir)
+    with pytest.raises(UserError, match=r"other flags: --depth=3 \(was 2\); give"):
+        recipe(learner, corpus, cpu, resume=True, depth=3, matrix_lr=0.02)  # a rate may change
+    with pytest.raises(UserError, match=r"--new=1 \(was not there\)"):
         recipe(learner, corpus, cpu, resume=True, new=1)
-    assert (curve(), weights()) == before
-    recipe(learner, corpus, cpu, resume=True, compile=False, run="other", save_every=1)  # these decide nothing
+    assert contents(base_dir) == before
+    recipe(learner, corpus, cpu, resume=True, compile=False, save_every=1)  # these decide nothing
 
 
 def test_a_mistake_found_after_the_journal_was_made_costs_no_metrics(learner, corpus, cpu, base_dir):
     recipe(learner, corpus, cpu)
     before = curve()
-    Journal("base", "d2", *learner(), steps=5, resume=False, flags=FLAGS)
+    journal_of(*learner(), overwrite=True)
     assert curve() == before  # only `with journal` begins a new curve
 
 
@@ -109,9 +130,9 @@ def test_a_fresh_run_replaces_an_older_longer_one(learner, corpus, cpu, base_dir
     recipe(learner, corpus, cpu, keep=3)
     assert saved() == ["step_000004", "step_000008", "step_000012"]
     with pytest.raises(Killed):
-        recipe(learner, corpus, cpu, kill_after=3, steps=8, keep=3)
+        recipe(learner, corpus, cpu, kill_after=3, steps=8, keep=3, overwrite=True)
     assert len(saved()) == 3  # the old ones stay until there is a new one
-    recipe(learner, corpus, cpu, steps=8, keep=3)
+    recipe(learner, corpus, cpu, steps=8, keep=3, overwrite=True)
     assert saved() == ["step_000004", "step_000008"] and [step for step, *_ in curve()] == list(range(1, 9))
     assert checkpoint.latest(paths.checkpoint_dir("base", "d2"))[1]["step"] == 8  # what later stages load
 
@@ -133,21 +154,36 @@ def test_with_no_checkpoint_a_resumed_run_is_a_fresh_one(learner, corpus, cpu, b
     assert journal.start == 0 and journal.state is None and len(curve()) == STEPS
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_finishes_the_step_saves_it_and_stops(learner, corpus, cpu, base_dir, monkeypatch, sign):
     recipe(learner, corpus, cpu)
     expected, whole = curve(), weights()
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base_dir.parent / "again"))
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(sign)
     with pytest.raises(KeyboardInterrupt):
         recipe(learner, corpus, cpu, on_step={6: lambda: os.kill(os.getpid(), sign)})
-    assert saved() == ["step_000007"] and (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert saved() == ["step_000006"] and signal.getsignal(sign) == before
     _, _, journal = recipe(learner, corpus, cpu, resume=True)
-    assert journal.start == 7 and (curve(), weights()) == (expected, whole)
+    assert journal.start == 6 and (curve(), weights()) == (expected, whole)
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored(learner, corpus, cpu, base_dir, monkeypatch):
+    """As nohup starts a run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        recipe(learner, corpus, cpu, on_step={6: lambda: os.kill(os.getpid(), signal.SIGHUP)})
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and saved() == ["step_000012"]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_in_the_last_step_does_not_keep_the_run_from_its_end(learner, corpus, cpu, base_dir):
+    recipe(learner, corpus, cpu, on_step={STEPS: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    assert saved() == ["step_000012"] and (paths.results_dir("base") / "run.json").exists()
 
 
 def test_a_second_signal_does_not_wait(learner, base_dir):
-    with pytest.raises(KeyboardInterrupt), Journal("base", "d2", *learner(), steps=5, resume=False, flags=FLAGS):
+    with pytest.raises(KeyboardInterrupt), journal_of(*learner()):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
             torch.zeros(1).add_(1)  # the handler runs between two operations
@@ -182,7 +218,7 @@ def step_of(number, loss, is_last=False):
 
 
 def test_a_loss_that_rises_and_stays_up_stops_the_run_with_the_checkpoint_before(learner, base_dir):
-    journal = Journal("base", "d2", *learner(), steps=90, resume=False, flags=FLAGS)
+    journal = journal_of(*learner(), steps=90)
     with journal, pytest.raises(UserError, match="rose from about 2 to 6 .* step 41 to 60; step_000040 is from before"):
         for number in range(1, 90):
             lone = number == 30  # one bad batch is no spike
@@ -193,19 +229,19 @@ def test_a_loss_that_rises_and_stays_up_stops_the_run_with_the_checkpoint_before
 
 
 def test_a_falling_or_noisy_loss_is_no_spike_and_rl_has_none(learner, base_dir):
-    with Journal("base", "d2", *learner(), steps=900, resume=False, flags=FLAGS) as journal:
+    with journal_of(*learner(), steps=900) as journal:
         for number in range(1, 400):
             journal.record(step_of(number, 7 / number**0.3 + (number % 7) / 10))
         for number in range(400, 500):  # the end of easy text
             journal.record(step_of(number, 12 / (number - 399) ** 0.5 + (number % 3) / 10))
-    with Journal("rl", "d2", *learner(), steps=900, resume=False, flags=FLAGS) as journal:
+    with journal_of(*learner(), "rl", steps=900) as journal:
         for number in range(1, 100):
             journal.record(step_of(number, -1.0 if number < 50 else 5.0))
 
 
 def test_broken_weights_are_never_saved(learner, base_dir):
     model, optimizer = learner()
-    with Journal("base", "d2", model, optimizer, steps=9, resume=False, flags=FLAGS) as journal:
+    with journal_of(model, optimizer, steps=9) as journal:
         journal.save(step_of(1, 2.0))
         with torch.no_grad():
             model.lm_head.weight[0, 0] = float("inf")
