@@ -50,8 +50,8 @@ find_python() {
         if is_suitable "$candidate"; then printf '%s\n' "$candidate"; return; fi
     done
     if command -v uv >/dev/null 2>&1; then echo 3.13; return; fi  # uv finds this version, or fetches it
-    die 1 "there is no 64-bit Python 3.11 to 3.14 (python3 is: $(python3 --version 2>&1 | head -n 1)). Install one or name" \
-        "one: PYTHON=/path/to/python3.13 bash setup.sh. Or install uv, which fetches one: python3 -m pip install uv"
+    die 1 "there is no 64-bit Python 3.11 to 3.14 (python3 is: $(python3 --version 2>&1 | head -n 1)). Install one, or" \
+        "name it: PYTHON=/path/to/python3.13 bash setup.sh. Or install uv, which fetches one: python3 -m pip install uv"
 }
 
 has_the_python_asked_for() {
@@ -182,8 +182,8 @@ torch_by() {
 sees_gpu() { .venv/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; }
 
 has_torch_wheel() {
-    local folder
-    for folder in ${PIP_FIND_LINKS:-} ${UV_FIND_LINKS//,/ }; do
+    local folder IFS=,
+    for folder in ${UV_FIND_LINKS:-}; do
         if compgen -G "$folder/torch-[0-9]*.whl" >/dev/null; then return; fi
     done
     return 1
