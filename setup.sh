@@ -15,7 +15,7 @@ set -euo pipefail
 # Settings meant for other environments: they would stop Python or pip, or send the packages to another folder.
 unset CDPATH PYTHONHOME PYTHONPATH PYTHONWARNINGS PYTHONOPTIMIZE UV_SYSTEM_PYTHON UV_PYTHON
 unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_NO_DEPS PIP_DRY_RUN PIP_REQUIRE_HASHES PIP_NO_BUILD_ISOLATION PIP_QUIET
-export PIP_USER=0 PIP_UPGRADE_STRATEGY=eager PIP_DISABLE_PIP_VERSION_CHECK=1
+export PIP_USER=0 PIP_UPGRADE_STRATEGY=eager PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_RETRIES="${PIP_RETRIES:-2}"
 # uv does not read pip's settings.
 [ -z "${PIP_FIND_LINKS:-}" ] || export UV_FIND_LINKS="${UV_FIND_LINKS:-$(printf '%s' "$PIP_FIND_LINKS" | tr -s ' ' ,)}"
 [ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}"

@@ -31,6 +31,17 @@ def pytest_sessionfinish(session):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_of_the_machine(tmp_path_factory):
+    """A finished run in the user's out folder, settings of the user or of torchrun must not change what a test sees."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") or name.startswith("NANOCHAT_") and name != "NANOCHAT_DATA":
+                patch.delenv(name)
+        patch.setenv("NANOCHAT_BASE_DIR", str(tmp_path_factory.mktemp("no-run")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_draws():
     """Every test draws the same random numbers, alone or among others."""
@@ -45,9 +56,8 @@ def sentences():
 
 @pytest.fixture
 def base_dir(tmp_path, monkeypatch):
-    """A fresh out folder; nothing of the machine's own set-up or of torchrun leaks in."""
-    for name in ("NANOCHAT_DATA", "RANK", "WORLD_SIZE", "LOCAL_RANK", "NANOCHAT_PARSE_ONLY"):
-        monkeypatch.delenv(name, raising=False)
+    """A fresh out folder, and no data but what the test makes."""
+    monkeypatch.delenv("NANOCHAT_DATA", raising=False)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "out"))
     return tmp_path / "out"
 
