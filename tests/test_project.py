@@ -191,34 +191,3 @@ def test_the_one_command_picks_the_recipe_and_knows_both_spellings(tmp_path):
     assert f"--data={tmp_path}/a_b" in bash(f"cd {tmp_path}; {one} --data a_b").stdout
     assert f"--data={tmp_path}/a_b" in bash(one, NANOCHAT_DATA=f"{tmp_path}/a_b").stdout
     assert "--fresh" in bash(f"bash {ROOT}/speedrun.sh --help").stdout
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    """A folder with just what set-up reads, and a .venv that looks as if set-up had finished there."""
-    for name in ("setup.sh", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
-    python = tmp_path / ".venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    (tmp_path / ".venv/nanochat.stamp").write_text(f"{tmp_path}\n{(tmp_path / 'pyproject.toml').read_text()}")
-    return tmp_path
-
-
-@needs_bash
-def test_set_up_installs_only_when_something_changed(checkout):
-    printed = bash(f"bash {checkout}/setup.sh", PYTHON="/no/such/python").stdout
-    assert printed.startswith("setup: ready. Python 3.") and len(printed.splitlines()) == 1
-    with (checkout / "pyproject.toml").open("a") as project:
-        project.write("# changed\n")
-    done = bash(f"bash {checkout}/setup.sh", code=1, PYTHON="/no/such/python")
-    assert "installing" in done.stdout and "PYTHON=/no/such/python does not run or is older" in done.stderr
-    assert not (checkout / ".venv/nanochat.stamp").read_text().endswith("# changed\n"), "a failed set-up is not done"
-
-
-@needs_bash
-def test_shell_scripts_parse_and_the_gate_is_the_documented_command():
-    for path in [*ROOT.glob("*.sh"), ROOT / ".ci/run"]:
-        bash(f"bash -n {path}")
-    assert (ROOT / ".ci/run").read_text().strip().splitlines()[-1] == "bash test.sh"
