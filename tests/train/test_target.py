@@ -1,4 +1,4 @@
-"""The training scripts on an out folder with a finished model of every stage: nothing of it is lost or changed unasked."""
+"""The training scripts on an out folder with a finished model of every stage: nothing of it is lost unasked."""
 import hashlib
 import importlib
 import shlex
@@ -75,8 +75,8 @@ def test_a_finished_model_is_not_replaced_unasked(out, stage, monkeypatch):
     def work(*_, **__):
         pytest.fail("work was done before the refusal")
 
-    for place in ("nanochat.system.runtime.start", "nanochat.tokenizer.Tokenizer.load", "nanochat.train.checkpoint.check"):
-        monkeypatch.setattr(place, work)
+    for place in ("system.runtime.start", "tokenizer.Tokenizer.load", "train.checkpoint.check"):
+        monkeypatch.setattr(f"nanochat.{place}", work)
     before = contents(out)
     with pytest.raises(UserError) as refused:
         run(COMMANDS[stage])
@@ -263,7 +263,8 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.mark.parametrize("keep, free, said", [
     (1, 0, "free space, --save_every=-1, or"), (3, 10_000, "--keep=1"), (1, 10**9, ""), (10**6, 10**9, "")])
-def test_room_for_the_checkpoints_is_asked_for_before_training(learner, base_dir, monkeypatch, capsys, keep, free, said):
+def test_room_for_the_checkpoints_is_asked_for_before_training(learner, base_dir, monkeypatch, capsys, keep, free,
+                                                                   said):
     from .test_journal import settings
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, free))
     place = target.claim("base", "d2", settings(keep=keep, save_every=5))
