@@ -84,13 +84,41 @@ def test_chat_eval_asks_all_there_is_and_adds_to_it(out, capsys):
     assert "facts: pass@1 0.000  pass@2 0.000" in said
 
 
-def test_scores_of_another_model_are_dropped(out, model):
+TRIAL = ["-i", "sft", "-m", "2", "--device_type=cpu", "--dtype=float32"]
+
+
+@pytest.mark.parametrize("trial, kept", [
+    (["-a", "facts", "-x", "2"], True), (["-a", "facts", "-n", "2", "-t", "1"], True), (["-a", "facts"], False),
+    (["-a", "spelling", "-x", "2"], False), (["-a", "facts", "-x", "100"], False)])
+def test_a_trial_does_not_cost_the_full_exam(out, trial, kept):
+    chat_eval.main([*TRIAL, "-a", "facts", "-x", "30"])
+    folder = paths.results_dir("sft")
+    before = [(folder / name).read_bytes() for name in ("chat_eval.json", "generations/facts.jsonl")]
+    chat_eval.main([*TRIAL, *trial])
+    earlier = folder / "earlier/1"
+    assert earlier.exists() == kept
+    if kept:
+        assert [(earlier / name).read_bytes() for name in ("chat_eval.json", "facts.jsonl")] == before
+
+
+def test_a_shorter_measurement_of_the_base_model_keeps_the_longer(out):
+    for limits in ((base_loss, "--split_tokens=2000", "base_loss"), (base_eval, "--max_per_task=-1", "base_eval"),
+                   (base_loss, "--split_tokens=1000", "base_loss"), (base_eval, "--max_per_task=3", "base_eval")):
+        limits[0].main([limits[1], "--device_type=cpu", "--dtype=float32"])
+    kept = sorted(path.name for path in (paths.results_dir("base") / "earlier").glob("*/*"))
+    assert kept == ["base_eval.json", "base_loss.json"]
+
+
+def test_scores_of_another_model_are_kept_apart(out, model):
     run = ["-i", "sft", "-x", "2", "-m", "2", "--device_type=cpu", "--dtype=float32"]
     chat_eval.main([*run, "-a", "facts"])
     changed = GPT(model.config).init_weights(9)  # the same shape, other weights
     checkpoint.save(paths.checkpoint_dir("sft", "d2"), 7, changed, None, {"stage": "sft"})
     chat_eval.main([*run, "-a", "spelling"])
-    assert set(files.read_json(paths.results_dir("sft") / "chat_eval.json")["tasks"]) == {"spelling"}
+    folder = paths.results_dir("sft")
+    assert set(files.read_json(folder / "chat_eval.json")["tasks"]) == {"spelling"}
+    assert set(files.read_json(folder / "earlier/1/chat_eval.json")["tasks"]) == {"facts"}
+    assert (folder / "earlier/1/generations/facts.jsonl").exists() and not (folder / "generations/facts.jsonl").exists()
 
 
 @pytest.mark.parametrize(("flags", "problem"), [

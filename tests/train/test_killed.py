@@ -15,7 +15,7 @@ STEPS = 60
 PATIENCE_SECONDS = 300
 
 
-def start(out: Path, world_size: int, pause: float) -> list[subprocess.Popen]:
+def start(out: Path, world_size: int, pause: float, **more) -> list[subprocess.Popen]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -23,10 +23,10 @@ def start(out: Path, world_size: int, pause: float) -> list[subprocess.Popen]:
               "MASTER_PORT": port, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     if sys.platform == "linux":
         shared["GLOO_SOCKET_IFNAME"] = "lo"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **more}
     return [subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("killed.py")), str(STEPS), str(pause)], stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(world_size)]
+        [sys.executable, str(Path(__file__).with_name("killed.py")), str(STEPS), str(pause)],
+        env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **streams) for rank in range(world_size)]
 
 
 def wait(ranks: list[subprocess.Popen], code: int = 0) -> str:
@@ -74,6 +74,58 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(tmp_path, world_size)
     assert f"goes on after step {last} of {STEPS}" in said, "the step that ran at SIGTERM was finished and saved"
     wait(undisturbed)
     assert ended(tmp_path / "cut") == ended(tmp_path / "whole")
+
+
+def until_recorded(out: Path, run: subprocess.Popen, steps: int) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while recorded(out) < steps:
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def on_a_terminal(out: Path) -> tuple[subprocess.Popen, int]:
+    """The run in the foreground of a terminal of its own, and that terminal's other end."""
+    import fcntl
+    import pty
+    import termios
+    ours, theirs = pty.openpty()
+    [run] = start(out, 1, 0.02, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+                  preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(theirs)
+    return run, ours
+
+
+def last_saved(out: Path) -> int:
+    return max(int(path.name[5:]) for path in out.glob("checkpoints/base/d2/step_*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pseudo-terminals differ")
+def test_a_closed_terminal_saves_the_run(tmp_path):
+    run, terminal = on_a_terminal(tmp_path)
+    until_recorded(tmp_path, run, 10)
+    os.close(terminal)
+    assert run.wait(PATIENCE_SECONDS) == 130
+    assert last_saved(tmp_path) == recorded(tmp_path) < STEPS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pseudo-terminals differ")
+@pytest.mark.parametrize("how", ["nohup", "reader gone", "terminal gone"])
+def test_output_that_nobody_reads_ends_nothing(tmp_path, how):
+    """nohup keeps SIGHUP from the run; `| tee` dies; the terminal of a run that does not belong to it is closed."""
+    if how == "terminal gone":
+        ours, theirs = os.openpty()
+        [run] = start(tmp_path, 1, 0.02, stdout=theirs, stderr=theirs, start_new_session=True)
+        os.close(theirs)
+    else:
+        [run] = start(tmp_path, 1, 0.02, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    until_recorded(tmp_path, run, 10)
+    if how == "nohup":
+        run.send_signal(signal.SIGHUP)
+        assert "60 steps" in wait([run])
+    else:
+        os.close(ours) if how == "terminal gone" else run.stdout.close()
+        assert run.wait(PATIENCE_SECONDS) == 0
+    assert last_saved(tmp_path) == STEPS and (tmp_path / "results/base/run.json").exists()
 
 
 @pytest.mark.slow
