@@ -10,7 +10,8 @@ INK, SOFT, LINE = "#1c2733", "#5b6b7b", "#8fa1b3"
 FILLS = {"data": "#e8eef4", "train": "#dcebe0", "exam": "#fbf0d9", "use": "#e6e0f2", "block": "#f6f8fa"}
 
 
-def box(x: float, y: float, width: float, height: float, title: str, lines: tuple[str, ...] = (), fill: str = "data") -> str:
+def box(x: float, y: float, width: float, height: float, title: str, lines: tuple[str, ...] = (),
+        fill: str = "data") -> str:
     """A rounded box with a bold title and small lines below it, all centred."""
     middle = x + width / 2
     top = y + height / 2 - 7 * len(lines) + 5
@@ -35,7 +36,8 @@ def pipeline() -> list[str]:
     """Text to chat, left to right, with what each stage teaches; the exams are taken after every training stage."""
     stages = [("text", ("parquet shards",), "data"), ("tokenizer", ("byte pairs",), "data"),
               ("base", ("continues text",), "train"), ("mid", ("chat format,", "the calculator"), "train"),
-              ("SFT", ("name, manners,", "when to stop"), "train"), ("RL", ("right or wrong", "is the reward"), "train"),
+              ("SFT", ("name, manners,", "when to stop"), "train"),
+              ("RL", ("right or wrong", "is the reward"), "train"),
               ("engine", ("many chats", "at once"), "use"), ("chat", ("terminal, page,", "OpenAI's API"), "use")]
     width, gap, y = 98, 20, 44
     parts = [label(16, 28, "The pipeline: bash speedrun.sh", size=14, weight=600)]
@@ -47,15 +49,16 @@ def pipeline() -> list[str]:
         if fill == "train":
             parts.append(arrow(x + width / 2, y + 66, x + width / 2, y + 89, dashed=True))
     first = 16 + 2 * (width + gap)
-    parts.append(box(first, y + 92, 4 * width + 3 * gap, 34, "exams on items no stage has seen → report.md", (), "exam"))
+    exams = "exams on items no stage has seen → report.md"
+    parts.append(box(first, y + 92, 4 * width + 3 * gap, 34, exams, (), "exam"))
     return parts
 
 
 def model() -> list[str]:
     """Token ids to logits, left to right; one block opened up below the row."""
     y = 246
-    parts = [label(16, 216, "The model: nanochat/model/gpt.py, drawn for the laptop (4 layers, 128 wide, 2 heads of 64)",
-                   size=14, weight=600)]
+    title = "The model: nanochat/model/gpt.py, drawn for the laptop (4 layers, 128 wide, 2 heads of 64)"
+    parts = [label(16, 216, title, size=14, weight=600)]
     row = [(16, 100, "token ids", ("2,048 tokens", "of vocabulary"), "data"),
            (146, 150, "embedding", ("norm, then smear:", "a part of the token before"), "data"),
            (326, 200, "4 × block", ("x = a·x + b·embedding,", "a and b learned per layer"), "train"),
@@ -67,7 +70,7 @@ def model() -> list[str]:
         if number:
             before = row[number - 1]
             parts.append(arrow(before[0] + before[1] + 2, y + 33, x - 3, y + 33))
-    parts.append(f'<path d="M 326 312 L 16 350 M 526 312 L 944 350" stroke="{LINE}" stroke-dasharray="4 3" fill="none"/>')
+    parts.append(f'<path d="M 326 312 L 16 350 M 526 312 L 944 350" stroke="{LINE}" stroke-dasharray="4 3"/>')
     parts.append(f'<rect x="16" y="350" width="928" height="194" rx="9" fill="{FILLS["block"]}" stroke="{LINE}"/>')
     parts += attention(378) + mlp(470)
     return parts
@@ -83,7 +86,7 @@ def attention(y: float) -> list[str]:
 
 
 def mlp(y: float) -> list[str]:
-    steps = [(130, 70, "norm", ()), (226, 150, "matrix", ("128 → 512",)), (402, 150, "relu²", ("half of it is 0",)),
+    steps = [(130, 70, "norm", ()), (226, 150, "matrix", ("128 → 512",)), (402, 150, "relu²", ("max(0, x) squared",)),
              (578, 170, "matrix", ("512 → 128, starts at 0",))]
     return [label(30, y + 30, "MLP", weight=600), *row_of(steps, y), label(774, y + 30, "x += its output, both times")]
 
@@ -99,10 +102,11 @@ def row_of(steps: list[tuple[float, float, str, tuple[str, ...]]], y: float) -> 
 
 
 def main() -> None:
-    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif" '
-            f'font-size="13" text-anchor="middle" fill="{INK}" role="img" '
+    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+            f'font-family="system-ui, sans-serif" font-size="13" text-anchor="middle" fill="{INK}" role="img" '
             'aria-label="The pipeline from text to chat, and the layers of the model">'
-            '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+            '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+            'orient="auto">'
             f'<path d="M 0 0 L 8 4 L 0 8 z" fill="{SOFT}"/></marker></defs>'
             f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="#ffffff"/>')
     target = Path(__file__).with_name("architecture.svg")

@@ -70,8 +70,8 @@ def save(frames: list[Image.Image], path: Path) -> None:
 
 def main(out: str, stage: str, tag: str) -> None:
     port = free_port()
-    server = subprocess.Popen([sys.executable, "-m", "scripts.chat_web", "-i", stage, "-g", tag, "-p", str(port), "-t", "0.6"],
-                              env={"NANOCHAT_BASE_DIR": str(Path(out).absolute()), "PATH": "/usr/bin:/bin"})
+    command = [sys.executable, "-m", "scripts.chat_web", "-i", stage, "-g", tag, "-p", str(port), "-t", "0.6"]
+    server = subprocess.Popen(command, env={"NANOCHAT_BASE_DIR": str(Path(out).absolute()), "PATH": "/usr/bin:/bin"})
     try:
         wait_until_ready(f"http://127.0.0.1:{port}")
         with sync_playwright() as play:

@@ -12,10 +12,10 @@ Your own folder may hold .txt, .md, .jsonl, .json and .parquet files anywhere, o
 from itertools import islice
 from pathlib import Path
 
-import tasks
 from nanochat.data import hub, import_texts, shards, survey
 from nanochat.system import cli, log, paths
 from nanochat.system.files import UserError
+from tasks import mixture
 
 
 def describe(data_dir: Path) -> str:
@@ -35,8 +35,9 @@ def describe(data_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def use_own(source: Path, target: Path) -> None:
-    """Imports a folder or a file of the user's own into the data folder `target`; checks `target` itself."""
+def use_own(source: Path, target: Path, with_text: bool = True) -> None:
+    """Imports a folder or a file of the user's own into the data folder `target`; checks `target` itself. Without
+    `with_text` only conversations and exams are imported, beside the text that is there."""
     source, target = source.expanduser().absolute(), target.absolute()
     if source.resolve() == target.resolve():
         log.say(f"{source}\n{describe(source)}")
@@ -49,10 +50,8 @@ def use_own(source: Path, target: Path) -> None:
     if not found.texts and not found.conversations:
         raise UserError(f"--data={survey.shown(source)} has nothing to learn from; expected text (.txt .md), rows "
                         "(.jsonl .json .parquet), or these packed (.gz .zst); docs/data.md has examples")
-    reserved = [Path(task.splits.get("train", "")).stem for task in map(tasks.find, tasks.names())
-                if task.kind == "source"]
-    record = import_texts.write(found, target, reserved)["imported"]
-    if record["has_words_of_conversations"]:
+    record = import_texts.write(found, target, mixture.names_of_tasks(), with_text)["imported"]
+    if record.get("has_words_of_conversations"):
         log.say("there is little text beside the conversations: their words are text to pretrain on as well")
     log.say(f"imported into {target}\n{describe(target)}")
 
@@ -75,12 +74,13 @@ def main(argv: list[str] | None = None) -> None:
         argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=-1, short="n"),
         source=cli.flag("", "empty = what suits this machine", choices=("", "kindergarten", *hub.HUB)),
         data=cli.flag("", "a folder or a file of your own to import (docs/data.md)"),
+        text=cli.flag(True, "with --data: import its text as well"),
         seed=cli.flag(1, "of the kindergarten"),
         scale=cli.flag(1.0, "the kindergarten's size; less for a trial", at_least=0.001, at_most=100),
         out=cli.flag("", "the run's folder; empty = NANOCHAT_BASE_DIR or out/"))
     target = Path(args.out) / "data" if args.out else paths.data_dir()
     if args.data:
-        return use_own(Path(args.data), target)
+        return use_own(Path(args.data), target, args.text)
     source = args.source or default_source()
     if source == "kindergarten":
         if not args.source:

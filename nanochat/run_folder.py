@@ -45,7 +45,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make the folder {self.path} ({error.strerror}); choose another with --out") from error
+            raise UserError(f"cannot make the folder {self.path} ({error.strerror}); choose another with --out"
+                            ) from error
         with run_lock(self.path) as lock:
             if fresh:
                 self._remove()

@@ -9,10 +9,12 @@ from argparse import Namespace
 
 import tasks
 from nanochat import recipe
+from nanochat.data.import_texts import chat_names
 from nanochat.data.survey import Survey, survey
 from nanochat.recipe import Stage
 from nanochat.system import cli
 from nanochat.system.files import UserError
+from tasks import mixture
 
 LITTLE_BYTES = 20e6  # less text than this is read several times over even by the smallest model
 LITTLE_MINUTES = 30  # and in less time the larger model sees too few tokens to use its width
@@ -24,12 +26,13 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
     chats = conversation_names(found)
     exams = [task.name for task in map(tasks.find, tasks.names())
              if task.kind != "source" and task.path("test", options.data)]
+    has_core = any(item.name == "core_tasks.yaml" for item in found.exams)
     practice = tasks.find("gsm8k").path("train", options.data) is not None  # word problems for RL
     share = shares_of_time(bool(chats), practice)
     trial = recipe.is_trial(options)
 
     # Little text or little time: the laptop's model, 128 wide. Else twice that width and four times its vocabulary.
-    little = sum(file.num_bytes for file in found.texts) < LITTLE_BYTES or options.minutes < LITTLE_MINUTES
+    little = sum(item.num_bytes for item in found.texts) < LITTLE_BYTES or options.minutes < LITTLE_MINUTES
     shape = dict(aspect_ratio=32, head_dim=64) if little else {}
     # Rows of 512 tokens hold most conversations of a few turns. 4,096 tokens a step on every rank.
     batch = dict(device_batch_size=8, total_batch_size=4096 * ranks)
@@ -47,7 +50,7 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
             chosen.append(Stage(f"exams_{stage}", "scripts.chat_eval", dict(
                 source=stage, model_tag=tag, max_problems=items, max_choices=letters,
                 unsafe_execution=options.unsafe_execution or None), seconds=60, ranks=ranks))
-        if "core_tasks.yaml" in found.exams and stage != "rl":
+        if has_core and stage != "rl":
             chosen.append(Stage(f"core_{stage}", "scripts.base_eval", dict(
                 source=stage, model_tag=tag, max_per_task=rows), seconds=90, ranks=ranks))
         return chosen
@@ -89,8 +92,9 @@ def conversation_names(found: Survey) -> list[str]:
 
     Dolly's instructions stand alone where they are there: the task dialogues beside them would outnumber them.
     """
-    names = sorted({file.source for file in found.conversations})
-    return ["dolly"] if "dolly_15k" in names else names
+    if any(item.name.startswith("chat/dolly_15k") for item in found.exams):
+        return ["dolly"]
+    return chat_names(found, mixture.names_of_tasks())
 
 
 def worked_tasks(options: Namespace) -> list[str]:

@@ -113,7 +113,7 @@ def everything(data_dir: Path) -> list[str]:
     Says which files in `<data>/chat` it leaves out, and why.
     """
     sources = [task for task in map(tasks.find, tasks.names()) if task.kind == "source"]
-    of_tasks = {Path(task.splits["train"]).stem for task in sources}
+    of_tasks = names_of_tasks()
     own = []
     for name, path in chat_files(data_dir).items():
         _, first = next(row_files.rows(path), ("", None))
@@ -122,6 +122,11 @@ def everything(data_dir: Path) -> list[str]:
         elif name not in of_tasks:
             log.say(f"  {path} is left out: its first row is not a conversation (docs/data.md lists the formats)")
     return own + [task.name for task in sources if task.name not in own and task.path("train", data_dir)]
+
+
+def names_of_tasks() -> list[str]:
+    """Names that files of conversations must not have: a task reads its own file of this name."""
+    return [Path(task.splits["train"]).stem for task in map(tasks.find, tasks.names()) if task.kind == "source"]
 
 
 def known(data_dir: Path) -> list[str]:

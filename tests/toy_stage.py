@@ -1,7 +1,7 @@
 """A stage for tests of the recipe: python -m tests.toy_stage --name=a [--wait].
 
-It writes its name and flags to OUT/../ran and fails where OUT/../fail-NAME exists. With --wait it waits for a signal and
-then saves OUT/../saved."""
+It writes its name and flags to OUT/../ran and fails where OUT/../fail-NAME exists. With --wait it waits for a signal
+and then saves OUT/../saved."""
 import os
 import signal
 import sys

@@ -142,17 +142,18 @@ def read_conversations(path: Path) -> Iterator[dict]:
             continue
 
 
-def write(found: Survey, data_dir: Path, reserved: Iterable[str] = ()) -> dict:
+def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text: bool = True) -> dict:
     """Makes `data_dir` of a survey and returns what it wrote into imported.json there, the last file to be written.
 
     `reserved` are names that no file of conversations may get. UserError: too little text, or text of another origin.
     """
-    _check_origin(data_dir / "text")
-    old = _read_record(data_dir)
-    with files.replacing(data_dir / "text") as folder:
-        folder.mkdir()
-        numbers = _write_texts(found, folder)
-        (data_dir / IMPORTED).unlink(missing_ok=True)  # from here on the folder is not what this file says
+    old, numbers = _read_record(data_dir), {}
+    if with_text:
+        _check_origin(data_dir / "text")
+        with files.replacing(data_dir / "text") as folder:
+            folder.mkdir()
+            numbers = _write_texts(found, folder)
+            (data_dir / IMPORTED).unlink(missing_ok=True)  # from now on the folder is not what this file says
     written = _write_others(found, data_dir, reserved)
     for name in set(old.get("written", ())) - set(written):
         (data_dir / name).unlink(missing_ok=True)
@@ -178,16 +179,22 @@ def _read_record(data_dir: Path) -> dict:
         return {}
 
 
-def _write_others(found: Survey, data_dir: Path, reserved: Iterable[str]) -> list[str]:
-    """Conversations to chat/, exams to their places; the names of the files."""
-    written: list[str] = []
-    taken = {"text", "", *reserved}
+def chat_names(found: Survey, reserved: Iterable[str]) -> list[str]:
+    """What --mixture calls each file of conversations: its name in letters, digits, `_` and `-`, each name once."""
+    names: list[str] = []
     for item in found.conversations:
         name = re.sub(r"[^\w-]+", "_", rows.stem(Path(item.name.removeprefix("chat/").replace("/", "-")))).strip("_")
         number = 2
-        while name in taken:
+        while name in {"text", "", *reserved, *names}:
             name, number = f"{name.removesuffix(f'_{number - 1}')}_{number}", number + 1
-        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _write_others(found: Survey, data_dir: Path, reserved: Iterable[str]) -> list[str]:
+    """Conversations to chat/, exams to their places; the names of the files."""
+    written: list[str] = []
+    for item, name in zip(found.conversations, chat_names(found, reserved), strict=True):
         if item.is_ready:
             written.append(f"chat/{name}{''.join(rows.suffixes(item.path))}")
             files.link_or_copy(item.path, data_dir / written[-1])

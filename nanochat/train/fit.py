@@ -17,8 +17,9 @@ from nanochat.system.runtime import Runtime, all_reduce_sum, synchronize
 from nanochat.train.loop import LossOf
 from nanochat.train.losses import can_compile, weighted_nll
 
+COMPILING_PAYS_FROM_MINUTES = 2  # compiling takes about a minute and doubles the speed
 USABLE = 0.9  # of the memory that is free: allocators waste some
-CPU_TOKENS = 4096  # rows × T at once on a processor, as in runs/laptop.sh: more leaves its caches
+CPU_TOKENS = 4096  # rows × T at once on a processor, as in runs/laptop.py: more leaves its caches
 
 
 def random_batch(rows: int, sequence_len: int, vocab_size: int, device: torch.device) -> Batch:

@@ -23,6 +23,7 @@ import tasks
 from nanochat import dataset
 from nanochat.data import download, import_texts, shards
 from nanochat.data import hub as hub_module
+from nanochat.data.survey import survey
 from nanochat.system import cli, files
 from nanochat.system.files import UserError
 
@@ -448,7 +449,7 @@ def test_text_of_two_origins_is_never_mixed(hub, tmp_path):
     fetch(1, tmp_path)
     (tmp_path / "a.txt").write_text("one\n\n" * 2000)
     with pytest.raises(UserError, match="holds text from toy/stories, not plain files"):
-        import_texts.import_texts([tmp_path / "a.txt"], tmp_path / "text")
+        import_texts.write(survey(tmp_path / "a.txt"), tmp_path)
     with pytest.raises(UserError, match="holds text from another place"):
         shards.claim(tmp_path / "made", "kindergarten")
 
