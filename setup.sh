@@ -96,7 +96,7 @@ find_python() {
     done
     if command -v uv >/dev/null 2>&1; then echo 3.13; return; fi  # uv finds this version, or fetches it
     die 1 "there is no 64-bit Python 3.11 to 3.14 (python3 is: $(python3 --version 2>&1 | head -n 1)). Install one," \
-        "name one (PYTHON=/path/to/python3.13 bash setup.sh), or install uv, which fetches one: python3 -m pip install uv"
+        "name one (PYTHON=/path/to/python3.13 bash setup.sh), or install uv, which fetches it: pip install uv"
 }
 
 # why_not_usable: prints why the folder .venv cannot be used; nothing if it can be
