@@ -2,11 +2,13 @@
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from . import missing
+from . import conftest, missing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,3 +49,15 @@ def test_a_browser_is_found_by_any_name_if_it_starts(tmp_path, monkeypatch):
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert missing.find_browser.__wrapped__() == str(tmp_path / "google-chrome")
+
+
+@pytest.mark.parametrize("ci, skipped, code", [
+    ("true", "tests/serve/page/test_modules.py::test_x", 1), ("true", "tests/train/test_nodes.py::test_x", 0),
+    ("", "tests/serve/page/test_modules.py::test_x", 0)])
+def test_in_ci_a_skipped_test_of_the_page_is_a_failure(monkeypatch, ci, skipped, code):
+    monkeypatch.setenv("CI", ci)
+    reporter = SimpleNamespace(stats={"skipped": [SimpleNamespace(nodeid=skipped)]})
+    plugins = SimpleNamespace(get_plugin={"terminalreporter": reporter}.get)
+    session = SimpleNamespace(config=SimpleNamespace(pluginmanager=plugins), exitstatus=0)
+    conftest.pytest_sessionfinish(session)
+    assert session.exitstatus == code
