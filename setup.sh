@@ -23,11 +23,56 @@ export PIP_USER=0 PIP_UPGRADE_STRATEGY=eager PIP_DISABLE_PIP_VERSION_CHECK=1 PIP
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 FOLDER=$(pwd -P)
-STAMP=.venv/nanochat.stamp  # how .venv was made, NAME=VALUE lines; "unfinished" until the first install is complete
+STAMP=.venv/nanochat.stamp  # how .venv was made, as NAME=VALUE lines; the last line is "unfinished" during an install
+
+main() {
+    local kind check="" newest="" driver recorded torch_source package=. flag wanted
+    kind=$(stamped kind)
+    for flag in "$@"; do
+        case $flag in
+            --dev) kind=dev ;;  # it stays an environment for the tests: that serves a run as well
+            --check) check=1 ;;
+            --help|-h) sed -n '2,/^\[/s/^# \{0,1\}//p' setup.sh; exit 0 ;;
+            *) die 2 "unknown flag $flag; see: bash setup.sh --help" ;;
+        esac
+    done
+    case $(uname -s)/$(uname -m) in
+        MINGW*|MSYS*|CYGWIN*) die 1 "Windows itself is not supported; use Linux in Windows: wsl --install" ;;
+        Darwin/x86_64) die 1 "PyTorch has no builds for Intel Macs (under Rosetta: arch -arm64 bash setup.sh)" ;;
+    esac
+    [ "$kind" != dev ] || package='.[dev]'
+    [ "${NANOCHAT_NEWEST:-0}" = 0 ] || newest=--upgrade
+    [ -z "${PYTHON:-}" ] || find_python >/dev/null
+    find_driver
+    torch_source=${NANOCHAT_TORCH_INDEX:-${UV_TORCH_BACKEND:-$(stamped torch)}}
+    recorded=$driver
+    [ "$driver" != none ] || recorded=$(stamped driver)  # a login node without GPUs: keep what the other nodes need
+    wanted="kind=${kind:-run}
+folder=$FOLDER
+versions=${newest:-$(cat pyproject.toml constraints.txt | cksum)}
+driver=${recorded:-none}
+torch=$torch_source"
+
+    if command -v flock >/dev/null 2>&1; then  # two at once in one folder would disturb each other
+        exec 9<setup.sh
+        flock -n 9 || { say "waiting for another setup.sh of this folder"; flock 9 || true; }
+    fi
+    if [ -n "$newest" ] || [ "$(cat "$STAMP" 2>/dev/null)" != "$wanted" ] || [ -n "$(why_not_usable)" ]; then
+        [ -z "$check" ] || die 1 "there is something to install: bash setup.sh"
+        say "installing into .venv (a few minutes the first time)"
+        make_venv
+        printf '%s\nunfinished\n' "$wanted" > "$STAMP"
+        install_torch
+        install_the_rest
+        printf '%s\n' "$wanted" > "$STAMP"
+    fi
+    show_what_is_there
+}
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "${*:2}" >&2; exit "$1"; }  # die CODE WORDS…
 stamped() { sed -n "s/^$1=//p" "$STAMP" 2>/dev/null || true; }
+run() { OUTPUT=$("$@" 2>&1 </dev/null); }  # what a command prints is shown only if it fails
 
 # ---- Python ----------------------------------------------------------------------------------------------------------
 
@@ -50,23 +95,20 @@ find_python() {
         if is_suitable "$candidate"; then printf '%s\n' "$candidate"; return; fi
     done
     if command -v uv >/dev/null 2>&1; then echo 3.13; return; fi  # uv finds this version, or fetches it
-    die 1 "there is no 64-bit Python 3.11 to 3.14 (python3 is: $(python3 --version 2>&1 | head -n 1)). Install one, or" \
-        "name it: PYTHON=/path/to/python3.13 bash setup.sh. Or install uv, which fetches one: python3 -m pip install uv"
-}
-
-has_the_python_asked_for() {
-    local version='import sys; print(sys.version_info[:2])'
-    [ -z "${PYTHON:-}" ] || [ "$("$PYTHON" -c "$version" 2>&1)" = "$(.venv/bin/python -c "$version" 2>&1)" ]
+    die 1 "there is no 64-bit Python 3.11 to 3.14 (python3 is: $(python3 --version 2>&1 | head -n 1)). Install one," \
+        "name one (PYTHON=/path/to/python3.13 bash setup.sh), or install uv, which fetches it: pip install uv"
 }
 
 # why_not_usable: prints why the folder .venv cannot be used; nothing if it can be
 why_not_usable() {
-    local made_in
+    local made_in version='import sys; print(sys.version_info[:2])'
     made_in=$(stamped folder)
     if ! .venv/bin/python -c '' 2>/dev/null; then echo "its Python does not run"
     elif [ -n "$made_in" ] && [ "$made_in" != "$FOLDER" ]; then echo "its programs contain the path $made_in"
-    elif ! has_the_python_asked_for; then echo "it has another Python than PYTHON=$PYTHON"
-    elif ! is_suitable .venv/bin/python; then echo "it has $(.venv/bin/python --version 2>&1)"; fi
+    elif ! is_suitable .venv/bin/python; then echo "it has $(.venv/bin/python --version 2>&1)"
+    elif [ -n "${PYTHON:-}" ] && [ "$("$PYTHON" -c "$version")" != "$(.venv/bin/python -c "$version")" ]; then
+        echo "it has another Python than PYTHON=$PYTHON"
+    fi
 }
 
 make_venv() {
@@ -80,7 +122,7 @@ make_venv() {
         rm -rf .venv
     elif [ -e .venv ] || [ -L .venv ]; then die 1 ".venv is not a folder; remove or rename it"; fi
     [ -w . ] || die 1 "$FOLDER is read-only for you; clone the project into a folder of your own"
-    [ "$DRIVER" = none ] || gigabytes=9  # with the CUDA libraries
+    [ "$driver" = none ] || gigabytes=9  # with the CUDA libraries
     free=$(df -Pk . | awk 'NR == 2 && $4 ~ /^[0-9]+$/ { print int($4 / 1048576) }')
     [ "${free:-99}" -ge $gigabytes ] || die 1 "$FOLDER has $free GB of free space, .venv needs $gigabytes; free some"
     mkdir .venv
@@ -91,25 +133,24 @@ make_venv() {
 
 # ---- the NVIDIA driver -----------------------------------------------------------------------------------------------
 
-# Sets DRIVER: the newest CUDA version that the driver supports, like 12.8; `unknown` if nvidia-smi lists GPUs but no
-# version; `broken` if it fails; `none` without a GPU.
+# Sets `driver`: the newest CUDA version that the driver supports, like 12.8; `unknown` if nvidia-smi lists GPUs but no
+# version; `none` without a GPU.
 find_driver() {
     local answer code=0
-    DRIVER=none
+    driver=none
     case ${CUDA_VISIBLE_DEVICES-all} in ""|-1) return ;; esac  # the user hides the GPUs
     command -v nvidia-smi >/dev/null 2>&1 || return 0
     answer=$(ask_nvidia -L) || code=$?
     case $code:$answer in
         0:*"GPU "[0-9]*:*) ;;
         *"No devices"*) return ;;
-        *)  DRIVER=broken
-            cannot_use_gpu "nvidia-smi fails (exit code $code: $(printf '%s\n' "$answer" | head -n 1)); repair the" \
-                "driver (after an update of the driver, restart the machine)"
+        *)  cannot_use_gpu "nvidia-smi fails (exit code $code: ${answer%%$'\n'*})." \
+                "Repair the driver; after an update of the driver, restart the machine"
             return ;;
     esac
-    DRIVER=$(ask_nvidia | sed -n 's/.*CUDA[A-Za-z ]* Version: *\([0-9][0-9]*\.[0-9][0-9]*\).*/\1/p' | head -n 1) || true
-    case ${DRIVER:=unknown} in
-        [0-9].*|1[01].*) cannot_use_gpu "the driver supports CUDA $DRIVER, torch needs CUDA 12; update the driver" ;;
+    driver=$(ask_nvidia | sed -n 's/.*CUDA[A-Za-z ]* Version: *\([0-9][0-9]*\.[0-9][0-9]*\).*/\1/p' | head -n 1) || true
+    case ${driver:=unknown} in
+        [0-9].*|1[01].*) cannot_use_gpu "the driver supports CUDA $driver, torch needs CUDA 12. Update the driver" ;;
     esac
 }
 
@@ -123,11 +164,10 @@ ask_nvidia() {
 cannot_use_gpu() {
     [ "${NANOCHAT_ALLOW_CPU:-}" = 1 ] || die 3 "$*. To go on without the GPU, set NANOCHAT_ALLOW_CPU=1"
     say "going on without the GPU: $*"
+    driver=none
 }
 
 # ---- packages --------------------------------------------------------------------------------------------------------
-
-run() { OUTPUT=$("$@" 2>&1 </dev/null); }  # what a command prints is shown only if it fails
 
 # install WORDS…: by uv where it is installed, else by pip; both know these words
 install() {
@@ -135,48 +175,38 @@ install() {
     else run .venv/bin/python -m pip install --quiet --no-input "$@"; fi
 }
 
-install_all() {
-    local constraints=.venv/constraints.txt
-    install_torch
-    .venv/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch").split("+")[0])' \
-        > $constraints
-    # torch itself names the versions of its CUDA libraries; they differ from build to build.
-    [ -n "$NEWEST" ] || grep -vE '^(torch|triton|nvidia-.*|cuda-.*)==' constraints.txt >> $constraints
-    install $NEWEST -c $constraints 'setuptools>=77' || explain "setuptools cannot be installed"
-    install $NEWEST -c $constraints --no-build-isolation --editable "$PACKAGE" || explain "the install failed"
-    run .venv/bin/python -c 'import nanochat, numba, pyarrow, torch' || explain "the packages do not start"
-}
-
 # torch comes first, because its build must suit the machine. The default package index has one build for each system;
 # on Linux it is for the newest CUDA (3 GB). PyTorch has an index for each kind of build, and uv knows their addresses:
 # `cpu`, or `auto`, which follows the driver.
 install_torch() {
-    local backend=cpu uv
-    LOCKED=$(grep '^torch==' constraints.txt) ALLOWED=$(sed -n 's/^ *"\(torch>[^"]*\)".*/\1/p' pyproject.toml) AGAIN=""
-    if [ "$DRIVER" != none ]; then
+    local backend=cpu again="" locked allowed uv
+    locked=$(grep '^torch==' constraints.txt)
+    allowed=$(sed -n 's/^ *"\(torch>[^"]*\)".*/\1/p' pyproject.toml)
+    if [ "$driver" != none ]; then
         backend=auto
-        sees_gpu || AGAIN=--force-reinstall  # the machine has a GPU now, and this build of torch cannot use it
+        sees_gpu || again=--force-reinstall  # the machine has a GPU now, and this build of torch cannot use it
     fi
-    case $TORCH_SOURCE in
-        */*) torch_by install --index-url "$TORCH_SOURCE" || explain "no torch from NANOCHAT_TORCH_INDEX=$TORCH_SOURCE"
+    case $torch_source in
+        */*) torch_by install --index-url "$torch_source" || explain "no torch from NANOCHAT_TORCH_INDEX=$torch_source"
              return ;;
-        ?*)  backend=$TORCH_SOURCE ;;
+        ?*)  backend=$torch_source ;;
     esac
     if [ "$(uname -s)" = Linux ] && ! has_torch_wheel; then
         if uv=$(uv_that_reaches "$backend"); then
-            torch_by run "$uv" pip install --quiet --python .venv/bin/python --torch-backend "$backend" && return
-            explain "torch cannot be installed"
+            torch_by run "$uv" pip install --quiet --python .venv/bin/python --torch-backend "$backend" \
+                || explain "torch cannot be installed"
+            return
         fi
         say "PyTorch's index of '$backend' builds does not answer; the default index serves (on Linux 3 GB of CUDA)"
-        case $DRIVER in 12.*) LOCKED="" ALLOWED='torch>=2.9,<2.11' ;; esac  # its last builds for CUDA 12
+        case $driver in 12.*) locked="" allowed='torch>=2.9,<2.11' ;; esac  # its last builds for CUDA 12
     fi
     torch_by install || explain "torch cannot be installed"
 }
 
 # torch_by COMMAND…: installs the locked torch; if the index has no such build for this machine, the newest allowed
 torch_by() {
-    if [ -z "$NEWEST" ] && [ -n "$LOCKED" ] && "$@" $AGAIN "$LOCKED"; then return; fi
-    "$@" $NEWEST $AGAIN "$ALLOWED"
+    if [ -z "$newest" ] && [ -n "$locked" ] && "$@" $again "$locked"; then return; fi
+    "$@" $newest $again "$allowed"
 }
 
 sees_gpu() { .venv/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; }
@@ -194,8 +224,19 @@ uv_that_reaches() {
     local uv
     uv=$(command -v uv) || { install -c constraints.txt uv && uv=.venv/bin/uv; } || return 1
     UV_HTTP_RETRIES=0 UV_HTTP_TIMEOUT=10 UV_HTTP_CONNECT_TIMEOUT=5 run "$uv" pip install --dry-run --reinstall \
-        --python .venv/bin/python --torch-backend "$1" "$ALLOWED" || return 1
+        --python .venv/bin/python --torch-backend "$1" "$allowed" || return 1
     printf '%s\n' "$uv"
+}
+
+install_the_rest() {
+    local constraints=.venv/constraints.txt
+    .venv/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch").split("+")[0])' \
+        > $constraints
+    # torch itself names the versions of its CUDA libraries; they differ from build to build.
+    [ -n "$newest" ] || grep -vE '^(torch|triton|nvidia-.*|cuda-.*)==' constraints.txt >> $constraints
+    install $newest -c $constraints 'setuptools>=77' || explain "setuptools cannot be installed"
+    install $newest -c $constraints --no-build-isolation --editable "$package" || explain "the install failed"
+    run .venv/bin/python -c 'import nanochat, numba, pyarrow, torch' || explain "the packages do not start"
 }
 
 # explain WHAT: ends with one line: WHAT is wrong, why, and what to do about it, as far as OUTPUT tells
@@ -218,64 +259,21 @@ explain() {
     die 1 "$1: $why"
 }
 
-# ---- what is asked for, what is there, what is missing --------------------------------------------------------------
-
-case $(uname -s)/$(uname -m) in
-    MINGW*|MSYS*|CYGWIN*) die 1 "Windows itself is not supported; use Linux in Windows: wsl --install" ;;
-    Darwin/x86_64) die 1 "PyTorch has no builds for Intel Macs (under Rosetta: arch -arm64 bash setup.sh)" ;;
-esac
-KIND=$(stamped kind) CHECK="" NEWEST="" PACKAGE=.
-for flag in "$@"; do
-    case $flag in
-        --dev) KIND=dev ;;  # from then on: an environment for the tests serves a run as well
-        --check) CHECK=1 ;;
-        --help|-h) sed -n '2,/^\[/s/^# \{0,1\}//p' setup.sh; exit 0 ;;
-        *) die 2 "unknown flag $flag; see: bash setup.sh --help" ;;
-    esac
-done
-[ "$KIND" != dev ] || PACKAGE='.[dev]'
-[ "${NANOCHAT_NEWEST:-0}" = 0 ] || NEWEST=--upgrade
-[ -z "${PYTHON:-}" ] || find_python >/dev/null
-find_driver
-TORCH_SOURCE=${NANOCHAT_TORCH_INDEX:-${UV_TORCH_BACKEND:-$(stamped torch)}}
-driver=$DRIVER
-# Where a cluster's login node has no GPU, the environment of its other nodes stays as it is.
-case $DRIVER in none|broken) driver=$(stamped driver) ;; esac
-wanted="kind=${KIND:-run}
-folder=$FOLDER
-versions=${NEWEST:-$(cat pyproject.toml constraints.txt | cksum)}
-driver=${driver:-none}
-torch=$TORCH_SOURCE"
-
-if command -v flock >/dev/null 2>&1; then  # two set-ups of one folder would disturb each other
-    exec 9<setup.sh
-    flock -n 9 || { say "waiting for another setup.sh of this folder"; flock 9 || true; }
-fi
-if [ -n "$NEWEST" ] || [ "$(cat "$STAMP" 2>/dev/null)" != "$wanted" ] || [ -n "$(why_not_usable)" ]; then
-    [ -z "$CHECK" ] || die 1 "there is something to install: bash setup.sh"
-    say "installing into .venv (a few minutes the first time)"
-    make_venv
-    printf '%s\nunfinished\n' "$wanted" > "$STAMP"
-    install_all
-    printf '%s\n' "$wanted" > "$STAMP"
-fi
-
-.venv/bin/python - "$DRIVER" <<'PYTHON'
+# Prints the machine in one line. If torch cannot use the GPU, it says why; that is exit code 3, unless it is allowed.
+show_what_is_there() {
+    .venv/bin/python - "$driver" <<'PYTHON'
 import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-driver = sys.argv[1]
-cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-device, problem = f"no GPU, {cores} cores", ""
+driver, cores = sys.argv[1], len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+device, problem = f"{'Apple GPU' if platform.system() == 'Darwin' else 'no GPU'}, {cores} cores", ""
 try:
     torch_version = version("torch")
 except PackageNotFoundError:
     sys.exit("setup: .venv has lost its packages; remove it and run setup.sh again")
-if platform.system() == "Darwin":
-    device = f"Apple GPU, {cores} cores"
-elif driver not in ("none", "broken"):
+if driver != "none":
     import torch  # takes seconds, so only where there is a GPU
     try:  # to compute something: torch also counts GPUs that it cannot use
         torch.ones(1, device="cuda").add(1).item()
@@ -285,11 +283,12 @@ elif driver not in ("none", "broken"):
         problem = (f"torch {torch_version}, built for {build}, cannot use the GPU (driver: CUDA {driver}; "
                    f"{str(error).splitlines()[0]}). Update the driver; or remove .venv and run setup.sh again, which "
                    "chooses a build; or name the index of a build: NANOCHAT_TORCH_INDEX=URL")
-allowed = os.environ.get("NANOCHAT_ALLOW_CPU") == "1"
-if problem and not allowed:
+if problem and os.environ.get("NANOCHAT_ALLOW_CPU") != "1":
     print(f"setup: {problem}. To go on without the GPU, set NANOCHAT_ALLOW_CPU=1", file=sys.stderr)
     sys.exit(3)
-if problem:
-    print(f"setup: going on without the GPU: {problem}")
+print(f"setup: going on without the GPU: {problem}\n" * bool(problem), end="")
 print(f"setup: ready. Python {platform.python_version()}, torch {torch_version}, {device}")
 PYTHON
+}
+
+main "$@"
