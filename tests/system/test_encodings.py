@@ -21,8 +21,9 @@ def calls_without_encoding(source: str) -> list[int]:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         owner = getattr(node.func.value, "id", "") if isinstance(node.func, ast.Attribute) else ""
         words = {word.arg for word in node.keywords}
-        modes = [arg.value for arg in [*node.args[:2], *(word.value for word in node.keywords if word.arg == "mode")]
-                 if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+        places = [*node.args[:2], *(word.value for word in node.keywords if word.arg == "mode")]
+        modes = [part.value for place in places for part in ast.walk(place)  # "ab" if there else "wb"
+                 if isinstance(part, ast.Constant) and isinstance(part.value, str)]
         is_text = any("t" in mode for mode in modes) if owner == "gzip" else not any("b" in mode for mode in modes)
         opens = (name in ("read_text", "write_text")
                  or name in ("open", "fdopen", "TextIOWrapper") and owner != "os" and is_text)
@@ -34,7 +35,8 @@ def calls_without_encoding(source: str) -> list[int]:
 @pytest.mark.parametrize("source, found", [
     ("open(p)", 1), ("open(p, 'w')", 1), ("open(p, 'rb')", 0), ("open(p, mode='wb')", 0), ("p.read_text()", 1),
     ("p.read_text(encoding='utf-8')", 0), ("p.write_text('b')", 1), ("gzip.open(p, 'rt')", 1), ("gzip.open(p)", 0),
-    ("os.open(p, 0)", 0), ("subprocess.run(c, text=True)", 1), ("p.open()", 1), ("json.loads(p.read_bytes())", 0)])
+    ("os.open(p, 0)", 0),
+    ("p.open('ab' if a else 'wb')", 0), ("subprocess.run(c, text=True)", 1), ("p.open()", 1)])
 def test_that_test_can_fail(source, found):
     assert len(calls_without_encoding(source)) == found
 

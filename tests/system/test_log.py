@@ -144,11 +144,11 @@ def test_a_narrow_terminal_loses_numbers_and_nothing_else(terminal, monkeypatch,
     monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
     terminal(columns)
     with log.Progress("base", 12_000) as bar:
-        for step in range(1000, 1100):
+        for step in range(1000, 1015):  # a terminal holds 4 KiB that nobody has read
             now[0] += 7
             bar.update(step, **NUMBERS)
     lines = drawn(terminal.text())
-    assert len(lines) > 90
+    assert len(lines) > 10
     for line in lines[1:]:  # before the second step nobody knows the time left
         assert len(line) < (columns or int(environment.get("COLUMNS", 80)))
         assert line.startswith("base: 1,0") and "/12,000" in line and line.count("h") and " left" in line
@@ -158,7 +158,7 @@ def test_a_narrow_terminal_loses_numbers_and_nothing_else(terminal, monkeypatch,
 def test_a_terminal_that_is_resized_and_one_that_is_tiny(terminal):
     terminal(100)
     with log.Progress("base", 12_000) as bar:
-        for columns, length in ((100, 71), (40, 36), (12, 11), (100, 71)):
+        for columns, length in ((100, 94), (40, 36), (12, 11), (100, 94)):
             terminal(columns)
             bar.update(1000, **NUMBERS)
             assert len(drawn(terminal.text())[-1]) == length
