@@ -9,10 +9,11 @@
 Your own folder may hold .txt, .md, .jsonl, .json and .parquet files anywhere, or have the layout of out/data
 (docs/design.md, "On disk"). docs/data.md says what is read, what is left out, and why.
 """
+from itertools import islice
 from pathlib import Path
 
 import tasks
-from nanochat.data import import_texts, shards, sources, survey
+from nanochat.data import hub, import_texts, shards, survey
 from nanochat.system import cli, log, paths
 from nanochat.system.files import UserError
 
@@ -22,13 +23,12 @@ def describe(data_dir: Path) -> str:
     lessons. UserError when a shard is damaged or training or validation text is missing."""
     lines = []
     for split, paths_ in (("train", shards.train_shards(data_dir)), ("validation", shards.validation_shards(data_dir))):
-        opened = [shards.open_shard(path) for path in paths_]
-        documents = sum(shard.metadata.num_rows for shard in opened)
-        sample = shards.read_group(opened[0], 0, paths_[0]) if opened[0].num_row_groups else []
+        documents = sum(shards.open_shard(path).metadata.num_rows for path in paths_)
+        sample = list(islice(shards.iter_texts(paths_), shards.DOCUMENTS_PER_GROUP))
         if not sample:
-            raise UserError(f"{paths_[0]} holds no documents; remove it and run: python -m nanochat.dataset")
+            raise UserError(f"the {split} shards of {data_dir} hold no documents; add text to them")
         characters = sum(map(len, sample)) / len(sample) * documents
-        lines.append(f"{split}: {len(opened)} shards, {documents:,} documents, about {characters:,.0f} characters")
+        lines.append(f"{split}: {len(paths_)} shards, {documents:,} documents, about {characters:,.0f} characters")
     families = sorted({path.parent.relative_to(data_dir).as_posix() for pattern in ("*.jsonl", "*.jsonl.gz")
                        for path in data_dir.rglob(pattern)} - {"text"})
     lines.append(f"exams and lessons: {', '.join(families) or 'none'}")
@@ -59,7 +59,7 @@ def use_own(source: Path, target: Path) -> None:
 
 def make_kindergarten(data_dir: Path, seed: int, scale: float = 1.0) -> None:
     from nanochat.kindergarten import make
-    sources.claim(data_dir / "text", "kindergarten")
+    shards.claim(data_dir / "text", "kindergarten")
     make.write(data_dir, seed, scale)
     log.say(f"made the kindergarten with seed {seed} in {data_dir}\n{describe(data_dir)}")
 
@@ -72,8 +72,8 @@ def default_source() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
-        argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=1, short="n"),
-        source=cli.flag("", "empty = what suits this machine", choices=("", "kindergarten", *sources.HUB)),
+        argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=-1, short="n"),
+        source=cli.flag("", "empty = what suits this machine", choices=("", "kindergarten", *hub.HUB)),
         data=cli.flag("", "a folder or a file of your own to import (docs/data.md)"),
         seed=cli.flag(1, "of the kindergarten"),
         scale=cli.flag(1.0, "the kindergarten's size; less for a trial", at_least=0.001, at_most=100),
@@ -86,14 +86,13 @@ def main(argv: list[str] | None = None) -> None:
         if not args.source:
             log.say("no GPU here: making the kindergarten (real text: --source=fineweb-edu, a GPU's worth of work)")
         return make_kindergarten(target, args.seed, args.scale)
-    if sources.HUB[source].lessons:
-        log.say(sources.HUB[source].note)
-        for name, rows in sources.fetch_lessons(sources.HUB[source], target).items():
+    if hub.HUB[source].lessons:
+        log.say(hub.HUB[source].note)
+        for name, rows in hub.fetch_lessons(hub.HUB[source], target).items():
             log.say(f"{target / name}: {rows:,} rows")
         return
-    log.say(f"{sources.HUB[source].note}\nfetching {args.num_files} training shards and the validation shard "
-            f"of {sources.HUB[source].repo} to {target / 'text'}")
-    sources.fetch(sources.HUB[source], args.num_files, target / "text")
+    log.say(hub.HUB[source].note)
+    hub.fetch(hub.HUB[source], args.num_files, target / "text")
     log.say(describe(target))
 
 
