@@ -6,8 +6,11 @@ Both spellings work (`--device_batch_size`, `--device-batch-size`), with `=` or 
 torchrun) is accepted anywhere. A misspelt flag, a wrong type or an impossible value ends with one line and exit code 2.
 """
 import argparse
+import codecs
+import contextlib
 import difflib
 import errno
+import io
 import math
 import os
 import sys
@@ -17,8 +20,12 @@ from typing import Any
 
 from nanochat.system.files import UserError
 
-# A disk that is full or refuses: nobody's bug.
-MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+# Errors of the machine, not of the program: one line, no traceback. Disks (full, broken), limits (files, processes).
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE,
+                  errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+# What the program prints where the terminal's encoding has no such character (ISO-8859-1, ASCII); others become "?".
+SPELLINGS = {"−": "-", "–": "-", "→": "->", "≈": "~", "×": "x", "…": "...", "±": "+-", "≤": "<=", "≥": ">=",
+             "·": "*", "’": "'", "“": '"', "”": '"', "²": "^2", "½": "1/2"}
 _can_resume = True  # until a recipe's flags say otherwise; for what Ctrl-C answers
 
 
@@ -48,7 +55,7 @@ class flag:  # noqa: N801 (reads as a word in `parse(..., depth=flag(20, "layers
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        print(f"{self.prog}: {message}; see --help", file=sys.stderr)
+        _complain(f"{self.prog}: {message}; see --help")
         raise SystemExit(2)
 
 
@@ -132,6 +139,7 @@ def run(main: Callable[[], Any]) -> None:
     A reader that goes away (`| head`) ends it without a word.
     """
     global exit_code
+    _repair_streams()
     try:
         _run(main)
     except BaseException as error:
@@ -139,11 +147,37 @@ def run(main: Callable[[], Any]) -> None:
         raise
 
 
+def _repair_streams() -> None:
+    """Makes stdin, stdout and stderr usable on every machine.
+
+    A closed descriptor (`>&-`, some schedulers) becomes /dev/null: the next file that is opened would get its number,
+    and everything printed would be written into that file. And no text is refused because of the locale's encoding.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number: this one
+    codecs.register_error("spelling", lambda error: (
+        "".join(SPELLINGS.get(letter, "?") for letter in error.object[error.start:error.end]), error.end))
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for the program's life)
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if mode == "r" else "spelling")
+
+
+def _complain(text: str) -> None:
+    """One line on stderr, if there is still somebody at its other end."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def _run(main: Callable[[], Any]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         raise SystemExit(1) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
@@ -151,8 +185,8 @@ def _run(main: Callable[[], Any]) -> None:
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise
-        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        _complain(f"error: {error.filename or 'the system refuses'}: {error.strerror}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print(f"interrupted{': run the same command with --resume to go on' * _can_resume}", file=sys.stderr)
+        _complain(f"interrupted{': run the same command with --resume to go on' * _can_resume}")
         raise SystemExit(130) from None

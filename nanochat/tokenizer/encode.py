@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from queue import Empty, SimpleQueue
 
 import numpy as np
-from numba import njit
 
+from nanochat.system.jit import njit
 from nanochat.tokenizer import count, parallel, scan
 from nanochat.tokenizer.count import BATCH, HIGH_BYTES, LONG, LOW_BYTES, load8, long_hash, same_bytes, slot_of
 from nanochat.tokenizer.machine import prefetch
@@ -89,7 +89,7 @@ def cut(text: str, size: int = parallel.PIECE) -> Iterator[str]:
     yield text[start:] if start else text
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _encode(data, data64, starts, vocabulary, store, pairs, cache, ids, ends):
     """Fills `ids`, and `ends` with how many there are at each 0xFF."""
     lows, highs, slots = np.empty(BATCH, np.uint64), np.empty(BATCH, np.uint64), np.empty(BATCH, np.int64)
@@ -132,7 +132,7 @@ def _encode(data, data64, starts, vocabulary, store, pairs, cache, ids, ends):
             found += number
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _remember(cache, slot, low, high, data64, i, size, ids):
     """Puts a word and its ids into the cache."""
     entry = slot
@@ -150,13 +150,13 @@ def _remember(cache, slot, low, high, data64, i, size, ids):
         cache[entry, 2 + k // 3] |= np.uint64(ids[k] + 1) << np.uint64(21 * (k % 3))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _tail(data64, i, size, begin):
     """Eight bytes of a word from `begin` on, 0 after its end."""
     return load8(data64, i + begin) & LOW_BYTES[min(size - begin, 8)] if size > begin else np.uint64(0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _unpack(three, ids, found):
     """Writes up to three ids, kept as id + 1, and returns where the next goes."""
     second, third = three >> np.uint64(21), three >> np.uint64(42)
@@ -166,7 +166,7 @@ def _unpack(three, ids, found):
     return found + 1 + np.int64(second > 0) + np.int64(third > 0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _find(data, data64, i, size, vocabulary, store):
     """The token with these bytes, or NO_TOKEN."""
     if size < 16:
@@ -183,7 +183,7 @@ def _find(data, data64, i, size, vocabulary, store):
     return NO_TOKEN
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _all_pairs(data, data64, starts, vocabulary, store):
     """Every way to make a token out of two, as left id, right id and token id, 21 bits each."""
     found, number = np.empty(len(data), np.uint64), 0  # fewer than there are bytes
@@ -198,7 +198,7 @@ def _all_pairs(data, data64, starts, vocabulary, store):
     return found[:number]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _fill(pairs, found):
     """Puts the pairs into their table."""
     for k in range(len(found)):
@@ -208,7 +208,7 @@ def _fill(pairs, found):
         pairs[slot] = found[k]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _joined(left, right, pairs):
     """The token that two neighbours make, or NO_TOKEN."""
     pair = np.uint64(left) << np.uint64(21) | np.uint64(right)
@@ -220,7 +220,7 @@ def _joined(left, right, pairs):
     return NO_TOKEN
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, parts):
     """Writes the ids of one word into `parts` and returns how many."""
     parts[0] = _find(data, data64, i, size, vocabulary, store)
@@ -249,7 +249,7 @@ def _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, parts):
             ranks[at] = _joined(rank, parts[at + 1], pairs)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _merge_long(parts, pairs):
     """The same with a heap of (token, position) and links to the neighbours; the ids end at the front of `parts`."""
     size = len(parts)
