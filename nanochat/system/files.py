@@ -106,22 +106,6 @@ def link_or_copy(source: Path, target: Path) -> None:
                     raise
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Makes the file `source` readable as `target` as well, without a copy where the file system has links.
-
-    A hard link is tried first (it stays when `source` is removed), then a symbolic link (another disk), then a copy.
-    """
-    source = Path(source).resolve()
-    with replacing(target) as temporary:
-        for make in (os.link, os.symlink, shutil.copyfile):
-            try:
-                return make(source, temporary)
-            except OSError:  # of the copy: the last way
-                temporary.unlink(missing_ok=True)
-                if make is shutil.copyfile:
-                    raise
-
-
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Replaces `path` by `data` (text as UTF-8). Raises UserError where the disk does not let it."""
     with replacing(path) as temporary:
