@@ -2,9 +2,9 @@
 
     python -m scripts.tok_train --max_chars=2000000000 --vocab_size=65536
 
-Up to --max_chars it learns from all of the text. From a larger corpus it takes row groups at even distances, and of
-long documents pieces at even distances. Conversations that were imported with the text (nanochat.dataset --data) are
-read as well, up to the same number of characters: otherwise a model on little text would spell its answers in bytes.
+Up to --max_chars it learns from all of the text. From a larger corpus it takes slices of documents at even distances,
+and of long documents pieces at even distances. Conversations that were imported with the text (nanochat.dataset --data)
+are read as well, up to the same number of characters: else a model on little text would spell its answers in bytes.
 The ids of the tokens go to out/tokenizer/, in Hugging Face's format.
 """
 import time
@@ -80,8 +80,8 @@ class Seen:
     chars = documents = 0
 
     def texts(self, paths_: list[Path], max_chars: int, doc_cap: int, bar: log.Progress) -> Iterator[str]:
-        share = max_chars / max(1, sum(map(text_bytes, paths_)))
         places = [place for path in paths_ for place in shards.places(path)]
+        share = max_chars / max(1, sum(map(num_bytes, paths_)))
         chosen = places[::max(1, int(1 / share))] if share < 1 else places
         reader = shards.Reader()
         for number, place in enumerate(chosen, 1):
@@ -110,12 +110,12 @@ class Seen:
                     yield text
 
 
-def text_bytes(path: Path) -> int:
-    """Bytes of text in a shard, unpacked."""
+def num_bytes(path: Path) -> int:
+    """Bytes of text in a shard."""
     metadata = shards.open_shard(path).metadata
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    return sum(group.column(index).total_uncompressed_size for group in groups for index in range(group.num_columns)
-               if group.column(index).path_in_schema == "text")
+    columns = [group.column(index) for group in groups for index in range(group.num_columns)]
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
 
 
 def sample(text: str, num_chars: int) -> str:

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanochat.data.shards import BUFFER_BYTES, first_line, is_lfs_pointer, is_text
 from nanochat.system.files import UserError
 
 TEXT, JSON, PARQUET = (".txt", ".text", ".md", ".markdown"), (".jsonl", ".ndjson", ".json"), (".parquet",)
@@ -26,7 +27,6 @@ PACKED = (".gz", ".zst")
 TEXT_FIELDS = ("text", "content", "document")  # of a row that is a document
 BLOCK = 1 << 20  # bytes
 SEPARATOR = re.compile(r"[\s,]*")
-GIT_LFS = b"version https://git-lfs.github.com/spec/"
 # UTF-32's little-endian mark begins with UTF-16's: it is compared first.
 FOREIGN_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
                  (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
@@ -65,9 +65,8 @@ def stem(path: Path) -> str:
 
 def check_pointer(path: Path) -> None:
     """Raises Unreadable for a file that Git LFS has not fetched yet."""
-    with open(path, "rb") as stream:
-        if stream.read(len(GIT_LFS)) == GIT_LFS:
-            raise Unreadable(path, "is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
+    if is_lfs_pointer(path):
+        raise Unreadable(path, "is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
 
 
 def _unpacked(path: Path) -> BinaryIO:
@@ -104,16 +103,11 @@ def blocks(path: Path) -> Iterator[str]:
         raise Unreadable(path, f"not UTF-8 (byte 0x{error.object[error.start]:02x}); save it as UTF-8, e.g. with: "
                          "iconv -f WINDOWS-1252 -t UTF-8 FILE", place) from None
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise Unreadable(path, f"cannot be read ({_first_line(error)})") from error
+        raise Unreadable(path, f"cannot be read ({getattr(error, 'strerror', '') or first_line(error)})") from error
 
 
 def _newlines(data: bytes) -> int:
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n")
-
-
-def _first_line(error: BaseException) -> str:
-    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
-    return text.splitlines()[0][:200]
 
 
 def lines(pieces: Iterable[str]) -> Iterator[str]:
@@ -227,9 +221,9 @@ def _may_go_on(error: Exception, text: str) -> bool:
 def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         check_pointer(path)
-        return pq.ParquetFile(path, buffer_size=BLOCK)
+        return pq.ParquetFile(path, buffer_size=BUFFER_BYTES)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise Unreadable(path, f"is damaged ({_first_line(error)})") from error
+        raise Unreadable(path, f"is damaged ({first_line(error)})") from error
 
 
 def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, Any]]:
@@ -238,19 +232,15 @@ def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, 
         for batch in open_parquet(path).iter_batches(256, columns=columns):
             for row in batch.to_pylist():
                 number += 1
+                if columns:  # of text, which some writers do not mark as UTF-8
+                    row = {name: text.decode() if isinstance(text, bytes) else text for name, text in row.items()}
                 yield f"row {number}", row
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: also text that is not UTF-8
-        raise Unreadable(path, f"is damaged after row {number} ({_first_line(error)})") from error
+        raise Unreadable(path, f"is damaged after row {number} ({first_line(error)})") from error
 
 
 def text_column(schema: pa.Schema) -> str:
     """The column that holds the documents: `text`, `content`, `document`, or the only column of strings; else ""."""
-    strings = [field.name for field in schema if _holds_strings(field.type)]
+    strings = [field.name for field in schema if is_text(field.type)]
     named = [name for name in TEXT_FIELDS if name in strings]
     return (named or (strings if len(strings) == 1 else []) or [""])[0]
-
-
-def _holds_strings(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

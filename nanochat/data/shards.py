@@ -123,14 +123,14 @@ def open_shard(path: Path) -> pq.ParquetFile:
     """The shard's reader. UserError when it is damaged or has no column `text` of strings."""
     shard = open_parquet(path)
     schema = shard.schema_arrow
-    if schema.names.count("text") != 1 or not _is_text(schema.field("text").type):
+    if schema.names.count("text") != 1 or not is_text(schema.field("text").type):
         columns = [f"{column.name} {column.type}" for column in islice(schema, NAMED_COLUMNS)]
         more = f" and {len(schema) - NAMED_COLUMNS} more" if len(schema) > NAMED_COLUMNS else ""
         raise UserError(f"shard {path} has columns {', '.join(columns)}{more}; expected one string column `text`")
     return shard
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
     """Strings in all of Arrow's layouts, and bytes: some writers do not mark their strings as UTF-8."""
     if kinds.is_dictionary(kind):
         kind = kind.value_type

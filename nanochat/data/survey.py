@@ -20,8 +20,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from nanochat.data import conversations, rows
 from nanochat.data.rows import TEXT_FIELDS, Unreadable
 from nanochat.data.shards import MANIFEST
@@ -142,7 +140,7 @@ def survey(folder: Path, passed_over: tuple[Path, ...] = (), cache: Path | None 
     found, memory = Survey(folder), _Memory(cache)
     paths = _walk(folder, {path.resolve() for path in passed_over}, found.left_out) if folder.is_dir() else [folder]
     names = {path: path.relative_to(folder).as_posix() if folder.is_dir() else path.name for path in paths}
-    has_layout = any(re.fullmatch(r"text/[^/]*\.parquet", name) for name in names.values())
+    has_layout = any(re.fullmatch(r"text/[^/]*\.parquet", name, re.IGNORECASE) for name in names.values())
     exams = EXAMS * folder.is_dir() + CORE_EXAMS * ("core_tasks.yaml" in names.values())
     groups: dict[str, list[int]] = {}  # reason: sizes of the files
     for path, name in sorted(names.items(), key=lambda pair: pair[1]):
@@ -287,7 +285,7 @@ def _examine_parquet(path: Path) -> dict:
     if not column:
         raise Unreadable(path, f"has the columns {', '.join(shard.schema_arrow.names)}; expected a column `text` of "
                          "strings, or conversations")
-    is_ready = column == "text" and shard.schema_arrow.field("text").type in (pa.string(), pa.large_string())
+    is_ready = column == "text" and shard.schema_arrow.names.count("text") == 1
     if is_ready and path.stat().st_size > LARGE_PARQUET:
         groups = [shard.metadata.row_group(number) for number in range(shard.num_row_groups)]
         return {"kind": "texts", "rows": shard.metadata.num_rows, "column": column, "is_ready": True,

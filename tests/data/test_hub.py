@@ -21,9 +21,8 @@ import pytest
 
 import tasks
 from nanochat import dataset
-from nanochat.data import download, import_texts, shards
+from nanochat.data import download, shards
 from nanochat.data import hub as hub_module
-from nanochat.data.survey import survey
 from nanochat.system import cli, files
 from nanochat.system.files import UserError
 
@@ -446,10 +445,10 @@ def test_a_missing_file_ends_in_one_line_and_exit_code_one(hub, tmp_path, monkey
 
 
 def test_text_of_two_origins_is_never_mixed(hub, tmp_path):
-    fetch(1, tmp_path)
+    fetch(1, tmp_path / "out/data")
     (tmp_path / "a.txt").write_text("one\n\n" * 2000)
     with pytest.raises(UserError, match="holds text from toy/stories, not plain files"):
-        import_texts.write(survey(tmp_path / "a.txt"), tmp_path)
+        dataset.main([f"--data={tmp_path / 'a.txt'}", f"--out={tmp_path / 'out'}"])
     with pytest.raises(UserError, match="holds text from another place"):
         shards.claim(tmp_path / "made", "kindergarten")
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tasks
-from nanochat.data import rows, survey
+from nanochat.data import survey
 from nanochat.data.survey import EXAMS
 from nanochat.system import files
 from nanochat.system.files import UserError
@@ -22,6 +22,7 @@ from nanochat.system.files import UserError
 TEXT = "The kiln is warm.\nCafé bowls.\n"
 USER, ANSWER = {"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Mara."}
 TALK = json.dumps([USER, ANSWER])
+GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
 ROW = json.dumps({"text": "Clay."}).encode()
 
 
@@ -52,7 +53,7 @@ def parquet(**columns) -> bytes:
     ("large.parquet", parquet(text=pa.array(["Clay."], pa.large_string())), 5),
     ("view.parquet", parquet(text=pa.array(["Clay."], pa.string_view())), 5),
     ("dictionary.parquet", parquet(text=pa.array(["Clay."] * 3).dictionary_encode()), 15),
-    ("other.PARQUET", parquet(id=[1], story=["Clay."]), 5),
+    ("bytes.parquet", parquet(text=[b"Clay."]), 5), ("other.PARQUET", parquet(id=[1], story=["Clay."]), 5),
 ])
 def test_text_is_taken(tmp_path, name, content, characters):
     found = look(tmp_path, {name: content})
@@ -74,8 +75,8 @@ def test_text_is_taken(tmp_path, name, content, characters):
     ("half.txt.zst", zst(TEXT.encode() * 99)[:-9], "cannot be read"),
     ("a.txt", b"", "empty"), ("blank.txt", b" \n\r\n", "empty"), ("a.jsonl", b"\n", "empty"),
     ("a.json", b"[]", "empty"),
-    ("lfs.parquet", rows.GIT_LFS + b"v1\noid sha256:1\nsize 9\n", "git lfs pull"),
-    ("lfs.jsonl.gz", rows.GIT_LFS + b"v1\noid", "git lfs pull"), ("a.parquet", b"PAR1 no", "damaged"),
+    ("lfs.parquet", GIT_LFS + b"\noid sha256:1\nsize 9\n", "git lfs pull"),
+    ("lfs.jsonl.gz", GIT_LFS + b"\noid", "git lfs pull"), ("a.parquet", b"PAR1 no", "damaged"),
     ("n.parquet", parquet(n=[1]), "columns n; expected a column `text`"),
     ("two.parquet", parquet(a=["x"], b=["y"]), "columns a, b"),
     ("package.json", b'{"name": "x"}', "fields name; expected a document"),
