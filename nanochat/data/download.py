@@ -18,9 +18,10 @@ from nanochat.data import shards
 from nanochat.system import log
 from nanochat.system.files import UserError
 
-ATTEMPTS = 8  # in a row without a new byte
+FIRST_ATTEMPTS = 5  # before the server has sent anything, 15 s: a wrong address must be said soon
+ATTEMPTS = 8  # later, in a row without a new byte, two minutes: the network may be gone for a moment
 BAD_ATTEMPTS = 3  # of a file that arrives whole and wrong
-PAUSE_SECONDS = 1  # after the first failure; it doubles each time, so 8 attempts take two minutes
+PAUSE_SECONDS = 1  # after the first failure; it doubles each time
 TIMEOUT_SECONDS = 30  # without a byte from the server
 LONGEST_WAIT_SECONDS = 900  # that a server may ask for, at once or in sum without a new byte; the hub counts by 300 s
 T = TypeVar("T")
@@ -42,39 +43,44 @@ class Attempts:
     """Repeats requests that fail. The threads of a download share it: when the server asks one to wait, all wait."""
 
     def __init__(self) -> None:
-        self.stop, self._lock, self._not_before = Event(), Lock(), 0.0
+        self.stop, self._lock, self._not_before, self._is_alive = Event(), Lock(), 0.0, False
 
-    def run(self, name: str, request: Callable[[], T], size: Callable[[], int] = lambda: 0,
-            attempts: int = ATTEMPTS) -> T:
+    def run(self, name: str, request: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
         """The result of `request`. `size` tells how many bytes are there: new bytes mean that the server is alive."""
         failures, waited = 0, 0.0
         while not self.stop.is_set():
             self._pause(self._not_before - time.monotonic())
             before = size()
             try:
-                return request()
+                result = request()
+                self._is_alive = True
+                return result
             except Exception as error:
                 if size() > before:
-                    failures, waited = 0, 0.0
+                    failures, waited, self._is_alive = 0, 0.0, True
                 if self.stop.is_set() or not may_pass(error):
                     raise
                 seconds = asked_wait(error)
-                if seconds is None:
-                    failures += 1
-                    if failures >= (min(attempts, BAD_ATTEMPTS) if isinstance(error, BadContent) else attempts):
-                        raise
-                    seconds = PAUSE_SECONDS * 2 ** (failures - 1)
-                    log.say(f"{name}: {shards.first_line(error)}; trying again in {seconds:.0f} s")
-                    self._pause(seconds)
+                if seconds is not None:
+                    waited += max(1, seconds)
+                    self._hold(max(1, seconds), waited, error)
                     continue
-                waited += max(1, seconds)
-                if waited > LONGEST_WAIT_SECONDS:
-                    raise UserError(f"the server asks to wait {seconds / 60:.0f} minutes ({error}); "
-                                    "run the same command again after that, what is there is kept") from error
-                self._hold(max(1, seconds), error)
+                failures += 1
+                if failures >= self._limit(error):
+                    raise
+                seconds = PAUSE_SECONDS * 2 ** (failures - 1)
+                log.say(f"{name}: {shards.first_line(error)}; trying again in {seconds:.0f} s")
+                self._pause(seconds)
         raise UserError("interrupted")
 
-    def _hold(self, seconds: float, error: Exception) -> None:
+    def _limit(self, error: Exception) -> int:
+        limit = ATTEMPTS if self._is_alive else FIRST_ATTEMPTS
+        return min(limit, BAD_ATTEMPTS) if isinstance(error, BadContent) else limit
+
+    def _hold(self, seconds: float, waited: float, error: Exception) -> None:
+        if waited > LONGEST_WAIT_SECONDS:
+            raise UserError(f"the server asks to wait {seconds / 60:.0f} minutes ({error}); "
+                            "run the same command again after that, what is there is kept") from error
         with self._lock:
             until = time.monotonic() + seconds
             if until > self._not_before + 1:  # said once, not by every thread

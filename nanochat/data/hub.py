@@ -27,7 +27,6 @@ from nanochat.system.files import UserError
 FETCHING = ".fetching"
 LISTING = "listing.json"
 THREADS = 4  # downloads at a time; the hub throttles above that
-LISTING_ATTEMPTS = 4  # seven seconds: a wrong address must be said soon
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def hub_shards(source: HubSource, folder: Path, revision: str = "") -> tuple[str
         pass
     try:
         commit, remote = download.Attempts().run(
-            f"list of {source.repo}", lambda: _ask_for_shards(source, revision), attempts=LISTING_ATTEMPTS)
+            f"list of {source.repo}", lambda: _ask_for_shards(source, revision))
     except UserError:
         raise
     except Exception as error:  # the client raises many kinds; the user's ways out are the same
@@ -232,7 +231,8 @@ def _fetch_all(repo: str, revision: str, missing: list[RemoteShard], folder: Pat
                         manifest["files"][shard.name] = shard.sha256
                         files.write_json(folder / shards.MANIFEST, manifest)
                 megabytes = sum(_bytes_there(folder, shard) for shard in missing) // 10**6
-                bar.update(megabytes if sizes_known else len(missing) - left, MB=megabytes, shards_left=left)
+                bar.update(megabytes if sizes_known else len(missing) - left,
+                           **({} if sizes_known else {"MB": megabytes}), shards_left=left)
     finally:  # also on Ctrl-C: the threads end at their next bytes, and what they have stays
         attempts.stop.set()
     if failed:
