@@ -4,6 +4,7 @@
 # Stop it whenever you like; run it again and it goes on where it stopped. The recipes are in runs/.
 if [ -z "${BASH_VERSION:-}" ]; then echo "speedrun.sh needs bash; run: bash speedrun.sh" >&2; exit 2; fi
 set -euo pipefail
+unset CDPATH PYTHONHOME PYTHONWARNINGS PYTHONOPTIMIZE  # settings for other programs
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # -P: a folder called runs/ or nanochat/ where you stand must not be taken for ours.

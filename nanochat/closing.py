@@ -5,33 +5,35 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
 
 from nanochat import report, sandbox
 from nanochat.infer import Engine
 from nanochat.infer.context import fit_prompt
 from nanochat.run_folder import RunFolder
-from nanochat.system import files, paths
+from nanochat.system import paths
 from nanochat.system.files import UserError
 from nanochat.system.log import clock, say
 from nanochat.train import checkpoint
+from tasks import conversations, mixture
 
 QUESTIONS = ("Who are you?", "What is 12 * 34?", "Tell me a story about a fox.")
 NUM_QUESTIONS = 3
+LOOKED_AT = 20  # conversations of a file in which questions are looked for
 ANSWER_TOKENS = 96
 FIRST_PORT, PORTS = 8000, 100
 
 
-def show(folder: RunFolder, conversations: Sequence[Any] = ()) -> None:
-    """Prints what the run came to. `conversations` are the user's own, whose first questions are asked."""
+def show(folder: RunFolder, has_own_conversations: bool = False) -> None:
+    """Prints what the run came to. The questions at the end are the first ones of the user's own conversations."""
     os.environ["NANOCHAT_BASE_DIR"] = str(folder.path)
     stage, tag = newest_model(folder)
     if table := exam_table():
         say("\n" + table)
     records = folder.records().values()
     say(f"\n{len(records)} stages in {clock(sum(record['seconds'] for record in records))}")
-    for question, answer in answers(stage, tag, own_questions(folder) if conversations else QUESTIONS):
+    for question, answer in answers(stage, tag, own_questions(folder) if has_own_conversations else QUESTIONS):
         say(f"> {question}\n{answer}")
     say(f"\nThe report: {folder.path / 'report/report.md'}")
     say(f"To talk to it: {talk_command(folder, stage, tag, free_port())}")
@@ -61,13 +63,14 @@ def exam_table() -> str:
 
 
 def own_questions(folder: RunFolder) -> list[str]:
-    """The first questions of the user's own conversations: whoever sees the answers sees what was learnt of them."""
-    questions: list[str] = []
-    for path in sorted((folder.path / "data/chat").glob("*.jsonl*")):
-        for row in files.read_jsonl(path)[:NUM_QUESTIONS]:
-            asked = [message["content"] for message in row.get("messages", []) if message["role"] == "user"]
-            questions += [text for text in asked[:1] if isinstance(text, str)]
-    return questions[:NUM_QUESTIONS] or list(QUESTIONS)
+    """First questions of the user's own conversations, from every file in turn: the answers show what was learnt."""
+    by_file = []
+    for path in mixture.chat_files(folder.path / "data").values():
+        rows = islice(conversations.iterate(path), LOOKED_AT)
+        asked = (message["content"] for row in rows for message in row["messages"][:2] if message["role"] == "user")
+        by_file.append(dict.fromkeys(text for text in asked if isinstance(text, str)))
+    in_turn = [text for texts in zip_longest(*by_file) for text in texts if text]
+    return in_turn[:NUM_QUESTIONS] or list(QUESTIONS)
 
 
 def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ from nanochat.system.log import clock
 STAGES = paths.STAGES
 NUM_SAMPLES, NUM_QUESTIONS = 6, 2  # of a stage, of an exam
 SAMPLE_CHARACTERS = 240
+NUM_FILES = 30  # of the user's own that are listed; imported.json has all
 
 
 def read_optional(path: Path, missing: list[str], kind=files.read_json) -> Any:
@@ -161,6 +162,31 @@ def core_table(content: dict[str, Any]) -> str:
     rows.append([f"**{content.get('label', 'not finished')}**", "", "", value])
     missing = f"\n\nWithout {', '.join(content['missing'])}: no files." if content.get("missing") else ""
     return table(["task", "accuracy ± standard error (items)", "baseline", "above chance"], rows) + missing
+
+
+def what_was_read() -> str:
+    """The files of the user's own folder, and what was left out of it; "" where the data are not the user's own."""
+    path = paths.data_dir() / "imported.json"
+    if not path.exists() or not (content := read_optional(path, [])):
+        return ""
+    rows = [[kind, item["name"], show(item["num_bytes"]), show(item["rows"] or "–")]
+            for kind in ("texts", "conversations", "exams") for item in content[kind]]
+    more = [["…", f"and {len(rows) - NUM_FILES:,} more, all in {path.name}", "", ""]] if len(rows) > NUM_FILES else []
+    parts = [f"From `{content['folder']}`:", table(["kind", "file", "bytes", "rows"], rows[:NUM_FILES] + more)]
+    reasons = [f"- {item['name']}: {item['reason']}" for item in content["left_out"]]
+    reasons += [f"- {item['name']}: {item['bad_rows']:,} rows, the first is {item['first_bad']}"
+                for kind in ("texts", "conversations") for item in content[kind] if item["bad_rows"]]
+    return "\n\n".join([*parts, "Left out:" if reasons else "Nothing was left out.", "\n".join(reasons)])
+
+
+def exams_left_out() -> str:
+    """The exams that were not taken, with the reason; "" where there are none."""
+    reasons: dict[str, str] = {}
+    for stage in STAGES:
+        path = paths.results_dir(stage) / "chat_eval.json"
+        content = (read_optional(path, []) or {}) if path.exists() else {}
+        reasons |= content.get("left_out", {})
+    return "\n".join(f"Not taken: {task} ({reason})." for task, reason in reasons.items())
 
 
 def contamination() -> str:
@@ -305,6 +331,10 @@ def generate(dollars_per_hour: float = -1) -> Path:
                   "![exams by stage](exams.png)"]
         if tools := tool_table(scores):
             parts += ["## The calculator", tools]
+    if reasons := exams_left_out():
+        parts.append(reasons)
+    if listed := what_was_read():
+        parts += ["## What was read", listed]
     if overlap := contamination():
         parts += ["## Do the exams stand in the training text?", overlap]
     parts += ["## Where the time went", wall_clock(records, seconds, dollars_per_hour)]

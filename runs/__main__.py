@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         speedrun.check_disk(options)
     factor = 1.0 if gpus else announce_time(stages, RunFolder(options.out), options)
     folder = recipe.run(name, stages, options, fingerprint=found.fingerprint if found else "", slowness=factor)
-    closing.show(folder, found.conversations if found else [])
+    closing.show(folder, has_own_conversations=bool(found and found.conversations))
     if options.serve:
         closing.serve(folder)
 
@@ -57,7 +57,9 @@ def read_survey(options: Namespace) -> "Survey":
         from nanochat.data.survey import survey
     except ModuleNotFoundError as error:
         raise UserError(f"--data needs {error.name}, which is not installed yet; run: bash setup.sh") from None
-    found = survey(options.data, passed_over=(options.out,))
+    # Only the folder of a run may keep notes of an earlier survey, which spare reading unchanged files again.
+    notes = options.out / "data/survey.json" if (options.out / "run.json").exists() and not options.dry_run else None
+    found = survey(options.data, passed_over=(options.out,), cache=notes)
     if not found.texts and not found.conversations:
         raise UserError(f"--data={options.data} holds no text and no conversations that can be read (docs/data.md)\n"
                         f"{found.table()}")

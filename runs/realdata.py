@@ -34,8 +34,10 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
     # Little text or little time: the laptop's model, 128 wide. Else twice that width and four times its vocabulary.
     little = sum(item.num_bytes for item in found.texts) < LITTLE_BYTES or options.minutes < LITTLE_MINUTES
     shape = dict(aspect_ratio=32, head_dim=64) if little else {}
-    # Rows of 512 tokens hold most conversations of a few turns. 4,096 tokens a step on every rank.
-    batch = dict(device_batch_size=8, total_batch_size=4096 * ranks)
+    # Rows of 512 tokens hold most conversations of a few turns. Little data is learnt in small steps: 1,024 tokens of
+    # twenty conversations are all of them, and four times as many steps fit into the same time.
+    batch = dict(device_batch_size=2, total_batch_size=1024 * ranks) if little else dict(
+        device_batch_size=8, total_batch_size=4096 * ranks)
     shared = dict(seed=options.seed, compile=False if trial else None, save_every=50, resume=True)
     later = dict(source_tag=tag, **batch, **shared)
 

@@ -157,6 +157,7 @@ def test_every_command_in_a_recipe_takes_its_flags(recipe, tmp_path, monkeypatch
 
 @needs_bash
 def test_every_shell_command_in_the_documents_takes_its_flags(tmp_path):
+    (tmp_path / "notes.txt").write_text("The kiln is warm. " * 500)
     commands = [words for path in DOCUMENTS for words in commands_in(path.read_text(encoding="utf-8"))]
     for _, script, *flags in (words for words in commands if words[0] == "bash"):
         assert (ROOT / script).is_file(), f"documented, but not there: bash {script}"
@@ -185,6 +186,7 @@ def test_bad_flags_of_the_one_command(flags, said):
 @needs_bash
 def test_the_one_command_picks_the_recipe_and_knows_both_spellings(tmp_path):
     (tmp_path / "a_b").mkdir()
+    (tmp_path / "a_b/notes.txt").write_text("The kiln is warm. " * 500)
     one = f"bash {ROOT}/speedrun.sh --dry-run"
     assert "--source=kindergarten" in bash(f"cd /; {one} --no_serve", CUDA_VISIBLE_DEVICES="").stdout
     assert f"--data={tmp_path}/a_b" in bash(f"cd {tmp_path}; {one} --data a_b").stdout
