@@ -13,6 +13,7 @@ from nanochat.model import GPT, GPTConfig
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
 from nanochat.system import hardware, runtime
+from nanochat.system.files import UserError
 from nanochat.system.runtime import Runtime, all_reduce_sum, synchronize
 from nanochat.train.loop import LossOf
 from nanochat.train.losses import can_compile, weighted_nll
@@ -20,6 +21,7 @@ from nanochat.train.losses import can_compile, weighted_nll
 COMPILING_PAYS_FROM_MINUTES = 2  # compiling takes about a minute and doubles the speed
 LEAST_STEPS = 20  # fewer teach nothing: a busy machine may have spent the minutes on starting
 USABLE = 0.9  # of the memory that is free: allocators waste some
+SHORT_ROW = 64  # tokens
 CPU_TOKENS = 4096  # rows × T at once on a processor, as in runs/laptop.py: more leaves its caches
 
 
@@ -32,7 +34,8 @@ def random_batch(rows: int, sequence_len: int, vocab_size: int, device: torch.de
 def bytes_of_pass(model: GPT, rows: int, sequence_len: int) -> int:
     """Memory that a forward and backward pass of `rows` rows holds at its peak, beyond weights and moments.
 
-    On a GPU the allocator's peak; elsewhere what autograd keeps for the backward pass, every storage counted once.
+    On a GPU the allocator's peak. Elsewhere what autograd keeps for the backward pass (every storage counted once), and
+    gradients and moments: the kernel gives memory when it is written for the first time, so they are not there yet.
     """
     device = next(model.parameters()).device
     batch = random_batch(rows, sequence_len, model.config.vocab_size, device)
@@ -48,7 +51,7 @@ def bytes_of_pass(model: GPT, rows: int, sequence_len: int) -> int:
             model.loss(batch.ids, batch.targets)
         for p in model.parameters():
             kept.pop(p.untyped_storage().data_ptr(), None)
-        return sum(kept.values())
+        return sum(kept.values()) + 3 * sum(p.nbytes for p in model.parameters())
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     model.loss(batch.ids, batch.targets).backward()
@@ -64,12 +67,15 @@ def largest_divisor(number: int, limit: float) -> int:
 def rows_that_fit(model: GPT, sequence_len: int, most: int, device: Runtime, free_bytes: int | None = None) -> int:
     """The largest divisor of `most` that fits as rows of a micro-batch, on every rank: from one row and two rows the
     memory of more follows (it is linear). `free_bytes` None = what the device says, once the optimizer has its moments.
-    At least 1."""
-    free_bytes = hardware.free_memory(device.device) if free_bytes is None else free_bytes
+    At least 1; UserError where a processor has no memory for one."""
+    free_bytes = USABLE * (hardware.free_memory(device.device) if free_bytes is None else free_bytes)
     try:
-        one, two = (bytes_of_pass(model, rows, sequence_len) for rows in (1, 2))
+        if device.device.type == "cuda":
+            one, two = (bytes_of_pass(model, rows, sequence_len) for rows in (1, 2))
+        else:
+            one, two = _guess(model, sequence_len, free_bytes)
         per_row = max(1, two - one)
-        fit = (USABLE * free_bytes - (one - per_row)) // per_row
+        fit = (free_bytes - (one - per_row)) // per_row
     except torch.OutOfMemoryError:
         fit = 1
     model.zero_grad(set_to_none=True)
@@ -78,6 +84,19 @@ def rows_that_fit(model: GPT, sequence_len: int, most: int, device: Runtime, fre
     mine = largest_divisor(most, fit)
     return int(min(all_reduce_sum([float(mine * (rank == device.rank)) for rank in range(device.world_size)],
                                   device.device)))
+
+
+def _guess(model: GPT, sequence_len: int, free_bytes: float) -> tuple[int, int]:
+    """Memory of one row and of two, from two short rows: the kernel ends a process that tries too much, without an
+    error that could be caught. UserError if one row does not fit."""
+    short = min(SHORT_ROW, sequence_len // 2)
+    first, second = (bytes_of_pass(model, 1, length) for length in (short, 2 * short))
+    per_row = (second - first) * sequence_len // short
+    one = first - (second - first) + per_row
+    if one > free_bytes:
+        raise UserError(f"one row of {sequence_len:,} tokens needs about {one >> 20:,} MiB of memory, and this process "
+                        f"may use {int(free_bytes) >> 20:,} MiB: take a smaller model or shorter rows")
+    return one, one + per_row
 
 
 def tokens_per_second(loss_of: LossOf, optimizer: Optimizer, batch: Batch, total_batch: int, device: Runtime,
