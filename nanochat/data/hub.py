@@ -3,8 +3,8 @@
 A text source is a data set of parquet shards with a column `text`, shuffled, so that any prefix is a sample. Its last
 shard is the validation shard, however many are fetched: numbers stay comparable. Every shard is downloaded into
 `.fetching/`, checked, and only then renamed to its place. Two files lie beside the shards: `manifest.json` says where
-the text comes from, so that nothing is mixed with text from elsewhere, and `listing.json` keeps the hub's list of files
-of that revision, so that a folder that is complete needs no network and a larger `-n` continues the same revision.
+the text comes from, so that nothing is mixed with text from elsewhere, and `.listing.json` keeps the hub's list
+of files of that revision, so that a complete folder needs no network and a larger `-n` continues the same revision.
 
 HF_ENDPOINT names another hub with the same layout. A new corpus is one entry in `HUB`. So is a data set of
 conversations or questions: its parquet files become the JSONL files that `--mixture` and the tasks read.
@@ -25,7 +25,7 @@ from nanochat.system import files, log
 from nanochat.system.files import UserError
 
 FETCHING = ".fetching"
-LISTING = "listing.json"
+LISTING = ".listing.json"  # hidden: an import of the folder must not read it
 THREADS = 4  # downloads at a time; the hub throttles above that
 
 
@@ -80,7 +80,7 @@ def endpoint() -> str:
 
 
 def hub_shards(source: HubSource, folder: Path, revision: str = "") -> tuple[str, list[RemoteShard]]:
-    """(the commit, its parquet files in order), from `folder`/listing.json where the hub was asked before.
+    """(the commit, its parquet files in order), from `folder`/.listing.json where the hub was asked before.
 
     UserError when the hub does not answer or knows no such data set.
     """

@@ -82,9 +82,9 @@ def claim(text_dir: Path, origin: str) -> dict:
     manifest = files.read_json(path) if path.exists() else {"origin": "another place"}
     if not isinstance(manifest, dict):
         raise UserError(f"{path} is damaged (not an object); remove {text_dir}, or choose another folder with --out")
-    found = manifest.get("origin", "kindergarten")  # which writes its own manifest, without an origin
-    if found != origin:
-        raise UserError(f"{text_dir} holds text from {found}, not {origin}; remove it, or choose another with --out")
+    present = manifest.get("origin", "kindergarten")  # which writes its own manifest, without an origin
+    if present != origin:
+        raise UserError(f"{text_dir} holds text from {present}, not {origin}; remove it, or choose another with --out")
     return manifest
 
 

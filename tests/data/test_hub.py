@@ -183,9 +183,9 @@ def test_a_complete_folder_needs_no_network(hub, tmp_path, monkeypatch, listing)
     fetch(2, tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     if listing == "of an older version":
-        (tmp_path / "text/listing.json").unlink()
+        (tmp_path / "text/.listing.json").unlink()
     if listing == "damaged":
-        (tmp_path / "text/listing.json").write_text('{"repo": "toy/stories"')
+        (tmp_path / "text/.listing.json").write_text('{"repo": "toy/stories"')
         with pytest.raises(UserError, match="cannot list toy/stories"):
             fetch(2, tmp_path)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -395,7 +395,7 @@ def test_when_the_network_is_gone_not_every_shard_is_tried(hub, tmp_path, pauses
 def test_the_revision_stays_when_the_data_set_grows(hub, tmp_path):
     """Else the validation shard would change, and the old one would be trained on."""
     fetch(1, tmp_path)
-    (tmp_path / "text/listing.json").unlink()
+    (tmp_path / "text/.listing.json").unlink()
     fetch(3, tmp_path)
     assert hub.listings == [f"/api/datasets/{REPO}?blobs=true", f"/api/datasets/{REPO}/revision/{COMMIT}?blobs=true"]
 
