@@ -65,14 +65,14 @@ def test_the_one_command_names_the_report_and_the_model_to_talk_to(toy):
 def test_a_stage_that_fails_is_named_and_the_finished_ones_stay(toy, runs):
     run = runs("broken")
     shutil.copytree(toy.out, run.out)
-    halve(run.out / "tokenizer/tokenizer.json")
+    halve(run.out / "data/text/shard_00007.parquet")
     (run.out / "stages/base_loss.done").unlink()
     before = contents(run.out)
     begin = run.start()
     assert run.process.wait(PATIENCE_SECONDS) == 1
     said = run.said(begin)
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "tokenizer.json is damaged" in errors[0] and "Traceback" not in said
+    assert len(errors) == 1 and "shard_00007.parquet is damaged" in errors[0] and "Traceback" not in said
     assert "laptop.sh: base_loss failed (exit code 1, see above); when mended, run it again to go on" in said
     assert before.items() <= contents(run.out).items()
 
