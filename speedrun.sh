@@ -1,30 +1,34 @@
 #!/usr/bin/env bash
 # From nothing to a model that talks: set-up, the recipe that fits this machine, the report, the chat page.
 #   bash speedrun.sh [--depth N --data DIR --out DIR --minutes N --seed N --fresh --no-serve --dry-run --help]
-# Stop it whenever you like; run again, it goes on where it stopped and repeats no finished stage.
-source "$(dirname "${BASH_SOURCE[0]}")/runs/common.sh"
-read_flags "$@"
+# Stop it whenever you like; run it again and it goes on where it stopped. The recipes are in runs/.
+if [ -z "${BASH_VERSION:-}" ]; then echo "speedrun.sh needs bash; run: bash speedrun.sh" >&2; exit 2; fi
+set -euo pipefail
+unset CDPATH PYTHONHOME PYTHONWARNINGS PYTHONOPTIMIZE  # settings for other programs
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-pick_recipe() {
-    if [ -n "$DATA" ]; then echo realdata
-    elif command -v nvidia-smi >/dev/null && [ -x "$ROOT/.venv/bin/python" ] && [ "$(gpus)" -gt 0 ]; then echo speedrun
-    else echo laptop; fi
+# -P: a folder called runs/ or nanochat/ where you stand must not be taken for ours.
+recipe() { PYTHONPATH="$root" "$python" -P -m runs "$@"; }
+
+# The environment's Python, or before the install any that can read the flags.
+find_python() {
+    local candidate
+    for candidate in "$root/.venv/bin/python" python3 python3.14 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
 }
 
-trap 'exit 130' INT TERM  # the recipe has said what there is to say
-[ -n "$DRY_RUN" ] || bash "$ROOT/setup.sh"
-bash "$ROOT/runs/$(pick_recipe).sh" "$@"
-[ -z "$DRY_RUN" ] || exit 0
-cd "$ROOT"
-export NANOCHAT_BASE_DIR=$OUT
-tag=d$(sed -n 's/^command=.*--depth=\([0-9]*\).*/\1/p' "$OUT/stages/base.done")
-for newest in rl sft mid base; do  # whose model talks: that of the last stage there is
-    if compgen -G "$OUT/checkpoints/$newest/$tag/step_*" >/dev/null; then break; fi
-done
-say "The report: $OUT/report/report.md"
-if [ -z "$SERVE" ]; then
-    say "To talk to it: NANOCHAT_BASE_DIR=$OUT .venv/bin/python -m scripts.chat_web -i $newest -g $tag"
-    exit 0
+python=$(find_python)
+if [ -n "$python" ]; then
+    # A wrong flag must not cost the minutes of an install.
+    NANOCHAT_PARSE_ONLY=1 recipe "$@" >/dev/null || exit 2
+    case " $* " in
+        *" --help "* | *" -h "* | *" --dry-run "* | *" --dry_run "*) recipe "$@"; exit ;;
+    esac
 fi
-say "Next comes the chat page. Run the same command again and it is there at once: no finished stage is repeated."
-exec .venv/bin/python -m scripts.chat_web -i "$newest" -g "$tag"
+bash "$root/setup.sh"
+export PYTHONPATH="$root"
+exec "$root/.venv/bin/python" -P -m runs "$@"

@@ -1,6 +1,12 @@
 #!/usr/bin/env bash
-# The tests: bash test.sh [pytest arguments], e.g. bash test.sh tests/test_plan.py, bash test.sh -m slow, bash test.sh -m gpu
+# The style check and the tests. Arguments go to pytest; with arguments only the tests run.
+#   bash test.sh                                   all but the slow ones
+#   bash test.sh tests/data -k packing             some of them; -m slow: those of minutes; -m gpu: those for a GPU
+#   NANOCHAT_NEWEST=1 bash test.sh                 with the newest versions that pyproject.toml allows
+[ -n "${BASH_VERSION:-}" ] || { echo "test.sh is a bash script; run: bash test.sh" >&2; exit 2; }
 set -euo pipefail
+unset CDPATH PYTHONHOME PYTHONPATH PYTHONWARNINGS PYTHONOPTIMIZE PYTEST_ADDOPTS  # settings for other programs
 cd "$(dirname "${BASH_SOURCE[0]}")"
-bash setup.sh
+NANOCHAT_ALLOW_CPU=1 bash setup.sh --dev  # the tests need no GPU
+[ $# -gt 0 ] || .venv/bin/ruff check --quiet .
 exec .venv/bin/python -m pytest --quiet --durations=10 --durations-min=2 "$@"

@@ -53,7 +53,7 @@ def measure(model, tokenizer, exams, args):
                              epochs=1)
     rows = ((one.ids, one.targets) for one in islice(batches, max(1, args.split_tokens // (ROWS * width))))
     yield "validation bpb", bits_per_byte(model, rows, torch.from_numpy(tokenizer.token_bytes()))
-    engine = Engine(model, tokenizer, sandbox.tool, max_rows=32)
+    engine = Engine(model, tokenizer, sandbox.calculate, max_rows=32)
     for task in exams:
         yield task.name, chat.evaluate(task, engine, args.max_problems, batch_size=32).accuracy
     for rows in (1, 16):

@@ -4,54 +4,63 @@
     python -m nanochat.dataset -n 8                     with a GPU: 8 shards of FineWeb-Edu, 250M characters each
     python -m nanochat.dataset --source=climbmix -n 170
     python -m nanochat.dataset --source=smoltalk        conversations; likewise mmlu, gsm8k, arc, humaneval
-    python -m nanochat.dataset --data=FOLDER            checks your own data; plain text is imported
+    python -m nanochat.dataset --data=FOLDER            imports your own text and conversations into out/data
 
-Your own folder has the layout of out/data (docs/design.md, "On disk"): `text/*.parquet` with a column `text`. A folder
-of .txt, .md or .jsonl files is imported into out/data/text instead.
+Your own folder may hold .txt, .md, .jsonl, .json and .parquet files anywhere, or have the layout of out/data
+(docs/design.md, "On disk"). docs/data.md says what is read, what is left out, and why.
 """
+from itertools import islice
 from pathlib import Path
 
-from nanochat.data import shards, sources
+from nanochat.data import hub, import_texts, shards, survey
 from nanochat.system import cli, log, paths
 from nanochat.system.files import UserError
+from tasks import mixture
 
 
-def survey(data_dir: Path) -> str:
+def describe(data_dir: Path) -> str:
     """What lies in a data folder, in words: shards, documents, characters (an estimate from the first group), exams and
     lessons. UserError when a shard is damaged or training or validation text is missing."""
     lines = []
     for split, paths_ in (("train", shards.train_shards(data_dir)), ("validation", shards.validation_shards(data_dir))):
-        opened = [shards.open_shard(path) for path in paths_]
-        documents = sum(shard.metadata.num_rows for shard in opened)
-        sample = shards.read_group(opened[0], 0, paths_[0]) if opened[0].num_row_groups else []
+        documents = sum(shards.open_shard(path).metadata.num_rows for path in paths_)
+        sample = list(islice(shards.iter_texts(paths_), shards.DOCUMENTS_PER_GROUP))
         if not sample:
-            raise UserError(f"{paths_[0]} holds no documents; remove it and run: python -m nanochat.dataset")
+            raise UserError(f"the {split} shards of {data_dir} hold no documents; add text to them")
         characters = sum(map(len, sample)) / len(sample) * documents
-        lines.append(f"{split}: {len(opened)} shards, {documents:,} documents, about {characters:,.0f} characters")
+        lines.append(f"{split}: {len(paths_)} shards, {documents:,} documents, about {characters:,.0f} characters")
     families = sorted({path.parent.relative_to(data_dir).as_posix() for pattern in ("*.jsonl", "*.jsonl.gz")
                        for path in data_dir.rglob(pattern)} - {"text"})
     lines.append(f"exams and lessons: {', '.join(families) or 'none'}")
     return "\n".join(lines)
 
 
-def use_folder(folder: Path, target: Path) -> None:
-    """Checks a data folder; one without shards but with plain text is imported into `target`."""
-    if list((folder / "text").glob("*.parquet")):
-        log.say(f"{folder}\n{survey(folder)}")
+def use_own(source: Path, target: Path, with_text: bool = True) -> None:
+    """Imports a folder or a file of the user's own into the data folder `target`; checks `target` itself. Without
+    `with_text` only conversations and exams are imported, beside the text that is there."""
+    source, target = source.expanduser().absolute(), target.absolute()
+    if source.resolve() == target.resolve():
+        log.say(f"{source}\n{describe(source)}")
         return
-    plain = sources.plain_files(folder)
-    if not plain:
-        raise UserError(f"--data={folder}: expected a folder with text/*.parquet, or with .txt, .md or .jsonl files")
-    documents, characters = sources.import_texts(plain, target / "text")
-    log.say(f"imported {len(plain)} files with {documents:,} documents, {characters:,} characters into {target}\n"
-            f"{survey(target)}")
+    if target.resolve() in source.resolve().parents:
+        raise UserError(f"--data={source} lies in {target}, which the import writes; move it, or choose another folder "
+                        "with --out")
+    found = survey.survey(source, passed_over=(target.parent,), cache=target / "survey.json")
+    log.say(f"{survey.shown(source)}\n{found.table()}")
+    if not found.texts and not found.conversations:
+        raise UserError(f"--data={survey.shown(source)} has nothing to learn from; expected text (.txt .md), rows "
+                        "(.jsonl .json .parquet), or these packed (.gz .zst); docs/data.md has examples")
+    record = import_texts.write(found, target, mixture.names_of_tasks(), with_text)["imported"]
+    if record.get("has_words_of_conversations"):
+        log.say("there is little text beside the conversations: their words are text to pretrain on as well")
+    log.say(f"imported into {target}\n{describe(target)}")
 
 
 def make_kindergarten(data_dir: Path, seed: int, scale: float = 1.0) -> None:
     from nanochat.kindergarten import make
-    sources.claim(data_dir / "text", "kindergarten")
+    shards.claim(data_dir / "text", "kindergarten")
     make.write(data_dir, seed, scale)
-    log.say(f"made the kindergarten with seed {seed} in {data_dir}\n{survey(data_dir)}")
+    log.say(f"made the kindergarten with seed {seed} in {data_dir}\n{describe(data_dir)}")
 
 
 def default_source() -> str:
@@ -62,28 +71,29 @@ def default_source() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
-        argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=1, short="n"),
-        source=cli.flag("", "empty = what suits this machine", choices=("", "kindergarten", *sources.HUB)),
-        data=cli.flag("", "a folder of your own data to check or import"), seed=cli.flag(1, "of the kindergarten"),
+        argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=-1, short="n"),
+        source=cli.flag("", "empty = what suits this machine", choices=("", "kindergarten", *hub.HUB)),
+        data=cli.flag("", "a folder or a file of your own to import (docs/data.md)"),
+        text=cli.flag(True, "with --data: import its text as well"),
+        seed=cli.flag(1, "of the kindergarten"),
         scale=cli.flag(1.0, "the kindergarten's size; less for a trial", at_least=0.001, at_most=100),
         out=cli.flag("", "the run's folder; empty = NANOCHAT_BASE_DIR or out/"))
     target = Path(args.out) / "data" if args.out else paths.data_dir()
     if args.data:
-        return use_folder(Path(args.data), target)
+        return use_own(Path(args.data), target, args.text)
     source = args.source or default_source()
     if source == "kindergarten":
         if not args.source:
             log.say("no GPU here: making the kindergarten (real text: --source=fineweb-edu, a GPU's worth of work)")
         return make_kindergarten(target, args.seed, args.scale)
-    if sources.HUB[source].lessons:
-        log.say(sources.HUB[source].note)
-        for name, rows in sources.fetch_lessons(sources.HUB[source], target).items():
+    if hub.HUB[source].lessons:
+        log.say(hub.HUB[source].note)
+        for name, rows in hub.fetch_lessons(hub.HUB[source], target).items():
             log.say(f"{target / name}: {rows:,} rows")
         return
-    log.say(f"{sources.HUB[source].note}\nfetching {args.num_files} training shards and the validation shard "
-            f"of {sources.HUB[source].repo} to {target / 'text'}")
-    sources.fetch(sources.HUB[source], args.num_files, target / "text")
-    log.say(survey(target))
+    log.say(hub.HUB[source].note)
+    hub.fetch(hub.HUB[source], args.num_files, target / "text")
+    log.say(describe(target))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,15 @@ from statistics import fmean, median
 from typing import Any
 
 from nanochat.figures import Metrics, curves, exams_figure, panels
+from nanochat.run_folder import RunFolder
 from nanochat.system import cli, files, hardware, log, paths
 from nanochat.system.files import UserError
+from nanochat.system.log import clock
 
 STAGES = paths.STAGES
-ROOMS = ("nanochat", "tasks", "scripts", "runs", "tests", "bench")
 NUM_SAMPLES, NUM_QUESTIONS = 6, 2  # of a stage, of an exam
 SAMPLE_CHARACTERS = 240
+NUM_FILES = 30  # of the user's own that are listed; imported.json has all
 
 
 def read_optional(path: Path, missing: list[str], kind=files.read_json) -> Any:
@@ -104,19 +106,10 @@ def tool_table(scores: dict[str, dict[str, dict]]) -> str:
     return table(["", *map(str.upper, STAGES)], rows) if rows else ""
 
 
-def clock(seconds: float) -> str:
-    """`clock(3725)` → "1 h 02 min", `clock(75)` → "1 min 15 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
-
-
 def stage_records() -> dict[str, dict[str, Any]]:
-    """{stage: {"seconds", "attempts", "command", …}} in the order they ended: what the recipe noted (runs/common.sh),
-    else the run.json of each command. A resumed training run counts all its attempts (run.json), others the last."""
-    records: dict[str, dict[str, Any]] = {}
-    for path in sorted((paths.base_dir() / "stages").glob("*.done"), key=lambda path: path.stat().st_mtime):
-        fields = dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines() if "=" in line)
-        records[path.stem] = {**fields, "seconds": float(fields.get("seconds", 0))}
+    """{stage: {"seconds", "attempts", "command", …}} in the order in which the stages ended: the recipe's records, else
+    the run.json of each command. A resumed training run counts all its attempts (run.json), others the last."""
+    records = RunFolder(paths.base_dir()).records()
     recorded = bool(records)
     runs = [(path.parent.name, read_optional(path, [])) for path in paths.results_dir("").glob("*/run.json")]
     for name, run in sorted(((name, run) for name, run in runs if run), key=lambda pair: pair[1].get("finished", "")):
@@ -130,7 +123,7 @@ def stage_records() -> dict[str, dict[str, Any]]:
 def wall_clock(records: dict[str, dict[str, Any]], total: float, dollars_per_hour: float) -> str:
     rows = []
     for name, record in records.items():
-        attempts = f" ({record['attempts']} attempts)" if record.get("attempts", "1") != "1" else ""
+        attempts = f" ({record['attempts']} attempts)" if record.get("attempts", 1) != 1 else ""
         rows.append([name + attempts, clock(record["seconds"]), f"{record['seconds'] / max(total, 1e-9):.0%}"])
     cost = (f"${total / 3600 * dollars_per_hour:,.2f} at ${dollars_per_hour:g} an hour" if dollars_per_hour > 0
             else "none, your own machine (rented? give --dollars_per_hour)")
@@ -169,6 +162,31 @@ def core_table(content: dict[str, Any]) -> str:
     rows.append([f"**{content.get('label', 'not finished')}**", "", "", value])
     missing = f"\n\nWithout {', '.join(content['missing'])}: no files." if content.get("missing") else ""
     return table(["task", "accuracy ± standard error (items)", "baseline", "above chance"], rows) + missing
+
+
+def what_was_read() -> str:
+    """The files of the user's own folder, and what was left out of it; "" where the data are not the user's own."""
+    path = paths.data_dir() / "imported.json"
+    if not path.exists() or not (content := read_optional(path, [])):
+        return ""
+    rows = [[kind, item["name"], show(item["num_bytes"]), show(item["rows"] or "–")]
+            for kind in ("texts", "conversations", "exams") for item in content[kind]]
+    more = [["…", f"and {len(rows) - NUM_FILES:,} more, all in {path.name}", "", ""]] if len(rows) > NUM_FILES else []
+    parts = [f"From `{content['folder']}`:", table(["kind", "file", "bytes", "rows"], rows[:NUM_FILES] + more)]
+    reasons = [f"- {item['name']}: {item['reason']}" for item in content["left_out"]]
+    reasons += [f"- {item['name']}: {item['bad_rows']:,} rows, the first is {item['first_bad']}"
+                for kind in ("texts", "conversations") for item in content[kind] if item["bad_rows"]]
+    return "\n\n".join([*parts, "Left out:" if reasons else "Nothing was left out.", "\n".join(reasons)])
+
+
+def exams_left_out() -> str:
+    """The exams that were not taken, with the reason; "" where there are none."""
+    reasons: dict[str, str] = {}
+    for stage in STAGES:
+        path = paths.results_dir(stage) / "chat_eval.json"
+        content = (read_optional(path, []) or {}) if path.exists() else {}
+        reasons |= content.get("left_out", {})
+    return "\n".join(f"Not taken: {task} ({reason})." for task, reason in reasons.items())
 
 
 def contamination() -> str:
@@ -298,19 +316,6 @@ def sandbox_layers(missing: list[str]) -> str:
         return "unknown"
 
 
-def bloat() -> str:
-    """How much there is to read: files, lines and characters of the code, by room."""
-    rows, totals = [], [0, 0, 0]
-    for room in ROOMS:
-        texts = [path.read_text(encoding="utf-8", errors="replace") for path in sorted((paths.REPO / room).rglob("*"))
-                 if path.suffix in (".py", ".sh", ".html", ".js", ".css") and "__pycache__" not in path.parts]
-        counts = [len(texts), sum(text.count("\n") for text in texts), sum(map(len, texts))]
-        totals = [a + b for a, b in zip(totals, counts)]
-        rows.append([room, *[f"{count:,}" for count in counts], f"{counts[2] // 4:,}"])
-    rows.append(["**all**", *[f"**{count:,}**" for count in totals], f"{totals[2] // 4:,}"])
-    return table(["room", "files", "lines", "characters", "≈ tokens (characters / 4)"], rows)
-
-
 def generate(dollars_per_hour: float = -1) -> Path:
     """Writes report.md and its figures; its path. UserError when no stage has left any result."""
     if not any(paths.results_dir("").glob("*/*")):
@@ -326,13 +331,17 @@ def generate(dollars_per_hour: float = -1) -> Path:
                   "![exams by stage](exams.png)"]
         if tools := tool_table(scores):
             parts += ["## The calculator", tools]
+    if reasons := exams_left_out():
+        parts.append(reasons)
+    if listed := what_was_read():
+        parts += ["## What was read", listed]
     if overlap := contamination():
         parts += ["## Do the exams stand in the training text?", overlap]
     parts += ["## Where the time went", wall_clock(records, seconds, dollars_per_hour)]
     if questions := same_questions():
         parts += ["## The same questions, stage by stage", questions]
     parts += [section for stage in STAGES if (section := stage_section(stage, missing))]
-    parts += ["## The code", bloat(), "## Missing", "\n".join(f"- {one}" for one in missing) or "Nothing."]
+    parts += ["## Missing", "\n".join(f"- {one}" for one in missing) or "Nothing."]
     target = paths.report_dir() / "report.md"
     files.write_atomic(target, "\n\n".join(parts) + "\n")
     return target

@@ -25,8 +25,6 @@ from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
 
-COMPILING_PAYS_FROM_MINUTES = 2
-
 
 def flags(argv: list[str] | None):
     return cli.parse(
@@ -140,7 +138,8 @@ def optimizer_of(args, model: GPT, device: runtime.Runtime) -> Optimizer:
 
 def compiles(args) -> bool:
     """Whether to compile: that takes about a minute and doubles the speed, so a run of less than two gains nothing."""
-    return args.compile and (args.minutes < 0 or args.minutes >= COMPILING_PAYS_FROM_MINUTES or "compile" in args.given)
+    return args.compile and (args.minutes < 0 or args.minutes >= fit.COMPILING_PAYS_FROM_MINUTES
+                             or "compile" in args.given)
 
 
 def timed(args, model: GPT, loss_of, rows: int, started: float, device: runtime.Runtime) -> int:

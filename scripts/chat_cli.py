@@ -46,13 +46,10 @@ def flags(argv: list[str] | None):
 
 def main(argv: list[str] | None = None) -> None:
     args = flags(argv)
-    for stream in (sys.stdin, sys.stdout):  # odd bytes and odd terminals are no reason to stop
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
     run = runtime.start(args.device_type, args.dtype)
     step = None if args.step < 0 else args.step
     model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, step, run.device, run.dtype)
-    engine = Engine(quantized(model.eval().to(run.dtype), args.quantize), tokenizer, sandbox.tool, max_rows=1,
+    engine = Engine(quantized(model.eval().to(run.dtype), args.quantize), tokenizer, sandbox.calculate, max_rows=1,
                     prefix_cache=True, loops=True)
     draw = random.Random(None if args.seed < 0 else args.seed)
 

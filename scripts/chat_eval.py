@@ -43,17 +43,20 @@ def main(argv: list[str] | None = None) -> None:
     started = time.monotonic()
     if args.num_samples > 1 and not args.temperature:
         raise UserError(f"--num_samples={args.num_samples} greedy answers would all be equal; add --temperature=1")
-    chosen = choose(args.task_name)
-    device = runtime.start(args.device_type, args.dtype)
     if args.unsafe_execution:
         sandbox.allow_unsafe()
+    chosen, left_out = choose(args.task_name)
+    device = runtime.start(args.device_type, args.dtype)
     model, tokenizer, info = checkpoint.load_model(
         args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
-    engine = Engine(model, tokenizer, tool=sandbox.tool, max_rows=args.batch_size)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size)
     about = {"step": info["step"], "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12]}
     folder = results.folder_of(args.source, info["tag"])
     sampling = [args.num_samples, args.temperature, args.top_k, args.max_new_tokens]
     table = scores_so_far(folder, about, {task.name: limit(task, args) for task in chosen}, sampling)
+    left_out = {name: reason for name, reason in left_out.items() if name not in table}
+    for name, reason in left_out.items():
+        log.say(f"left out: {tasks.find(name).title}, whose answers are programs; {reason}")
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
@@ -68,31 +71,47 @@ def main(argv: list[str] | None = None) -> None:
             core, stderr = chat.chat_core(table) or (None, None)
             if device.is_main:  # after every task, so that an interruption loses one at most
                 files.write_json(folder / "chat_eval.json", {**about, "chat_core": core, "chat_core_stderr": stderr,
-                                                             "tasks": table})
+                                                             "left_out": left_out, "tasks": table})
     if device.is_main:
         show(args.source, {task.name: table[task.name] for task in chosen})
     if core is not None:
         log.say(f"ChatCORE {core:.4f} ± {stderr:.4f}"
                 + (f" on at most {args.max_problems} items a task" if args.max_problems > 0 else "")
                 + (f", {args.max_choices} where a letter answers" if args.max_choices > 0 else ""))
+    elif names := [tasks.find(name).title for name in left_out if name in chat.CHAT_CORE]:
+        log.say(f"ChatCORE is not computed: it needs {', '.join(names)} as well")
     log.write_run(f"chat_eval_{args.source}", seconds=time.monotonic() - started, flags=vars(args))
     device.close()
 
 
-def choose(names: str) -> list[tasks.Task]:
-    """The tasks named, or all exams of which the data folder has test items. UserError when there is none."""
+def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:
+    """(the tasks named, or all exams of which the data folder has test items; {task that is left out: why}).
+
+    Exams that run programs are left out where this machine cannot isolate them. UserError if no exam is left, or if a
+    task was named that would have to be left out.
+    """
     if names:
         chosen = [tasks.find(name) for name in names.split("|")]
         for task in chosen:
             if task.kind == "source":
                 raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
             task.found("test")
-        return chosen
+        if any(task.runs_programs for task in chosen):
+            sandbox.require()
+        return chosen, {}
     chosen = [task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
     if not chosen:
         raise UserError(f"there are no exams in {paths.data_dir()}; make the kindergarten's with "
                         "`python -m nanochat.dataset`, or name a folder of real data with --data (NANOCHAT_DATA)")
-    return chosen
+    try:
+        if any(task.runs_programs for task in chosen):
+            sandbox.require()
+    except UserError as error:
+        if all(task.runs_programs for task in chosen):
+            raise
+        return ([task for task in chosen if not task.runs_programs],
+                {task.name: str(error) for task in chosen if task.runs_programs})
+    return chosen, {}
 
 
 def limit(task: tasks.Task, args) -> int:

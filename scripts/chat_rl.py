@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     task = tasks.find(args.task)
     if task.kind != "generative":
         raise UserError(f"--task={args.task} has no reward; choose one that is answered in words, e.g. gsm8k")
+    if task.runs_programs:
+        sandbox.require()
     model, tokenizer, info = checkpoint.load_model(args.source, source_tag, dtype=device.dtype)
     if args.lora:  # before the move: the device may have no room for all weights in fp32
         lora.attach(model, args.lora, seed=args.seed, head=args.source == "base")
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         head_lr=args.head_lr * fraction, scalar_lr=0.0), device.dtype)
     journal = Journal(place, model, optimizer, steps=steps, source=checkpoint.identity(info),
                       tokenizer_folder=checkpoint.tokenizer_folder(Path(info["path"])))
-    engine = Engine(model, tokenizer, tool=sandbox.tool, max_rows=args.examples_per_step * args.num_samples)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.examples_per_step * args.num_samples)
 
     def generate(prompts: list[list[int]], seed: int):
         return engine.generate(prompts, max_tokens=args.max_new_tokens, temperature=args.temperature,

@@ -2,18 +2,25 @@
 
     python -m scripts.tok_train --max_chars=2000000000 --vocab_size=65536
 
+Up to --max_chars it learns from all of the text. From a larger corpus it takes slices of documents at even distances,
+and of long documents pieces at even distances. Conversations that were imported with the text (nanochat.dataset --data)
+are read as well, up to the same number of characters: else a model on little text would spell its answers in bytes.
 The ids of the tokens go to out/tokenizer/, in Hugging Face's format.
 """
 import time
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
 
 from nanochat.data import shards
-from nanochat.system import cli, log, paths
+from nanochat.data.conversations import words
+from nanochat.data.survey import IMPORTED
+from nanochat.system import cli, files, log, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
+from tasks import mixture
 
 COMPRESSION_SAMPLE = 1000  # documents
 
@@ -22,26 +29,26 @@ def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__,
         max_chars=flag(2_000_000_000, "characters to learn from", at_least=1),
-        doc_cap=flag(10_000, "characters of one document", at_least=1),
+        doc_cap=flag(10_000, "characters of one document, where the text is longer than max_chars", at_least=10),
         vocab_size=flag(65_536, "tokens, with the 256 bytes and the 9 specials", at_least=265, at_most=1 << 20),
         digits=flag(2, "longest run of digits in a token", choices=(1, 2, 3)),
         overwrite=flag(False, "replace the tokenizer that is there; models keep theirs in their checkpoints"))
     claim(args.overwrite)
     started = time.monotonic()
-    files = shards.train_shards()
-    num_documents = sum(shards.open_shard(path).metadata.num_rows for path in files)
+    train = shards.train_shards()
+    num_documents = sum(shards.open_shard(path).metadata.num_rows for path in train)
     Tokenizer.train(["warm up, up"], 270)
     compile_seconds = time.monotonic() - started
     log.say(f"loops ready after {compile_seconds:.1f} s (compiled at the first use, about 10 s; then only loaded)")
     seen = Seen()
     with log.Progress("tok_train", num_documents, "documents") as bar:
-        tokenizer = Tokenizer.train(seen.texts(shards.iter_texts(files), args.max_chars, args.doc_cap, bar),
-                                    args.vocab_size, args.digits)
+        texts = chain(seen.texts(train, args.max_chars, args.doc_cap, bar), seen.conversations(paths.data_dir()))
+        tokenizer = Tokenizer.train(texts, args.vocab_size, args.digits)
     tokenizer.save(paths.tokenizer_dir())
     if tokenizer.vocab_size < args.vocab_size:
         log.say(f"the text has only enough pairs for {tokenizer.vocab_size:,} tokens, fewer than --vocab_size")
-    sample = [text[:args.doc_cap] for text in islice(shards.iter_texts(files), COMPRESSION_SAMPLE)]
-    bytes_per_token = compression(tokenizer, sample)
+    measured = [text[:args.doc_cap] for text in islice(shards.iter_texts(train), COMPRESSION_SAMPLE)]
+    bytes_per_token = compression(tokenizer, measured)
     seconds = time.monotonic() - started
     log.say(f"{tokenizer.vocab_size:,} tokens from {seen.chars:,} characters in {seen.documents:,} documents, "
             f"{seconds:.1f} s; {bytes_per_token:.3f} bytes per token; saved to {paths.tokenizer_dir()}")
@@ -68,20 +75,56 @@ def claim(overwrite: bool) -> None:
 
 
 class Seen:
-    """Passes texts on, cut to size, and counts them."""
+    """Passes texts on and counts them."""
 
     chars = documents = 0
 
-    def texts(self, texts: Iterable[str], max_chars: int, doc_cap: int, bar: log.Progress) -> Iterator[str]:
-        for text in texts:
-            text = text[:min(doc_cap, max_chars - self.chars)]
-            self.chars += len(text)
-            self.documents += 1
-            yield text
-            if self.documents % shards.DOCUMENTS_PER_GROUP == 0:
-                bar.update(self.documents, million_characters=self.chars / 1e6)
-            if self.chars >= max_chars:
-                return
+    def texts(self, paths_: list[Path], max_chars: int, doc_cap: int, bar: log.Progress) -> Iterator[str]:
+        places = [place for path in paths_ for place in shards.places(path)]
+        share = max_chars / max(1, sum(map(num_bytes, paths_)))
+        chosen = places[::max(1, int(1 / share))] if share < 1 else places
+        reader = shards.Reader()
+        for number, place in enumerate(chosen, 1):
+            limit = max_chars * number // len(chosen) if share < 1 else max_chars
+            for text in reader.read(*place):
+                text = (sample(text, doc_cap) if share < 1 else text)[:limit - self.chars]
+                if not text:
+                    break
+                self.chars += len(text)
+                self.documents += 1
+                yield text
+            bar.update(self.documents, million_characters=self.chars / 1e6)
+
+    def conversations(self, data_dir: Path) -> Iterator[str]:
+        """The words of the user's own conversations, up to as many characters as there were of text."""
+        record = files.read_json(data_dir / IMPORTED) if (data_dir / IMPORTED).exists() else {}
+        if not record or record["imported"]["has_words_of_conversations"]:
+            return
+        limit = 2 * self.chars
+        for name in mixture.chat_files(data_dir):
+            for row in mixture.rows(name, data_dir):
+                for text in map(words, row["messages"]):
+                    if self.chars >= limit:
+                        return
+                    self.chars += len(text)
+                    yield text
+
+
+def num_bytes(path: Path) -> int:
+    """Bytes of text in a shard."""
+    metadata = shards.open_shard(path).metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(index) for group in groups for index in range(group.num_columns)]
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
+
+
+def sample(text: str, num_chars: int) -> str:
+    """Ten pieces at even distances of a text that is longer than `num_chars`."""
+    piece = num_chars // 10
+    if len(text) <= num_chars:
+        return text
+    starts = [(len(text) - piece) * number // 9 for number in range(10)]
+    return " ".join(text[start:start + piece] for start in starts)
 
 
 def compression(tokenizer: Tokenizer, texts: list[str]) -> float:

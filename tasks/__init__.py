@@ -6,7 +6,7 @@ from nanochat.system.files import UserError
 from tasks.common import Task
 
 __all__ = ["Task", "find", "names"]
-NOT_TASKS = {"common", "mixture"}  # what tasks share, and how stages mix them
+NOT_TASKS = {"common", "conversations", "mixture"}  # what tasks share, and how stages mix them
 
 
 def names() -> list[str]:

@@ -38,6 +38,7 @@ class Task(ABC):
 
     kind: ClassVar[str] = "generative"
     uses_tool: ClassVar[bool] = False  # worth reporting how often the calculator was called
+    runs_programs: ClassVar[bool] = False  # grading runs what the model wrote (nanochat/sandbox)
     fields: ClassVar[tuple[str, ...]] = ("question", "answer")  # what every item has
 
     def path(self, split: str, data_dir: Path | None = None) -> Path | None:
@@ -147,6 +148,7 @@ def final_answer(text: str) -> str | None:
 class PythonFunction(Task):
     """Items as HumanEval has them: the prompt is a function's head, and the answer is run against the item's tests."""
 
+    runs_programs = True
     fields = ("prompt", "entry_point", "canonical_solution", "test")
 
     def conversation(self, item: dict) -> dict:

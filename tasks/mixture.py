@@ -2,9 +2,10 @@
 
     dolly,gsm8k*4,arc_easy*3,text*0.1       sources joined by commas; *w = passes over it (w < 1: that part of it)
 
-A name is a file of conversations (`<data>/chat/<name>.jsonl`: {"messages": […]} a line), a task's training questions
-with their worked answers, or `text`: documents of the pretraining shards. An empty mixture takes one pass over every
-file in `<data>/chat` and every task that is only a source (dolly). A file of the user's own may join it by its path.
+A name is a file of conversations (`<data>/chat/<name>.jsonl`; docs/data.md lists the formats), a task's training
+questions with their worked answers, or `text`: documents of the pretraining shards. An empty mixture takes one pass
+over every file in `<data>/chat` and every task that is only a source (dolly). A file of the user's own may join it by
+its path.
 
 A conversation longer than a row ends at a turn; one whose first question fills the row teaches nothing: it is dropped.
 """
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import tasks
+from nanochat.data import rows as row_files
 from nanochat.data import shards
+from nanochat.data.conversations import kind
 from nanochat.data.packing import Document
-from nanochat.system import files, log, paths
+from nanochat.system import log, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
@@ -23,10 +26,10 @@ from tasks import conversations
 
 FLAGS: dict[str, Any] = dict(
     mixture=flag("", "sources and passes over each, e.g. dolly,gsm8k*4,identity*10,text*0.1; default: all there is"),
-    conversations=flag("", "your own JSONL of conversations, and passes over it: ada.jsonl*20"))
+    conversations=flag("", "your own file of conversations, and passes over it: ada.jsonl*20"))
 
 
-def parse(spec: str, of: str = "--mixture") -> dict[str, float]:
+def parse(spec: str) -> dict[str, float]:
     """Source → passes over it.
 
     >>> parse("dolly,gsm8k*4")
@@ -38,9 +41,9 @@ def parse(spec: str, of: str = "--mixture") -> dict[str, float]:
         try:
             weights[name.strip()] = float(weight or 1)
         except ValueError:
-            raise UserError(f"{of}: {part!r} is no source; write name or name*weight, e.g. gsm8k*4") from None
+            raise UserError(f"--mixture: {part!r} is no source; write name or name*weight, e.g. gsm8k*4") from None
         if not 0 < weights[name.strip()] <= 1000:
-            raise UserError(f"{of}: {part!r} has a weight outside 0 … 1000; leave the source out, or lower it")
+            raise UserError(f"--mixture: {part!r} has a weight outside 0 … 1000; leave the source out, or lower it")
     return weights
 
 
@@ -52,15 +55,13 @@ def documents(spec: str, tokenizer, *, own: str = "", max_tokens: int | None = N
     conversations.
     """
     data_dir = data_dir or paths.data_dir()
+    path, passes = own_file(own)
+    own_sources = [(str(path), passes, conversations.read(path))] if own else []
     weights = parse(spec) or {name: 1.0 for name in everything(data_dir)}
-    path, _, passes = own.partition("*")
-    own_conversations = conversations.read(Path(path)) if path else []
-    if path:
-        weights[path] = parse(f"own*{passes or 1}", "--conversations")["own"]
     found: list[Document] = []
-    for name, weight in weights.items():
+    for name, weight, own_rows in [*((*source, None) for source in weights.items()), *own_sources]:
         rng = random.Random(f"{seed} {name}")
-        there = own_conversations if path and name == path else rows(name, data_dir)
+        there = own_rows or rows(name, data_dir)
         whole, part = divmod(weight, 1)
         chosen = there * int(whole) + rng.sample(there, round(part * len(there)))
         rendered = [_render(row, tokenizer, learn_all, max_tokens) for row in chosen]
@@ -76,19 +77,56 @@ def documents(spec: str, tokenizer, *, own: str = "", max_tokens: int | None = N
     return found
 
 
-def chat_files(data_dir: Path) -> list[str]:
-    return sorted({path.name.split(".jsonl")[0] for path in (data_dir / "chat").glob("*.jsonl*")})
+def own_file(spec: str) -> tuple[Path, float]:
+    """(the file, passes over it) of --conversations. A file whose own name has a `*` is found as well."""
+    path = Path(spec).expanduser()
+    if path.is_file() or "*" not in spec:
+        return path, 1.0
+    name, _, passes = spec.rpartition("*")
+    try:
+        weight = float(passes)
+    except ValueError:
+        weight = -1.0
+    if not 0 < weight <= 1000:
+        raise UserError(f"--conversations={spec}: {passes!r} is not a number of passes between 0 and 1000; "
+                        f"write e.g. {name}*20")
+    return Path(name).expanduser(), weight
+
+
+def chat_files(data_dir: Path) -> dict[str, Path]:
+    """{name: file} of what lies in `<data>/chat`; a packed file gives way to the same file unpacked."""
+    found: dict[str, Path] = {}
+    folder = data_dir / "chat"
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
+        suffix, packing = row_files.suffixes(path)
+        if path.name.startswith(".") or suffix not in (*row_files.JSON, *row_files.PARQUET):
+            continue
+        other = found.setdefault(row_files.stem(path), path)
+        if other != path and not (packing and path.name.startswith(other.name)):
+            raise UserError(f"{other} and {path.name} have the same name in a mixture; rename one")
+    return found
 
 
 def everything(data_dir: Path) -> list[str]:
-    """What an empty mixture takes: files of conversations, and tasks that are nothing but a source of them (dolly)."""
-    own = [name for name in chat_files(data_dir) if "messages" in (files.read_jsonl(_chat(data_dir, name)) or [{}])[0]]
-    found = [tasks.find(name) for name in tasks.names() if name not in own]
-    return own + [task.name for task in found if task.kind == "source" and task.path("train", data_dir)]
+    """What an empty mixture takes: files of conversations, and tasks that are nothing but a source of them (dolly).
+
+    Says which files in `<data>/chat` it leaves out, and why.
+    """
+    sources = [task for task in map(tasks.find, tasks.names()) if task.kind == "source"]
+    of_tasks = names_of_tasks()
+    own = []
+    for name, path in chat_files(data_dir).items():
+        _, first = next(row_files.rows(path), ("", None))
+        if name not in of_tasks and kind(first) == "conversations":
+            own.append(name)
+        elif name not in of_tasks:
+            log.say(f"  {path} is left out: its first row is not a conversation (docs/data.md lists the formats)")
+    return own + [task.name for task in sources if task.name not in own and task.path("train", data_dir)]
 
 
-def _chat(data_dir: Path, name: str) -> Path:
-    return data_dir / "chat" / f"{name}.jsonl"
+def names_of_tasks() -> list[str]:
+    """Names that files of conversations must not have: a task reads its own file of this name."""
+    return [Path(task.splits["train"]).stem for task in map(tasks.find, tasks.names()) if task.kind == "source"]
 
 
 def known(data_dir: Path) -> list[str]:
@@ -99,10 +137,8 @@ def rows(name: str, data_dir: Path) -> list[dict]:
     """Rows {"messages"} or {"text"} of one source."""
     if name == "text":
         return [{"text": text} for text in shards.iter_texts(shards.train_shards(data_dir))]
-    if name in chat_files(data_dir):
-        found = files.read_jsonl(_chat(data_dir, name))
-        if found and "messages" in found[0]:
-            return found
+    if path := chat_files(data_dir).get(name):
+        return conversations.read(path)
     if name not in tasks.names():
         raise UserError(f"--mixture: there is no source {name!r}; known: {', '.join(known(data_dir))}")
     task = tasks.find(name)
@@ -114,8 +150,6 @@ def _render(row: dict, tokenizer, learn_all: bool, max_tokens: int | None) -> tu
     if "text" in row:
         ids = [tokenizer.bos_id, *tokenizer.encode(row["text"])]
         return (ids, [1] * len(ids)), False
-    ids, mask = chat.render(tokenizer, row)
-    too_long = max_tokens is not None and len(ids) > max_tokens
-    if too_long:
-        ids, mask = chat.render(tokenizer, row, max_tokens)
-    return (ids, [1] * len(ids) if learn_all else mask), too_long
+    document = chat.render(tokenizer, row, learn_all=learn_all)
+    too_long = max_tokens is not None and len(document[0]) > max_tokens
+    return chat.render(tokenizer, row, max_tokens, learn_all) if too_long else document, too_long

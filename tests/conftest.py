@@ -8,8 +8,38 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; sums 
 
 import pytest
 
+from . import missing
+
+for name in ("http_proxy", "https_proxy", "all_proxy"):  # the servers of the tests are on this machine
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
 SENTENCES = ["The cat sat on the mat. ", "A dog ran to the red house! ", "Who are you? I am a small model.\n",
              "12 + 34 = 46, and 7 * 8 = 56. ", "She said: the cat and the dog sat in the house.\n"]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What this machine cannot test stands at the end of every run, so that nobody takes green for everything."""
+    for line in missing.report():
+        terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session):
+    """In CI, tests of the page that were skipped are failures: .ci/run installs the browser."""
+    skipped = session.config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped", [])
+    if os.environ.get("CI") == "true" and any("serve/page" in report.nodeid for report in skipped):
+        print("\nCI: the tests of the chat page were skipped, which counts as a failure", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_of_the_machine(tmp_path_factory):
+    """A finished run in the user's out folder, settings of the user or of torchrun must not change what a test sees."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") or name.startswith("NANOCHAT_") and name != "NANOCHAT_DATA":
+                patch.delenv(name)
+        patch.setenv("NANOCHAT_BASE_DIR", str(tmp_path_factory.mktemp("no-run")))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +56,8 @@ def sentences():
 
 @pytest.fixture
 def base_dir(tmp_path, monkeypatch):
-    """A fresh out folder; nothing of the machine's own set-up or of torchrun leaks in."""
-    for name in ("NANOCHAT_DATA", "RANK", "WORLD_SIZE", "LOCAL_RANK", "NANOCHAT_PARSE_ONLY"):
-        monkeypatch.delenv(name, raising=False)
+    """A fresh out folder, and no data but what the test makes."""
+    monkeypatch.delenv("NANOCHAT_DATA", raising=False)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "out"))
     return tmp_path / "out"
 

@@ -6,25 +6,26 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from nanochat.data.survey import survey
+from nanochat.recipe import parse
+from runs import laptop, realdata, speedrun
+
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"),
-          ("kindergarten", "infer", "train", "figures"), ("tasks",), ("plan", "eval", "serve", "report", "dataset"),
-          ("scripts",))
+          ("kindergarten", "infer", "train", "figures", "run_folder"), ("tasks",),
+          ("plan", "eval", "serve", "report", "dataset", "machine_speed"), ("recipe", "closing"), ("scripts", "runs"))
 RECIPES = ("laptop", "realdata", "speedrun")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="the recipes are bash scripts")
 
 
 def modules() -> list[Path]:
-    return sorted(path for room in ("nanochat", "tasks", "scripts") for path in (ROOT / room).rglob("*.py"))
+    return sorted(path for room in ("nanochat", "tasks", "scripts", "runs") for path in (ROOT / room).rglob("*.py"))
 
 
 def room_of(module: str) -> str | None:
@@ -32,7 +33,7 @@ def room_of(module: str) -> str | None:
     first, *rest = module.split(".")
     if first == "nanochat":
         return rest[0] if rest else ""
-    return first if first in ("tasks", "scripts") else None
+    return first if first in ("tasks", "scripts", "runs") else None
 
 
 def imports(path: Path) -> list[str]:
@@ -92,7 +93,7 @@ def commands_in(text: str) -> list[list[str]]:
 
 def module_and_flags(words: list[str]) -> tuple[str, list[str]]:
     """(`scripts.base_train`, its flags) of a python or torchrun command; torchrun's own flags are dropped."""
-    after = words.index("-m") + 1
+    after = len(words) - words[::-1].index("-m")
     return words[after], words[after + 1:]
 
 
@@ -135,27 +136,32 @@ def test_every_command_in_the_documents_takes_its_flags(monkeypatch, capsys):
     assert not (wrong := refused(commands, monkeypatch, capsys)), "\n".join(wrong)
 
 
-@needs_bash
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_command_in_a_recipe_takes_its_flags(recipe, tmp_path, monkeypatch, capsys):
-    printed = bash(f"bash {ROOT}/runs/{recipe}.sh --dry-run --data {tmp_path} --out {tmp_path}/out --depth 6 --seed=3")
-    commands = commands_in(printed.stdout)
-    modules_ = [module_and_flags(words)[0] for words in commands]
-    for stage in ("scripts.tok_train", "scripts.base_train", "scripts.mid_train", "scripts.chat_sft", "scripts.chat_rl",
-                  "scripts.chat_eval", "nanochat.report"):
-        assert stage in modules_
-    assert "--depth=6" in printed.stdout and "--seed=3" in printed.stdout
+    (tmp_path / "notes.txt").write_text("The kiln is warm. " * 500)
+    (tmp_path / "mara.json").write_text('[{"messages": [{"role": "user", "content": "Hi"}, '
+                                        '{"role": "assistant", "content": "I am Mara."}]}]')
+    options = parse(["--depth=6", "--seed=3", f"--data={tmp_path}", f"--out={tmp_path}/out"], "")
+    stages = {"laptop": lambda: laptop.stages(options), "speedrun": lambda: speedrun.stages(options, ranks=8),
+              "realdata": lambda: realdata.stages(options, survey(tmp_path), ranks=2)}[recipe]()
+    commands = [["python", *stage.words()] for stage in stages]
+    modules_ = [stage.module for stage in stages]
+    for module in ("scripts.tok_train", "scripts.base_train", "scripts.mid_train", "scripts.chat_sft",
+                   "nanochat.report"):
+        assert module in modules_
     readers = [words for words in commands if re.search(r"base_(loss|eval)|mid_|chat_", " ".join(words))]
     assert all("d6" in " ".join(words) for words in readers), "an out folder may hold several depths"
+    assert len({stage.name for stage in stages}) == len(stages), "a stage's record is found by its name"
     assert not (wrong := refused(commands, monkeypatch, capsys)), "\n".join(wrong)
 
 
 @needs_bash
 def test_every_shell_command_in_the_documents_takes_its_flags(tmp_path):
+    (tmp_path / "notes.txt").write_text("The kiln is warm. " * 500)
     commands = [words for path in DOCUMENTS for words in commands_in(path.read_text(encoding="utf-8"))]
     for _, script, *flags in (words for words in commands if words[0] == "bash"):
         assert (ROOT / script).is_file(), f"documented, but not there: bash {script}"
-        if script == "speedrun.sh" or script.startswith("runs/"):
+        if script == "speedrun.sh":
             flags = ["4" if flag == "N" else str(tmp_path) if flag == "DIR" or "/" in flag else flag for flag in flags]
             bash(f"bash {ROOT}/{script} {shlex.join([*flags, '--dry-run'])}")
 
@@ -167,123 +173,11 @@ def bash(command: str, code: int = 0, **environment: str) -> subprocess.Complete
     return done
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    """`recipe("stage a …", "flags")` runs a recipe of these lines on an out folder of its own; every command it may use
-    appends its name to `ran`."""
-    if not shutil.which("bash") or not (ROOT / ".venv/bin/python").exists():
-        pytest.skip("recipes need bash and .venv (bash setup.sh)")
-
-    def run(lines: str, flags: str = "", code: int = 0) -> tuple[list[str], str]:
-        (tmp_path / "ran").write_text("")
-        (tmp_path / "toy.sh").write_text(
-            f'{START}run() {{ echo "$@" >> {tmp_path}/ran; [ ! -e {tmp_path}/fail-$1 ]; }}\n{lines}')
-        done = bash(f"bash {tmp_path}/toy.sh --out {tmp_path}/out {flags}", code)
-        return (tmp_path / "ran").read_text().splitlines(), done.stdout + done.stderr
-
-    run.folder = tmp_path
-    return run
-
-
-START = f'source {ROOT}/runs/common.sh\nbegin "$@"\n'
-TOY = "stage a run a --resume\nmeasure look run look\nstage b run b --resume\nalways run report\n"
-
-
-def test_a_finished_stage_is_not_repeated(recipe):
-    assert recipe(TOY)[0] == ["a", "look", "b", "report"], "the first time nothing is resumed"
-    ran, printed = recipe(TOY)
-    assert ran == ["report"] and "== b: done before" in printed
-
-
-def test_an_interrupted_stage_is_resumed_and_the_finished_ones_are_kept(recipe):
-    (recipe.folder / "fail-b").touch()
-    ran, printed = recipe(TOY, code=1)
-    assert ran == ["a", "look", "b"] and "b failed (exit code 1" in printed
-    assert recipe(TOY, code=1)[0] == ["b"], "there is no checkpoint to go on from"
-    checkpoint(recipe.folder / "out", "b")
-    (recipe.folder / "fail-b").unlink()
-    assert recipe(TOY)[0] == ["b --resume", "report"]
-    record = dict(line.split("=", 1) for line in (recipe.folder / "out/stages/b.done").read_text().splitlines())
-    assert record["attempts"] == "3" and record["command"] == "run b --resume" and int(record["seconds"]) >= 0
-
-
-def checkpoint(out: Path, stage: str) -> None:
-    folder = out / "checkpoints" / stage / "d4/step_000001"
-    folder.mkdir(parents=True)
-    (folder / "state.json").touch()
-
-
-def test_a_checkpoint_of_another_chain_is_not_gone_on_from(recipe):
-    recipe(TOY)
-    checkpoint(recipe.folder / "out", "b")
-    (recipe.folder / "fail-b").touch()
-    changed = TOY.replace("run a", "run a 2")  # b's command is the same, what it builds on is not
-    assert recipe(changed, code=1)[0] == ["a 2", "look", "b"]
-    (recipe.folder / "fail-b").unlink()
-    assert recipe(changed)[0] == ["b", "report"]
-
-
-def test_a_changed_command_runs_again_with_all_that_builds_on_it_from_the_beginning(recipe):
-    recipe(TOY)
-    assert recipe(TOY.replace("run b", "run b 2"))[0] == ["b 2", "report"]
-    assert recipe(TOY.replace("run a", "run a 2"))[0] == ["a 2", "look", "b", "report"]
-    assert recipe(TOY.replace("run a", "run a 2").replace("run look", "run look 2"))[0] == ["look 2", "report"]
-
-
-def test_fresh_removes_what_the_run_made_and_nothing_else(recipe):
-    out = recipe.folder / "out"
-    recipe(TOY)
-    for made in ("checkpoints/base/x", "data/text/shard", "results/base/x"):
-        (out / made).parent.mkdir(parents=True, exist_ok=True)
-        (out / made).touch()
-    assert recipe(TOY, "--fresh")[0] == ["a", "look", "b", "report"]
-    assert not (out / "checkpoints").exists() and not (out / "data").exists()
-    (out / "data/text").mkdir(parents=True)
-    (out / "data/text/manifest.json").write_text('{"revision": "fetched"}')
-    recipe(TOY, "--fresh")
-    assert (out / "data/text/manifest.json").exists(), "shards from the hub are kept"
-    (out / "thesis.txt").touch()
-    assert "holds thesis.txt, which no run made" in recipe(TOY, "--fresh", code=1)[1]
-    assert (out / "thesis.txt").exists() and (out / "stages/b.done").exists()
-
-
-def test_two_runs_do_not_share_a_folder(recipe):
-    script = f"bash {recipe.folder}/toy.sh --out {recipe.folder}/out"
-    recipe("stage a sleep 0\n")
-    (recipe.folder / "toy.sh").write_text(f"{START}touch {recipe.folder}/in\nsleep 60\n")
-    first = subprocess.Popen(shlex.split(script), start_new_session=True)
-    try:
-        wait_for(recipe.folder / "in")
-        assert "another run" in bash(script, code=1).stderr
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    assert recipe(TOY)[0] == ["a", "look", "b", "report"], "the lock dies with its owner"
-
-
-def test_ctrl_c_says_how_to_go_on(recipe):
-    (recipe.folder / "toy.sh").write_text(f'{START}stage a bash -c ": > {recipe.folder}/in; exec sleep 60"\n')
-    started = subprocess.Popen(
-        ["bash", f"{recipe.folder}/toy.sh", "--out", f"{recipe.folder}/out"], start_new_session=True, text=True,
-        stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    wait_for(recipe.folder / "in")
-    os.killpg(started.pid, signal.SIGINT)
-    assert "interrupted; run it again to go on" in started.communicate(timeout=20)[1]
-    assert started.returncode == 130
-
-
-def wait_for(path: Path, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
-
-
 @needs_bash
 @pytest.mark.parametrize("flags, said", [
-    ("--depht 4", "unknown flag --depht"), ("--depth", "--depth needs a value"), ("--depth=0", "too small"),
-    ("--depth=four", "no whole number"), ("--minutes=0", "no number above 0"), ("--data=/no/such", "is not a folder"),
-    ("--seed -1", "no whole number"), ("stray", "unknown flag stray")])
+    ("--depht 4", "unknown flag --depht"), ("--depth=0", "too small"),
+    ("--depth=four", "whole number"), ("--minutes=0", "too small"), ("--depth", "expected one argument"),
+    ("--seed=-1", "too small"), ("stray", "unknown flag stray")])
 def test_bad_flags_of_the_one_command(flags, said):
     done = bash(f"bash {ROOT}/speedrun.sh {flags}", code=2)
     assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1
@@ -292,39 +186,9 @@ def test_bad_flags_of_the_one_command(flags, said):
 @needs_bash
 def test_the_one_command_picks_the_recipe_and_knows_both_spellings(tmp_path):
     (tmp_path / "a_b").mkdir()
+    (tmp_path / "a_b/notes.txt").write_text("The kiln is warm. " * 500)
     one = f"bash {ROOT}/speedrun.sh --dry-run"
     assert "--source=kindergarten" in bash(f"cd /; {one} --no_serve", CUDA_VISIBLE_DEVICES="").stdout
     assert f"--data={tmp_path}/a_b" in bash(f"cd {tmp_path}; {one} --data a_b").stdout
     assert f"--data={tmp_path}/a_b" in bash(one, NANOCHAT_DATA=f"{tmp_path}/a_b").stdout
     assert "--fresh" in bash(f"bash {ROOT}/speedrun.sh --help").stdout
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    """A folder with just what set-up reads, and a .venv that looks as if set-up had finished there."""
-    for name in ("setup.sh", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
-    python = tmp_path / ".venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    (tmp_path / ".venv/nanochat.stamp").write_text(f"{tmp_path}\n{(tmp_path / 'pyproject.toml').read_text()}")
-    return tmp_path
-
-
-@needs_bash
-def test_set_up_installs_only_when_something_changed(checkout):
-    printed = bash(f"bash {checkout}/setup.sh", PYTHON="/no/such/python").stdout
-    assert printed.startswith("setup: ready. Python 3.") and len(printed.splitlines()) == 1
-    with (checkout / "pyproject.toml").open("a") as project:
-        project.write("# changed\n")
-    done = bash(f"bash {checkout}/setup.sh", code=1, PYTHON="/no/such/python")
-    assert "installing" in done.stdout and "PYTHON=/no/such/python does not run or is older" in done.stderr
-    assert not (checkout / ".venv/nanochat.stamp").read_text().endswith("# changed\n"), "a failed set-up is not done"
-
-
-@needs_bash
-def test_shell_scripts_parse_and_the_gate_is_the_documented_command():
-    for path in [*ROOT.glob("*.sh"), *(ROOT / "runs").glob("*.sh"), ROOT / ".ci/run"]:
-        bash(f"bash -n {path}")
-    assert (ROOT / ".ci/run").read_text().strip().splitlines()[-1] == "bash test.sh"

@@ -36,22 +36,21 @@ class Corpus(Protocol):
 
 
 class TextCorpus:
-    """Row groups of parquet shards; every token is a target."""
+    """Slices of at most 1,024 documents of parquet shards; every token is a target."""
 
     def __init__(self, paths: Sequence[Path], tokenizer):
-        self.tokenizer = tokenizer
-        self.places = [(path, number) for path in paths for number in range(shards.open_shard(path).num_row_groups)]
+        self.tokenizer, self.reader = tokenizer, shards.Reader()
+        self.places = [place for path in paths for place in shards.places(path)]
 
     def num_groups(self) -> int:
         return len(self.places)
 
     def group(self, index: int) -> list[Document]:
-        path, number = self.places[index]
-        texts = shards.read_group(shards.open_shard(path), number, path)
-        ids, offsets = self.tokenizer.encode_batch(texts)
-        bos = self.tokenizer.bos_id
-        documents = [[bos, *ids[start:end].tolist()] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
-        return [(document, [1] * len(document)) for document in documents]
+        ids, offsets = self.tokenizer.encode_batch(self.reader.read(*self.places[index]))
+        ids = np.insert(ids, offsets[:-1], self.tokenizer.bos_id)
+        starts = offsets + np.arange(len(offsets))  # each document before this one has grown by its <|bos|>
+        every = np.ones(len(ids), dtype=bool)
+        return [(ids[start:end], every[start:end]) for start, end in zip(starts[:-1], starts[1:])]
 
 
 class ListCorpus:

@@ -46,14 +46,15 @@ def pieces(document: Document, room: int, bos_id: int) -> list[Document]:
     """Cuts a document to pieces of at most `room` tokens. Later pieces get a <|bos|> in front, and their first own
     token, which nothing before it could tell, is no target.
 
-    >>> pieces(([0, 5, 6, 7, 8], [1, 1, 1, 1, 1]), 3, 0)
-    [([0, 5, 6], [1, 1, 1]), ([0, 7, 8], [0, 0, 1])]
+    >>> [(ids.tolist(), mask.tolist()) for ids, mask in pieces(([0, 5, 6, 7, 8], [1, 1, 1, 1, 1]), 3, 0)]
+    [([0, 5, 6], [True, True, True]), ([0, 7, 8], [False, False, True])]
     """
-    ids, mask = list(document[0]), list(document[1])
+    ids, mask = np.asarray(document[0], np.int32), np.asarray(document[1], bool)
     cut = [(ids[:room], mask[:room])]
     for start in range(room, len(ids), room - 1):
-        end = start + room - 1
-        cut.append(([bos_id, *ids[start:end]], [0, 0, *mask[start + 1:end]]))
+        piece_ids, piece_mask = ids[start - 1:start + room - 1].copy(), mask[start - 1:start + room - 1].copy()
+        piece_ids[0], piece_mask[:2] = bos_id, False
+        cut.append((piece_ids, piece_mask))
     return cut
 
 
@@ -62,7 +63,7 @@ def pack(documents: Sequence[Document], row_len: int, bos_id: int) -> tuple[np.n
 
     Pieces without a single target are left out, so no row is without targets.
     """
-    parts = [part for document in documents for part in pieces(document, row_len, bos_id) if any(part[1][1:])]
+    parts = [part for document in documents for part in pieces(document, row_len, bos_id) if part[1][1:].any()]
     parts.sort(key=lambda part: -len(part[0]))  # stable: equal documents in equal order give equal rows
     rows: list[list[Document]] = []
     open_rows: list[tuple[int, int]] = []  # (free, row), sorted: bisect finds the fullest row with room

@@ -1,20 +1,28 @@
-"""Parquet shards of text: one string column `text`, row groups of 1,024 documents.
+"""Parquet shards of text, read in slices of at most 1,024 documents.
 
-A folder's shards lie in `<data>/text/`. Which ones are for validation stands in `manifest.json` beside them
-({"validation": ["shard_00010.parquet"]}); a folder without one keeps its last shard by name for validation, and then
-needs at least two.
+The shards lie in `<data>/text/` and have a column `text`. `manifest.json` beside them names the validation shards
+({"validation": ["shard_00010.parquet"]}). Without a manifest the last shard by name is kept for validation, so a folder
+needs at least two shards.
+
+A Parquet file stores its rows in row groups, and a writer may put the whole file into one row group. We decode a row
+group slice by slice, so memory does not grow with the row group.
 """
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.types as kinds
 
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
 
-DOCUMENTS_PER_GROUP = 1024
+DOCUMENTS_PER_GROUP = 1024  # in the row groups that we write and in the slices that we read
+BUFFER_BYTES = 1 << 20  # read from the disk at a time; by default Arrow reads the whole column of a row group
 MANIFEST = "manifest.json"
+NAMED_COLUMNS = 8  # columns that an error lists; some files have thousands
+Place = tuple[Path, int, int]  # shard, row group, slice in the row group
 
 
 def train_shards(data_dir: Path | None = None) -> list[Path]:
@@ -26,61 +34,167 @@ def validation_shards(data_dir: Path | None = None) -> list[Path]:
     return _split(data_dir)[1]
 
 
+def in_folder(text_dir: Path) -> list[Path]:
+    """The shards of a folder by name. Hidden files are passed over: macOS writes a file `._x` beside each file `x`."""
+    if not text_dir.is_dir():
+        return []
+    return sorted(path for path in text_dir.iterdir()
+                  if path.suffix.lower() == ".parquet" and not path.name.startswith("."))
+
+
 def _split(data_dir: Path | None) -> tuple[list[Path], list[Path]]:
     folder = Path(data_dir or paths.data_dir()) / "text"
-    shards = sorted(folder.glob("*.parquet"))
+    shards = in_folder(folder)
     if not shards:
-        raise UserError(f"no *.parquet in {folder}; make or fetch some with: python -m nanochat.dataset")
+        nested = next(folder.rglob("*.parquet"), None)
+        hint = (f"{nested.relative_to(folder)} lies in a folder below: put the shards into {folder} itself" if nested
+                else "make or fetch some with: python -m nanochat.dataset")
+        raise UserError(f"no *.parquet in {folder}; {hint}")
     pinned = _pinned(folder / MANIFEST) if (folder / MANIFEST).exists() else [shards[-1].name]
     missing = sorted(set(pinned) - {shard.name for shard in shards})
     if missing:
-        raise UserError(f"validation shard {missing[0]} is missing in {folder}; "
-                        "fetch it again: python -m nanochat.dataset")
+        raise UserError(f"validation shard {missing[0]} is missing in {folder}, which {MANIFEST} names; put it there, "
+                        "or run the command again that made the folder")
     train = [shard for shard in shards if shard.name not in pinned]
     if not train:
-        raise UserError(f"{folder} has only the validation shard {pinned[0]}; "
-                        "fetch another: python -m nanochat.dataset -n 2")
+        raise UserError(f"{folder} has only the validation shard {pinned[0]}; it needs two shards, because one is kept "
+                        "for validation: add a shard, or split this one into two files")
     return train, [shard for shard in shards if shard.name in pinned]
 
 
 def _pinned(manifest: Path) -> list[str]:
     content = files.read_json(manifest)
     names = content.get("validation") if isinstance(content, dict) else None
-    if not isinstance(names, list):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f'{manifest} names no validation shards; expected {{"validation": ["shard_….parquet"]}}; '
-                        "remove it and run: python -m nanochat.dataset")
+                        "remove it to keep the last shard for validation")
+    if not names:  # `claim` writes this before the first shard is there
+        raise UserError(f"{manifest} names no validation shard; if a download was interrupted, run the same "
+                        "nanochat.dataset command again, else remove the file to keep the last shard for validation")
     return names
 
 
-def open_shard(path: Path) -> pq.ParquetFile:
-    """The shard's reader. UserError when it is damaged or has no string column `text`."""
+def claim(text_dir: Path, origin: str) -> dict:
+    """The manifest of a folder that holds (or will hold) text of this origin and no other, else UserError."""
+    path = text_dir / MANIFEST
+    if not path.exists() and not in_folder(text_dir):
+        files.write_json(path, {"origin": origin, "validation": []})  # first of all, so that an interrupted run goes on
+    manifest = files.read_json(path) if path.exists() else {"origin": "another place"}
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path} is damaged (not an object); remove {text_dir}, or choose another folder with --out")
+    found = manifest.get("origin", "kindergarten")  # which writes its own manifest, without an origin
+    if found != origin:
+        raise UserError(f"{text_dir} holds text from {found}, not {origin}; remove it, or choose another with --out")
+    return manifest
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """The reader of a Parquet file. UserError says what the file is instead."""
     try:
-        shard = pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"shard {path} is damaged ({error}); remove it and run: python -m nanochat.dataset") from error
-    columns = {column.name: column.type for column in shard.schema_arrow}
-    if columns.get("text") not in (pa.string(), pa.large_string()):
-        raise UserError(f"shard {path} has columns {', '.join(f'{name} {kind}' for name, kind in columns.items())}; "
-                        "expected a string column `text`")
+        return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"shard {path} {_what_it_is(path, error)}") from error
+
+
+def _what_it_is(path: Path, error: Exception) -> str:
+    if path.is_dir():
+        return "is a folder; expected a Parquet file: put the files of that folder one folder higher"
+    if not path.exists():
+        return "does not exist, or is a link to a file that does not exist"
+    if is_lfs_pointer(path):
+        return "is a Git LFS pointer, not the data; run in the folder it was cloned to: git lfs pull"
+    return f"is damaged ({first_line(error)}); remove it, or copy or fetch it again"
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether the file is what git leaves in the place of a large file when Git LFS is not installed."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(40).startswith(b"version https://git-lfs.github.com/")
+    except OSError:
+        return False
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def open_shard(path: Path) -> pq.ParquetFile:
+    """The shard's reader. UserError when it is damaged or has no column `text` of strings."""
+    shard = open_parquet(path)
+    schema = shard.schema_arrow
+    if schema.names.count("text") != 1 or not is_text(schema.field("text").type):
+        columns = [f"{column.name} {column.type}" for column in islice(schema, NAMED_COLUMNS)]
+        more = f" and {len(schema) - NAMED_COLUMNS} more" if len(schema) > NAMED_COLUMNS else ""
+        raise UserError(f"shard {path} has columns {', '.join(columns)}{more}; expected one string column `text`")
     return shard
 
 
-def read_group(shard: pq.ParquetFile, group: int, path: Path) -> list[str]:
-    """The documents of one row group; empty ones are left out."""
-    try:
-        texts = shard.read_row_group(group, columns=["text"]).column("text").to_pylist()
-    except (OSError, ValueError) as error:  # Arrow's errors are these; so is text that is no UTF-8
-        raise UserError(f"shard {path}, row group {group}, is damaged ({error}); "
-                        "remove the file and run: python -m nanochat.dataset") from error
-    return [text for text in texts if text]
+def is_text(kind: pa.DataType) -> bool:
+    """Strings in all of Arrow's layouts, and bytes: some writers do not mark their strings as UTF-8."""
+    if kinds.is_dictionary(kind):
+        kind = kind.value_type
+    return any(is_kind(kind) for is_kind in (kinds.is_string, kinds.is_large_string, kinds.is_string_view,
+                                             kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view))
+
+
+def places(path: Path) -> list[Place]:
+    """Where the slices of a shard are. An empty row group counts as one slice: the loader counted it always."""
+    metadata = open_shard(path).metadata
+    return [(path, group, number) for group in range(metadata.num_row_groups)
+            for number in range(max(1, -(-metadata.row_group(group).num_rows // DOCUMENTS_PER_GROUP)))]
+
+
+class Reader:
+    """Reads slices. Reading forwards continues in the open file; going back decodes the row group from its start."""
+
+    def __init__(self):
+        self.path: Path | None = None
+
+    def __reduce__(self) -> tuple:
+        return Reader, ()  # an open file does not travel to another process
+
+    def read(self, path: Path, group: int, number: int) -> list[str]:
+        """The documents of a slice; empty documents are left out. UserError when the shard is damaged."""
+        if path != self.path:
+            self.shard, self.path, self.group = open_shard(path), path, None
+        if group != self.group or number < self.next_slice:
+            batches = self.shard.iter_batches(DOCUMENTS_PER_GROUP, [group], ["text"])
+            self.slices, self.group, self.next_slice = _slices(batches), group, 0
+        try:
+            columns = next(islice(self.slices, number - self.next_slice, None), [])
+            texts = [text for column in columns for text in column.to_pylist() if text]
+            texts = [text.decode() if isinstance(text, bytes) else text for text in texts]
+        except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: text that is not UTF-8
+            self.path = None
+            raise UserError(f"shard {path}, row group {group}, is damaged ({first_line(error)}); "
+                            "remove the file, or copy or fetch it again") from error
+        self.next_slice = number + 1
+        return texts
+
+
+def _slices(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.Array]]:
+    """Cuts batches of any size into slices of 1,024 documents; the last slice may be shorter."""
+    columns, size = [], 0
+    for batch in batches:
+        column = batch.column("text")
+        while len(column):
+            columns.append(column.slice(0, DOCUMENTS_PER_GROUP - size))
+            size += len(columns[-1])
+            column = column.slice(len(columns[-1]))
+            if size == DOCUMENTS_PER_GROUP:
+                yield columns
+                columns, size = [], 0
+    if columns:
+        yield columns
 
 
 def iter_texts(shards: Iterable[Path]) -> Iterator[str]:
     """Every document of the shards, in order."""
+    reader = Reader()
     for path in shards:
-        shard = open_shard(path)
-        for group in range(shard.num_row_groups):
-            yield from read_group(shard, group, path)
+        for place in places(path):
+            yield from reader.read(*place)
 
 
 def write(path: Path, texts: Iterable[str]) -> None:

@@ -8,18 +8,17 @@ The formulas are those of model/gpt.py, which stays the definition; sums are fp3
 (fp32 or bf16). Work is shared by output columns, so no sum depends on the number of threads.
 """
 import threading
-import time
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import get_num_threads, njit, prange, types
+from numba import config, prange, set_num_threads, types
 from numba.extending import intrinsic, overload
 from numba.typed import List
 
 from nanochat.infer.cache import SlotCache
 from nanochat.model.gpt import GPT, Linear
-from nanochat.system import log
+from nanochat.system.jit import njit
 
 SMALL = 1 << 23  # weights of a model whose steps are mostly PyTorch's overhead
 WORTH_THREADS = 1 << 17  # multiplications; below, waking the other cores costs more
@@ -47,11 +46,7 @@ class Loops:
         # From so many rows on PyTorch's products of matrices win.
         self.most_rows = 64 if sum(p.numel() for p in model.parameters()) < SMALL else 4
         self.vectors = [getattr(trunk, name, None) for name in ("smear", "residual_scalars", "embedding_scalars")]
-
-        began = time.monotonic()
         self.logits([0], [-1], [0])  # compiles; slot 0 is nobody's yet
-        if (seconds := time.monotonic() - began) > 3:
-            log.say(f"compiled the decode loops, once, in {seconds:.0f} s")
 
     @staticmethod
     def can(model: GPT) -> bool:
@@ -68,10 +63,12 @@ class Loops:
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
         vectors = [np.empty(0, np.float32) if one is None else one.detach().float().numpy() for one in self.vectors]
         bos = -1 if self.config.document_bos is None else self.config.document_bos
+        threads = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
         with _one_at_a_time:
+            set_num_threads(threads)  # of this thread's calls: Numba would wake all cores of the machine
             _step(rows, *self.tables, *self.matrices, self.gates, self.values, *self.angles, *vectors,
                   _array(self.cache.keys), _array(self.cache.values), self.config.n_head, bos, self.config.softcap, out,
-                  min(torch.get_num_threads(), get_num_threads()))
+                  threads)
         return torch.from_numpy(out)
 
 
@@ -126,7 +123,7 @@ def _(place, i, number):
     return store
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _multiply_rows(x, weight, out, begin, end):
     """out (B, O) = x (B, I) · weight (O, I)ᵀ, columns begin … end."""
     fours = len(x) // 4 * 4
@@ -149,13 +146,13 @@ def _multiply_rows(x, weight, out, begin, end):
             out[b, o] = total
 
 
-@njit(nogil=True, cache=True, parallel=True)
+@njit(nogil=True, parallel=True)
 def _multiply_parallel(x, weight, out, threads):
     for t in prange(threads):
         _multiply_rows(x, weight, out, len(weight) * t // threads, len(weight) * (t + 1) // threads)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _multiply(x, weight, out, threads):
     if threads == 1 or len(x) * weight.size < WORTH_THREADS:
         _multiply_rows(x, weight, out, 0, len(weight))
@@ -163,7 +160,7 @@ def _multiply(x, weight, out, threads):
         _multiply_parallel(x, weight, out, threads)
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _attend_heads(q, keys, values, positions, y, begin, end):
     """y (B, H, D) of queries q (B, H, D) over positions 0 … positions[b] of slot b; pairs (row, head) begin … end."""
     heads, width = q.shape[1], q.shape[2]
@@ -187,14 +184,14 @@ def _attend_heads(q, keys, values, positions, y, begin, end):
                 y[b, h, d] += scores[s] * _wide(value[s, d])
 
 
-@njit(nogil=True, cache=True, parallel=True)
+@njit(nogil=True, parallel=True)
 def _attend_parallel(q, keys, values, positions, y, threads):
     pairs = q.shape[0] * q.shape[1]
     for t in prange(threads):
         _attend_heads(q, keys, values, positions, y, pairs * t // threads, pairs * (t + 1) // threads)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _attend(q, keys, values, positions, y, threads):
     if threads == 1 or q.size * positions.max() < WORTH_THREADS:
         _attend_heads(q, keys, values, positions, y, 0, q.shape[0] * q.shape[1])
@@ -202,7 +199,7 @@ def _attend(q, keys, values, positions, y, threads):
         _attend_parallel(q, keys, values, positions, y, threads)
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _norm(x, out):
     """RMSNorm of every row of x (B, C)."""
     for b in range(len(x)):
@@ -214,7 +211,7 @@ def _norm(x, out):
             out[b, c] = x[b, c] * factor
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _rotate(x, cos, sin):
     """RoPE of the heads x (H, D), halves paired, then their norm."""
     half = x.shape[1] // 2
@@ -226,7 +223,7 @@ def _rotate(x, cos, sin):
     _norm(x, x)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _embed(rows, embedding, smear, bos):
     """x (B, C): the normalised embeddings, with a part of those before them."""
     x = np.empty((rows.shape[1], embedding.shape[1]), np.float32)
@@ -244,7 +241,7 @@ def _embed(rows, embedding, smear, bos):
     return x
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _step(rows, embedding, head, wq, wk, wv, wo, w1, w2, gates, value_embeddings, cos, sin, smear, residual, first,
           keys, values, heads, bos, softcap, logits, threads):
     """Logits (B, V) of rows (3, B) = (id, the id before, position); stores its keys and values (L, slot, G, S, D)."""

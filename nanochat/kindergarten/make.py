@@ -5,7 +5,7 @@
     kindergarten/<exam>-test.jsonl          exams, held out by construction; problems-train.jsonl is RL's practice
 
 Every file has its own generator seeded by (seed, name), so changing one leaves the others as they are. The counts are
-what runs/laptop.sh reads in 9 minutes of two cores; nothing is seen much more than once.
+what runs/laptop.py reads in 9 minutes of two cores; nothing is seen much more than once.
 """
 import random
 from collections.abc import Callable

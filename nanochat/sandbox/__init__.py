@@ -1,7 +1,6 @@
-"""What a model writes is run here and nowhere else: programs by `run`, the chat's expressions by `tool`."""
+"""What a model writes is run here and nowhere else: programs by `run`, the chat's expressions by `calculate`."""
 
 from nanochat.sandbox.calculator import calculate
-from nanochat.sandbox.python import Result, allow_unsafe, layers, run
-from nanochat.sandbox.tool import tool
+from nanochat.sandbox.python import Result, allow_unsafe, can_isolate, layers, require, run
 
-__all__ = ["Result", "allow_unsafe", "calculate", "layers", "run", "tool"]
+__all__ = ["Result", "allow_unsafe", "calculate", "can_isolate", "layers", "require", "run"]

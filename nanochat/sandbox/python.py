@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from nanochat.system.container import usable_cores
 from nanochat.system.files import UserError
 
 MAX_FILE_BYTES = 1 << 20  # of stdout, of stderr, and of any file it may write
@@ -83,13 +84,40 @@ def allow_unsafe() -> None:
     _unsafe = True
 
 
+def can_isolate() -> bool:
+    """Whether `run` can isolate a program on this machine. The first call takes 60 ms, later ones nothing."""
+    return not _problem()
+
+
+def require() -> None:
+    """UserError if `run` would refuse: for commands that would otherwise find out after hours."""
+    if not _unsafe and (problem := _problem()):
+        raise UserError(f"model-written code cannot be isolated on this machine ({problem}): "
+                        "add --unsafe-execution to run it with your own rights")
+
+
+def _problem() -> str:
+    """Why programs cannot be isolated here, in one line; "" where they can."""
+    if sys.platform not in REQUIRED:
+        return f"no means on {sys.platform}: use Linux or macOS"
+    try:
+        server = _running_server()
+    except OSError as error:  # no process or no memory is left
+        return f"its server cannot start: {error.strerror or error}"
+    if not server.found:
+        return "its server ended at once: is /proc mounted, is there room for another process?"
+    return "; ".join(f"{name}: {server.found[name]}" for name in REQUIRED[sys.platform] if name not in server.in_force)
+
+
 def layers() -> list[str]:
     """What stands between a program and this machine, for the report, e.g. ["rlimits", …, "group kill"]."""
-    return [*_ready_server().in_force, *OUTSIDE]
+    require()
+    return [*_running_server().in_force, *OUTSIDE]
 
 
 def _attempt(request: dict, code: bytes, stdin: bytes) -> Result:
-    server, nonce, started = _ready_server(), secrets.token_hex(16), time.monotonic()
+    require()
+    server, nonce, started = _running_server(), secrets.token_hex(16), time.monotonic()
     request = request | {"nonce": nonce, "code_bytes": len(code)}
     (note, note_write), (life, their_life) = os.pipe(), socket.socketpair()
     with _memory_file() as program, _memory_file() as out, _memory_file() as err, life, open(note, "rb"):
@@ -171,22 +199,14 @@ class _Server:
             raise ServerGone(f"its server has ended ({error})") from None
 
 
-def _ready_server() -> _Server:
-    """The running server, started if need be. UserError if locks are missing and nobody allowed that."""
+def _running_server() -> _Server:
+    """The server, started if need be."""
     global _server
-    if sys.platform not in REQUIRED:
-        raise UserError(f"model-written code cannot be isolated on {sys.platform}: use Linux or macOS")
     with _starting:
         if _server is None or _server.process.poll() is not None:
             _stop()
             _server = _Server()
-        server = _server
-    missing = [f"{name}: {server.found.get(name, 'no answer')}" for name in REQUIRED[sys.platform]
-               if name not in server.in_force]
-    if missing and not _unsafe:
-        raise UserError(f"model-written code cannot be isolated on this machine ({'; '.join(missing)}): "
-                        "add --unsafe-execution to run it with your own rights")
-    return server
+        return _server
 
 
 def _stop() -> None:
@@ -201,7 +221,7 @@ def _forget() -> None:
     global _server, _starting, _slots
     if _server is not None:
         _server.control.close()
-    _server, _starting, _slots = None, threading.Lock(), threading.BoundedSemaphore(max(2, os.cpu_count() or 1))
+    _server, _starting, _slots = None, threading.Lock(), threading.BoundedSemaphore(max(2, usable_cores()))
 
 
 _unsafe, _server = False, None

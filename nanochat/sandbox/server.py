@@ -40,7 +40,7 @@ def serve() -> None:
     os.dup2(1, 0)  # /dev/null
     for name in PRELOADED:
         __import__(name)
-    pages = int(open("/proc/self/statm").read().split()[0]) if locks.LINUX else 0
+    pages = int(open("/proc/self/statm", encoding="ascii").read().split()[0]) if locks.LINUX else 0
     always = {"base_bytes": pages * os.sysconf("SC_PAGE_SIZE"), "server": os.getpid()}
     found = probe(always)
     always["locks"] = [name for name, problem in found.items() if not problem and name != "capabilities"]
@@ -157,7 +157,7 @@ def refused(attempt, *values: object) -> bool:
 
 PROOFS = {
     "rlimits": lambda: refused(bytearray, 1 << 30),
-    "capabilities": lambda: "CapEff:\t0000000000000000" in open("/proc/self/status").read(),
+    "capabilities": lambda: "CapEff:\t0000000000000000" in open("/proc/self/status", encoding="utf-8").read(),
     "landlock": lambda: refused(open, "/etc/passwd"),
     "seccomp": lambda: refused(socket.socket) and __import__("colorsys"),  # and importing goes on working
     "sandbox-exec": lambda: refused(open, "/etc/passwd"),

@@ -6,8 +6,11 @@ Both spellings work (`--device_batch_size`, `--device-batch-size`), with `=` or 
 torchrun) is accepted anywhere. A misspelt flag, a wrong type or an impossible value ends with one line and exit code 2.
 """
 import argparse
+import codecs
+import contextlib
 import difflib
 import errno
+import io
 import math
 import os
 import sys
@@ -17,8 +20,12 @@ from typing import Any
 
 from nanochat.system.files import UserError
 
-# A disk that is full or refuses: nobody's bug.
-MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+# Errors of the machine, not of the program: one line, no traceback. Disks (full, broken), limits (files, processes).
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE,
+                  errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+# What the program prints where the terminal's encoding has no such character (ISO-8859-1, ASCII); others become "?".
+SPELLINGS = {"−": "-", "–": "-", "→": "->", "≈": "~", "×": "x", "…": "...", "±": "+-", "≤": "<=", "≥": ">=",
+             "·": "*", "’": "'", "“": '"', "”": '"', "²": "^2", "½": "1/2"}
 _can_resume = True  # until a recipe's flags say otherwise; for what Ctrl-C answers
 
 
@@ -57,7 +64,7 @@ class Args(argparse.Namespace):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        print(f"{self.prog}: {message}; see --help", file=sys.stderr)
+        _complain(f"{self.prog}: {message}; see --help")
         raise SystemExit(2)
 
 
@@ -144,6 +151,7 @@ def run(main: Callable[[], Any]) -> None:
     A reader that goes away (`| head`) ends it without a word.
     """
     global exit_code
+    _repair_streams()
     try:
         _run(main)
     except BaseException as error:
@@ -151,31 +159,46 @@ def run(main: Callable[[], Any]) -> None:
         raise
 
 
+def _repair_streams() -> None:
+    """Makes stdin, stdout and stderr usable on every machine.
+
+    A closed descriptor (`>&-`, some schedulers) becomes /dev/null: the next file that is opened would get its number,
+    and everything printed would be written into that file. And no text is refused because of the locale's encoding.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number: this one
+    codecs.register_error("spelling", lambda error: (
+        "".join(SPELLINGS.get(letter, "?") for letter in error.object[error.start:error.end]), error.end))
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for the program's life)
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if mode == "r" else "spelling")
+
+
+def _complain(text: str) -> None:
+    """One line on stderr, if there is still somebody at its other end."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def _run(main: Callable[[], Any]) -> None:
     try:
         main()
     except UserError as error:
-        _tell(f"error: {error}")
+        _complain(f"error: {error}")
         raise SystemExit(1) from None
     except BrokenPipeError:
-        _silence(sys.stdout)  # or Python complains once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
         raise SystemExit(128 + 13) from None  # as if killed by SIGPIPE
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise
-        _tell(f"error: {error.filename or 'writing'}: {error.strerror}")
+        _complain(f"error: {error.filename or 'the system refuses'}: {error.strerror}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        _tell(f"interrupted{': run the same command with --resume to go on' * _can_resume}")
+        _complain(f"interrupted{': run the same command with --resume to go on' * _can_resume}")
         raise SystemExit(130) from None
-
-
-def _tell(text: str) -> None:
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except OSError:  # the terminal is gone
-        _silence(sys.stderr)
-
-
-def _silence(stream: Any) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

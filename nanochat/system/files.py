@@ -2,8 +2,12 @@
 
 Every write goes to a temporary name in the same folder, is flushed to the disk, and is renamed over the target:
 a crash, a full disk or a kill -9 leaves the old file or the new one, never half of one.
+
+Not every file system can do everything: some refuse fsync (FUSE, network folders), hard links or symbolic links (FAT,
+SMB), or the renaming of a folder that came with a container image (overlay). Here each has its second way.
 """
 import contextlib
+import errno
 import gzip
 import json
 import os
@@ -37,49 +41,84 @@ def replacing(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:100]}."))
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; "
-                        "free space or choose another folder with --out") from error
+        raise _cannot_write(path, error) from error
     temporary = scratch / path.name
     try:
         yield temporary
         for file in (*temporary.rglob("*"), temporary):
             _fsync(file)
-        if path.is_dir() and temporary.is_dir():
+        if path.is_dir() and not path.is_symlink() and temporary.is_dir():
             _swap(temporary, path, scratch / "old")
         else:
             os.replace(temporary, path)
         _fsync(path.parent)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; "
-                        "free space or choose another folder with --out") from error
+        raise _cannot_write(path, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror or error}; "
+                     "free space, or set NANOCHAT_BASE_DIR to another folder")
+
+
 def _swap(new: Path, path: Path, old: Path) -> None:
     """`new` takes the place of the folder `path`, which goes to `old`, and comes back if that fails."""
-    os.rename(path, old)
+    _move(path, old)
     try:
         os.replace(new, path)
     except OSError:
-        os.rename(old, path)
+        _move(old, path)
         raise
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _move(folder: Path, target: Path) -> None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(folder, target, symlinks=True)  # an overlay cannot rename the folders of the container's image
+        shutil.rmtree(folder)
+
+
+def _fsync(path: Path) -> None:
+    """Flushes a file or folder to the disk, where the file system can do that."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # an error of the disk (EIO, ENOSPC, EDQUOT) is not among these
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF):
+            raise
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes the file `source` readable as `target` as well, without a copy where the file system has links.
+
+    A hard link is tried first (it stays when `source` is removed), then a symbolic link (another disk), then a copy.
+    """
+    source = Path(source).resolve()
+    with replacing(target) as temporary:
+        for make in (os.link, os.symlink, shutil.copyfile):
+            try:
+                return make(source, temporary)
+            except OSError:  # of the copy: the last way
+                temporary.unlink(missing_ok=True)
+                if make is shutil.copyfile:
+                    raise
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Replaces `path` by `data` (text as UTF-8). Raises UserError where the disk does not let it."""
     with replacing(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        # A name of a file that is not UTF-8 has letters that cannot be encoded; JSON has "\\udc80" for them.
+        temporary.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
 
 
 def write_json(path: Path, obj: Any) -> None:

@@ -1,9 +1,13 @@
 """What the machine is: names, memory and peak speed, for the plan, the report and MFU."""
 import os
 import platform
+import resource
 from dataclasses import dataclass
 
 import torch
+
+from nanochat.system import container
+from nanochat.system.container import usable_cores
 
 # Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; matched by substring, first hit wins.
 PEAK_BF16_FLOPS = (
@@ -37,15 +41,22 @@ def detect() -> Hardware:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on `device`: on a GPU those of the driver and of PyTorch's own pool, else those of
-    the machine, or of the container that confines this process (Linux; half of all memory elsewhere)."""
+    """Bytes that can still be allocated on `device`.
+
+    On a GPU: what the driver has left and what PyTorch's own pool has left. Else the least of what the machine has
+    available (Linux; half of all memory elsewhere), what the container leaves (container.py), and `ulimit -v`.
+    """
     if device.type == "cuda":
         pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + pool
-    meminfo = _first_number("/proc/meminfo", "MemAvailable:")
-    limit, used = (_first_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    free = meminfo << 10 if meminfo else detect().memory_bytes // 2
-    return free if limit is None else min(free, limit - (used or 0))
+    available = _first_number("/proc/meminfo", "MemAvailable:")
+    free = [available << 10 if available else detect().memory_bytes // 2]
+    if (left := container.free_memory()) is not None:
+        free.append(left)
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _first_number("/proc/self/status", "VmSize:")
+    if limit != resource.RLIM_INFINITY and used:
+        free.append(max(0, limit - (used << 10)))
+    return min(free)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -62,11 +73,6 @@ def _first_number(path: str, label: str = "") -> int | None:
             return next((int(line.removeprefix(label).split()[0]) for line in lines if line.startswith(label)), None)
     except (OSError, ValueError):
         return None
-
-
-def usable_cores() -> int:
-    """Cores this process may run on (a container may own fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

@@ -1,4 +1,4 @@
-"""What a run says: metrics as JSON lines, a progress bar on a terminal, plain lines elsewhere, a run.json at the end.
+"""What a run says: metrics as JSON lines, a progress line, a run.json at the end.
 
 Numbers are named `area/quantity_unit`; prose and pictures are rendered from them later (nanochat/report.py).
 Only the main rank writes.
@@ -15,40 +15,46 @@ from typing import Any
 
 from nanochat.system import files, paths
 
+CLEAR = "\x1b[K"  # the terminal's command to clear the rest of the line
+DRAW_SECONDS = 0.1  # between two drawings of a progress line
+_line_is_drawn = False  # the terminal's cursor stands behind a progress line
+
 
 def is_main() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def say(text: str) -> None:
-    """One line to the user, from the main rank."""
+    """One line to the user, from the main rank. It replaces a progress line, which is drawn again later."""
+    global _line_is_drawn
     if is_main():
-        _print(text)
+        _write(f"\r{CLEAR}" * _line_is_drawn + text + "\n")
+        _line_is_drawn = False
 
 
-_outlives_output = False
+def note(text: str) -> None:
+    """One line to a person who waits at a terminal. It goes to stderr, and programs that read this process do not get
+    it, because they wait for an answer."""
+    if is_main() and sys.stderr is not None and sys.stderr.isatty():
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
-def outlive_output() -> None:
-    """From here on, output that cannot be written is dropped: hours of training must not end with a closed terminal or
-    a dead `| tee`. (Other commands do end when nobody reads them.)"""
-    global _outlives_output
-    _outlives_output = True
-
-
-def _print(text: str) -> None:
+def _write(text: str) -> None:
+    """Writes to stdout, and goes on where stdout is gone: a closed terminal (EIO), a log reader that has ended (EPIPE)
+    or a full disk under a log file must not end a training run of hours, which is worth more than its output."""
     try:
-        print(text, flush=True)
+        print(text, end="", flush=True)
+    except BlockingIOError:  # somebody has made the pipe non-blocking, and it is full: this text is lost
+        pass
     except OSError:
-        if not _outlives_output:
-            raise
         silence(sys.stdout)
 
 
 def silence(stream: Any) -> None:
-    """Everything written to this stream from now on goes nowhere."""
-    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+    """Everything written to this stream from now on goes nowhere, also what Python writes when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Metrics:
@@ -72,6 +78,7 @@ class Metrics:
             files.write_atomic(self.path, self._kept() + line)
             self.begun = True
             return
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it: the run is worth more
         with open(self.path, "a", encoding="utf-8") as lines:
             lines.write(line)
 
@@ -95,7 +102,8 @@ def write_run(name: str, *, seconds: float, folder: Path | None = None, **facts:
 
 
 class Progress:
-    """A progress bar with ETA and numbers (rich) on a terminal; elsewhere a plain line at most every `every_seconds`.
+    """How far a command is: one line that is drawn again and again on a terminal; elsewhere, a new line at most every
+    `every_seconds`. A terminal that is too narrow gets fewer numbers, never less of name, step and time left.
 
     with Progress("base", total=800, unit="steps") as bar:
         bar.update(step, loss=2.31, tokens_per_second=21_000)
@@ -103,47 +111,71 @@ class Progress:
 
     def __init__(self, title: str, total: int, unit: str = "steps", every_seconds: float = 10.0):
         self.title, self.total, self.unit, self.every_seconds = title, total, unit, every_seconds
-        self.bar = None
+        self.last = ""
 
     def __enter__(self) -> "Progress":
         self.started = self.last_line = time.monotonic()
         self.first: int | None = None
-        if is_main() and sys.stdout.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as RichProgress
-            self.bar = RichProgress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
-                                    TextColumn("{task.fields[numbers]}"), TimeRemainingColumn())
-            self.bar.start()
-            self.task = self.bar.add_task(self.title, total=self.total, numbers="")
+        self.on_terminal = is_main() and _is_terminal()
         return self
 
     def update(self, done: int, **numbers: float) -> None:
-        """`done` units of the total are finished; the numbers are shown beside the bar."""
+        """`done` units of the total are finished (a total of 0 is unknown); the numbers are shown behind them."""
         if not is_main():
             return
         if self.first is None:
-            self.first = done  # a resumed run's ETA counts from where it resumed
+            self.first = done  # a resumed run's time left counts from where it resumed
         now = time.monotonic()
-        text = "  ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in numbers.items())
-        if self.bar:
-            self.bar.update(self.task, completed=done, numbers=text)
-        elif now - self.last_line >= self.every_seconds or done == self.total:
-            self.last_line = now
-            rate = (done - self.first) / max(now - self.started, 1e-9)
-            left = f"  {_clock((self.total - done) / rate)} left" if rate and done < self.total else ""
-            _print(f"{self.title}: {done:,}/{self.total:,} {self.unit}  {text}{left}")
+        if now - self.last_line < (DRAW_SECONDS if self.on_terminal else self.every_seconds) and done != self.total:
+            return
+        self.last_line = now
+        rate = (done - self.first) / max(now - self.started, 1e-9)
+        left = clock((self.total - done) / rate) if rate and done < self.total else ""
+        texts = [f"{name.replace('_', ' ')} {_short(value)}" for name, value in numbers.items()]
+        self.last = self._line(f"{done:,}/{self.total:,}" if self.total else f"{done:,}", left, texts)
+        self._draw() if self.on_terminal else _write(self.last + "\n")
+
+    def _line(self, step: str, left: str, numbers: list[str]) -> str:
+        """Name, step and time left, then as many numbers as fit into the terminal."""
+        width = _columns() - 1 if self.on_terminal else sys.maxsize  # some terminals wrap after the last
+        ends = f"  {left} left" * bool(left)
+        lines = [f"{self.title}: {step} {self.unit}{ends}", f"{self.title}: {step}{ends}"]
+        line = next((line for line in lines if len(line) <= width), lines[1][:width])
+        for number in numbers:
+            if len(line) + 2 + len(number) > width:
+                break
+            line += f"  {number}"
+        return line
+
+    def _draw(self) -> None:
+        global _line_is_drawn
+        _write(f"\r{self.last}{CLEAR}")
+        _line_is_drawn = True
 
     def __exit__(self, *_: object) -> None:
-        if self.bar:
-            with contextlib.suppress(OSError):  # the terminal is gone
-                self.bar.stop()
+        if self.on_terminal and self.last:
+            self._draw()
+            say(self.last)
+
+
+def _is_terminal() -> bool:
+    """Whether stdout is a terminal where a line can be drawn again."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _columns() -> int:
+    """The terminal's width at the moment, or COLUMNS if that is less; 80 where neither is known."""
+    widths = [int(os.environ["COLUMNS"])] if os.environ.get("COLUMNS", "").isdigit() else []
+    with contextlib.suppress(OSError, ValueError):
+        widths.append(os.get_terminal_size(sys.stdout.fileno()).columns)
+    return min((width for width in widths if width > 0), default=80)
 
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _clock(seconds: float) -> str:
-    """`_clock(3725)` → "1h02m", `_clock(75)` → "1m15s"."""
+def clock(seconds: float) -> str:
+    """`clock(3725)` → "1h02m", `clock(75)` → "1m15s"."""
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{seconds:02d}s"

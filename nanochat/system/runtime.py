@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from nanochat.system import cli
+from nanochat.system import cli, container
 from nanochat.system.files import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -54,6 +54,8 @@ def start(device_type: str = "", dtype: str = "") -> Runtime:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
         _keep_freed_memory()
+    if "OMP_NUM_THREADS" not in os.environ:  # PyTorch counts the machine's cores, not those a container leaves us
+        torch.set_num_threads(min(torch.get_num_threads(), container.share_of_cores()))
     return Runtime(device, DTYPES[dtype] if dtype else best_dtype(device), rank, world_size, local_rank)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from nanochat.system.files import UserError
 
+LEARNT, GIVEN, NEVER = 1, 0, -1  # how `_exchanges` marks ids: NEVER is not learnt with `learn_all` either
 PART_MARKERS = {"text": ("", ""), "python": ("<|python_start|>", "<|python_end|>"),
                 "python_output": ("<|output_start|>", "<|output_end|>")}
 
@@ -39,20 +40,24 @@ TEMPLATE = """\
 """
 
 
-def render(tokenizer, conversation: dict, max_tokens: int | None = None) -> tuple[list[int], list[int]]:
+def render(tokenizer, conversation: dict, max_tokens: int | None = None,
+           learn_all: bool = False) -> tuple[list[int], list[int]]:
     """The ids of a conversation and, as long, its mask: 1 where the model is to learn to say the id.
 
     With `max_tokens` whole exchanges are kept from the front; only a first exchange that is too long by itself is cut
-    inside. ([], []) when nothing to learn is left. UserError names the message that is wrong.
+    inside. ([], []) when nothing to learn is left. With `learn_all` everything is learnt but messages of weight 0.
+    UserError names the message that is wrong.
     """
-    ids, mask = [tokenizer.bos_id], [0]
+    ids, mask = [tokenizer.bos_id], [GIVEN]
     for turn_ids, turn_mask in _exchanges(tokenizer, conversation):
         if max_tokens is not None and len(ids) + len(turn_ids) > max_tokens:
-            if not any(mask):
+            if LEARNT not in mask:
                 ids, mask = (ids + turn_ids)[:max_tokens], (mask + turn_mask)[:max_tokens]
             break
         ids, mask = ids + turn_ids, mask + turn_mask
-    return (ids, mask) if max_tokens is None or any(mask) else ([], [])
+    if max_tokens is not None and LEARNT not in mask:
+        return [], []
+    return ids, [int(kind == LEARNT or learn_all and kind == GIVEN) for kind in mask]
 
 
 def render_prompt(tokenizer, conversation: dict) -> list[int]:
@@ -65,27 +70,29 @@ def render_prompt(tokenizer, conversation: dict) -> list[int]:
 
 
 def _exchanges(tokenizer, conversation: dict) -> Iterator[tuple[list[int], list[int]]]:
-    """Ids and mask of each user turn with the answer to it."""
+    """Ids of each user turn with the answer to it, and for each id whether it is LEARNT, GIVEN or NEVER learnt."""
     ids: list[int] = []
     mask: list[int] = []
 
-    def add(text: str, learnt: bool, special: bool = False) -> None:
+    def add(text: str, mark: int, special: bool = False) -> None:
         new = [tokenizer.special_id(text)] if special else tokenizer.encode(text)
         ids.extend(new)
-        mask.extend([int(learnt)] * len(new))
+        mask.extend([mark] * len(new))
 
-    for role, parts in _turns(conversation):
+    for role, parts, weight in _turns(conversation):
         answer = role == "assistant"
-        add(f"<|{role}_start|>", learnt=False, special=True)
+        given = NEVER if weight == 0 else GIVEN
+        learnt = LEARNT if answer and weight else given
+        add(f"<|{role}_start|>", given, special=True)
         for kind, text in parts:
-            learnt = answer and kind != "python_output"
+            mark = given if kind == "python_output" else learnt
             start, end = PART_MARKERS[kind]
             if start:
-                add(start, learnt, special=True)
-            add(text, learnt)
+                add(start, mark, special=True)
+            add(text, mark)
             if end:
-                add(end, learnt, special=True)
-        add(f"<|{role}_end|>", learnt=answer, special=True)
+                add(end, mark, special=True)
+        add(f"<|{role}_end|>", learnt, special=True)
         if answer:
             yield ids, mask
             ids, mask = [], []
@@ -93,8 +100,11 @@ def _exchanges(tokenizer, conversation: dict) -> Iterator[tuple[list[int], list[
         yield ids, mask
 
 
-def _turns(conversation: dict) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(role, parts) of each turn, checked: the system text in the first user turn, neighbouring texts joined."""
+def _turns(conversation: dict) -> list[tuple[str, list[tuple[str, str]], int]]:
+    """(role, parts, weight) of each turn, checked: the system text in the first user turn, neighbouring texts joined.
+
+    The weight is 1, or 0 for an assistant message that is not to be learnt (as in OpenAI's files for fine-tuning).
+    """
     messages = conversation.get("messages") if isinstance(conversation, dict) else None
     if not isinstance(messages, list) or not messages:
         raise UserError(f"a conversation is {{'messages': [...]}} with at least one message, not {conversation!r:.80}")
@@ -109,10 +119,10 @@ def _turns(conversation: dict) -> list[tuple[str, list[tuple[str, str]]]]:
         if role != expected:
             raise UserError(f"message {index} has role {role!r}, expected {expected!r}: user and assistant take turns")
         if role == "user":
-            turns.append((role, [("text", system + _text_only(message, index))]))
+            turns.append((role, [("text", system + _text_only(message, index))], 1))
             system = ""
         else:
-            turns.append((role, _parts(message, index)))
+            turns.append((role, _parts(message, index), message.get("weight", 1)))
     if not turns:
         raise UserError(f"message {len(messages)} is missing: a system message needs a user message after it")
     return turns

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from queue import SimpleQueue
 
 import numpy as np
-from numba import njit
 
+from nanochat.system.jit import njit
 from nanochat.tokenizer import parallel, scan
 from nanochat.tokenizer.machine import prefetch
 
@@ -74,14 +74,14 @@ def count_words(texts: Iterable[str], digits: int) -> WordCounts:
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def load8(data64, i):
     """Eight bytes from byte i on as a little-endian uint64."""
     shift = np.uint64(8 * (i & 7))
     return data64[i >> 3] >> shift | data64[(i >> 3) + 1] << np.uint64(1) << (np.uint64(63) - shift)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def long_hash(data64, i, size):
     """64 bits that depend on all bytes of a word of eight bytes or more."""
     mixed = np.uint64(size)
@@ -91,13 +91,13 @@ def long_hash(data64, i, size):
     return (mixed ^ load8(data64, i + size - 8)) * MIX_HIGH
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def slot_of(low, high, last):
     """Where a key belongs in a table of `last` + 1 entries, a power of two."""
     return np.int64((low ^ high * MIX_HIGH) * MIX_LOW >> np.uint64(32)) & last
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _count(data, data64, starts, weights, table, store, used):
     lows, highs, slots = np.empty(BATCH, np.uint64), np.empty(BATCH, np.uint64), np.empty(BATCH, np.int64)
     last, address = len(table) - 1, np.uint64(table.ctypes.data)
@@ -131,7 +131,7 @@ def _count(data, data64, starts, weights, table, store, used):
             table[slot, 2] += np.uint64(weights[base + k]) if len(weights) else np.uint64(1)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def same_bytes(store, place, data, i, size):
     """Whether the bytes at `place` in the store are those of the long word at i."""
     for k in range(size):
@@ -140,7 +140,7 @@ def same_bytes(store, place, data, i, size):
     return True
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _move(old, table):
     """Puts all entries into a larger table."""
     last = len(table) - 1
@@ -153,7 +153,7 @@ def _move(old, table):
                 table[slot, column] = old[entry, column]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _spell(table, entries, sizes, starts, store, data):
     """Writes the bytes of the words where `starts` says."""
     for n in range(len(entries)):

@@ -2,19 +2,19 @@
 
 Threads are enough: the compiled loops let go of Python's lock. A piece and what is computed from it fit a core's cache.
 """
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from nanochat.system import container
 
 PIECE = 1 << 18  # characters
 
 
 def num_threads() -> int:
     """This process's share of the cores, at most 16: beyond that Python's lock is the limit."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return min(16, container.share_of_cores())
 
 
 def pieces(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -9,8 +9,8 @@ only where they apply: runs of digits, contractions, white space after a line br
 Documents lie in one buffer, each between two bytes 0xFF, which UTF-8 never contains. `reference.split` is the oracle.
 """
 import numpy as np
-from numba import njit
 
+from nanochat.system.jit import njit
 from nanochat.tokenizer import unicode_ranges
 from nanochat.tokenizer.machine import lowest_bit
 
@@ -76,7 +76,7 @@ class Scanner:
         return data, self._starts[:found]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _classify(data, data64, classes, table, ascii_table):
     """Fills `classes`: ASCII by a small table, the characters beyond by decoding them."""
     for i in range(len(data)):
@@ -88,7 +88,7 @@ def _classify(data, data64, classes, table, ascii_table):
                     _classify_one(data, i, classes, table)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _classify_one(data, i, classes, table):
     size = 2 + (data[i] >= 0xE0) + (data[i] >= 0xF0)
     point = data[i] & (0x7F >> size)
@@ -99,7 +99,7 @@ def _classify_one(data, i, classes, table):
         classes[i + k] = table[point] | INSIDE
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _starts(data, classes, classes64, length, digits, starts):
     """Writes the word starts and returns how many. The comments quote the part of the pattern a line stands for."""
     found = 0
@@ -157,13 +157,13 @@ def _starts(data, classes, classes64, length, digits, starts):
     return found
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _gather(eight):
     """The lowest bits of eight bytes as eight bits."""
     return ((eight & BYTE_LOW_BITS) * GATHER) >> np.uint64(56)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _number_starts(number, inside, old_number, run, digits):
     r"""`\p{N}{1,digits}`: how many digits since the last start at the end of the block, and the starts."""
     starts = np.uint64(0)
@@ -179,7 +179,7 @@ def _number_starts(number, inside, old_number, run, digits):
     return run, starts
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _after_contractions(data, base, todo):
     """`'(?i:[sdmt]|ll|ve|re)` at these apostrophes: the starts after them, in this block and in the next."""
     now = late = np.uint64(0)
@@ -203,7 +203,7 @@ def _after_contractions(data, base, todo):
     return now, late
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _space_starts(classes, base, todo):
     """Which of these begin a word: white space after a line break or outside ASCII."""
     starts = np.uint64(0)
@@ -214,7 +214,7 @@ def _space_starts(classes, base, todo):
     return starts
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _starts_space(classes, i):
     r"""Whether a word starts at i, a white space character: `\s*[\r\n]|\s+(?!\S)|\s+` spelt out."""
     before = i - 1

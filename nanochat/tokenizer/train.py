@@ -14,8 +14,8 @@ import heapq
 from collections.abc import Iterable
 
 import numpy as np
-from numba import njit
 
+from nanochat.system.jit import njit
 from nanochat.tokenizer.count import count_words, slot_of
 from nanochat.tokenizer.machine import prefetch
 
@@ -74,7 +74,7 @@ def _grown(array: np.ndarray, length: int) -> np.ndarray:
     return larger
 
 
-@njit(cache=True)
+@njit()
 def _first_records(ids, weights, counts, records, index, places, used):
     """The pairs of bytes."""
     lengths, sums = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
@@ -92,7 +92,7 @@ def _first_records(ids, weights, counts, records, index, places, used):
             lengths[ids[p] << 8 | ids[p + 1]] += 1
 
 
-@njit(cache=True)
+@njit()
 def _record(first, second, count, lengths, i, counts, records, used):
     """Writes a record and reserves its list; lengths[i], the length of the list, becomes the place of the list."""
     counts[used[RECORDS]] = count
@@ -103,7 +103,7 @@ def _record(first, second, count, lengths, i, counts, records, used):
     lengths[i] = used[PLACES] - lengths[i]
 
 
-@njit(cache=True)
+@njit()
 def _slot(first, second, records, index):
     """Where in `index` the record of a pair is, or is to be."""
     slot = slot_of(np.uint64(first), np.uint64(second), len(index) - 1)
@@ -112,13 +112,13 @@ def _slot(first, second, records, index):
     return slot
 
 
-@njit(cache=True)
+@njit()
 def _index(records, begin, end, index):
     for r in range(begin, end):
         index[_slot(records[r, FIRST], records[r, SECOND], records, index)] = r
 
 
-@njit(cache=True)
+@njit()
 def _merge(ids, weights, counts, records, index, places, used, pairs, sizes, floor, limit):
     """Merges while there are records of at least `floor` (True when there are no more), tokens to make, and room."""
     heap = [(-counts[r], records[r, FIRST] << 32 | records[r, SECOND], r)
@@ -144,7 +144,7 @@ def _merge(ids, weights, counts, records, index, places, used, pairs, sizes, flo
     return len(heap) == 0
 
 
-@njit(cache=True)
+@njit()
 def _join(ids, weights, record, places, used, sizes, counts, records, index, lengths, sums):
     """Makes the pair a token wherever it occurs, with a record of every pair that this token is part of."""
     new, first, second = used[TOKENS], record[FIRST], record[SECOND]

@@ -2,10 +2,12 @@
 import shutil
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch._functorch.config as functorch_config
 
 from nanochat.data.packing import Document
 from nanochat.model import GPT
@@ -22,8 +24,36 @@ def weighted_nll(model: GPT, compile: bool) -> LossOf:
     def loss(ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         return model.loss(ids, targets, "sum", weights)
 
-    run = torch.compile(loss, dynamic=False) if compile else loss
+    run = _compiled(loss) if compile else loss
     return lambda batch: run(batch.ids, batch.targets, batch.weights)
+
+
+def _compiled(function: Callable) -> Callable:
+    """`function` by torch.compile; from the first failure on the function itself, with one line that says so.
+
+    The compiler is another program and writes files: it fails where the temporary folder is full, or may not hold
+    programs (mounted noexec), where no process can be started, where g++ is broken. Training is possible in all these
+    cases. An error of the function itself comes again when it runs uncompiled.
+    """
+    # Compile the backward pass together with the forward pass, so that its failure is seen here.
+    functorch_config.force_non_lazy_backward_lowering = True
+    run = torch.compile(function, dynamic=False)
+
+    def guarded(*inputs: Any) -> torch.Tensor:
+        nonlocal run
+        try:
+            return run(*inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if run is function:
+                raise
+            run = function
+            reason = " ".join(str(error).split("\n", 3)[:3])[:200] or type(error).__name__
+            log.say(f"training goes on uncompiled (about half as fast), because torch.compile failed: {reason}")
+            return run(*inputs)
+
+    return guarded
 
 
 @torch.no_grad()

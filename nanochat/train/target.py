@@ -82,7 +82,6 @@ def claim(stage: str, tag: str, args: Namespace, source: tuple[str, str] | None 
     target = Target(stage, tag, flags, folder, place, found, args.save_every, args.keep, args.keep_optimizer)
     if target.finished:
         _say_finished(target)
-    log.outlive_output()
     return target
 
 

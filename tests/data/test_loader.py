@@ -4,6 +4,8 @@ import pickle
 import threading
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -92,7 +94,7 @@ def test_text_comes_from_the_shards_with_every_token_a_target(tmp_path, tokenize
     texts = TextCorpus(sorted(tmp_path.glob("*.parquet")), tokenizer)
     assert texts.num_groups() == 2 * 2
     ids, mask = texts.group(0)[3]
-    assert ids[0] == tokenizer.bos_id and tokenizer.decode(ids[1:]) == sentences[3] and mask == [1] * len(ids)
+    assert ids[0] == tokenizer.bos_id and tokenizer.decode(ids[1:]) == sentences[3] and mask.all()
     stream = take(batches(texts, 4, 64, tokenizer.bos_id, epochs=1))
     learnt = sum(int((batch.targets >= 0).sum()) for batch in stream)
     per_document = sum(len(tokenizer.encode(text)) + 1 for text in sentences)
@@ -122,7 +124,25 @@ def test_worker_processes_make_the_same_batches_and_raise_the_same_errors():
 def test_a_corpus_of_text_can_be_given_to_worker_processes(tmp_path, tokenizer, sentences):
     shards.write(tmp_path / "shard.parquet", sentences)
     texts = TextCorpus([tmp_path / "shard.parquet"], tokenizer)
-    assert pickle.loads(pickle.dumps(texts)).group(0) == texts.group(0)
+    before = texts.group(0)  # the file is open now
+    sent = pickle.loads(pickle.dumps(texts)).group(0)
+    assert [ids.tolist() for ids, _ in sent] == [ids.tolist() for ids, _ in before]
+
+
+@pytest.mark.parametrize("rows_per_group", [1024, 1 << 20])
+def test_text_groups_are_those_of_the_obvious_way(tmp_path, tokenizer, sentences, rows_per_group):
+    """One row group or many: groups of 1,024 documents, so the same batches; also resumed and on ranks."""
+    documents = [f"{number}. {sentences[number % len(sentences)]}" for number in range(2500)]
+    pq.write_table(pa.table({"text": documents}), tmp_path / "a.parquet", row_group_size=rows_per_group)
+    texts = TextCorpus([tmp_path / "a.parquet"], tokenizer)
+    tokens = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in documents]
+    obvious = ListCorpus([(ids, [1] * len(ids)) for ids in tokens], 1024)
+    make = lambda corpus, **more: batches(corpus, 8, 32, tokenizer.bos_id, seed=3, **more)  # noqa: E731
+    expected = take(make(obvious, epochs=2))
+    assert same(take(make(texts, epochs=2)), expected)
+    assert same(take(make(texts, epochs=2, rank=1, world_size=2)), take(make(obvious, epochs=2, rank=1, world_size=2)))
+    for at in (0, len(expected) // 3, len(expected) // 2, len(expected) - 3):
+        assert same(take(make(texts, epochs=2, state=expected[at].state), 2), expected[at + 1:at + 3])
 
 
 def threads():

@@ -62,7 +62,9 @@ def test_no_token_is_lost_and_none_is_a_target_twice(documents, row_len):
 @given(corpora(), st.integers(3, 24))
 @settings(max_examples=60, deadline=None)
 def test_packing_is_its_slow_twin(documents, row_len):
-    ids, mask = pack(documents, row_len, BOS)
+    ids, mask = pack(documents, row_len, BOS)  # lists, as conversations are
+    arrays = [(np.array(tokens), np.array(learnt)) for tokens, learnt in documents]  # as text is
+    assert all(np.array_equal(a, b) for a, b in zip((ids, mask), pack(arrays, row_len, BOS)))
     slow_ids, slow_mask = slow_pack(documents, row_len)
     # the fast one closes a row with one place left: no piece with a target is that short
     assert ids.tolist() == slow_ids and mask.tolist() == slow_mask
@@ -72,7 +74,9 @@ def test_packing_is_its_slow_twin(documents, row_len):
 @settings(max_examples=100, deadline=None)
 def test_pieces_join_to_the_document(ids, room):
     document = ([BOS, *ids], [0, *(token % 2 for token in ids)])
-    cut = pieces(document, room, BOS)
+    before = [np.array(part) for part in document]
+    cut = [(part.tolist(), learnt.tolist()) for part, learnt in pieces(before, room, BOS)]
+    assert [part.tolist() for part in before] == list(document), "the document is not written to"
     assert all(len(part) == len(learnt) <= room and part[0] == BOS for part, learnt in cut)
     assert [token for part, _ in cut for token in part[1:]] == ids
     for number, (part, learnt) in enumerate(cut):

@@ -1,6 +1,7 @@
 """base_loss, base_eval and chat_eval, run as programs would run them, on a toy model and a few items."""
 import pytest
 
+from nanochat import sandbox
 from nanochat.data import shards
 from nanochat.kindergarten import facts, functions, problems, words
 from nanochat.kindergarten.world import World
@@ -8,7 +9,7 @@ from nanochat.model import GPT
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
 from nanochat.train import checkpoint
-from scripts import base_eval, base_loss, chat_eval
+from scripts import base_eval, base_loss, chat_eval, chat_rl
 
 
 @pytest.fixture
@@ -107,6 +108,47 @@ def test_a_shorter_measurement_of_the_base_model_keeps_the_longer(out):
         limits[0].main([limits[1], "--device_type=cpu", "--dtype=float32"])
     kept = sorted(path.name for path in (paths.results_dir("base") / "earlier").glob("*/*"))
     assert kept == ["base_eval.json", "base_loss.json"]
+
+
+@pytest.fixture
+def no_isolation(monkeypatch):
+    monkeypatch.setattr(sandbox.python, "_problem", lambda: "landlock: [Errno 38]")
+    monkeypatch.setattr(sandbox.python, "_unsafe", False)
+
+
+RUN = ["-i", "sft", "-m", "4", "--device_type=cpu", "--dtype=float32"]
+
+
+def test_without_isolation_exams_that_run_programs_are_left_out_with_a_note(out, capsys, no_isolation):
+    chat_eval.main(RUN)
+    found = files.read_json(paths.results_dir("sft") / "chat_eval.json")
+    assert set(found["tasks"]) == {"facts", "problems", "spelling"} and found["chat_core"] is None
+    assert set(found["left_out"]) == {"functions"} and "landlock" in found["left_out"]["functions"]
+    assert [line for line in capsys.readouterr().out.splitlines() if "left out: Functions" in line]
+    chat_eval.main([*RUN, "-a", "functions", "--unsafe_execution"])  # the user says so once
+    chat_eval.main(RUN)
+    found = files.read_json(paths.results_dir("sft") / "chat_eval.json")
+    assert "functions" in found["tasks"] and found["left_out"] == {}
+
+
+def test_chat_core_says_what_it_lacks(out, capsys, no_isolation, monkeypatch):
+    monkeypatch.setattr(chat_eval.chat, "CHAT_CORE", ("facts", "functions"))
+    chat_eval.main(RUN)
+    assert "ChatCORE is not computed: it needs Functions" in capsys.readouterr().out
+    assert files.read_json(paths.results_dir("sft") / "chat_eval.json")["chat_core"] is None
+
+
+def test_without_isolation_a_named_exam_is_refused_before_anything_is_loaded(out, no_isolation, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    for command in (lambda: chat_eval.main([*RUN, "-a", "facts|functions"]),
+                    lambda: chat_rl.main(["--task=functions"])):
+        with pytest.raises(UserError, match="cannot be isolated .*--unsafe-execution"):
+            command()
+    for path in (paths.data_dir() / "kindergarten").glob("[!f]*-test.jsonl"):
+        path.unlink()
+    (paths.data_dir() / "kindergarten/facts-test.jsonl").unlink()
+    with pytest.raises(UserError, match="cannot be isolated"):
+        chat_eval.main(RUN)  # no exam is left
 
 
 def test_scores_of_another_model_are_kept_apart(out, model):

@@ -1,9 +1,9 @@
 """The recipe that users run, once undisturbed at toy size (`toy`), for all tests of this folder."""
 import hashlib
 import os
-import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,8 +31,8 @@ class Run:
         begin = self.log.stat().st_size if self.log.exists() else 0
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                ["bash", ROOT / "runs/laptop.sh", *TRIAL, "--out", self.out],
-                env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
+                [sys.executable, "-m", "runs.laptop", *TRIAL, "--out", self.out],
+                cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         return begin
 
@@ -60,7 +60,7 @@ class Run:
         return code, self.said(begin)
 
     def is_gone(self) -> bool:
-        """No process of the recipe's group is left: a killed child may outlive the shell for a moment."""
+        """No process of the recipe's group is left: a killed child may outlive its parent for a moment."""
         try:
             os.killpg(self.process.pid, 0)
         except ProcessLookupError:
@@ -82,8 +82,6 @@ class Run:
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """`runs(name)` → a Run; none outlives the tests."""
-    if not shutil.which("bash") or not (ROOT / ".venv/bin/python").exists():
-        pytest.skip("recipes need bash and .venv (bash setup.sh)")
     made = []
 
     def make(name: str) -> Run:

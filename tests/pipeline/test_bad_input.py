@@ -137,7 +137,7 @@ SHARD, LAST = "data/text/shard_00000.parquet", "data/text/shard_00007.parquet"
     (LAST, overwrite, f"scripts.base_loss --split_tokens=512 {CPU}", "shard_00007.parquet, row group 0, is damaged"),
     ("data/text", shutil.rmtree, BASE, "python -m nanochat.dataset"),
     ("data/text/manifest.json", halve, BASE, "manifest.json is damaged"),
-    ("data/chat/talk.jsonl", halve, MID, "talk.jsonl is damaged: line"),
+    ("data/chat/talk.jsonl", halve, MID, "talk.jsonl, line"),
     ("data/kindergarten/facts-test.jsonl", overwrite, CHAT_EVAL, "facts-test.jsonl is damaged"),
     ("data/kindergarten/problems-train.jsonl", halve, RL, "problems-train.jsonl is damaged: line"),
     ("tokenizer/tokenizer.json", halve, BASE, "tokenizer.json"),

@@ -1,17 +1,17 @@
 """The whole pipeline at toy size, through the recipe that users run: undisturbed, and interrupted in every stage."""
-import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 
+from nanochat.run_folder import RunFolder
 from nanochat.system import files, paths
 
 from .conftest import ENVIRONMENT, PATIENCE_SECONDS, ROOT, TRIAL, contents, curve, exams, halve
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="recipes are bash scripts, stopped by signals")
 STAGES = paths.STAGES
 
 
@@ -46,35 +46,38 @@ def test_the_report_has_every_exam_by_stage_and_its_figures(toy):
 def test_run_again_it_repeats_nothing(toy):
     before = {path: path.stat().st_mtime_ns for path in toy.out.glob("checkpoints/**/*")}
     said = toy.finish()
-    done = sorted(path.stem for path in toy.out.glob("stages/*.done"))
-    assert sorted(re.findall(r"== (\w+): done before", said)) == done and said.count("== ") == len(done)
+    done = set(RunFolder(toy.out).records())
+    assert set(re.findall(r"== (\w+) \(stage \d+ of \d+\): done before", said)) == done - {"report"}
+    assert said.count("== ") == len(done)
     assert before == {path: path.stat().st_mtime_ns for path in toy.out.glob("checkpoints/**/*")}
 
 
-def test_the_one_command_names_the_report_and_the_model_to_talk_to(toy):
-    stamp = ROOT / ".venv/nanochat.stamp"
-    if not stamp.exists() or stamp.read_text() != f"{ROOT}\n{(ROOT / 'pyproject.toml').read_text()}":
-        pytest.skip("set-up has something to do first: bash setup.sh")
-    done = subprocess.run(["bash", ROOT / "speedrun.sh", "--no-serve", *TRIAL, "--out", toy.out],
+def test_the_one_command_shows_what_came_out_and_how_to_talk_to_it(toy):
+    done = subprocess.run([sys.executable, "-m", "runs", "--no-serve", *TRIAL, "--out", toy.out], cwd=ROOT,
                           env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "rl: done before" in done.stdout and f"The report: {toy.out}/report/report.md" in done.stdout
-    assert f"NANOCHAT_BASE_DIR={toy.out} .venv/bin/python -m scripts.chat_web -i rl -g d1" in done.stdout
+    assert f"The report: {toy.out}/report/report.md" in done.stdout
+    table = done.stdout[done.stdout.index("BASE"):]
+    facts = re.search(r"^facts +(\S+) +(\S+) +(\S+) +(\S+)$", table, re.M).groups()
+    assert facts == tuple(f"{exams(toy.out, stage)['tasks']['facts']['accuracy']:.3f}" for stage in STAGES)
+    assert done.stdout.count("\n> ") == 3, "three questions with the model's answers"
+    command = re.search(r"^To talk to it: (.*)$", done.stdout, re.M)[1]
+    pasted = subprocess.run(["bash", "-c", f"{command} --help"], env=ENVIRONMENT, cwd="/", capture_output=True)
+    assert pasted.returncode == 0 and b"scripts.chat_web" in pasted.stdout
 
 
 def test_a_stage_that_fails_is_named_and_the_finished_ones_stay(toy, runs):
     run = runs("broken")
     shutil.copytree(toy.out, run.out)
-    halve(run.out / "data/text/shard_00007.parquet")
-    (run.out / "stages/base_loss.done").unlink()
+    halve(next(run.out.glob("checkpoints/base/d1/*/tokenizer.json")))
+    (run.out / "stages/base_loss.json").unlink()
     before = contents(run.out)
     begin = run.start()
     assert run.process.wait(PATIENCE_SECONDS) == 1
     said = run.said(begin)
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "shard_00007.parquet is damaged" in errors[0] and "Traceback" not in said
-    assert "laptop.sh: base_loss failed (exit code 1, see above); when mended, run it again to go on" in said
-    assert before.items() <= contents(run.out).items()
+    assert "tokenizer.json" in said and "base_loss failed" in said and "Traceback" not in said
+    after = contents(run.out)
+    assert {name: digest for name, digest in before.items() if after.get(name) != digest} == {}
 
 
 INTERRUPTIONS = [("base", signal.SIGINT), ("base", signal.SIGTERM), ("base", signal.SIGKILL), ("mid", signal.SIGKILL),
@@ -94,7 +97,7 @@ def test_an_interruption_ends_it_and_says_how_to_go_on(disturbed):
         if how == signal.SIGKILL:
             assert code == -signal.SIGKILL
         else:
-            assert code == 130 and "laptop.sh: interrupted; run it again to go on" in said
+            assert code == 130 and "interrupted; run the same command again to go on" in said
             assert "Traceback" not in said
 
 
@@ -102,7 +105,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(disturbed):
     run, told, last = disturbed
     for (stage, _), said in zip(INTERRUPTIONS, [*(said for _, said in told[1:]), last]):
         assert re.search(rf"^{stage}: goes on after step \d+ of \d+", said, re.M)
-    assert "tokenizer: done before" in told[1][1] and "sft: done before" in last
+    assert re.search(r"== tokenizer .*done before", told[1][1]) and re.search(r"== sft .*done before", last)
 
 
 def test_an_interrupted_run_ends_like_an_undisturbed_one(toy, disturbed):

@@ -33,10 +33,9 @@ def report(process: subprocess.Popen) -> dict:
 def public_copy():
     """What the attacks need of the repository, where an ordinary user can read it; and a Python that he can run."""
     folder = Path(tempfile.mkdtemp())
-    source = ROOT / "nanochat/sandbox"
-    shutil.copytree(source, folder / "nanochat/sandbox", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("nanochat/__init__.py", "nanochat/system/__init__.py", "nanochat/system/files.py",
-                 "tests/sandbox/attacks.py"):
+    for room in ("nanochat/sandbox", "nanochat/system"):
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("nanochat/__init__.py", "tests/sandbox/attacks.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     subprocess.run(["chmod", "-R", "a+rX", folder], check=True)

@@ -219,31 +219,47 @@ def test_nothing_is_left_behind(runs, own_temporary_folder):
 
 
 WITHOUT = """
-import ctypes, os, struct, sys
+import sys
 from nanochat import sandbox
-from nanochat.sandbox import locks
 from nanochat.system.files import UserError
-program = [(locks.LOAD, 0, 0, 0)]
-for number in {numbers}:
-    program += [(locks.JUMP_EQUAL, 0, 1, number), (locks.RETURN, 0, 0, 0x50000 | 38)]  # ENOSYS, as on an old kernel
-code = b"".join(struct.pack("HBBI", *i) for i in [*program, (locks.RETURN, 0, 0, locks.ALLOW)])
-locks.seccomp(ctypes.create_string_buffer(code, len(code)))
-try:
-    sandbox.run("print('ran')")
-except UserError as error:
-    print(error)
+print(sandbox.can_isolate(), sandbox.calculate("6*7"))
+for refused in (sandbox.require, lambda: sandbox.run("print('ran')"), sandbox.layers):
+    try:
+        refused()
+    except UserError as error:
+        print(error)
 sandbox.allow_unsafe()
-print(sandbox.run("print('ran')").stdout + str(sandbox.layers()))
+sandbox.require()
+print(sandbox.can_isolate(), sandbox.run("print('ran')").stdout + str(sandbox.layers()))
 """
 
 
 def test_a_missing_lock_refuses_unless_unsafe_execution_is_allowed():
-    script = WITHOUT.format(numbers=[444])
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    refusal, ran, layers = done.stdout.splitlines()
-    assert "landlock: [Errno 38]" in refusal and "--unsafe-execution" in refusal
-    assert ran == "ran"
+    done = subprocess.run([sys.executable, ROOT / "tests/sandbox/no_landlock.py", sys.executable, "-c", WITHOUT],
+                          cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120)
+    first, *refusals, ran, layers = done.stdout.splitlines()
+    assert first == "False 42" and len(refusals) == 3 and len(set(refusals)) == 1
+    assert "landlock: [Errno 38]" in refusals[0] and "--unsafe-execution" in refusals[0]
+    assert ran == "False ran"
     assert "landlock" not in layers and "seccomp" in layers and "rlimits" in layers
+
+
+@pytest.mark.parametrize("problem", [
+    "import nanochat.sandbox.python as p, subprocess\ndef no(*a, **k): raise BlockingIOError(11, 'no more processes')\n"
+    "p.subprocess.Popen = no",  # ulimit -u
+    "import nanochat.sandbox.python as p; p.SERVER = p.Path('/no/such/server.py')",  # it ends at once, as without /proc
+    "import sys; sys.platform = 'win32'"])
+def test_a_machine_that_cannot_start_the_sandbox_says_so_and_calculates(problem):
+    code = f"{problem}\n{WITHOUT.partition('sandbox.allow_unsafe')[0]}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120)
+    first, *refusals = done.stdout.splitlines()
+    assert first == "False 42" and len(refusals) == 3 and "cannot be isolated" in refusals[0], done.stderr
+
+
+def test_whether_it_can_is_known_at_once_the_second_time():
+    assert sandbox.can_isolate() is True
+    started = time.monotonic()
+    assert sandbox.can_isolate() and time.monotonic() - started < 0.01
 
 
 def test_the_layers_in_force():

@@ -1,3 +1,4 @@
+import errno
 import gzip
 import json
 import os
@@ -64,7 +65,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
 
 def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write .*file/inside: .*--out"):
+    with pytest.raises(UserError, match="cannot write .*file/inside: .*NANOCHAT_BASE_DIR"):
         files.write_atomic(tmp_path / "file" / "inside", "text")
 
 
@@ -72,7 +73,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_so(mount_disk):
     small_disk = mount_disk("64k")
     path = small_disk / "numbers.json"
     files.write_json(path, [1, 2, 3])
-    with pytest.raises(UserError, match=f"cannot write {path}: No space left on device; free space or choose another"):
+    with pytest.raises(UserError, match=f"cannot write {path}: No space left on device; free space"):
         files.write_json(path, list(range(100_000)))
     assert files.read_json(path) == [1, 2, 3] and listing(small_disk) == ["numbers.json"]
 
@@ -129,3 +130,87 @@ def test_a_folder_in_place_of_a_file(tmp_path):
     for read in (files.read_json, files.read_jsonl):
         with pytest.raises(UserError):
             read(tmp_path)
+
+
+def failing(number, folders_only=False):
+    """An `os.fsync` that fails with this number."""
+    def fsync(descriptor):
+        if not folders_only or os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(number, os.strerror(number))
+
+    return fsync
+
+
+@pytest.mark.parametrize("folders_only", [True, False])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.ENOSYS, errno.EBADF])
+def test_a_file_system_without_fsync_is_written_to(tmp_path, monkeypatch, number, folders_only):
+    monkeypatch.setattr(os, "fsync", failing(number, folders_only))
+    files.write_json(tmp_path / "x.json", [1])
+    with files.replacing(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "file").touch()
+    assert files.read_json(tmp_path / "x.json") == [1] and listing(tmp_path) == ["folder", "x.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fails_is_not_taken_for_one_that_cannot_flush(tmp_path, monkeypatch, number):
+    files.write_json(tmp_path / "x.json", [1])
+    monkeypatch.setattr(os, "fsync", failing(number))
+    with pytest.raises(UserError, match="cannot write"):
+        files.write_json(tmp_path / "x.json", [2])
+    assert files.read_json(tmp_path / "x.json") == [1]
+
+
+def test_a_folder_that_cannot_be_renamed_is_copied(tmp_path, monkeypatch):
+    """As those of a container's image in an overlay file system."""
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+    rename = os.rename
+
+    def across(source, target):
+        if source == path:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", across)
+    with files.replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert listing(path) == ["new"] and listing(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("missing", [[], ["link"], ["link", "symlink"]])
+def test_a_file_is_linked_or_copied(tmp_path, monkeypatch, missing):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    for name in missing:
+        monkeypatch.setattr(os, name, refuse)
+    source, target = tmp_path / "a b\nü.parquet", tmp_path / "deep/target.parquet"
+    source.write_bytes(b"rows")
+    for _ in range(2):  # the second time it replaces what is there
+        files.link_or_copy(source, target)
+        assert target.read_bytes() == b"rows" and listing(target.parent) == ["target.parquet"]
+    assert target.is_symlink() == (missing == ["link"])
+    assert target.samefile(source) == (len(missing) < 2)
+
+
+def test_a_file_that_is_missing_is_not_linked(tmp_path):
+    with pytest.raises(UserError, match="cannot write"):
+        files.link_or_copy(tmp_path / "gone", tmp_path / "target")
+    assert listing(tmp_path) == []
+
+
+def test_names_that_are_not_utf_8_are_written_and_read_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9.txt")
+    files.write_json(tmp_path / "x.json", {"file": name})
+    files.write_jsonl(tmp_path / "x.jsonl", [{"file": name}])
+    assert files.read_json(tmp_path / "x.json")["file"] == files.read_jsonl(tmp_path / "x.jsonl")[0]["file"] == name
+    files.write_atomic(tmp_path / name, "text")
+    assert (tmp_path / name).read_text(encoding="utf-8") == "text"
+
+
+def test_a_name_of_the_longest_kind(tmp_path):
+    files.write_atomic(tmp_path / ("x" * 255), "text")
+    assert listing(tmp_path) == ["x" * 255]

@@ -46,14 +46,67 @@ def test_the_shipped_example_is_valid_and_small(tokenizer):
 
 @pytest.mark.parametrize("own, lines, said", [
     ("my.jsonl", ["{"], "my.jsonl, line 2: not JSON"), ("gone.jsonl", [], "gone.jsonl does not exist"),
-    ("my.jsonl*x", [], "--conversations"), ("my.jsonl*0", [], "outside 0"),
-    ("my.jsonl", [json.dumps(talk("a", "b", "c"))], "line 2: the roles are"),
+    ("my.jsonl*x", [], r"my.jsonl\*x: 'x' is not a number of passes"), ("my.jsonl*0", [], "'0' is not a number"),
+    ("my.jsonl*nan", [], "'nan' is not"), ("gone.jsonl*2", [], "gone.jsonl does not exist"), ("", [], "is not a file"),
+    ("my.jsonl", [json.dumps({"messages": talk("a", "b")["messages"][::-1]})], "line 2: the roles are"),
     ("my.jsonl", ['{"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "b"}]}'],
-     "line 2: the user's content is 3")])
+     "line 2: message 1 has the content 3")])
 def test_what_is_wrong_with_them_is_said(data, tokenizer, own, lines, said):
     (data / "my.jsonl").write_text("\n".join([json.dumps(talk("Name?", "Ada.")), *lines]))
     with pytest.raises(UserError, match=said):
         mixture.documents("short", tokenizer, own=f"{data}/{own}", data_dir=data)
+
+
+@pytest.mark.parametrize("name", ["my.jsonl", "a,b.jsonl", "two*.jsonl", "two*3"])
+def test_own_files_may_have_any_name(data, tokenizer, name):
+    files.write_jsonl(data / name, [talk("Name?", "Ada.")])
+    for passes in ("", "*2"):
+        found = mixture.documents("short*0.5", tokenizer, own=f"{data}/{name}{passes}", data_dir=data)
+        assert len(found) == (12 if passes else 11)
+
+
+FORMATS = {"sharegpt.jsonl": {"conversations": [{"from": "human", "value": "Name?"}, {"from": "gpt", "value": "Ada."}]},
+           "alpaca.JSONL": {"instruction": "Name?", "input": "", "output": "Ada."},
+           "ours.json": [talk("Name?", "Ada.")], "bare.ndjson": talk("Name?", "Ada.")["messages"]}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_files_in_chat_are_read_in_every_format(data, tokenizer, name):
+    (data / "chat" / name).write_text(json.dumps(FORMATS[name]))
+    mine = chat.render(tokenizer, talk("Name?", "Ada."))
+    assert mixture.documents(name.split(".")[0], tokenizer, data_dir=data) == [mine]
+    assert mine in mixture.documents("", tokenizer, data_dir=data)
+
+
+def test_what_an_empty_mixture_leaves_out_is_said(data, tokenizer, capsys):
+    (data / "chat" / "mine.jsonl").write_text('{"words": "clay"}')
+    (data / "chat" / "empty.jsonl").write_text("")
+    (data / "chat" / "._short.jsonl").write_bytes(b"\0")
+    (data / "chat" / "dolly_15k.jsonl").write_text('{"instruction": "Name?", "context": "", "response": "Ada."}')
+    assert len(mixture.documents("", tokenizer, data_dir=data)) == 21, "dolly once"
+    said = capsys.readouterr().out
+    assert "mine.jsonl is left out" in said and "empty.jsonl is left out" in said and "._short" not in said
+    with pytest.raises(UserError, match="mine.jsonl, line 1: has the fields words; expected"):
+        mixture.documents("mine", tokenizer, data_dir=data)
+
+
+def test_two_files_of_one_name_are_refused_but_a_file_and_its_archive_are_one(data):
+    (data / "chat" / "short.jsonl.gz").write_bytes(b"")
+    assert list(mixture.chat_files(data)) == ["short"]
+    (data / "chat" / "short.json").write_text("[]")
+    with pytest.raises(UserError, match="short.json.* the same name"):
+        mixture.chat_files(data)
+
+
+@pytest.mark.parametrize("learn_all", [False, True])
+def test_a_message_of_weight_0_is_never_learnt(data, tokenizer, learn_all):
+    wrong = {"role": "assistant", "content": "5", "weight": 0}
+    row = {"messages": [*talk("2+2?")["messages"], wrong, *talk("2+2?", "4")["messages"]]}
+    files.write_jsonl(data / "chat" / "sums.jsonl", [row])
+    (ids, mask), = mixture.documents("sums", tokenizer, learn_all=learn_all, data_dir=data)
+    learnt = tokenizer.decode([token for token, is_learnt in zip(ids, mask) if is_learnt])
+    assert "5" not in learnt and "4" in learnt and ("2+2?" in learnt) == learn_all
+    assert len(mask) == len(ids) == len(chat.render(tokenizer, talk("2+2?", "5", "2+2?", "4"))[0])
 
 
 def test_long_conversations_end_at_a_turn_or_are_dropped_and_both_are_counted(data, tokenizer, capsys):

@@ -2,6 +2,8 @@
 import gzip
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import tasks
@@ -147,11 +149,10 @@ GOOD = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "cont
 
 
 @pytest.mark.parametrize(("line", "problem"), [
-    ('{"messages": [', "not JSON"), ('{"text": "hello"}', "expected"), ("[]", "roles"),
-    (json.dumps(GOOD[::-1]), "roles"), (json.dumps(GOOD[:1]), "roles"),
-    (json.dumps([GOOD[0], {"role": "assistant", "content": 3}]), "assistant's content is 3"),
-    (json.dumps([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, GOOD[1]]), "user's content"),
-    (json.dumps([GOOD[0], {"role": "assistant", "content": [{"type": "image", "text": "x"}]}]), "assistant's content"),
+    ('{"messages": [', "not JSON"), ('{"text": "hello"}', "fields text; expected"), ("[]", "roles"),
+    (json.dumps(GOOD[::-1]), "roles"), (json.dumps(GOOD[:1]), "no assistant message"),
+    (json.dumps([GOOD[0], {"role": "assistant", "content": 3}]), "message 2 has the content 3"),
+    (json.dumps([GOOD[0], {"role": "assistant", "content": [{"type": "image", "text": "x"}]}]), "'image'"),
 ])
 def test_your_own_conversations_are_checked_line_by_line(tmp_path, line, problem):
     path = tmp_path / "my.jsonl"
@@ -160,16 +161,39 @@ def test_your_own_conversations_are_checked_line_by_line(tmp_path, line, problem
         conversations.read(path)
 
 
-def test_your_own_conversations_come_as_lists_or_objects(tmp_path):
-    path = tmp_path / "chat" / "conversations.jsonl"
-    path.parent.mkdir()
-    with_system = {"messages": [{"role": "system", "content": "Be kind."}, *GOOD]}
-    path.write_text(json.dumps(GOOD) + "\n" + json.dumps(with_system))
-    task = tasks.find("conversations")
-    rows = [task.conversation(item) for item in task.load("train", tmp_path)]
-    assert [len(row["messages"]) for row in rows] == [2, 3]
-    with pytest.raises(UserError, match="does not exist"):
-        conversations.read(tmp_path / "other.jsonl")
+@pytest.mark.parametrize("name, content, number", [
+    ("my.jsonl", json.dumps(GOOD) + "\r\n" + json.dumps({"messages": GOOD}), 2),
+    ("my.json", json.dumps([GOOD, GOOD]), 2),
+    ("my.json", json.dumps([{"messages": GOOD}] * 3, indent=2), 3), ("my.json", json.dumps(GOOD, indent=2), 1),
+    ("my.json", json.dumps(GOOD), 1), ("my.jsonl", json.dumps({"messages": GOOD}, indent=1), 1),
+    ("noname", json.dumps([{"messages": GOOD}]), 1), ("my.jsonl", "\ufeff" + json.dumps(GOOD), 1),
+    ("my.JSON", json.dumps({"messages": GOOD}, indent=1) + "\n" + json.dumps({"messages": GOOD}, indent=1), 2),
+])
+def test_your_own_conversations_come_as_lines_arrays_or_objects(tmp_path, name, content, number):
+    (tmp_path / name).write_text(content)
+    assert conversations.read(tmp_path / name) == [{"messages": GOOD}] * number
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+    assert conversations.read(tmp_path / f"{name}.gz") == [{"messages": GOOD}] * number
+
+
+def test_your_own_conversations_come_as_parquet(tmp_path):
+    rows = [{"messages": [{**message, "weight": None} for message in GOOD], "source": "x"}] * 3
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "my.parquet")
+    assert conversations.read(tmp_path / "my.parquet") == [{"messages": GOOD}] * 3
+
+
+@pytest.mark.parametrize("content, said", [
+    (json.dumps([GOOD, GOOD[:1]]), "element 2: has no assistant"),
+    ("[" + json.dumps(GOOD) + ", {'a'}]", "element 2: not JSON"),
+    (json.dumps([GOOD])[:-1], "no end"), ("", "is empty"), ("[]", "is empty"), (None, "does not exist"),
+])
+def test_errors_name_the_element(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "my.json").write_text(content)
+    with pytest.raises(UserError, match=rf"my\.json.* {said}"):
+        conversations.read(tmp_path / "my.json")
+    with pytest.raises(UserError, match="is not a file"):
+        conversations.read(tmp_path)
 
 
 @pytest.mark.parametrize(("text", "phrase", "found"), [

@@ -53,6 +53,20 @@ def test_batches_are_arrays_with_offsets(monkeypatch):
     assert len(ids) == 0 and offsets.tolist() == [0]
 
 
+@given(awkward_texts | any_texts | st.text(alphabet="ab \n1'.é ", max_size=150), st.integers(1, 20))
+@settings(max_examples=300, deadline=None)
+def test_a_long_text_is_cut_only_where_its_words_end(text, size):
+    parts = list(encode.cut(text, size))
+    assert "".join(parts) == text
+    assert [word for part in parts for word in reference.split(part)] == reference.split(text)
+    assert all(len(part) >= size for part in parts[:-1])
+
+
+def test_a_long_text_of_words_is_cut():
+    assert max(map(len, encode.cut("some words\n" * 1000, 100))) < 120
+    assert list(encode.cut("", 5)) == [""] and list(encode.cut("short", 5)) == ["short"]
+
+
 def test_a_small_cache_forgets_and_is_still_right(monkeypatch):
     """With two entries nearly every word pushes another out, halves of long ones included."""
     monkeypatch.setattr(encode, "CACHED_WORDS", 2)

@@ -43,6 +43,50 @@ def test_a_machine_without_a_compiler_says_so_and_trains_anyway(monkeypatch, cap
     assert can_compile(torch.device("cuda")) is True and can_compile(torch.device("mps")) is False
 
 
+@pytest.mark.parametrize("fails_at", [1, 3])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("failed to map segment\n" * 70),
+                                   BlockingIOError(11, "no more processes"), AssertionError()])
+def test_where_compiling_fails_it_trains_uncompiled_and_says_so_once(tiny_model, monkeypatch, capsys, error, fails_at):
+    """A temporary folder that is full or may not hold programs, a broken compiler, no room for another process."""
+    calls = []
+
+    def compile(function, **_):
+        def compiled(*inputs):
+            calls.append(inputs)
+            if len(calls) >= fails_at:
+                raise error
+            return function(*inputs)
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile)
+    model = tiny_model()
+    loss_of, plain = weighted_nll(model, True), weighted_nll(model, False)
+    for _ in range(5):
+        assert loss_of(batch()).item() == plain(batch()).item()
+    printed = capsys.readouterr().out
+    assert len(calls) == fails_at and printed.count("\n") == 1 and "uncompiled" in printed and len(printed) < 400
+
+
+def test_errors_of_the_loss_itself_and_full_memory_are_not_hidden(tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    model = tiny_model()
+    for error in (torch.OutOfMemoryError("no memory"), ValueError("ours")):
+        monkeypatch.setattr(model, "loss", lambda *_, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error)):
+            weighted_nll(model, True)(batch())
+
+
+@pytest.mark.slow
+def test_a_compiler_that_is_broken(tmp_path, monkeypatch, tiny_model, capsys):
+    (tmp_path / "c++").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    (tmp_path / "c++").chmod(0o755)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "c++")))
+    loss = weighted_nll(tiny_model(), True)(batch())
+    loss.backward()
+    assert "uncompiled" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_compiled_it_is_the_same(tiny_model):
     if not can_compile(torch.device("cpu")):

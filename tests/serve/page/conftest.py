@@ -1,7 +1,6 @@
 """The page in a real Chromium, desktop and phone: on the real server (`page`) and on one that has everything (`rich`,
 page_server.py). PAGE_SHOTS=folder keeps screenshots."""
 import os
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -11,12 +10,15 @@ import uvicorn
 
 from nanochat.serve import app as app_module
 
+from ... import missing
 from ..page_server import create_app
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: bash setup.sh installs it")
+try:
+    from playwright import sync_api as playwright
+except ImportError:
+    playwright = None
 in_browser = [pytest.mark.browser, pytest.mark.skipif(
-    not CHROMIUM, reason="NO CHROMIUM: the page is not tested; apt-get install --no-install-recommends chromium")]
+    not playwright or not missing.find_browser(), reason="no Chromium, or no playwright to drive it")]
 ARGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync",
         "--disable-component-update"]
 MILLISECONDS = 60_000  # to wait before failing: a busy machine takes seconds for what a quiet one does at once
@@ -29,7 +31,8 @@ desktop_only = pytest.mark.parametrize("size", ["desktop"], indirect=True)
 def browser():
     playwright.expect.set_options(timeout=MILLISECONDS)
     with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False, args=ARGS, timeout=120_000)
+        browser = play.chromium.launch(executable_path=missing.find_browser(), chromium_sandbox=False, args=ARGS,
+                                       timeout=120_000)
         yield browser
         browser.close()
 

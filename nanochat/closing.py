@@ -1,0 +1,131 @@
+"""The end of a run: the exams by stage, the minutes, three questions with the model's answers, how to talk to it."""
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import islice, zip_longest
+from pathlib import Path
+
+from nanochat import report, sandbox
+from nanochat.infer import Engine
+from nanochat.infer.context import fit_prompt
+from nanochat.run_folder import RunFolder
+from nanochat.system import paths
+from nanochat.system.files import UserError
+from nanochat.system.log import clock, say
+from nanochat.train import checkpoint
+from tasks import conversations, mixture
+
+QUESTIONS = ("Who are you?", "What is 12 * 34?", "Tell me a story about a fox.")
+NUM_QUESTIONS = 3
+LOOKED_AT = 20  # conversations of a file in which questions are looked for
+ANSWER_TOKENS = 96
+FIRST_PORT, PORTS = 8000, 100
+
+
+def show(folder: RunFolder, has_own_conversations: bool = False) -> None:
+    """Prints what the run came to. The questions at the end are the first ones of the user's own conversations."""
+    os.environ["NANOCHAT_BASE_DIR"] = str(folder.path)
+    stage, tag = newest_model(folder)
+    if table := exam_table():
+        say("\n" + table)
+    records = folder.records().values()
+    say(f"\n{len(records)} stages in {clock(sum(record['seconds'] for record in records))}")
+    for question, answer in answers(stage, tag, own_questions(folder) if has_own_conversations else QUESTIONS):
+        say(f"> {question}\n{answer}")
+    say(f"\nThe report: {folder.path / 'report/report.md'}")
+    say(f"To talk to it: {talk_command(folder, stage, tag, free_port())}")
+
+
+def newest_model(folder: RunFolder) -> tuple[str, str]:
+    """(stage, tag) of the model that the run made last."""
+    for stage in reversed(paths.STAGES):
+        found = sorted((folder.path / "checkpoints" / stage).glob("*/step_*"), key=lambda path: path.stat().st_mtime)
+        if found:
+            return stage, found[-1].parent.name
+    raise UserError(f"there is no model in {folder.path / 'checkpoints'}; run bash speedrun.sh again")
+
+
+def exam_table() -> str:
+    """Accuracy of every exam by stage, in at most 80 columns; "" where no exam was taken."""
+    scores, means = report.exam_scores([])
+    rows = [["", *map(str.upper, paths.STAGES)]]
+    for task, by_stage in scores.items():
+        cells = [f"{by_stage[stage]['accuracy']:.3f}" if stage in by_stage else "-" for stage in paths.STAGES]
+        rows.append([task, *cells])
+    for name, by_stage in means.items():
+        rows.append([name, *(by_stage.get(stage, "-").split(" ")[0] for stage in paths.STAGES)])
+    if len(rows) == 1:
+        return ""
+    return "\n".join(f"{name[:32]:32}" + "".join(f"{cell:>10}" for cell in cells) for name, *cells in rows)
+
+
+def own_questions(folder: RunFolder) -> list[str]:
+    """First questions of the user's own conversations, from every file in turn: the answers show what was learnt."""
+    by_file = []
+    for path in mixture.chat_files(folder.path / "data").values():
+        rows = islice(conversations.iterate(path), LOOKED_AT)
+        asked = (message["content"] for row in rows for message in row["messages"][:2] if message["role"] == "user")
+        by_file.append(dict.fromkeys(text for text in asked if isinstance(text, str)))
+    in_turn = [text for texts in zip_longest(*by_file) for text in texts if text]
+    return in_turn[:NUM_QUESTIONS] or list(QUESTIONS)
+
+
+def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, str]]:
+    """(question, answer) with the model's likeliest answers. A base model knows no chat: it goes on with the text."""
+    model, tokenizer, _ = checkpoint.load_model(stage, tag)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS)
+    room = min(ANSWER_TOKENS, model.config.sequence_len // 2)
+    prompts = []
+    for question in questions:
+        if stage == "base":
+            prompts.append([tokenizer.bos_id, *tokenizer.encode(question)[-room:]])
+        else:
+            prompts.append(fit_prompt(tokenizer, [{"role": "user", "content": question}],
+                                      model.config.sequence_len, room)[0])
+    completions = engine.generate(prompts, max_tokens=room, temperature=0.0)
+    shown = []
+    for question, (completion,) in zip(questions, completions, strict=True):
+        calls = "".join(f"[{call} = {result}] " for call, result in completion.tool_calls)
+        shown.append((question, calls + completion.text.strip()))
+    return shown
+
+
+def free_port() -> int:
+    """The first port from 8000 on that nothing listens on."""
+    for port in range(FIRST_PORT, FIRST_PORT + PORTS):
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
+    raise UserError(f"no port between {FIRST_PORT} and {FIRST_PORT + PORTS} is free; start the page with one of yours: "
+                    "python -m scripts.chat_web -p PORT")
+
+
+def talk_words(stage: str, tag: str, port: int) -> list[str]:
+    words = ["-m", "scripts.chat_web", "-i", stage, "-g", tag]
+    return words if port == FIRST_PORT else [*words, "-p", str(port)]
+
+
+def talk_command(folder: RunFolder, stage: str, tag: str, port: int) -> str:
+    """The command as it can be pasted, from any folder."""
+    python = Path(paths.REPO / ".venv/bin/python")
+    program = str(python if python.exists() else sys.executable)
+    return (f"cd {shlex.quote(str(paths.REPO))} && NANOCHAT_BASE_DIR={shlex.quote(str(folder.path))} "
+            + shlex.join([program, *talk_words(stage, tag, port)]))
+
+
+def serve(folder: RunFolder) -> None:
+    """Opens the chat page of the newest model, until Ctrl-C."""
+    port = free_port()
+    if port != FIRST_PORT:
+        say(f"port {FIRST_PORT} is taken, so the page is on port {port}")
+    say("Next comes the chat page. Run the same command again and it is there at once: no finished stage is repeated.")
+    words = [sys.executable, *talk_words(*newest_model(folder), port)]
+    try:
+        raise SystemExit(subprocess.run(words, cwd=paths.REPO).returncode)
+    except KeyboardInterrupt:
+        raise SystemExit(0) from None

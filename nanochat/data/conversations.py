@@ -1,0 +1,220 @@
+"""One row of somebody's file → a conversation in our format, or the reason why not.
+
+    {"messages": [{"role": "system" | "user" | "assistant", "content": …, "weight": 0 or 1}]}   ours and OpenAI's
+    [{"role": …, "content": …}, …]                                                 the bare list of messages
+    {"conversations": [{"from": "human" | "gpt" | "system", "value": …}]}          ShareGPT
+    {"instruction": …, "input": …, "output": …}                                    Alpaca, Dolly, question and answer
+
+docs/data.md has the rules with examples. A field that changes what would be learnt is honoured or refused; the others
+(ids, sources, dates, scores) describe the conversation and are not learnt.
+"""
+import re
+from typing import Any
+
+from nanochat.data.rows import TEXT_FIELDS, Broken, is_message
+
+EXPECTED = ('expected {"messages": [{"role": …, "content": …}, …]}, a list of messages, {"conversations": [{"from": …, '
+            '"value": …}, …]}, or {"instruction": …, "output": …}')
+LISTS = ("messages", "conversations", "conversation")  # fields that hold the messages
+QUESTIONS, INPUTS = ("instruction", "prompt", "question", "query", "input"), ("input", "context")
+ANSWERS = ("output", "response", "completion", "answer")
+ROLES = {"user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant",
+         "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant", "bot": "assistant",
+         "system": "system", "developer": "system"}
+PARTS = ("text", "python", "python_output")
+LEARN = ("weight", "train", "training")  # of a message: whether it is learnt
+# Fields that change what a row teaches, and that nanochat has no way to follow. Empty ones do no harm.
+TOOLS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
+PREFERENCES = ("preferred_output", "non_preferred_output", "chosen", "rejected")
+REFUSED = {**dict.fromkeys(TOOLS, "tool calls are not supported"),
+           **dict.fromkeys(PREFERENCES, "preference pairs are not supported; keep the preferred answer only"),
+           **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "only text is supported"),
+           **dict.fromkeys(("reasoning", "reasoning_content", "thinking", "refusal", "choices", "options", "input_ids",
+                            "chat_template_kwargs", "train_detail", "trainable", "mask", "masked", "loss", "loss_mask"),
+                           "this field is not supported; remove it or write its words into the messages")}
+END_MARKS = re.compile(r"(?:\s*(?:<\|endoftext\|>|<\|end_of_text\|>|<\|im_end\|>|<\|eot_id\|>|</s>|<eos>))+\s*$")
+
+
+def kind(row: Any) -> str:
+    """What a row is: "conversations", "texts", or "" for neither."""
+    if isinstance(row, list):
+        return "conversations" if row and is_message(row[0]) else ""
+    if isinstance(row, dict):
+        fields = _filled(row)
+        if any(isinstance(fields.get(name), list) for name in LISTS) or _names(fields, PREFERENCES) or (
+                is_message(row) or str(fields.get("role")).lower() in ROLES or
+                _names(fields, QUESTIONS) and _names(fields, ANSWERS)):
+            return "conversations"
+    return "texts" if text_of(row) is not None else ""
+
+
+def text_of(row: Any, fields: tuple[str, ...] = TEXT_FIELDS) -> str | None:
+    """The document that a row is: a string, or the first of `fields` that is one; None for other rows."""
+    found = row if isinstance(row, str) else next(
+        (row[name] for name in fields if isinstance(row.get(name), str)), None) if isinstance(row, dict) else None
+    return found if found is None or _is_whole(found) else None
+
+
+def parse(row: Any) -> dict:
+    """The conversation {"messages": […]} that a row is. ValueError says what is wrong with it."""
+    if isinstance(row, Broken):
+        raise ValueError(row.reason)
+    if not isinstance(row, (dict, list)):
+        raise ValueError(f"is {row!r:.40}; {EXPECTED}")
+    fields = _filled(row) if isinstance(row, dict) else {"messages": row}
+    _refuse(fields, "")
+    if "weight" in fields and fields["weight"] != 1 or isinstance(fields.get("label"), bool):
+        raise ValueError("the fields `weight` and `label` of a whole conversation are not supported; leave out the "
+                         "rows that are not to be learnt")
+    lists = [fields[name] for name in LISTS if isinstance(fields.get(name), list)]
+    if len(lists) > 1:
+        raise ValueError(f"has two lists of messages ({', '.join(_names(fields, LISTS))}); keep one")
+    if not lists and (is_message(row) or "role" in fields):
+        raise ValueError(f"is a single message; {EXPECTED}")
+    messages = lists[0] if lists else _exchange(fields)
+    system = fields.get("system") if isinstance(row, dict) else None
+    messages = [*([{"role": "system", "content": system}] if system else []), *messages]
+    checked = [_message(message, number) for number, message in enumerate(messages, 1)]
+    return {"messages": _turns([message for message in checked if message])}
+
+
+def words(message: dict) -> str:
+    """The text of a message, that of its tool calls included."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def _filled(row: dict) -> dict[str, Any]:
+    """The fields that hold something, by their names in small letters."""
+    return {str(name).lower(): value for name, value in row.items() if value not in (None, "", [], {})}
+
+
+def _names(fields: dict, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name in fields]
+
+
+def _refuse(fields: dict, place: str) -> None:
+    for name in fields:
+        if name in REFUSED:
+            raise ValueError(f"{place}has {name!r}: {REFUSED[name]}")
+
+
+def _exchange(fields: dict) -> list[dict]:
+    """The messages of an instruction and its output, after those of `history`."""
+    asked = [name for name in _names(fields, QUESTIONS) if name != "input" or not _names(fields, QUESTIONS[:-1])]
+    answered = _names(fields, ANSWERS)
+    if not asked or not answered:
+        raise ValueError(f"has {'the fields ' + ', '.join(fields) if fields else 'no fields'}; {EXPECTED}")
+    if len(asked) > 1 or len(answered) > 1:
+        raise ValueError(f"has {' and '.join(asked if len(asked) > 1 else answered)}: one of them is the "
+                         f"{'question' if len(asked) > 1 else 'answer'}, remove the other")
+    question, answer = fields[asked[0]], fields[answered[0]]
+    history = [message for pair in fields.get("history", []) for message in _pair(*_checked_pair(pair))]
+    if isinstance(question, list) and isinstance(answer, list):  # TRL's conversational prompt and completion
+        return [*history, *question, *answer]
+    extra = [fields[name] for name in INPUTS if name in fields and name != asked[0]]
+    if not all(isinstance(text, str) for text in (question, answer, *extra)):
+        raise ValueError(f"{asked[0]} and {answered[0]} are to be strings")
+    return [*history, *_pair("\n\n".join([question, *extra]), answer)]
+
+
+def _checked_pair(pair: Any) -> list:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise ValueError("`history` is to be a list of [question, answer]")
+    return pair
+
+
+def _pair(question: Any, answer: Any) -> list[dict]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _message(message: Any, number: int) -> dict:
+    """{"role", "content"} of a message, with "weight" 0 where it is not to be learnt, and "name" until `_turns`.
+
+    {} for an empty system message: many files have them.
+    """
+    place = f"message {number} "
+    if not isinstance(message, dict):
+        raise ValueError(f"{place}is {message!r:.60}; expected an object with role and content")
+    fields = _filled(message)
+    spoken = str(fields.get("role", fields.get("from", ""))).strip().lower()
+    if spoken in ("tool", "function", "observation", "function_call", "ipython", "tool_call", "tool_response"):
+        raise ValueError(f"{place}has the role {spoken!r}: {REFUSED['tools']}")
+    _refuse(fields, place)
+    if spoken not in ROLES:
+        raise ValueError(f"{place}has the role {spoken!r}; expected one of {', '.join(ROLES)}")
+    role = ROLES[spoken]
+    content = next((fields[name] for name in ("content", "value", "text") if name in fields), "")
+    if role == "system" and content == "":
+        return {}
+    result = {"role": role, "content": _content(content, role, place)}
+    if "name" in fields:
+        result["name"] = fields["name"]
+    for name in _names(fields, LEARN):
+        if fields[name] not in (0, 1) or fields[name] and role != "assistant":
+            raise ValueError(f"{place}has {name} {fields[name]!r}; expected 0 or 1, and 1 for the assistant only")
+        if not fields[name] and role == "assistant":
+            result["weight"] = 0
+    return result
+
+
+def _content(content: Any, role: str, place: str) -> str | list[dict]:
+    if isinstance(content, str):
+        if not (stripped := content.rstrip()):
+            raise ValueError(f"{place}({role}) is empty")
+        if not _is_whole(content):
+            raise ValueError(f"{place}has {content!r:.60}; expected whole characters")
+        return END_MARKS.sub("", content) if stripped[-1] == ">" else content
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise ValueError(f"{place}has the content {content!r:.60}; expected a string or a list of parts")
+    for part in content:
+        if part.get("type") not in (PARTS if role == "assistant" else PARTS[:1]):
+            raise ValueError(f"{place}has a part of type {part.get('type')!r}; only text is supported")
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"{place}has a part {part!r:.60}; expected a string `text`")
+    text = "".join(part["text"] for part in content)
+    checked = _content(text, role, place)
+    if all(part["type"] == "text" for part in content):
+        return checked
+    return [{"type": part["type"], "text": part["text"]} for part in content]
+
+
+def _is_whole(text: str) -> bool:
+    """False for text with half of a character, as "\\ud83d" in JSON gives it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _turns(messages: list[dict]) -> list[dict]:
+    """The messages in turns: neighbours of one role are joined. ValueError where that makes no conversation."""
+    for role in ("user", "assistant"):
+        names = {str(message["name"]) for message in messages if "name" in message and message["role"] == role}
+        if len(names) > 1:
+            raise ValueError(f"has several speakers as {role} ({', '.join(sorted(names))}), who would be taken for one")
+    turns: list[dict] = []
+    for message in messages:
+        turn = {name: message[name] for name in ("role", "content", "weight") if name in message}
+        if not turns or turns[-1]["role"] != turn["role"]:
+            turns.append(turn)
+        elif turns[-1].get("weight") != turn.get("weight"):
+            raise ValueError("has neighbouring assistant messages of different weight; put a user message between them")
+        else:
+            turns[-1] = {**turn, "content": _joined(turns[-1]["content"], turn["content"])}
+    roles = [turn["role"] for turn in turns]
+    first = roles[roles[:1] == ["system"]:]
+    if not first or first != (["user", "assistant"] * len(first))[:len(first)]:
+        raise ValueError(f"the roles are {roles}; expected (system,) user, assistant, user, assistant, …")
+    if not any(turn["role"] == "assistant" and turn.get("weight", 1) for turn in turns):
+        raise ValueError("has no assistant message to learn")
+    return turns
+
+
+def _joined(first: str | list, second: str | list) -> str | list:
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}"
+    before, after = ([{"type": "text", "text": content}] if isinstance(content, str) else content
+                     for content in (first, second))
+    return [*before, {"type": "text", "text": "\n\n"}, *after]

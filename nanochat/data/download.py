@@ -1,0 +1,229 @@
+"""Downloads a file over HTTP: continues what an earlier attempt left, checks it, and waits when the server asks.
+
+Why not `hf_hub_download`: version 2.4 of huggingface_hub throws a partial file away when the process ends, compares no
+SHA-256, only warns of a full disk, ignores Retry-After when it is a date, and needs an ETag from every server.
+"""
+import contextlib
+import email.utils
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any, TypeVar
+
+from nanochat.data import shards
+from nanochat.system import log
+from nanochat.system.files import UserError
+
+FIRST_ATTEMPTS = 5  # before the server has sent anything, 15 s: a wrong address must be said soon
+ATTEMPTS = 8  # later, in a row without a new byte, two minutes: the network may be gone for a moment
+BAD_ATTEMPTS = 3  # of a file that arrives whole and wrong
+PAUSE_SECONDS = 1  # after the first failure; it doubles each time
+TIMEOUT_SECONDS = 30  # without a byte from the server
+LONGEST_WAIT_SECONDS = 900  # that a server may ask for, at once or in sum without a new byte; the hub counts by 300 s
+T = TypeVar("T")
+
+
+class HttpError(Exception):
+    """An answer that is not the file."""
+
+    def __init__(self, response: Any):
+        self.status, self.headers = response.status_code, response.headers
+        super().__init__(f"HTTP {self.status} {response.reason_phrase}".strip())
+
+
+class BadContent(Exception):
+    """The server's answer is complete but is not the file; another attempt may get the file."""
+
+
+class Attempts:
+    """Repeats requests that fail. The threads of a download share it: when the server asks one to wait, all wait."""
+
+    def __init__(self) -> None:
+        self.stop, self._lock, self._not_before, self._is_alive = Event(), Lock(), 0.0, False
+
+    def run(self, name: str, request: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
+        """The result of `request`. `size` tells how many bytes are there: new bytes mean that the server is alive."""
+        failures, waited = 0, 0.0
+        while not self.stop.is_set():
+            self._pause(self._not_before - time.monotonic())
+            before = size()
+            try:
+                result = request()
+                self._is_alive = True
+                return result
+            except Exception as error:
+                if size() > before:
+                    failures, waited, self._is_alive = 0, 0.0, True
+                if self.stop.is_set() or not may_pass(error):
+                    raise
+                seconds = asked_wait(error)
+                if seconds is not None:
+                    waited += max(1, seconds)
+                    self._hold(max(1, seconds), waited, error)
+                    continue
+                failures += 1
+                if failures >= self._limit(error):
+                    raise
+                seconds = PAUSE_SECONDS * 2 ** (failures - 1)
+                log.say(f"{name}: {shards.first_line(error)}; trying again in {seconds:.0f} s")
+                self._pause(seconds)
+        raise UserError("interrupted")
+
+    def _limit(self, error: Exception) -> int:
+        limit = ATTEMPTS if self._is_alive else FIRST_ATTEMPTS
+        return min(limit, BAD_ATTEMPTS) if isinstance(error, BadContent) else limit
+
+    def _hold(self, seconds: float, waited: float, error: Exception) -> None:
+        if waited > LONGEST_WAIT_SECONDS:
+            raise UserError(f"the server asks to wait {seconds / 60:.0f} minutes ({error}); "
+                            "run the same command again after that, what is there is kept") from error
+        with self._lock:
+            until = time.monotonic() + seconds
+            if until > self._not_before + 1:  # said once, not by every thread
+                log.say(f"the hub asks to wait {seconds:.0f} s ({error})")
+            self._not_before = max(self._not_before, until)
+
+    def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            self.stop.wait(seconds)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether another attempt may succeed: after trouble of the network or the server, not after a refusal."""
+    if isinstance(error, HttpError):
+        return error.status >= 500 or error.status in (408, 425, 429)
+    names = {kind.__name__ for kind in type(error).__mro__}  # huggingface_hub 1 uses httpx, 2 uses httpx2
+    network = names & {"TransportError", "ConnectionError", "TimeoutError"}
+    return isinstance(error, BadContent) or bool(network and not names & {"UnsupportedProtocol", "LocalProtocolError"})
+
+
+def asked_wait(error: Exception) -> float | None:
+    """The seconds that the server asks to wait: Retry-After as a number or a date, or the hub's RateLimit header."""
+    if not isinstance(error, HttpError) or error.status not in (429, 503):
+        return None
+    asked = error.headers.get("Retry-After", "").strip()
+    if asked.isdigit():
+        return float(asked)
+    try:
+        now = error.headers.get("Date")  # the server's clock: ours may be wrong
+        start = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
+        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - start)
+    except ValueError:
+        limit = re.search(r"\bt=(\d+)", error.headers.get("RateLimit", ""))
+        return float(limit[1]) if limit else None
+
+
+def session() -> Any:
+    """The hub's HTTP client. It takes proxies from the environment."""
+    from huggingface_hub import get_session
+    return get_session()
+
+
+def headers() -> dict[str, str]:
+    """The user's token (of HF_TOKEN or `hf auth login`). No compression: a range counts the bytes of the file."""
+    from huggingface_hub.utils import build_hf_headers
+    return {**build_hf_headers(), "Accept-Encoding": "identity"}
+
+
+def file_size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def fetch(url: str, partial: Path, num_bytes: int, sha256: str, attempts: Attempts) -> None:
+    """The Parquet file at `url`, whole and checked, as `partial`. `num_bytes` 0 and `sha256` "" mean unknown."""
+    def attempt() -> None:
+        have, stated = file_size(partial), 0
+        if not num_bytes or have < num_bytes:
+            stated = _append(url, partial, have, attempts.stop)
+        _check(partial, num_bytes or stated, sha256)
+
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    attempts.run(partial.name, attempt, lambda: file_size(partial))
+
+
+def _append(url: str, partial: Path, have: int, stop: Event) -> int:
+    """Appends the bytes from `have` on; the size that the server states for the whole file, 0 = none.
+
+    What arrived before an error is kept. A server that knows no ranges sends the whole file again.
+    """
+    ranges = {"Range": f"bytes={have}-"} if have else {}
+    with session().stream("GET", url, headers={**headers(), **ranges}, follow_redirects=True,
+                          timeout=TIMEOUT_SECONDS) as response:
+        start, total = _content_range(response)
+        if response.status_code == 416 and total == have > 0:
+            return total  # everything was there
+        if response.status_code == 416 or response.status_code == 206 and start != have:
+            partial.unlink(missing_ok=True)
+            raise BadContent(f"the server sent a wrong range (HTTP {response.status_code})")
+        if response.status_code not in (200, 206):
+            raise HttpError(response)
+        if "text/html" in response.headers.get("Content-Type", ""):
+            raise BadContent("the server sent a web page, not the file; does the network ask for a login?")
+        if response.status_code == 200 and "Content-Encoding" not in response.headers:
+            total = int(response.headers.get("Content-Length", 0))
+        with partial.open("ab" if response.status_code == 206 else "wb") as out:
+            for chunk in response.iter_bytes():
+                out.write(chunk)
+                if stop.is_set():
+                    raise UserError("interrupted")
+    return total
+
+
+def _content_range(response: Any) -> tuple[int, int]:
+    """(first byte, size of the whole file) of `bytes 5-9/10`; −1 and 0 where the server does not say."""
+    match = re.match(r"bytes (?:(\d+)-\d*|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if not match:
+        return -1, 0
+    return int(match[1] or -1), int(match[2]) if match[2].isdigit() else 0
+
+
+def _check(partial: Path, num_bytes: int, sha256: str) -> None:
+    """BadContent where the file is not what was announced. A file that only lacks its end is kept, else removed."""
+    size = file_size(partial)
+    with partial.open("rb") as stream:
+        is_parquet = stream.read(4) == b"PAR1"
+        if is_parquet and size < num_bytes:
+            raise BadContent(f"the connection ended after {size:,} of {num_bytes:,} bytes")
+        stream.seek(0)
+        digest = hashlib.file_digest(stream, "sha256").hexdigest() if sha256 else ""
+    if shards.is_lfs_pointer(partial):
+        problem = "the server sent a Git LFS pointer, not the data; set HF_ENDPOINT to another server"
+    elif num_bytes and size != num_bytes or digest != sha256:
+        problem = "size or SHA-256 differs from what the hub announced"
+    else:
+        try:
+            return shards.open_parquet(partial).close()
+        except UserError as error:
+            problem = f"the server sent a file that is not Parquet ({shards.first_line(error.__cause__ or error)})"
+    partial.unlink()
+    raise BadContent(problem)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process. A second process waits, and then finds everything there.
+
+    The lock is on the folder itself, so no lock file is left. On file systems without locks nothing is held.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.say(f"another process is fetching into {folder}; waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # NFS and others: no lock on a folder
+            pass
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,246 @@
+"""Reads other people's files: bytes → text → rows. Every door for data follows these rules (docs/data.md).
+
+The suffix says how a file is read: `.txt` and `.md` are text; `.jsonl`, `.json` and `.parquet` hold rows; `.gz` and
+`.zst` around them are unpacked. Text must be UTF-8. Files are read in blocks, so memory grows with the longest row of a
+file, not with the file. What a row means is the subject of nanochat/data/conversations.py.
+"""
+import codecs
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanochat.data.shards import BUFFER_BYTES, first_line, is_lfs_pointer, is_text
+from nanochat.system.files import UserError
+
+TEXT, JSON, PARQUET = (".txt", ".text", ".md", ".markdown"), (".jsonl", ".ndjson", ".json"), (".parquet",)
+PACKED = (".gz", ".zst")
+TEXT_FIELDS = ("text", "content", "document")  # of a row that is a document
+BLOCK = 1 << 20  # bytes
+SEPARATOR = re.compile(r"[\s,]*")
+# UTF-32's little-endian mark begins with UTF-16's: it is compared first.
+FOREIGN_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+                 (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
+
+
+class Unreadable(UserError):
+    """A file that is not what its suffix says. `reason` is the message without the path."""
+
+    def __init__(self, path: Path, reason: str, line: int = 0):
+        self.reason = f"line {line}: {reason}" if line else reason
+        super().__init__(f"{path}, {self.reason}" if line else f"{path}: {reason}")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Stands for a row that cannot be read."""
+
+    reason: str
+
+
+def suffixes(path: Path) -> tuple[str, str]:
+    """(the suffix that says how to read it, the packing around it).
+
+    >>> suffixes(Path("a/Notes.TXT.gz")), suffixes(Path("v1.2.jsonl"))
+    (('.txt', '.gz'), ('.jsonl', ''))
+    """
+    packing = path.suffix.lower() if path.suffix.lower() in PACKED else ""
+    return Path(path.stem if packing else path.name).suffix.lower(), packing
+
+
+def stem(path: Path) -> str:
+    """The name without these suffixes: `stem(Path("a/my.v2.jsonl.gz"))` → "my.v2"."""
+    kind, packing = suffixes(path)
+    return path.name[:len(path.name) - len(kind + packing)]
+
+
+def check_pointer(path: Path) -> None:
+    """Raises Unreadable for a file that Git LFS has not fetched yet."""
+    if is_lfs_pointer(path):
+        raise Unreadable(path, "is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
+
+
+def _unpacked(path: Path) -> BinaryIO:
+    packing = suffixes(path)[1]
+    if packing == ".gz":
+        return gzip.open(path, "rb")
+    if packing == ".zst" and not pa.Codec.is_available("zstd"):
+        raise Unreadable(path, "this pyarrow cannot unpack .zst; unpack it with: zstd -d FILE")
+    return pa.CompressedInputStream(pa.PythonFile(open(path, "rb")), "zstd") if packing else open(path, "rb")
+
+
+def blocks(path: Path) -> Iterator[str]:
+    """The text of a file in pieces of about a megabyte, without byte-order marks, every line end as a newline."""
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+    line = 1
+    try:
+        check_pointer(path)
+        with _unpacked(path) as stream:
+            block = stream.read(BLOCK)
+            for mark, name in FOREIGN_MARKS:
+                if block.startswith(mark):
+                    raise Unreadable(path, f"not UTF-8 but {name}; save it as UTF-8: iconv -f {name} -t UTF-8 FILE", 1)
+            while block:
+                if (at := block.find(0)) >= 0:
+                    raise Unreadable(path, "has a NUL byte: it is not UTF-8 text but binary, or UTF-16 without a mark; "
+                                     "save it as UTF-8 or remove it", line + _newlines(block[:at]))
+                text = decoder.decode(block)
+                yield text.replace("\ufeff", "")  # also inside: files were joined
+                line += text.count("\n")
+                block = stream.read(BLOCK)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        place = line + _newlines(error.object[:error.start])
+        raise Unreadable(path, f"not UTF-8 (byte 0x{error.object[error.start]:02x}); save it as UTF-8, e.g. with: "
+                         "iconv -f WINDOWS-1252 -t UTF-8 FILE", place) from None
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise Unreadable(path, f"cannot be read ({getattr(error, 'strerror', '') or first_line(error)})") from error
+
+
+def _newlines(data: bytes) -> int:
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n")
+
+
+def lines(pieces: Iterable[str]) -> Iterator[str]:
+    """The lines of a text that comes in pieces, without their ends."""
+    pending: list[str] = []
+    for piece in pieces:
+        first, *others = piece.split("\n")
+        pending.append(first)
+        for other in others:
+            yield "".join(pending)
+            pending = [other]
+    yield "".join(pending)
+
+
+def rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[str, Any]]:
+    """(place, row) of every row of a JSON or parquet file; a row that is not JSON is `Broken`.
+
+    The rows of a JSON file are its lines, or the elements of its array, or its only object. A list of messages is one
+    row. Raises Unreadable where the rest of the file cannot be read either.
+    """
+    if suffixes(path)[0] in PARQUET:
+        yield from _parquet_rows(path, columns)
+        return
+    for place, value in _json_values(path):
+        if isinstance(value, list) and value and not is_message(value[0]):
+            yield from ((f"{place}, element {number}", element) for number, element in enumerate(value, 1))
+        else:
+            yield place, value
+
+
+def is_message(value: object) -> bool:
+    """Whether it is a message of a conversation. (`from` and `text` alone may be a letter.)"""
+    names = {str(name).lower() for name in value} if isinstance(value, dict) else set()
+    return {"role", "content"} <= names or {"from", "value"} <= names
+
+
+def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
+    pieces = blocks(path)
+    line, head = 1, ""
+    for piece in pieces:
+        head = piece.lstrip()
+        line += piece[:len(piece) - len(head)].count("\n")
+        if head:
+            break
+    first_line, newline, _ = head.partition("\n")
+    is_spread = bool(newline) and isinstance(_parsed(first_line), Broken) and (
+        suffixes(path)[0] == ".json" or first_line.strip() in ("{", "["))
+    is_array, holds_messages = head.startswith("["), is_message(_first_value(head[1:]))
+    if is_array and holds_messages and is_spread:  # one conversation over many lines
+        yield "element 1", [message for _, message in _stream(path, chain([head[1:]], pieces), in_array=True)]
+    elif is_array and not holds_messages:
+        yield from _stream(path, chain([head[1:]], pieces), in_array=True)
+    elif is_spread:
+        yield from _stream(path, chain([head], pieces), in_array=False)
+    else:
+        yield from ((f"line {number}", _parsed(text)) for number, text in enumerate(lines(chain([head], pieces)), line)
+                    if text.strip())
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return Broken("not JSON that can be read (nested too deeply)")
+    except ValueError as error:
+        return Broken(f"not JSON ({getattr(error, 'msg', error)})")
+
+
+def _first_value(text: str) -> Any:
+    try:
+        return json.JSONDecoder().raw_decode(text.lstrip())[0]
+    except (ValueError, RecursionError):
+        return None
+
+
+def _stream(path: Path, pieces: Iterator[str], in_array: bool) -> Iterator[tuple[str, Any]]:
+    """The values of an array whose `[` was read, or values in a row, decoded as their text arrives."""
+    decoder, text, number, enough = json.JSONDecoder(), "", 0, 0
+    for piece in chain(pieces, [None]):
+        text += piece or ""
+        if piece is not None and len(text) < enough:
+            continue
+        at = 0
+        while (at := SEPARATOR.match(text, at).end()) < len(text):
+            if in_array and text[at] == "]":
+                if (text[at + 1:] + "".join(islice(pieces, 1))).strip():
+                    raise Unreadable(path, f"has text after its array of {number} elements; expected one array, or "
+                                     "one object a line")
+                return
+            try:
+                value, end = decoder.raw_decode(text, at)
+            except (ValueError, RecursionError) as error:
+                if piece is None or not _may_go_on(error, text):
+                    raise Unreadable(path, f"element {number + 1}: not JSON ({getattr(error, 'msg', error)})") from None
+                break
+            if end == len(text) and piece is not None:
+                break  # a number may go on
+            number, at = number + 1, end
+            yield f"element {number}", value
+        text = text[at:]
+        enough = 2 * len(text)  # a long element is not decoded again for each piece of it
+    if in_array:
+        raise Unreadable(path, f"its array has no end after element {number}")
+
+
+def _may_go_on(error: Exception, text: str) -> bool:
+    return isinstance(error, json.JSONDecodeError) and (
+        error.pos > len(text) - 20 or error.msg.startswith("Unterminated string"))
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        check_pointer(path)
+        return pq.ParquetFile(path, buffer_size=BUFFER_BYTES)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise Unreadable(path, f"is damaged ({first_line(error)})") from error
+
+
+def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, Any]]:
+    number = 0
+    try:
+        for batch in open_parquet(path).iter_batches(256, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                if columns:  # of text, which some writers do not mark as UTF-8
+                    row = {name: text.decode() if isinstance(text, bytes) else text for name, text in row.items()}
+                yield f"row {number}", row
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: also text that is not UTF-8
+        raise Unreadable(path, f"is damaged after row {number} ({first_line(error)})") from error
+
+
+def text_column(schema: pa.Schema) -> str:
+    """The column that holds the documents: `text`, `content`, `document`, or the only column of strings; else ""."""
+    strings = [field.name for field in schema if is_text(field.type)]
+    named = [name for name in TEXT_FIELDS if name in strings]
+    return (named or (strings if len(strings) == 1 else []) or [""])[0]

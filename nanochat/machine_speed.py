@@ -1,0 +1,58 @@
+"""How fast this machine trains, against the machine of docs/LOG.md: a run says beforehand how long it will take.
+
+    python -m nanochat.machine_speed
+"""
+import subprocess
+import sys
+import time
+
+from nanochat.system import cli
+from nanochat.system.files import UserError
+
+# Seconds of one step of 4,096 tokens of the laptop's model, not compiled, on the machine of docs/LOG.md (two cores).
+REFERENCE_STEP_SECONDS = 0.15
+MEASURED_SECONDS = 3.0
+
+
+def slowness() -> float:
+    """This machine's seconds over the reference's; 1.0 where it cannot be measured. A process of its own measures, so
+    that PyTorch's memory is free again afterwards."""
+    done = subprocess.run([sys.executable, "-m", "nanochat.machine_speed"], capture_output=True, text=True)
+    try:
+        return float(done.stdout.split()[-1])
+    except (IndexError, ValueError):
+        return 1.0
+
+
+def step_seconds() -> float:
+    """Seconds of a training step of the laptop's model with random tokens: the fastest of some, because what else the
+    machine does in these seconds says nothing about the next minutes."""
+    from nanochat.model import GPT, GPTConfig
+    from nanochat.optim import Optimizer, Schedule
+    from nanochat.optim.groups import groups_of
+    from nanochat.system import runtime
+    from nanochat.train.fit import random_batch
+    here = runtime.start("cpu")
+    config = GPTConfig(sequence_len=256, vocab_size=2048, n_layer=4, n_head=2, n_kv_head=2, n_embd=128, head_dim=64)
+    model = GPT(config, here.dtype).init_weights(0)
+    optimizer = Optimizer(groups_of(model, matrix_lr=0.0, embedding_lr=0.0, head_lr=0.0), here.dtype)
+    batch = random_batch(16, config.sequence_len, config.vocab_size, here.device)
+    seconds: list[float] = []
+    while len(seconds) < 5 or sum(seconds) < MEASURED_SECONDS:
+        began = time.perf_counter()
+        model.loss(batch.ids, batch.targets).backward()
+        optimizer.step(Schedule(1), 0)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def main(argv: list[str] | None = None) -> None:
+    cli.parse(argv, __doc__)
+    try:
+        print(f"{step_seconds() / REFERENCE_STEP_SECONDS:.2f}")
+    except RuntimeError as error:
+        raise UserError(f"the speed cannot be measured: {error}") from error
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,183 @@
+"""A recipe is a list of stages. `run` starts them one after the other and, started again, goes on where it stopped.
+
+    def stages(options) -> list[Stage]: ...        runs/laptop.py, runs/realdata.py, runs/speedrun.py
+    recipe.run("laptop", stages(options), options)
+
+Each stage is one command of this project in a process of its own. A finished stage leaves OUT/stages/NAME.json with
+its command and its seconds; OUT/run.json says which settings the run was begun with. Other settings or changed data are
+refused, because they would replace a finished model: `--fresh` starts over, `--out` keeps both.
+Not here: what the stages are (runs/), and what a run shows at its end (nanochat/closing.py).
+"""
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanochat.run_folder import RunFolder
+from nanochat.system import cli, paths
+from nanochat.system.cli import flag
+from nanochat.system.files import UserError
+from nanochat.system.log import clock, say
+
+FLAGS: dict[str, Any] = dict(
+    depth=flag(-1, "layers, the one dial; default: as the recipe says", at_least=1),
+    data=flag("", "a folder of your own text and conversations (docs/data.md) instead of the built-in ones"),
+    out=flag("", "the folder of everything that a run makes; default: out/ in the project"),
+    minutes=flag(10.0, "training time to aim for: it scales the recipe's steps, which suit 10 minutes of two laptop "
+                 "cores; below 1 it is a trial, in which data and exams shrink as well", at_least=0.01, at_most=1e6),
+    seed=flag(1, "of data, weights and samples", at_least=0),
+    fresh=flag(False, "start over: first remove what an earlier run left in the out folder"),
+    serve=flag(True, "open the chat page at the end"),
+    unsafe_execution=flag(False, "run the programs that the model writes even where they cannot be isolated"),
+    dry_run=flag(False, "print the commands, run nothing"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command. `flags` are its flags by name: True and False are switches, None leaves the flag out.
+
+    `seconds` is what the stage takes on the machine of docs/LOG.md, for the estimate; `ranks` above 1 means torchrun.
+    """
+
+    name: str
+    module: str
+    flags: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 5.0
+    ranks: int = 1
+    every_time: bool = False  # also when it ran before: it is cheap and shows the newest results
+
+    def words(self) -> list[str]:
+        """The command without its interpreter.
+
+        >>> Stage("base", "scripts.base_train", dict(depth=4, compile=False, resume=True, step=None)).words()
+        ['-m', 'scripts.base_train', '--depth=4', '--no_compile', '--resume']
+        """
+        words = ["-m", self.module]
+        if self.ranks > 1:
+            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}"]
+            words = [*launcher, *words, "--"]
+        for name, value in self.flags.items():
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no_{name}")
+            elif value is not None:
+                words.append(f"--{name}={value}")
+        return words
+
+
+def parse(argv: list[str] | None, doc: str | None) -> Namespace:
+    """A recipe's flags, its folders as absolute paths (`data` is None where there is none). UserError for a bad folder.
+
+    NANOCHAT_BASE_DIR and NANOCHAT_DATA are the defaults of --out and --data.
+    """
+    options = cli.parse(argv, doc, **FLAGS)
+    options.out = absolute(options.out) if options.out else paths.base_dir()
+    data = options.data or os.environ.get("NANOCHAT_DATA", "")
+    options.data = absolute(data) if data else None
+    options.depth = None if options.depth < 0 else options.depth
+    if options.data and not options.data.exists():
+        raise UserError(f"--data={data} does not exist; give a folder of text and conversations, or one file")
+    if options.data == options.out:
+        raise UserError(f"--out={options.out} is the --data folder; choose another folder for what the run makes")
+    return options
+
+
+def absolute(path: str) -> Path:
+    """`~` is expanded here too, because a shell leaves it alone in --out=~/x."""
+    return Path(path).expanduser().absolute()
+
+
+def is_trial(options: Namespace) -> bool:
+    return options.minutes < 1
+
+
+def steps(options: Namespace, in_ten_minutes: int) -> int:
+    """Steps in proportion to --minutes; at least 2, so that a resumed run has a step to resume after.
+
+    >>> steps(Namespace(minutes=5.0), 1000), steps(Namespace(minutes=0.01), 100)
+    (500, 2)
+    """
+    return max(2, int(in_ten_minutes * options.minutes / 10))
+
+
+def print_commands(stages: list[Stage], out: Path) -> None:
+    """The commands as they can be pasted into a shell."""
+    print(f"cd {shlex.quote(str(paths.REPO))}")
+    print(f"export NANOCHAT_BASE_DIR={shlex.quote(str(out))}")
+    for stage in stages:
+        print(shlex.join([".venv/bin/python", *stage.words()]))
+
+
+def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "", slowness: float = 1.0) -> RunFolder:
+    """Runs the stages that are not finished; the folder with the records of all of them.
+
+    `fingerprint` identifies the user's data; `slowness` is this machine's time over that of docs/LOG.md's machine.
+    UserError when a stage fails. After an interruption it waits until the running stage has saved its work, says how to
+    go on, and exits with code 130.
+    """
+    settings = {"recipe": name, "depth": options.depth, "minutes": options.minutes, "seed": options.seed,
+                "data": fingerprint}
+    try:
+        return _run_stages(RunFolder(options.out), settings, stages, slowness, options.fresh)
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _run_stages(folder: RunFolder, settings: dict[str, Any], stages: list[Stage], slowness: float,
+                fresh: bool) -> RunFolder:
+    with folder.claimed(settings, {stage.name: stage.words() for stage in stages}, fresh) as lock:
+        for number, stage in enumerate(stages, 1):
+            if folder.is_done(stage.name) and not stage.every_time:
+                say(f"== {stage.name} (stage {number} of {len(stages)}): done before")
+                continue
+            left = slowness * sum(later.seconds for later in stages[number - 1:] if not folder.is_done(later.name))
+            say(f"== {stage.name} (stage {number} of {len(stages)}, about {clock(left)} left): "
+                + shlex.join(["python", *stage.words()]))
+            _run_stage(stage, folder, lock)
+    return folder
+
+
+def _run_stage(stage: Stage, folder: RunFolder, lock: int | None) -> None:
+    words = folder.begin(stage.name, stage.words())
+    began = time.monotonic()
+    code = _run_process([sys.executable, *words], folder.path, lock)
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        why = "killed, perhaps because memory ran out" if code in (-signal.SIGKILL, 137) else f"exit code {code}"
+        raise UserError(f"{stage.name} failed ({why}, see above); when that is mended, run the same command again: "
+                        "it goes on from here")
+    folder.finish(stage.name, words, time.monotonic() - began)
+
+
+def _run_process(words: list[str], out: Path, lock: int | None) -> int:
+    """Runs a command of the project to its end; its exit code.
+
+    The process inherits the lock's descriptor, so the folder stays locked when only this process is killed. Ctrl-C
+    reaches both from the terminal. SIGTERM and SIGHUP may reach only this process, so they are passed on; the stage
+    then saves its work and ends with code 130.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "NANOCHAT_DATA"}
+    process = subprocess.Popen(words, cwd=paths.REPO, pass_fds=() if lock is None else (lock,),
+                               env={**environment, "NANOCHAT_BASE_DIR": str(out)})
+    before = {}
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sign) != signal.SIG_IGN:  # nohup: a closed terminal must not end the run
+            before[sign] = signal.signal(sign, lambda *_: process.terminate())
+    interrupted = False
+    try:
+        while True:
+            try:
+                code = process.wait()
+                return 130 if interrupted or code == -signal.SIGINT else code
+            except KeyboardInterrupt:
+                interrupted = True  # wait on: the stage saves its work first
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)

@@ -1,0 +1,85 @@
+"""What a container or a batch system leaves to this process: processor cores and bytes of memory. Needs no PyTorch.
+
+Control groups (Linux) limit both. A group lies in a tree of folders, and the limit of every folder counts, from the
+process's own group up to the root. There are two versions of the files (v1: one tree per controller; v2: one tree for
+all). In a container the path in /proc/self/cgroup may be that of the host, of which the container sees only the end.
+`root` is "/" everywhere but in tests.
+"""
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/")
+NO_LIMIT = 1 << 60  # v1 writes 9223372036854771712 for "no limit"
+
+
+def usable_cores(root: Path = ROOT) -> int:
+    """Cores this process can keep busy: the smallest of its affinity, the quotas of its groups (rounded up) and Slurm's
+    --cpus-per-task; at least 1."""
+    cores = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    for folder in groups("cpu", root):
+        quota, period = (_words(folder / "cpu.max") + [""])[:2]
+        if not quota:  # v1
+            quota, period = (_words(folder / f"cpu.cfs_{name}_us")[0] for name in ("quota", "period"))
+        if quota.isdigit() and period.isdigit() and int(period):  # neither "max" nor "-1"
+            cores.append(math.ceil(int(quota) / int(period)))
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return max(1, min(cores + [int(slurm)] if slurm.isdigit() else cores))
+
+
+def share_of_cores() -> int:
+    """Cores for this process where torchrun has started several of them on this machine."""
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def free_memory(root: Path = ROOT) -> int | None:
+    """Bytes that can still be allocated within the limits of the groups; None where nothing limits them.
+
+    Pages that the kernel keeps for files that nobody reads at the moment (`inactive_file`) count as free: the kernel
+    gives them up before it ends a process. Swap does not count: a model in swap does not train.
+    """
+    free = []
+    for folder in groups("memory", root):
+        limits = [int(word) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")
+                  if (word := _words(folder / name)[0]).isdigit() and int(word) < NO_LIMIT]
+        used = next((int(word) for name in ("memory.current", "memory.usage_in_bytes")
+                     if (word := _words(folder / name)[0]).isdigit()), 0)
+        if limits:
+            free.append(max(0, min(limits) - max(0, used - _inactive_file(folder / "memory.stat"))))
+    return min(free, default=None)
+
+
+def groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
+    """The folders of the groups that this process is in, innermost first, for a controller ("cpu" or "memory")."""
+    mounts = root / "sys/fs/cgroup"
+    lines = [line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines() if line.count(":") >= 2]
+    for _, names, path in lines or [["0", "", "/"], ["1", controller, "/"]]:
+        if names and controller not in names.split(","):
+            continue
+        mount = next((mounts / name for name in ([controller, names] if names else ["unified"])
+                      if (mounts / name).is_dir()), mounts)
+        parts = [part for part in Path(path).parts if part not in ("/", "..")]
+        # The container may see only the end of the path, or nothing of it: then its root is our group.
+        inner = next(folder for start in range(len(parts) + 1)
+                     if (folder := mount.joinpath(*parts[start:])).is_dir() or start == len(parts))
+        yield from (folder for folder in (inner, *inner.parents) if folder == mount or mount in folder.parents)
+
+
+def _inactive_file(path: Path) -> int:
+    """The pages of a group and of all groups inside it: v1 has them as `total_inactive_file`."""
+    numbers = dict(line.split()[:2] for line in _text(path).splitlines() if len(line.split()) > 1)
+    word = numbers.get("total_inactive_file", numbers.get("inactive_file", ""))
+    return int(word) if word.isdigit() else 0
+
+
+def _words(path: Path) -> list[str]:
+    """The words of a file; [""] where it is missing or empty."""
+    return _text(path).split() or [""]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,126 @@
+"""The same pipeline on your own text and conversations: python -m runs.realdata --data DIR [--depth 4 --minutes 10]
+
+DIR is a folder of notes, conversations and, if you like, exams; docs/data.md says which files are read. Without
+conversations the run ends with a base model that continues text; without text, the words of the conversations are the
+text. `--minutes` is the training time of all stages together. Ten minutes of two cores read a few million tokens:
+such a model repeats what it has read, and exams stay near chance. A GPU and `--minutes 600` change that.
+"""
+from argparse import Namespace
+
+import tasks
+from nanochat import recipe
+from nanochat.data.import_texts import chat_names
+from nanochat.data.survey import Survey, survey
+from nanochat.recipe import Stage
+from nanochat.system import cli
+from nanochat.system.files import UserError
+from tasks import mixture
+
+LITTLE_BYTES = 20e6  # less text than this is read several times over even by the smallest model
+LITTLE_MINUTES = 30  # and in less time the larger model sees too few tokens to use its width
+
+
+def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
+    """`found` is what lies in the folder; `ranks` is the number of GPUs, 1 on a processor."""
+    depth, tag = options.depth or 4, f"d{options.depth or 4}"
+    chats = conversation_names(found)
+    exams = [task.name for task in map(tasks.find, tasks.names())
+             if task.kind != "source" and task.path("test", options.data)]
+    has_core = any(item.name == "core_tasks.yaml" for item in found.exams)
+    practice = tasks.find("gsm8k").path("train", options.data) is not None  # word problems for RL
+    share = shares_of_time(bool(chats), practice)
+    trial = recipe.is_trial(options)
+
+    # Little text or little time: the laptop's model, 128 wide. Else twice that width and four times its vocabulary.
+    little = sum(item.num_bytes for item in found.texts) < LITTLE_BYTES or options.minutes < LITTLE_MINUTES
+    shape = dict(aspect_ratio=32, head_dim=64) if little else {}
+    # Rows of 512 tokens hold most conversations of a few turns. Little data is learnt in small steps: 1,024 tokens of
+    # twenty conversations are all of them, and four times as many steps fit into the same time.
+    batch = dict(device_batch_size=2, total_batch_size=1024 * ranks) if little else dict(
+        device_batch_size=8, total_batch_size=4096 * ranks)
+    shared = dict(seed=options.seed, compile=False if trial else None, save_every=50, resume=True)
+    later = dict(source_tag=tag, **batch, **shared)
+
+    def minutes(stage: str) -> float:
+        return round(options.minutes * share[stage], 3)
+
+    def measured(stage: str) -> list[Stage]:
+        """The exams after a stage. A letter costs a single forward pass, so there are more of those questions."""
+        items, letters, rows = (8, 8, 8) if trial else (100, 2000, 200)
+        chosen = []
+        if exams:
+            chosen.append(Stage(f"exams_{stage}", "scripts.chat_eval", dict(
+                source=stage, model_tag=tag, max_problems=items, max_choices=letters,
+                unsafe_execution=options.unsafe_execution or None), seconds=60, ranks=ranks))
+        if has_core and stage != "rl":
+            chosen.append(Stage(f"core_{stage}", "scripts.base_eval", dict(
+                source=stage, model_tag=tag, max_per_task=rows), seconds=90, ranks=ranks))
+        return chosen
+
+    # ---- Text and tokenizer. The folder is read once; OUT/data/imported.json lists what was taken and left out.
+    plan = [Stage("data", "nanochat.dataset", dict(data=options.data), seconds=10),
+            Stage("tokenizer", "scripts.tok_train", dict(
+                vocab_size=2048 if little else 8192, digits=1, max_chars=50_000_000), seconds=20),
+            Stage("tok_eval", "scripts.tok_eval")]
+    # ---- Base: continues text.
+    plan += [Stage("base", "scripts.base_train", dict(
+                depth=depth, **shape, max_seq_len=512, **batch, minutes=minutes("base"), **shared),
+                seconds=60 * minutes("base") + 20, ranks=ranks),
+             Stage("base_loss", "scripts.base_loss", dict(
+                 model_tag=tag, split_tokens=16_384 if trial else 131_072), seconds=15, ranks=ranks)]
+    plan += measured("base")
+    # ---- Mid and SFT: your conversations, and the worked answers of the exams whose training questions are there.
+    # Mid has text as well, so that the model does not forget how to write: of much text a fiftieth, of little all.
+    if chats:
+        if exams:
+            plan.append(Stage("contamination", "scripts.contamination", seconds=30))
+        lessons = ",".join([*chats, *(f"{name}*2" for name in worked_tasks(options))])
+        plan += [Stage("mid", "scripts.mid_train", dict(
+            mixture=f"{lessons},text*{1 if little else 0.02}", minutes=minutes("mid"), **later),
+            seconds=60 * minutes("mid") + 20, ranks=ranks), *measured("mid")]
+        plan += [Stage("sft", "scripts.chat_sft", dict(mixture=lessons, minutes=minutes("sft"), **later),
+                       seconds=60 * minutes("sft") + 20, ranks=ranks), *measured("sft")]
+    # ---- RL: word problems, where there are some to practise on.
+    if chats and practice:
+        plan += [Stage("rl", "scripts.chat_rl", dict(
+            task="gsm8k", source_tag=tag, num_iterations=recipe.steps(options, 10), examples_per_step=4, num_samples=4,
+            max_new_tokens=96, device_batch_size=8, **shared), seconds=60 * minutes("rl"), ranks=ranks),
+                 *measured("rl")]
+    return [*plan, Stage("report", "nanochat.report", every_time=True)]
+
+
+def conversation_names(found: Survey) -> list[str]:
+    """The names of the folder's conversations, as --mixture calls them.
+
+    Dolly's instructions stand alone where they are there: the task dialogues beside them would outnumber them.
+    """
+    if any(item.name.startswith("chat/dolly_15k") for item in found.exams):
+        return ["dolly"]
+    return chat_names(found, mixture.names_of_tasks())
+
+
+def worked_tasks(options: Namespace) -> list[str]:
+    """The tasks whose training questions with worked answers are in the folder."""
+    return [name for name in ("gsm8k", "arc_easy", "arc_challenge") if tasks.find(name).path("train", options.data)]
+
+
+def shares_of_time(has_chats: bool, has_practice: bool) -> dict[str, float]:
+    """What part of --minutes a stage gets: half for reading, the rest for talking."""
+    if not has_chats:
+        return {"base": 1.0}
+    return dict(base=.45, mid=.25, sft=.15, rl=.15) if has_practice else dict(base=.5, mid=.25, sft=.25)
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = recipe.parse(argv, __doc__)
+    if not options.data:
+        raise UserError("name the folder with your text and conversations: --data DIR")
+    found = survey(options.data, passed_over=(options.out,))
+    if options.dry_run:
+        recipe.print_commands(stages(options, found), options.out)
+    else:
+        recipe.run("realdata", stages(options, found), options, fingerprint=found.fingerprint)
+
+
+if __name__ == "__main__":
+    cli.run(main)
