@@ -52,7 +52,8 @@ def flags(argv: list[str] | None):
         fp8=flag(False, "the blocks multiply in 8 bits, on GPUs that can; off elsewhere"),
         workers=flag(-1, "processes that make batches ahead; −1 = 2 beside a GPU, 0 = a thread", at_least=0),
         eval_every=flag(250, "steps between validations; −1 = only at the end"),
-        eval_tokens=flag(262_144, "validation tokens", at_least=1),
+        eval_tokens=flag(262_144, "validation tokens; by default fewer where they would take a twentieth of --minutes",
+                         at_least=1),
         model_tag=flag("", "name of the checkpoint folder; default d<depth>"), **target.FLAGS,
         compile=flag(True, "torch.compile the loss; by default not where --minutes is too short to gain from it"),
         seed=flag(0, "of weights and data order", at_least=0),
@@ -82,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     loss_of = weighted_nll(model, compiles(args) and can_compile(device.device))
     if args.minutes > 0:
         steps = place.found[1]["steps"] if place.found else timed(args, model, loss_of, rows, started, device)
+        place.flags["eval_tokens"] = args.eval_tokens
         model.init_weights(args.seed)  # measuring has changed them
     optimizer = optimizer_of(args, model, device)
     journal = Journal(place, model, optimizer, steps=steps)
@@ -145,14 +147,18 @@ def timed(args, model: GPT, loss_of, rows: int, started: float, device: runtime.
     batch = fit.random_batch(rows, args.max_seq_len, model.config.vocab_size, device.device)
     speed = fit.tokens_per_second(loss_of, optimizer_of(args, model, device), batch, args.total_batch_size, device,
                                   seconds=min(20, 6 * args.minutes))
-    evaluation = validation_steps(args, rows, device) * fit.evaluation_seconds(model, batch, device)
+    one_batch = fit.evaluation_seconds(model, batch, device)
+    if "eval_tokens" not in args.given:
+        affordable = max(1, int(60 * args.minutes / 20 / one_batch))
+        args.eval_tokens = min(args.eval_tokens, affordable * rows * args.max_seq_len * device.world_size)
+    evaluation = one_batch * validation_steps(args, rows, device)
     spent = runtime.all_reduce_sum([time.monotonic() - started], device.device)[0] / device.world_size
     step = args.total_batch_size / speed
     steps = fit.steps_for_minutes(args.minutes, spent=spent, step=step, evaluation=evaluation,
                                   eval_every=args.eval_every)
     log.say(f"base: {speed:,.0f} tokens per second, so {steps:,} steps in {steps * step / 60:.2f} of the "
             f"{args.minutes:g} minutes; {spent:.0f} s are spent on starting{', compiling' * compiles(args)} and "
-            f"measuring, {evaluation:.1f} s go to each validation")
+            f"measuring, {evaluation:.1f} s go to each validation of {args.eval_tokens:,} tokens")
     return steps
 
 

@@ -32,8 +32,10 @@ def main(argv: list[str] | None = None) -> None:
         doc_cap=flag(10_000, "characters of one document, where the text is longer than max_chars", at_least=10),
         vocab_size=flag(65_536, "tokens, with the 256 bytes and the 9 specials", at_least=265, at_most=1 << 20),
         digits=flag(2, "longest run of digits in a token", choices=(1, 2, 3)),
+        resume=flag(False, "keep the tokenizer that is there, if it was made with these flags"),
         overwrite=flag(False, "replace the tokenizer that is there; models keep theirs in their checkpoints"))
-    claim(args.overwrite)
+    if is_made(args):
+        return
     started = time.monotonic()
     train = shards.train_shards()
     num_documents = sum(shards.open_shard(path).metadata.num_rows for path in train)
@@ -44,11 +46,11 @@ def main(argv: list[str] | None = None) -> None:
     with log.Progress("tok_train", num_documents, "documents") as bar:
         texts = chain(seen.texts(train, args.max_chars, args.doc_cap, bar), seen.conversations(paths.data_dir()))
         tokenizer = Tokenizer.train(texts, args.vocab_size, args.digits)
-    tokenizer.save(paths.tokenizer_dir())
     if tokenizer.vocab_size < args.vocab_size:
         log.say(f"the text has only enough pairs for {tokenizer.vocab_size:,} tokens, fewer than --vocab_size")
     measured = [text[:args.doc_cap] for text in islice(shards.iter_texts(train), COMPRESSION_SAMPLE)]
     bytes_per_token = compression(tokenizer, measured)
+    tokenizer.save(paths.tokenizer_dir())
     seconds = time.monotonic() - started
     log.say(f"{tokenizer.vocab_size:,} tokens from {seen.chars:,} characters in {seen.documents:,} documents, "
             f"{seconds:.1f} s; {bytes_per_token:.3f} bytes per token; saved to {paths.tokenizer_dir()}")
@@ -57,21 +59,32 @@ def main(argv: list[str] | None = None) -> None:
                   bytes_per_token=bytes_per_token)
 
 
-def claim(overwrite: bool) -> None:
-    """UserError when there is a tokenizer already. With `overwrite`, models of older code get their tokenizer first."""
-    folder = paths.tokenizer_dir()
+def is_made(args) -> bool:
+    """With --resume: whether the tokenizer that is there was made with these flags. UserError when it would be lost.
+
+    With --overwrite, models of older code, which have no tokenizer in their checkpoints, are given theirs first.
+    """
+    folder, record = paths.tokenizer_dir(), paths.results_dir("tokenizer") / "run.json"
+    before = checkpoint.read_tokenizer(folder)
     try:
         size = Tokenizer.load(folder).vocab_size
     except UserError:  # none, or damaged: nothing is lost
-        return
-    before = checkpoint.read_tokenizer(folder)
+        return False
     models = checkpoint.models_of(before)
-    if not overwrite:
-        names = f", with which {len(models)} models were made ({', '.join(name for name, _ in models)})" * bool(models)
-        raise UserError(f"there is a tokenizer of {size:,} tokens in {folder}{names}; --overwrite replaces it (models "
-                        "that are there keep theirs and stay usable)")
-    for _, path in models:
-        checkpoint.give_tokenizer(path, before)
+    if args.overwrite:
+        for _, path in models:
+            checkpoint.give_tokenizer(path, before)
+        return False
+    made_with = files.read_json(record).get("flags", {}) if record.exists() else {}
+    changed = [f"--{name}={value} (was {made_with[name]})" for name, value in vars(args).items()
+               if name not in ("resume", "overwrite") and made_with.get(name, value) != value]
+    if args.resume and not changed:
+        log.say(f"there is a tokenizer of {size:,} tokens in {folder}: nothing to resume")
+        return True
+    others = f" with other flags: {', '.join(changed)}" if args.resume else ""
+    names = f" (models made with it: {len(models)}, {', '.join(name for name, _ in models)})" if models else ""
+    raise UserError(f"there is a tokenizer of {size:,} tokens in {folder}{names}{others}; --overwrite replaces it, and "
+                    "models keep theirs")
 
 
 class Seen:

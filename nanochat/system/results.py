@@ -7,6 +7,7 @@
 The stage's folder belongs to the newest model that was trained without --model_tag (as the recipes train), or to the
 only one. A trial with a --model_tag of its own therefore leaves the results of the finished model where they are.
 """
+import json
 import os
 import shutil
 from pathlib import Path
@@ -48,13 +49,15 @@ def begin(stage: str, tag: str, folder: Path) -> None:
         return
     before = owner(stage) if folder == paths.results_dir(stage) else tag
     is_of_another = before not in ("", "?", tag)
-    if is_of_another or {path.name for path in _entries(folder)} - {"model.json", "metrics.jsonl"}:  # more than a start
-        target = folder / MODELS / before if is_of_another else _next(folder)
-        if _entries(target):  # an even earlier model of that name
-            _move(_entries(target), _next(target))
-        _move(_entries(folder), target)
-        log.say(f"the results of the {stage} model {before if is_of_another else 'before'} are now in {target}")
-    files.write_json(folder / "model.json", {"tag": tag})
+    is_more_than_a_start = {path.name for path in _entries(folder)} - {"model.json", "metrics.jsonl"}
+    with files.replacing(folder / "model.json") as temporary:
+        temporary.write_text(json.dumps({"tag": tag}) + "\n")  # before anything is moved: the disk may be full
+        if is_of_another or is_more_than_a_start:
+            target = folder / MODELS / before if is_of_another else _next(folder)
+            if _entries(target):  # an even earlier model of that name
+                _move(_entries(target), _next(target))
+            _move(_entries(folder), target)
+            log.say(f"the results of the {stage} model {before if is_of_another else 'before'} are now in {target}")
 
 
 def keep_earlier(*results: Path, copy: bool = False) -> None:

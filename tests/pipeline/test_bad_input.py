@@ -2,7 +2,6 @@
 
 Commands run in this process, as `python -m` would run them."""
 import importlib
-import json
 import os
 import shlex
 import shutil
@@ -21,10 +20,12 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="recipes are bash scr
 SMALL = ("--depth=1 --aspect_ratio=32 --head_dim=64 --max_seq_len=64 --device_batch_size=2 --total_batch_size=128 "
          "--num_iterations=2 --eval_tokens=128")
 CPU = "--device_type=cpu --dtype=float32"
-BASE = f"scripts.base_train {SMALL} --no_compile {CPU}"
-MID = f"scripts.mid_train --mixture=talk --num_iterations=4 --total_batch_size=256 --no_compile {CPU}"
-SFT = f"scripts.chat_sft --mixture=talk --num_iterations=2 --total_batch_size=256 --no_compile {CPU}"
-RL = f"scripts.chat_rl --task=problems --num_iterations=1 --examples_per_step=1 --num_samples=2 --no_compile {CPU}"
+NEW = "--overwrite --no_compile"  # the models of the toy run are there
+BASE = f"scripts.base_train {SMALL} {NEW} {CPU}"
+MID = f"scripts.mid_train --mixture=talk --num_iterations=4 --total_batch_size=256 {NEW} {CPU}"
+SFT = f"scripts.chat_sft --mixture=talk --num_iterations=2 --total_batch_size=256 {NEW} {CPU}"
+RL = f"scripts.chat_rl --task=problems --num_iterations=1 --examples_per_step=1 --num_samples=2 {NEW} {CPU}"
+TOKENIZER = "scripts.tok_train --vocab_size=300 --overwrite"
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ SHARD, LAST = "data/text/shard_00000.parquet", "data/text/shard_00007.parquet"
 @pytest.mark.parametrize("name, damage, line, said", [
     (SHARD, overwrite, BASE, "shard_00000.parquet, row group 0, is damaged"),
     (SHARD, halve, BASE, "shard_00000.parquet is damaged"),
-    (SHARD, halve, "scripts.tok_train --vocab_size=300", "shard_00000.parquet is damaged"),
+    (SHARD, halve, TOKENIZER, "shard_00000.parquet is damaged"),
     (LAST, Path.unlink, BASE, "validation shard shard_00007.parquet is missing"),
     (LAST, overwrite, f"scripts.base_loss --split_tokens=512 {CPU}", "shard_00007.parquet, row group 0, is damaged"),
     ("data/text", shutil.rmtree, BASE, "python -m nanochat.dataset"),
@@ -140,9 +141,8 @@ SHARD, LAST = "data/text/shard_00000.parquet", "data/text/shard_00007.parquet"
     ("data/kindergarten/facts-test.jsonl", overwrite, CHAT_EVAL, "facts-test.jsonl is damaged"),
     ("data/kindergarten/problems-train.jsonl", halve, RL, "problems-train.jsonl is damaged: line"),
     ("tokenizer/tokenizer.json", halve, BASE, "tokenizer.json"),
-    ("tokenizer/tokenizer.json", overwrite, CHAT_EVAL, "tokenizer.json"),
+    ("checkpoints/base/d1/*/tokenizer.json", overwrite, CHAT_EVAL, "python -m scripts.base_train"),
     ("tokenizer", shutil.rmtree, BASE, "python -m scripts.tok_train"),
-    ("tokenizer", shutil.rmtree, CHAT_EVAL, "python -m scripts.tok_train"),
     ("checkpoints/base", shutil.rmtree, MID, "no base checkpoint in"),
     ("checkpoints/base/d1/*/model.safetensors", overwrite, MID, "python -m scripts.base_train"),
     ("checkpoints/sft/d1/*/config.json", halve, RL, "python -m scripts.chat_sft"),
@@ -163,21 +163,20 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(out, capsys):
     overwrite(folder / "step_000004/model.safetensors")
     assert ends(f"scripts.chat_eval -i mid -a facts -x 2 {CPU}") == 0
     assert exams(out, "mid")["step"] == 2 and "trying the checkpoint before it" in capsys.readouterr().out
-    assert ends(f"{MID} --save_every=2 --keep=2 --resume") == 0
+    assert ends(f"{MID} --save_every=2 --keep=2 --resume".replace("--overwrite", "")) == 0
     assert "goes on after step 2 of 4" in capsys.readouterr().out
     assert (folder / "step_000004/model.safetensors").read_bytes() == whole
 
 
-def test_another_vocabulary_is_noticed(out, capsys):
-    own = (out / "tokenizer/tokenizer.json").read_bytes()
-    texts = list(shards.iter_texts(shards.train_shards()))
-    Tokenizer.train(texts[:500], 300).save(paths.tokenizer_dir())
-    assert "has 300 tokens" in refused(CHAT_EVAL, capsys) and "has 300 tokens" in refused(SFT, capsys)
-    size = len(json.loads(own)["model"]["vocab"])
-    Tokenizer.train(texts[::-2], size, digits=2).save(paths.tokenizer_dir())
-    assert "python -m scripts.base_train" in refused(CHAT_EVAL, capsys), "the same size, other tokens"
-    (out / "tokenizer/tokenizer.json").write_bytes(own)
-    assert ends(CHAT_EVAL) == 0
+def test_another_tokenizer_is_noticed_where_it_matters(out, capsys):
+    """Models have theirs; pretraining would go on with other tokens."""
+    Tokenizer.train(list(shards.iter_texts(shards.train_shards()))[:500], 300).save(paths.tokenizer_dir())
+    assert ends(CHAT_EVAL) == ends(SFT) == 0
+    assert ends(f"{BASE} --model_tag=cut --save_every=1 --keep=2 --keep_optimizer") == 0
+    shutil.rmtree(out / "checkpoints/base/cut/step_000002")
+    Tokenizer.train(["other words"] * 9, 270).save(paths.tokenizer_dir())
+    line = f"{BASE} --model_tag=cut --resume".replace("--overwrite", "")
+    assert "made with another tokenizer" in refused(line, capsys)
 
 
 def test_a_disk_that_fills_up_costs_no_finished_work(toy, mount_disk, base_dir, monkeypatch, capsys):
@@ -185,21 +184,26 @@ def test_a_disk_that_fills_up_costs_no_finished_work(toy, mount_disk, base_dir, 
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(small_disk))
     for name in ("data", "tokenizer", "checkpoints/base"):
         shutil.copytree(toy.out / name, small_disk / name)
-    one = sum(path.stat().st_size for path in small_disk.glob("checkpoints/base/d1/*/*"))
+    line = f"{MID} --save_every=2 --keep_optimizer".replace("--overwrite", "")
+    assert ends(f"{line} --model_tag=size --num_iterations=1") == 0
+    one = sum(path.stat().st_size for path in small_disk.glob("checkpoints/mid/size/*/*"))
     room = shutil.disk_usage(small_disk).free - one * 3 // 2  # for one checkpoint, not for two
     (small_disk / "filler").write_bytes(bytes(room))
     before = contents(small_disk)
-    message = refused(f"{MID} --save_every=2", capsys)
+    message = refused(line, capsys)
+    assert "checkpoints need" in message and "--save_every=-1" in message and contents(small_disk) == before
+    usage = shutil.disk_usage(small_disk)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))  # as others fill it meanwhile
+    message = refused(line, capsys)
     assert "no space left on device" in message.lower() and "step_000004" in message
-    after = contents(small_disk)
-    assert before.items() <= after.items(), "what was there is whole"
+    assert before.items() <= contents(small_disk).items(), "what was there is whole"
     (small_disk / "filler").unlink()
-    assert ends(f"{MID} --save_every=2 --resume") == 0
+    assert ends(f"{line} --resume") == 0
     assert "goes on after step 2 of 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", [f"{BASE} --keep=2", "nanochat.dataset --source=kindergarten --scale=0.01",
-                                  "scripts.tok_train --vocab_size=300", CHAT_EVAL, "nanochat.report generate"])
+                                  TOKENIZER, CHAT_EVAL, "nanochat.report generate"])
 def test_where_nothing_more_can_be_written_what_was_there_stays(line, out, capsys):
     """A limit on the size of files stands for a full disk."""
     import resource

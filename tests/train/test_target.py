@@ -249,11 +249,14 @@ def test_a_tokenizer_is_replaced_only_when_asked_and_models_keep_theirs(out, mon
         del state["sha256"][name]
     files.write_json(older / "state.json", state)
     before = contents(out)
-    with pytest.raises(UserError, match=r"4 models were made \(base/d1, mid/d1, sft/d1, rl/d1\); --overwrite"):
+    with pytest.raises(UserError, match="made with it: 4, base/d1, mid/d1, sft/d1, rl/d1.; --overwrite"):
         run("tok_train --vocab_size=300")
+    run("tok_train --vocab_size=300 --resume")  # it is finished; no run.json tells its flags
     assert contents(out) == before
     run("tok_train --vocab_size=300 --overwrite")
     assert Tokenizer.load(paths.tokenizer_dir()).vocab_size == 265
+    with pytest.raises(UserError, match=r"with other flags: --digits=1 \(was 2\); --overwrite"):
+        run("tok_train --vocab_size=300 --digits=1 --resume")
     for stage in STAGES:
         assert checkpoint.load_model(stage)[1].vocab_size == 300
 
