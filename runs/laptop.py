@@ -42,7 +42,7 @@ def stages(options: Namespace) -> list[Stage]:
             source="kindergarten", seed=options.seed, scale=options.minutes / 10 if trial else 1), seconds=12),
         # 2,048 tokens: the world has few words, and a larger vocabulary would only make the head slower.
         # One digit a token: the model learns to copy numbers into the calculator digit by digit.
-        Stage("tokenizer", "scripts.tok_train", dict(vocab_size=2048, digits=1), seconds=16),
+        Stage("tokenizer", "scripts.tok_train", dict(vocab_size=2048, digits=1, resume=True), seconds=16),
         Stage("tok_eval", "scripts.tok_eval", seconds=5),
 
         # ---- Base: continues text. 1.8 million parameters in 4 layers of 128 channels, two heads of 64.
@@ -83,7 +83,7 @@ def stages(options: Namespace) -> list[Stage]:
             **later), seconds=10.3 * options.minutes + 10),
         exams("rl", 20),
 
-        Stage("report", "nanochat.report", every_time=True),
+        Stage("report", "nanochat.report", seconds=3, every_time=True),
     ]
 
 

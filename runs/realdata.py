@@ -60,7 +60,7 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
     # ---- Text and tokenizer. The folder is read once; OUT/data/imported.json lists what was taken and left out.
     plan = [Stage("data", "nanochat.dataset", dict(data=options.data), seconds=10),
             Stage("tokenizer", "scripts.tok_train", dict(
-                vocab_size=2048 if little else 8192, digits=1, max_chars=50_000_000), seconds=20),
+                vocab_size=2048 if little else 8192, digits=1, max_chars=50_000_000, resume=True), seconds=20),
             Stage("tok_eval", "scripts.tok_eval")]
     # ---- Base: continues text.
     plan += [Stage("base", "scripts.base_train", dict(
@@ -86,7 +86,7 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
             task="gsm8k", source_tag=tag, num_iterations=recipe.steps(options, 10), examples_per_step=4, num_samples=4,
             max_new_tokens=96, device_batch_size=8, **shared), seconds=60 * minutes("rl"), ranks=ranks),
                  *measured("rl")]
-    return [*plan, Stage("report", "nanochat.report", every_time=True)]
+    return [*plan, Stage("report", "nanochat.report", seconds=3, every_time=True)]
 
 
 def conversation_names(found: Survey) -> list[str]:

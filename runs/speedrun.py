@@ -42,7 +42,7 @@ def stages(options: Namespace, ranks: int) -> list[Stage]:
     # ---- Text. The tokenizer learns from two billion characters, which are in the first eight shards; the other shards
     # are needed only from base on.
     plan_ = [Stage("data", "nanochat.dataset", dict(source="fineweb-edu", num_files=8), 60),
-             Stage("tokenizer", "scripts.tok_train", dict(max_chars=2_000_000_000), 60),
+             Stage("tokenizer", "scripts.tok_train", dict(max_chars=2_000_000_000, resume=True), 60),
              Stage("tok_eval", "scripts.tok_eval", {}, 20),
              Stage("more_data", "nanochat.dataset", dict(source="fineweb-edu", num_files=shards(depth)), 330)]
     # ---- Conversations and exams, in a folder of their own, then beside the text.
@@ -61,7 +61,7 @@ def stages(options: Namespace, ranks: int) -> list[Stage]:
               Stage("sft", "scripts.chat_sft", dict(mixture=fine or None, save_every=200, **later), 300, ranks),
               exams("sft"),
               Stage("rl", "scripts.chat_rl", dict(task=practice, save_every=60, **later), 1980, ranks), exams("rl")]
-    return [*plan_, Stage("report", "nanochat.report", dict(dollars_per_hour=3 * ranks), every_time=True)]
+    return [*plan_, Stage("report", "nanochat.report", dict(dollars_per_hour=3 * ranks), 3, every_time=True)]
 
 
 def shards(depth: int) -> int:

@@ -221,7 +221,7 @@ def _may_go_on(error: Exception, text: str) -> bool:
 def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         check_pointer(path)
-        return pq.ParquetFile(path, buffer_size=BUFFER_BYTES)
+        return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise Unreadable(path, f"is damaged ({first_line(error)})") from error
 
