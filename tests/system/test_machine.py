@@ -2,6 +2,7 @@
 import contextlib
 import ctypes
 import os
+import resource
 import subprocess
 import sys
 
@@ -82,6 +83,16 @@ def test_this_machine_is_something():
     found = hardware.detect()
     assert found.device and found.count >= 1 and found.memory_bytes > 1 << 28
     assert 1 <= hardware.usable_cores()
+
+
+@pytest.mark.parametrize("container_bytes, address_space, free", [
+    (None, resource.RLIM_INFINITY, None), (10**9, resource.RLIM_INFINITY, 10**9),
+    (10**15, resource.RLIM_INFINITY, None), (0, resource.RLIM_INFINITY, 0), (None, 1 << 20, 0)])
+def test_free_memory_is_the_least_of_machine_container_and_ulimit(monkeypatch, container_bytes, address_space, free):
+    monkeypatch.setattr(hardware.container, "free_memory", lambda: container_bytes)
+    monkeypatch.setattr(hardware.resource, "getrlimit", lambda _: (address_space, address_space))
+    found = hardware.free_memory(torch.device("cpu"))
+    assert found == free if free is not None else found > 1 << 26
 
 
 @pytest.mark.parametrize("known, traceback_printed, code", [(0, False, 0), (3, False, 3), (0, True, 1),

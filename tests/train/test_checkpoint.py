@@ -127,7 +127,7 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(learner, tmp_path,
         raise error
 
     monkeypatch.setattr(f"{module}.{function}", fail)
-    with pytest.raises(UserError, match="cannot write .*step_000002.* free space or choose another folder") as raised:
+    with pytest.raises(UserError, match="cannot write .*step_000002.* free space, or set NANOCHAT_BASE_DIR") as raised:
         checkpoint.save(tmp_path, 2, model, optimizer, {})
     assert "\n" not in str(raised.value) and names(tmp_path) == ["step_000001"]
 
