@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from nanochat import sandbox
 from nanochat.infer import Engine, Event
-from nanochat.infer.context import fit_prompt
+from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.infer.quantize import FORMS, quantized
 from nanochat.system import cli, paths, runtime
 from nanochat.system.cli import flag

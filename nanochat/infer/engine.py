@@ -26,10 +26,10 @@ from collections.abc import Callable, Iterator
 import torch
 
 from nanochat.infer.cache import SlotCache
-from nanochat.infer.graphs import Graphs
-from nanochat.infer.loops import Loops
+from nanochat.infer.cuda_graphs import Graphs
+from nanochat.infer.numba_decode import Loops
 from nanochat.infer.request import Completion, Event, EventReader, Logprob, Request
-from nanochat.infer.sampler import Sampler, row_key
+from nanochat.infer.sampling import Sampler, row_key
 
 PREFILL_TOKENS = 4096  # prompt tokens (with padding) in one forward pass: bounds the memory activations take
 MIN_SHARED = 16  # tokens of common beginning that are worth copying (or waiting for)

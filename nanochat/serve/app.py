@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from nanochat.infer.context import fit_prompt
+from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.serve import openai
 from nanochat.serve.guard import Guard
 from nanochat.serve.metrics import Metrics

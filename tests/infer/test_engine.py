@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanochat.infer import Engine
-from nanochat.infer.sampler import Sampler, row_key
+from nanochat.infer.sampling import Sampler, row_key
 
 PROMPTS = [[5], [7, 8, 9], [5, 6], list(range(40, 90)), [7, 8, 9], list(range(100, 120)), [1] * 33]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from nanochat.infer.sampler import Sampler, row_key, uniforms
+from nanochat.infer.sampling import Sampler, row_key, uniforms
 
 CPU = torch.device("cpu")
 

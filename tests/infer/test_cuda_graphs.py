@@ -7,7 +7,7 @@ import torch
 
 from nanochat.infer import Engine
 from tests.infer.test_engine import naive
-from tests.infer.test_sharing import Tape, said
+from tests.infer.test_slots import Tape, said
 
 
 def mixed(engine, jobs: int, longest: int) -> list:

@@ -1,6 +1,6 @@
 import pytest
 
-from nanochat.infer.context import fit_prompt
+from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
 

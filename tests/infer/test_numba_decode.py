@@ -4,11 +4,11 @@ import torch
 
 from nanochat.infer import Engine
 from nanochat.infer.cache import SlotCache
-from nanochat.infer.loops import Loops
+from nanochat.infer.numba_decode import Loops
 from nanochat.infer.quantize import quantized
 from nanochat.model import GPT, PORTABLE, GPTConfig, fp8, lora
+from tests.infer.test_cuda_graphs import mixed
 from tests.infer.test_engine import naive
-from tests.infer.test_graphs import mixed
 
 SHAPE = dict(sequence_len=64, vocab_size=300, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, head_dim=8)
 
