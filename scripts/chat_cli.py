@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     step = None if args.step < 0 else args.step
     model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, step, run.device, run.dtype)
     engine = Engine(quantized(model.eval().to(run.dtype), args.quantize), tokenizer, sandbox.tool, max_rows=1,
-                    prefix_cache=True, loops=True)
+                    prefix_cache=True, numba_decode=True)
     draw = random.Random(None if args.seed < 0 else args.seed)
 
     def answer(messages: list[dict]) -> dict:

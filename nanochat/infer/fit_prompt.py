@@ -1,29 +1,32 @@
-"""Making a conversation fit the context: the oldest exchanges go first, the system text and the newest message stay."""
+"""Makes a conversation fit the context: drops the oldest exchanges; the system text and the newest message stay."""
 
 from nanochat.system.files import UserError
-from nanochat.tokenizer import chat
+from nanochat.tokenizer import Tokenizer, chat
 
 
-def fit_prompt(tokenizer, messages: list[dict], sequence_len: int, room: int,
-               go_on: bool = False) -> tuple[list[int], int]:
-    """Prompt ids that leave `room` tokens for the answer, and how many of the oldest messages were dropped for that.
+def fit_prompt(tokenizer: Tokenizer, messages: list[dict], sequence_len: int, room: int,
+               continues: bool = False) -> tuple[list[int], int]:
+    """Prompt ids that leave `room` tokens for the answer, and the number of old messages that were dropped for it.
 
-    `messages` as in nanochat/tokenizer/chat.py, ending with the user's, or with `go_on` with the assistant's: then the
-    answer goes on with that one. The room is cut to half the context, so that asking for a long answer never costs the
-    whole conversation. UserError when the newest message alone is too long.
+    `messages` as in nanochat/tokenizer/chat.py. The last message is the user's; with `continues` it is the assistant's,
+    and the answer continues it. UserError when the newest message alone is too long.
     """
+    # Never more than half the context is kept free: a request for a long answer must not drop the whole conversation.
     limit = sequence_len - min(room, sequence_len // 2)
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = messages[len(system):]
-    first = 0  # of the turns that are kept; one exchange is two turns
+    num_dropped = 0
     while True:
-        left = {"messages": [*system, *turns[first:]]}
-        prompt = chat.render(tokenizer, left)[0][:-1] if go_on else chat.render_prompt(tokenizer, left)
+        conversation = {"messages": [*system, *turns[num_dropped:]]}
+        if continues:  # leave the assistant's last turn open: drop the <|assistant_end|> behind it
+            prompt = chat.render(tokenizer, conversation)[0][:-1]
+        else:
+            prompt = chat.render_prompt(tokenizer, conversation)
         if len(prompt) <= limit:
-            return prompt, first
-        if first + 2 >= len(turns):
+            return prompt, num_dropped
+        if num_dropped + 2 >= len(turns):
             break
-        first += 2
-    if len(prompt) < sequence_len:  # no room to drop anything more: a shorter answer it is
-        return prompt, first
+        num_dropped += 2  # a question goes together with its answer
+    if len(prompt) < sequence_len:  # nothing is left to drop, so the answer gets less room than wished
+        return prompt, num_dropped
     raise UserError(f"the message is {len(prompt):,} tokens long, the model's context {sequence_len:,}; shorten it")

@@ -1,11 +1,12 @@
-"""A decode step in plain loops, compiled by Numba: on a CPU, for a few rows at a time.
+"""A decode step in plain loops, compiled by Numba: for a few rows on a CPU.
 
-PyTorch spends most of a small model's step on finding out what to call: 1 ms for 4 layers, of which arithmetic is a
-tenth. And with one row a step is matrices times a vector, every weight read once and used once; a large model's bf16
-weights it reads at half the speed of the memory. Here a step is one call, and all cores read weights in order.
+PyTorch spends most of a small model's decode step on finding and calling its kernels: .9 of 1 ms with 4 layers. And one
+row is a matrix times a vector, which is limited by reading the weights: PyTorch reads bf16 weights at half the speed of
+the memory (docs/LOG.md, "What limits an answer on a CPU"). Here a step is one call, and all cores read weights in order.
 
-The formulas are those of model/gpt.py, which stays the definition; sums are fp32, weights and cache as they are stored
-(fp32 or bf16). Work is shared by output columns, so no sum depends on the number of threads.
+The formulas are those of model/gpt.py, which stays the definition; the tests compare the two. Sums are fp32; weights and
+cache are read as they are stored (fp32 or bf16). The cores share the work by output columns, so that no sum depends on
+the number of threads.
 """
 import threading
 import time
@@ -21,62 +22,66 @@ from nanochat.infer.cache import SlotCache
 from nanochat.model.gpt import GPT, Linear
 from nanochat.system import log
 
-SMALL = 1 << 23  # weights of a model whose steps are mostly PyTorch's overhead
-WORTH_THREADS = 1 << 17  # multiplications; below, waking the other cores costs more
-EPSILON = np.float32(1e-6)
-_one_at_a_time = threading.Lock()  # Numba's threads serve one caller
+SMALL_MODEL = 1 << 23  # parameters of a model whose steps are mostly PyTorch's overhead
+MIN_PARALLEL = 1 << 17  # multiplications; for fewer it costs more to wake the other cores than they save
+EPSILON = np.float32(1e-6)  # as in model/gpt.py's norm
+QUERY, KEY, VALUE, OUT, UP, DOWN, GATE, VALUE_EMBEDDING = range(8)  # the weights of a block in `NumbaDecoder.blocks`
+_numba_lock = threading.Lock()  # Numba's threads cannot serve two callers at once
 
 
-class Loops:
+class NumbaDecoder:
     """`logits` of one decode step of `model` on `cache`."""
 
     def __init__(self, model: GPT, cache: SlotCache):
         self.cache, self.config = cache, model.config
-        trunk, layers = model.model, model.model.layers
-        none = np.zeros((0, 0), np.float32 if trunk.embed_tokens.weight.dtype == torch.float32 else np.uint16)
-        embeds = trunk.value_embeds
-        self.tables = _array(trunk.embed_tokens.weight), _array(model.lm_head.weight)
-        self.matrices = [List([_array(pick(layer)) for layer in layers]) for pick in (
-            lambda layer: layer.self_attn.q_proj.weight, lambda layer: layer.self_attn.k_proj.weight,
-            lambda layer: layer.self_attn.v_proj.weight, lambda layer: layer.self_attn.o_proj.weight,
-            lambda layer: layer.mlp.fc1.weight, lambda layer: layer.mlp.fc2.weight)]
-        self.gates = List([none if layer.self_attn.gate is None else _array(layer.self_attn.gate.weight)
-                           for layer in layers])
-        self.values = List([_array(embeds[str(i)].weight) if str(i) in embeds else none for i in range(len(layers))])
-        self.angles = model.cos.float().numpy(), model.sin.float().numpy()
-        # From so many rows on PyTorch's products of matrices win.
-        self.most_rows = 64 if sum(p.numel() for p in model.parameters()) < SMALL else 4
-        self.vectors = [getattr(trunk, name, None) for name in ("smear", "residual_scalars", "embedding_scalars")]
+        trunk = model.model
+        # Lists of arrays, because a compiled function takes few arguments faster than many. An array without elements
+        # stands for a weight that this model does not have.
+        self.tables = List([_array(trunk.embed_tokens.weight), _array(model.lm_head.weight)])
+        absent = _array(trunk.embed_tokens.weight)[:0]
+        self.blocks = List()
+        for layer, block in enumerate(trunk.layers):
+            attention, mlp = block.self_attn, block.mlp
+            embedding = trunk.value_embeds[str(layer)] if str(layer) in trunk.value_embeds else None
+            modules = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.fc1, mlp.fc2,
+                       attention.gate, embedding)  # in the order of QUERY … VALUE_EMBEDDING
+            self.blocks.append(List([absent if module is None else _array(module.weight) for module in modules]))
+        self.angles = List([model.cos.float().numpy(), model.sin.float().numpy()])
+        vectors = [getattr(trunk, name, None) for name in ("smear", "residual_scalars", "embedding_scalars")]
+        self.vectors = List([np.empty(0, np.float32) if vector is None else vector.detach().float().numpy()
+                             for vector in vectors])
+        # For more rows PyTorch's matrix products are faster than these loops.
+        self.max_rows = 64 if sum(p.numel() for p in model.parameters()) < SMALL_MODEL else 4
 
         began = time.monotonic()
-        self.logits([0], [-1], [0])  # compiles; slot 0 is nobody's yet
+        self.logits([0], [-1], [0])  # compiles; it writes to slot 0, which no request owns yet
         if (seconds := time.monotonic() - began) > 3:
             log.say(f"compiled the decode loops, once, in {seconds:.0f} s")
 
     @staticmethod
-    def can(model: GPT) -> bool:
-        """Whether this model is on a CPU and nothing but what is written here."""
-        kinds = {type(module) for module in model.modules() if isinstance(module, torch.nn.Linear)}
+    def supports(model: GPT) -> bool:
+        """Whether this model is on a CPU and has no other layers than those written here (no LoRA, int8 or FP8)."""
+        linear_types = {type(module) for module in model.modules() if isinstance(module, torch.nn.Linear)}
         dtypes = {p.dtype for p in model.parameters()}
-        return (type(model) is GPT and kinds == {Linear} and len(dtypes) == 1
+        return (type(model) is GPT and linear_types == {Linear} and len(dtypes) == 1
                 and dtypes <= {torch.float32, torch.bfloat16} and next(model.parameters()).device.type == "cpu")
 
-    def logits(self, ids: list[int], before: list[int], positions: list[int]) -> torch.Tensor:
-        """fp32 logits (B, V) of the tokens `ids`, which stand at `positions` of slots 0…B−1, behind tokens `before`."""
+    def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
+        """fp32 logits (B, V) after the tokens `ids`, which stand at `positions` of slots 0 … B−1; previous_ids: the
+        tokens in front of them, −1 if there is none."""
         self.cache.reserve(len(ids), max(positions) + 1)
-        rows = np.array([ids, before, positions], np.int64)
+        rows = np.array([ids, previous_ids, positions], np.int64)
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
-        vectors = [np.empty(0, np.float32) if one is None else one.detach().float().numpy() for one in self.vectors]
         bos = -1 if self.config.document_bos is None else self.config.document_bos
-        with _one_at_a_time:
-            _step(rows, *self.tables, *self.matrices, self.gates, self.values, *self.angles, *vectors,
-                  _array(self.cache.keys), _array(self.cache.values), self.config.n_head, bos, self.config.softcap, out,
-                  min(torch.get_num_threads(), get_num_threads()))
+        threads = min(torch.get_num_threads(), get_num_threads())
+        with _numba_lock:
+            _step(rows, self.tables, self.blocks, self.angles, self.vectors, _array(self.cache.keys),
+                  _array(self.cache.values), (self.config.n_head, bos, self.config.softcap, threads), out)
         return torch.from_numpy(out)
 
 
 def _array(t: torch.Tensor) -> np.ndarray:
-    """The tensor's own memory; bf16 as uint16."""
+    """The memory of a tensor as an array, not a copy; bf16 as uint16, since NumPy has no bf16."""
     t = t.detach()
     return t.numpy() if t.dtype == torch.float32 else t.view(torch.int16).numpy().view(np.uint16)
 
@@ -99,8 +104,10 @@ def _bits_of(typing_context, number):
     return types.uint32(types.float32), generate
 
 
+# The next two functions compile to nothing for fp32. A bf16 number is the upper half of an fp32 number.
+
 def _wide(stored):
-    """fp32 of a stored number."""
+    """A stored number as fp32."""
 
 
 @overload(_wide, inline="always")
@@ -111,7 +118,7 @@ def _(stored):
 
 
 def _store(place, i, number):
-    """place[i] = number, rounded to the nearest, to even, where it is bf16."""
+    """place[i] = number; for bf16 rounded to the nearest, and to even in the middle."""
 
 
 @overload(_store, inline="always")
@@ -121,18 +128,18 @@ def _(place, i, number):
             place[i] = number
     else:
         def store(place, i, number):
-            bits = _bits_of(np.float32(number))
+            bits = _bits_of(np.float32(number))  # adding just under half of the lower part rounds; bit 16 decides ties
             place[i] = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
     return store
 
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _multiply_rows(x, weight, out, begin, end):
-    """out (B, O) = x (B, I) · weight (O, I)ᵀ, columns begin … end."""
+    """Columns begin … end of out (B, O) = x (B, I) · weight (O, I)ᵀ."""
     fours = len(x) // 4 * 4
     for o in range(begin, end):
         row = weight[o]
-        for b in range(0, fours, 4):  # a weight that has been read serves four rows
+        for b in range(0, fours, 4):  # a weight is read once and used for four rows
             x0, x1, x2, x3 = x[b], x[b + 1], x[b + 2], x[b + 3]
             sum0 = sum1 = sum2 = sum3 = np.float32(0)
             for i in range(len(row)):
@@ -157,7 +164,7 @@ def _multiply_parallel(x, weight, out, threads):
 
 @njit(nogil=True, cache=True)
 def _multiply(x, weight, out, threads):
-    if threads == 1 or len(x) * weight.size < WORTH_THREADS:
+    if threads == 1 or len(x) * weight.size < MIN_PARALLEL:
         _multiply_rows(x, weight, out, 0, len(weight))
     else:
         _multiply_parallel(x, weight, out, threads)
@@ -165,7 +172,7 @@ def _multiply(x, weight, out, threads):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _attend_heads(q, keys, values, positions, y, begin, end):
-    """y (B, H, D) of queries q (B, H, D) over positions 0 … positions[b] of slot b; pairs (row, head) begin … end."""
+    """Attention y (B, H, D) of queries q (B, H, D) to positions 0 … positions[b] of slot b; pairs (row, head) begin … end."""
     heads, width = q.shape[1], q.shape[2]
     shared = heads // keys.shape[1]
     scale = np.float32(width ** -0.5)
@@ -179,7 +186,7 @@ def _attend_heads(q, keys, values, positions, y, begin, end):
             for d in range(width):
                 total += q[b, h, d] * _wide(key[s, d])
             scores[s] = total * scale
-        scores = np.exp(scores - scores.max())
+        scores = np.exp(scores - scores.max())  # softmax; without the maximum exp would overflow
         scores /= scores.sum()
         y[b, h] = 0
         for s in range(length):
@@ -196,7 +203,7 @@ def _attend_parallel(q, keys, values, positions, y, threads):
 
 @njit(nogil=True, cache=True)
 def _attend(q, keys, values, positions, y, threads):
-    if threads == 1 or q.size * positions.max() < WORTH_THREADS:
+    if threads == 1 or q.size * positions.max() < MIN_PARALLEL:
         _attend_heads(q, keys, values, positions, y, 0, q.shape[0] * q.shape[1])
     else:
         _attend_parallel(q, keys, values, positions, y, threads)
@@ -216,7 +223,7 @@ def _norm(x, out):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _rotate(x, cos, sin):
-    """RoPE of the heads x (H, D), halves paired, then their norm."""
+    """RoPE of the heads x (H, D), which pairs the two halves of a head, then their norm."""
     half = x.shape[1] // 2
     for h in range(len(x)):
         for d in range(half):
@@ -228,7 +235,7 @@ def _rotate(x, cos, sin):
 
 @njit(nogil=True, cache=True)
 def _embed(rows, embedding, smear, bos):
-    """x (B, C): the normalised embeddings, with a part of those before them."""
+    """x (B, C): the normalised embeddings, plus (smear) a part of the previous tokens' embeddings."""
     x = np.empty((rows.shape[1], embedding.shape[1]), np.float32)
     previous = np.zeros_like(x)
     for b in range(len(x)):
@@ -245,42 +252,46 @@ def _embed(rows, embedding, smear, bos):
 
 
 @njit(nogil=True, cache=True)
-def _step(rows, embedding, head, wq, wk, wv, wo, w1, w2, gates, value_embeddings, cos, sin, smear, residual, first,
-          keys, values, heads, bos, softcap, logits, threads):
-    """Logits (B, V) of rows (3, B) = (id, the id before, position); stores its keys and values (L, slot, G, S, D)."""
+def _step(rows, tables, blocks, angles, vectors, keys, values, settings, logits):
+    """Logits (B, V) of rows (3, B) = (id, previous id, position); stores its keys and values (L, slot, G, S, D)."""
+    embedding, head = tables[0], tables[1]
+    cos, sin = angles[0], angles[1]
+    smear, residual_scalars, embedding_scalars = vectors[0], vectors[1], vectors[2]
+    heads, bos, softcap, threads = settings
     x = _embed(rows, embedding, smear, bos)
     x0, h = x.copy(), np.empty_like(x)
     B, groups, width = len(x), keys.shape[2], keys.shape[4]
     q, y = np.empty((B, heads * width), np.float32), np.empty((B, heads * width), np.float32)
     k, v = np.empty((B, groups * width), np.float32), np.empty((B, groups * width), np.float32)
-    gate, hidden = np.empty((B, groups), np.float32), np.empty((B, len(w1[0])), np.float32)
-    for layer in range(len(wq)):
-        if len(residual):
-            x = residual[layer] * x + first[layer] * x0
+    gate, hidden = np.empty((B, groups), np.float32), np.empty((B, len(blocks[0][UP])), np.float32)
+    for layer in range(len(blocks)):
+        block = blocks[layer]
+        if len(residual_scalars):
+            x = residual_scalars[layer] * x + embedding_scalars[layer] * x0
         _norm(x, h)
-        for matrix, out in ((wq[layer], q), (wk[layer], k), (wv[layer], v)):
+        for matrix, out in ((block[QUERY], q), (block[KEY], k), (block[VALUE], v)):
             _multiply(h, matrix, out, threads)
-        if len(gates[layer]):
-            _multiply(h, gates[layer], gate, threads)
+        if len(block[GATE]):
+            _multiply(h, block[GATE], gate, threads)
         for b in range(B):
-            at = rows[2, b]
-            for g in range(groups if len(gates[layer]) else 0):
-                part = np.float32(2) / (np.float32(1) + np.exp(-gate[b, g]))
+            position = rows[2, b]
+            for g in range(groups if len(block[GATE]) else 0):
+                opening = np.float32(2) / (np.float32(1) + np.exp(-gate[b, g]))
                 for d in range(g * width, (g + 1) * width):
-                    v[b, d] += part * _wide(value_embeddings[layer][rows[0, b], d])
-            _rotate(q[b].reshape(heads, width), cos[at], sin[at])
-            _rotate(k[b].reshape(groups, width), cos[at], sin[at])
+                    v[b, d] += opening * _wide(block[VALUE_EMBEDDING][rows[0, b], d])
+            _rotate(q[b].reshape(heads, width), cos[position], sin[position])
+            _rotate(k[b].reshape(groups, width), cos[position], sin[position])
             for g in range(groups):
                 for d in range(width):
-                    _store(keys[layer, b, g, at], d, k[b, g * width + d])
-                    _store(values[layer, b, g, at], d, v[b, g * width + d])
+                    _store(keys[layer, b, g, position], d, k[b, g * width + d])
+                    _store(values[layer, b, g, position], d, v[b, g * width + d])
         _attend(q.reshape(B, heads, width), keys[layer], values[layer], rows[2], y.reshape(B, heads, width), threads)
-        _multiply(y, wo[layer], h, threads)
+        _multiply(y, block[OUT], h, threads)
         x += h
         _norm(x, h)
-        _multiply(h, w1[layer], hidden, threads)
+        _multiply(h, block[UP], hidden, threads)
         hidden = np.square(np.maximum(hidden, np.float32(0)))
-        _multiply(hidden, w2[layer], h, threads)
+        _multiply(hidden, block[DOWN], h, threads)
         x += h
     _norm(x, h)
     _multiply(h, head, logits, threads)

@@ -1,21 +1,54 @@
-"""From logits to the next token, for a whole batch at once, reproducibly.
+"""How the next token is chosen: the settings of a request, and the sampler that serves a whole batch at once.
 
-A row draws one uniform number per position from a counter-based generator, splitmix64(key + position), and inverts the
-cumulative distribution with it. No generator object and no state: what a row draws depends on its own key and position
-only, never on the rows beside it, so a request gives the same text alone and in any batch.
+Sampling is reproducible without a random generator and its state. A row draws one uniform number per position,
+splitmix64(key + position), and finds the token at which the cumulative distribution exceeds it. The key comes from seed,
+prompt and sample number. So the draw never depends on the other rows: a request gets the same text in any batch.
 """
 
 import hashlib
 import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment (Steele, Lea, Flood 2014): 2^64 / golden ratio
+# Temperatures up to this one count as 0, because logits divided by a tiny number overflow.
+GREEDY_TEMPERATURE = 1e-4
+
+Logprob = tuple[float, list[tuple[int, float]]]  # nats of the token itself; (token id, nats) of the likeliest tokens
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """The settings of a request. The names are OpenAI's and vLLM's; the filters apply in this order: k, p, min_p."""
+
+    max_tokens: int = 256
+    temperature: float = 1.0  # 0 is greedy: the likeliest token, always
+    top_k: int | None = None  # keep the k likeliest tokens
+    top_p: float = 1.0  # keep the likeliest tokens that together reach this probability (Holtzman et al. 2020, §3.1)
+    min_p: float = 0.0  # keep tokens at least this times as likely as the likeliest (Nguyen et al. 2024, §3)
+    seed: int = 0
+    stop_ids: Collection[int] | None = None  # tokens that end the answer; None: those that end a turn of a chat
+    stop: tuple[str, ...] = ()  # strings that end the answer and are not part of it
+    logprobs: int | None = None  # how many alternatives to report with each token; None: report no probabilities
+    echo: bool = False  # with logprobs: report the probabilities of the prompt's tokens as well
+    logit_bias: Mapping[int, float] | None = None  # token id → number that is added to its logit
+    presence_penalty: float = 0.0  # subtracted from the logit of every token that was sampled before
+    frequency_penalty: float = 0.0  # subtracted as many times as the token was sampled before
+
+    def __post_init__(self) -> None:
+        assert self.top_k is None or self.top_k >= 1, f"top_k {self.top_k}: expected None or at least 1"
+        assert not isinstance(self.stop, str), "stop is a tuple of strings"
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature <= GREEDY_TEMPERATURE
 
 
 def row_key(seed: int, prompt: tuple[int, ...], sample: int) -> int:
-    """The 64-bit key of a row's random numbers: the same seed, prompt and sample number give the same text."""
+    """The 64-bit key of a row's random numbers."""
     text = f"{seed}/{sample}/{','.join(map(str, prompt))}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
@@ -30,63 +63,69 @@ def uniforms(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 class Sampler:
-    """The sampling settings of the rows of one batch; made anew when the rows change, used every step.
+    """Draws the next tokens for one batch of rows; the engine makes a new one when the rows change."""
 
-    temperature 0 is greedy. top_k keeps the k likeliest tokens, top_p (Holtzman et al. 2020, section 3.1) the likeliest
-    whose probabilities together reach p, min_p (Nguyen et al. 2024, section 3) those at least p times as likely as the
-    likeliest; they apply in this order, after the temperature.
-    """
-
-    def __init__(self, keys: list[int], temperatures: list[float], top_ks: list[int | None], device: torch.device,
-                 top_ps: list[float] | None = None, min_ps: list[float] | None = None):
-        def column(values: list) -> torch.Tensor:
+    def __init__(self, keys: Sequence[int], params: Sequence[SamplingParams], device: torch.device):
+        def column(values: list[float] | list[int] | list[bool]) -> torch.Tensor:
             return torch.tensor(values, device=device)[:, None]  # (B, 1)
 
-        top_ps, min_ps = top_ps or [1.0] * len(keys), min_ps or [0.0] * len(keys)
         self.keys = np.array(keys, dtype=np.uint64)
-        self.temperatures = column([t or 1.0 for t in temperatures])
-        kinds = ["greedy" if t == 0 else "top_p" if p < 1 else "top_k" if k else "full"
-                 for t, k, p in zip(temperatures, top_ks, top_ps)]
-        self.rows_of = {kind: column([other == kind for other in kinds]) for kind in dict.fromkeys(kinds)}
-        self.widest = max((k for k in top_ks if k), default=0)
-        self.top_ks = column([k or 2**31 for k in top_ks])
-        self.top_ps = column(top_ps)
-        # A floor below the largest logit; None where nobody wants one, which saves a pass over the vocabulary.
-        self.floors = column([math.log(p) if p > 0 else -math.inf for p in min_ps]) if any(min_ps) else None
+        self.temperatures = column([1.0 if row.is_greedy else row.temperature for row in params])
+        self.widest_k = max((row.top_k for row in params if row.top_k), default=0)
+        self.top_ks = column([row.top_k or 2**31 for row in params])
+        self.top_ps = column([row.top_p for row in params])
+        # min_p as a distance below the largest logit. None where no row wants it: that saves a pass over the vocabulary.
+        floors = [math.log(row.min_p) if row.min_p > 0 else -math.inf for row in params]
+        self.floors = column(floors) if max(floors) > -math.inf else None
+        # Every method computes all rows, and `draw` picks from each the rows that asked for it. One batch rarely mixes
+        # methods, so this nearly always runs one of them.
+        methods = [self._method(row) for row in params]
+        self.rows_of = {method: column([other == method for other in methods]) for method in dict.fromkeys(methods)}
+
+    def _method(self, params: SamplingParams) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        if params.is_greedy:
+            return self._greedy
+        if params.top_p < 1:
+            return self._top_p
+        return self._top_k if params.top_k else self._all_tokens
 
     def draw(self, logits: torch.Tensor, positions: list[int]) -> torch.Tensor:
-        """Next tokens (B,) int64 from logits (B, V) float32, for tokens that will stand at `positions`."""
+        """Next tokens (B,) int64 from logits (B, V) float32; the last tokens of the rows stand at `positions`."""
         numbers = uniforms(self.keys, np.array(positions, dtype=np.uint64))
         u = torch.from_numpy(numbers).to(logits.device)[:, None]  # (B, 1)
-        drawn = None
-        for kind, rows in self.rows_of.items():  # nearly always one kind
-            choice = getattr(self, f"_{kind}")(logits, u)
-            drawn = choice if drawn is None else torch.where(rows, choice, drawn)
+        drawn: torch.Tensor | None = None
+        for method, rows in self.rows_of.items():
+            tokens = method(logits, u)  # (B, 1)
+            drawn = tokens if drawn is None else torch.where(rows, tokens, drawn)
+        assert drawn is not None, "a batch has at least one row"
         return drawn.squeeze(1)
 
     def _greedy(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         return logits.argmax(-1, keepdim=True)
 
-    def _full(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        return _invert(self._above_floor(logits / self.temperatures), u)
+    def _all_tokens(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return _invert(self._apply_min_p(logits / self.temperatures), u)
 
     def _top_k(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        best, ids = logits.topk(min(self.widest, logits.shape[1]), dim=-1)  # sorted, so a wider batch only appends
-        rank = torch.arange(best.shape[1], device=logits.device)
-        best = best.masked_fill(rank >= self.top_ks, float("-inf"))
-        return ids.gather(1, _invert(self._above_floor(best / self.temperatures), u))
+        # topk sorts, so a wider k of another row only appends columns, which the mask then removes.
+        best, ids = logits.topk(min(self.widest_k, logits.shape[1]), dim=-1)
+        best = best.masked_fill(self._ranks(best) >= self.top_ks, float("-inf"))
+        return ids.gather(1, _invert(self._apply_min_p(best / self.temperatures), u))
 
     def _top_p(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         best, ids = (logits / self.temperatures).sort(dim=-1, descending=True, stable=True)
-        best = best.masked_fill(torch.arange(best.shape[1], device=logits.device) >= self.top_ks, float("-inf"))
+        best = best.masked_fill(self._ranks(best) >= self.top_ks, float("-inf"))
         probabilities = best.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities  # of the tokens likelier than this one
-        before[:, 0] = -1.0  # the likeliest stays, whatever top_p
-        best = best.masked_fill(before >= self.top_ps, float("-inf"))
-        return ids.gather(1, _invert(self._above_floor(best), u))
+        likelier = probabilities.cumsum(-1) - probabilities  # (B, V): the probability of all tokens likelier than this
+        likelier[:, 0] = -1.0  # the likeliest token stays, whatever top_p is
+        best = best.masked_fill(likelier >= self.top_ps, float("-inf"))
+        return ids.gather(1, _invert(self._apply_min_p(best), u))
 
-    def _above_floor(self, scaled: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K), those of tokens that min_p excludes at −∞."""
+    def _ranks(self, sorted_logits: torch.Tensor) -> torch.Tensor:
+        return torch.arange(sorted_logits.shape[1], device=sorted_logits.device)
+
+    def _apply_min_p(self, scaled: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) after the temperature; those of tokens that min_p excludes become −∞."""
         if self.floors is None:
             return scaled
         return scaled.masked_fill(scaled < scaled.amax(-1, keepdim=True) + self.floors, float("-inf"))
@@ -97,3 +136,11 @@ def _invert(logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     cumulative = torch.softmax(logits, dim=-1).cumsum(-1)  # (B, K)
     # u < 1 and right=True (first entry *above* u · total): a token of probability 0 is never drawn.
     return torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).clamp_(max=logits.shape[1] - 1)
+
+
+def logprobs(logits: torch.Tensor, tokens: Sequence[int], num_alternatives: int) -> list[Logprob]:
+    """For each row of logits (B, V): the log-probability of its token, and the likeliest tokens with theirs (nats)."""
+    nats = logits.log_softmax(-1)
+    chosen = nats.gather(1, torch.tensor(tokens, device=nats.device)[:, None])[:, 0].tolist()
+    best, ids = nats.topk(min(num_alternatives, nats.shape[1]), dim=-1)
+    return [(value, list(zip(*pair))) for value, *pair in zip(chosen, ids.tolist(), best.tolist())]
