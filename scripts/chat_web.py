@@ -67,11 +67,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--num_gpus={args.num_gpus}, but there are {torch.cuda.device_count()} GPUs here")
     served = dict(load(stage, args, run) for stage in dict.fromkeys(stages))
     workers = [worker for replicas in served.values() for worker in replicas]
-    (name, first), *others = served.items()
     key = os.environ.get("NANOCHAT_API_KEY", "")
     defaults = SamplingParams(temperature=args.temperature, top_k=args.top_k, max_tokens=args.max_tokens)
-    app = create_app(first, name, defaults, others=dict(others), key=key, requests_per_minute=args.rate,
-                     cors_origin=args.cors_origin)
+    app = create_app(served, defaults, key=key, requests_per_minute=args.rate, cors_origin=args.cors_origin)
     if args.host not in ("127.0.0.1", "localhost", "::1") and not key:
         log.say("warning: whoever reaches this address can use it; NANOCHAT_API_KEY sets a key")
     url = f"http://{shown(args.host)}:{door.getsockname()[1]}"

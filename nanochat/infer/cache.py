@@ -1,42 +1,40 @@
-"""The key/value cache: the keys and values that attention computed for every token of the running requests.
+"""The key/value cache: the keys and values that attention computed for the tokens of all running requests.
 
-One tensor holds all keys and one all values, both (L, slots, G, S, D). A request owns one slot. The running requests own
-slots 0 … n−1 without gaps, so a decode step reads a slice of the tensors and copies nothing.
+One tensor holds all keys and one all values, both (L, slots, G, S, D). A request owns one slot. The running requests
+own slots 0 … n−1 without gaps, so a decode step reads a slice of the tensors and copies nothing.
 
-For every forward pass the engine calls `plan()`, which says which positions of which slots are about to be computed, and
-hands the returned view to the model. The model calls `view.append()` once per layer; attention gets all keys and values
-so far, and one mask that all layers share.
+Before every forward pass the engine calls `plan()`, which takes the positions and slots of the new tokens and returns a
+view. The model calls `view.append()` once per layer; attention gets all keys and values so far, and one mask.
 
-A slot is not cleared when another request takes it: the mask hides all positions at or after a request's length, and
-the request overwrites each position before the mask shows it. Which request owns which slot is the business of slots.py.
-There is no paging: a slot has room for a whole context.
+Nobody clears a slot that another request takes over: the mask hides all positions at or after a request's length, and
+the request overwrites every position before the mask shows it. A slot has room for a whole context (no paging).
 """
 
 from dataclasses import dataclass
 
 import torch
 
-# Contexts are read in multiples of this, so that tensor shapes repeat. A row then attends to at most 31 masked positions.
+# Contexts are read in multiples of this, so that tensor shapes repeat; a row then attends to ≤ 31 masked positions.
 BUCKET = 32
 
 
 @dataclass(frozen=True)
 class CacheView:
-    """The positions of the cache that one forward pass writes and reads; the cache that `GPT.hidden` expects."""
+    """The part of the cache that one forward pass writes and reads; the cache that `GPT.hidden` expects."""
 
     keys: torch.Tensor  # (L, slots, G, S, D), the whole cache
-    values: torch.Tensor  # the same
-    positions: torch.Tensor  # (B, T) int64, the positions of the new tokens
+    values: torch.Tensor
+    positions: torch.Tensor  # (B, T) int64, of the new tokens
     rows: torch.Tensor  # (B, 1) int64, the slot of every row: where new tokens are written
-    slots: slice | torch.Tensor  # the same slots again; a slice where possible, because reading a slice copies nothing
+    slots: slice | torch.Tensor  # the slots that are read: a slice where possible, since that copies nothing
     num_read: int  # positions that attention reads
-    mask: torch.Tensor | None  # (B, 1, T, S) bool; None: all rows start at position 0
+    mask: torch.Tensor | None  # (B, 1, T, S) bool; None if all rows start at position 0
 
     def append(self, layer: int, k: torch.Tensor,
                v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Store k and v (B, G, T, D) of the new tokens; returns keys and values (B, G, S, D) so far, and the mask."""
         keys, values = self.keys[layer], self.values[layer]
-        if self.mask is None:  # nothing came before the new tokens: attention needs no more than k and v themselves
+        if self.mask is None:  # there are no earlier tokens: attention needs no more than k and v themselves
             keys[self.slots, :, :self.num_read] = k.to(keys.dtype)
             values[self.slots, :, :self.num_read] = v.to(values.dtype)
             return k, v, None
@@ -72,8 +70,8 @@ class SlotCache:
     def plan(self, slots: slice | list[int], starts: list[int], num_new: int) -> CacheView:
         """The view for a forward pass of `num_new` tokens in each of `slots`; row i starts at position `starts[i]`.
 
-        When all rows start at 0 there is no mask: attention is causal over the new tokens, so padding on the right of a
-        row is never seen by the tokens on its left.
+        When all rows start at 0 there is no mask: attention to the new tokens is causal, so a token never sees the
+        padding on its right.
         """
         device = self.keys.device
         row_slots = list(range(slots.start, slots.stop)) if isinstance(slots, slice) else slots
@@ -93,8 +91,8 @@ class SlotCache:
 
         slots and positions are (B, 1) int64. A CUDA graph records their addresses and reads them again at each replay.
         """
-        return CacheView(self.keys, self.values, positions, slots, slice(0, len(slots)), num_read,
-                         _mask(positions, num_read))
+        mask = _mask(positions, num_read)
+        return CacheView(self.keys, self.values, positions, slots, slice(0, len(slots)), num_read, mask)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of slot `source` to slot `target`."""
@@ -112,7 +110,7 @@ class SlotCache:
 
 
 def _mask(positions: torch.Tensor, num_read: int) -> torch.Tensor:
-    """(B, 1, T, S) bool: each of the new tokens at `positions` (B, T) attends to all positions up to its own."""
+    """(B, 1, T, S) bool: the new tokens at `positions` (B, T) attend to all positions up to their own."""
     return (torch.arange(num_read, device=positions.device) <= positions[:, :, None])[:, None]
 
 

@@ -1,8 +1,8 @@
 """Decoding with CUDA graphs: on a GPU, launching the kernels takes most of a small model's decode step.
 
-A CUDA graph is recorded once and replayed with new inputs in the same memory, so all shapes must be fixed. We record one
-graph for each pair (number of rows, length of context), both rounded up to powers of two. The cache is reserved whole at
-the start, because recorded addresses must not move. Padding rows write to a spare slot that no request owns.
+A CUDA graph is recorded once and replayed with new inputs in the same memory, so all shapes must be fixed. There is one
+graph per pair (number of rows, length of context), both rounded up to powers of two. The cache is reserved whole at the
+start, because recorded addresses must not move. Padding rows write to a spare slot that no request owns.
 
 On other devices the same static shapes run without a recording, which is how tests/infer/test_cuda_graphs.py compares
 them with the engine's usual way. **No GPU has replayed a graph yet.**
@@ -23,7 +23,7 @@ class CudaGraphs:
     def __init__(self, model: GPT, cache: SlotCache):
         self.model, self.cache = model, cache
         cache.reserve(cache.max_rows, cache.max_len)
-        self.spare_slot = cache.max_rows - 1
+        self.max_rows = self.spare_slot = cache.max_rows - 1
         self.recorded: dict[tuple[int, int], tuple[torch.Tensor, Callable[[], torch.Tensor]]] = {}
         self.device = cache.keys.device
         # All graphs share one pool of memory: only one of them runs at a time.
@@ -61,7 +61,7 @@ class CudaGraphs:
         with torch.cuda.device(self.device):
             # Libraries allocate workspaces in their first calls. A recording must not contain that, so we run twice
             # before it, on a stream of its own, as PyTorch's documentation of CUDA graphs asks.
-            warmup = torch.cuda.Stream()
+            warmup = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             warmup.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(warmup):
                 forward()

@@ -2,8 +2,7 @@
 
 A request is a prompt (token ids) and its SamplingParams. One step does this:
 
-1. finished requests leave and waiting requests take their slots (slots.py), often with a part of their prompt read:
-   keys and values of a common beginning are copied from another slot;
+1. finished requests leave and waiting requests take their slots (slots.py);
 2. the model reads prompts, all tokens but the last. With `step_tokens` it reads only so many per step, so that running
    requests never wait long while somebody else's long prompt is read;
 3. one forward pass feeds every running request its last token (decode), and the sampler draws the next;
@@ -15,6 +14,7 @@ from (seed, prompt, sample number). `generate()` (evaluation, RL), `stream()` (t
 drive the same `submit()` and `step()`. One thread owns an engine.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,7 +30,7 @@ from nanochat.model import GPT
 from nanochat.tokenizer import Tokenizer
 
 PREFILL_TOKENS = 4096  # prompt tokens (with padding) in one forward pass: bounds the memory that activations take
-ECHO_ROWS = 256  # positions whose logits exist at the same time when a prompt is scored
+ECHO_ROWS = 256  # positions whose logits exist at the same time when a prompt is scored, for the same reason
 REFUSED = "error"  # what the model reads when the tool returns None: a refused expression must not look like a result
 
 
@@ -54,8 +54,11 @@ class Engine:
         self.cache = SlotCache(config.n_layer, config.n_kv_head, config.head_dim, max_rows + static_shapes,
                                config.sequence_len, model.compute_dtype, self.device)
         self.slots = Slots(self.cache, max_rows, keep_finished=prefix_cache)
-        self.cuda_graphs = CudaGraphs(model, self.cache) if static_shapes else None
-        self.numba_decoder = NumbaDecoder(model, self.cache) if numba_decode and NumbaDecoder.supports(model) else None
+        self.decoder: CudaGraphs | NumbaDecoder | None = None  # None: the model itself decodes
+        if static_shapes:
+            self.decoder = CudaGraphs(model, self.cache)
+        elif numba_decode and NumbaDecoder.supports(model):
+            self.decoder = NumbaDecoder(model, self.cache)
         self.num_prompt_tokens = 0  # that the model has read since the start
         self._sampler: Sampler | None = None
         self._sampled_rows: list[Request] = []  # the rows that the sampler was made for
@@ -85,7 +88,7 @@ class Engine:
             for token, value in (params.logit_bias or {}).items():
                 bias[token] = value
         stop_ids = self.default_stops if params.stop_ids is None else frozenset(params.stop_ids)
-        reader = EventReader(self.tokenizer, tuple(params.stop)) if events or params.stop else None
+        reader = EventReader(self.tokenizer, params.stop) if events or params.stop else None
         request = Request(prompt, params, room, row_key(params.seed, prompt, sample), stop_ids, reader, bias)
         if params.echo and params.logprobs is not None and len(prompt) <= self.config.sequence_len:
             request.prompt_logprobs = self._score(prompt, params.logprobs)
@@ -98,8 +101,7 @@ class Engine:
 
     def cancel(self, request: Request) -> None:
         """Stop a request; its slot is free from the next step on."""
-        if not request.stop_reason:
-            request.stop_reason = "cancel"
+        request.stop_reason = request.stop_reason or "cancel"
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
@@ -111,31 +113,30 @@ class Engine:
             logits = self._decode(rows)  # (B, V)
             tokens = self._sample(rows, logits)
             reported = self._logprobs(rows, logits, tokens)
-            self.slots.note_decoded()
             for row, token in zip(rows, tokens):
                 self._append(row, token, reported.get(row))
         return rows
 
-    def generate(self, prompts: Sequence[Sequence[int]], *, samples: int = 1, **settings: Any) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], *, samples: int = 1,
+                 **settings: Any) -> list[list[Completion]]:
         """`samples` completions for each prompt; `settings` are the fields of SamplingParams.
 
         A prompt that fills the context gets empty completions ("length").
         """
         params = SamplingParams(**settings)
-        # The samples of a prompt that is listed twice are numbered on, so that it gets new texts.
-        num_samples: dict[tuple[int, ...], int] = {}
+        num_samples = Counter[tuple[int, ...]]()  # of a prompt so far: if it is listed twice, it gets new samples
         requests: list[list[Request]] = []
         for prompt in map(tuple, prompts):
-            first = num_samples.get(prompt, 0)
-            num_samples[prompt] = first + samples
-            requests.append([self.submit(prompt, params, sample=first + i, events=False) for i in range(samples)])
+            numbers = range(num_samples[prompt], num_samples[prompt] + samples)
+            requests.append([self.submit(prompt, params, sample=number, events=False) for number in numbers])
+            num_samples[prompt] += samples
         try:
             while any(not request.stop_reason for group in requests for request in group):
                 self.step()
         finally:  # after an interrupt nothing may go on running
             for request in (request for group in requests for request in group):
                 self.cancel(request)
-        return [[self.completion(request) for request in group] for group in requests]
+        return [[self._completion(request) for request in group] for group in requests]
 
     def stream(self, prompt: Sequence[int], **settings: Any) -> Iterator[Event]:
         """The events of one answer as they happen (`settings` as in `generate`); closing the iterator cancels it."""
@@ -147,37 +148,33 @@ class Engine:
         finally:
             self.cancel(request)
 
-    def completion(self, request: Request) -> Completion:
-        """The answer to a request as it stands now."""
-        if request.reader is not None and request.reader.stops:  # the events know where a stop string cut the text
+    def _completion(self, request: Request) -> Completion:
+        if request.reader is not None:  # there are stop strings, and the events know where they cut the text
             text = "".join(event.text for event in request.events if event.kind == "text")
         else:
-            text = self.tokenizer.decode(self._outside_tool_blocks(request.ids))
+            outside, in_tool_block = [], False
+            for token in request.ids:
+                if token in (self._python_start, self._output_start):
+                    in_tool_block = True
+                elif token in (self._python_end, self._output_end):
+                    in_tool_block = False
+                elif not in_tool_block and token not in self._specials:
+                    outside.append(token)
+            text = self.tokenizer.decode(outside)
         return Completion(request.ids, request.mask, text, request.stop_reason, request.tool_calls)
 
-    def _outside_tool_blocks(self, ids: list[int]) -> list[int]:
-        outside, in_block = [], False
-        for token in ids:
-            if token in (self._python_start, self._output_start):
-                in_block = True
-            elif token in (self._python_end, self._output_end):
-                in_block = False
-            elif not in_block and token not in self._specials:
-                outside.append(token)
-        return outside
-
     def _decode(self, rows: list[Request]) -> torch.Tensor:
-        """Logits (B, V) for the next token of each running request, which sit in slots 0 … B−1."""
-        ids, previous_ids = [row.last_id for row in rows], [row.id_before_last for row in rows]
+        """Feed all running requests, in slots 0 … B−1, their last tokens; returns logits (B, V) for the next ones."""
+        previous_ids, ids = map(list, zip(*(row.last_two_ids for row in rows)))
         positions = [row.length - 1 for row in rows]
-        if self.cuda_graphs is not None:
-            logits = self.cuda_graphs.logits(ids, previous_ids, positions)
-        elif self.numba_decoder is not None and len(rows) <= self.numba_decoder.max_rows:
-            logits = self.numba_decoder.logits(ids, previous_ids, positions)
+        if self.decoder is not None and len(rows) <= self.decoder.max_rows:
+            logits = self.decoder.logits(ids, previous_ids, positions)
         else:
             hidden = self._forward([[token] for token in ids], slice(0, len(ids)), positions,
                                    [[token] for token in previous_ids])
             logits = self.model.logits(hidden[:, 0])
+        for occupant in self.slots.running:
+            occupant.cached += 1
         if self.tool is not None:  # only the tool may write <|output_start|> and <|output_end|>, which are neighbours
             logits[:, self._output_start:self._output_end + 1] = float("-inf")
         return logits
@@ -198,22 +195,22 @@ class Engine:
             self._sampler = Sampler([row.key for row in rows], [row.params for row in rows], self.device)
             self._sampled_rows = rows
         if any(row.bias is not None for row in rows):
-            logits = torch.stack([row_logits if row.bias is None else row_logits + row.bias
-                                  for row_logits, row in zip(logits, rows)])
+            logits = torch.stack([line if row.bias is None else line + row.bias for line, row in zip(logits, rows)])
         tokens: list[int] = self._sampler.draw(logits, [row.length - 1 for row in rows]).tolist()
         return tokens
 
     def _logprobs(self, rows: list[Request], logits: torch.Tensor, tokens: list[int]) -> dict[Request, Logprob]:
-        """The log-probabilities of sampled tokens, for the requests that want them: those of the model itself, before
-        temperature and biases."""
+        """The log-probabilities of the sampled tokens, for the requests that want them.
+
+        They are the model's own, before temperature and biases.
+        """
         asking = [(i, row, row.params.logprobs) for i, row in enumerate(rows)
                   if row.params.logprobs is not None and not row.forced]
         if not asking:
             return {}
-        indices = [i for i, _, _ in asking]
-        most = max(num_alternatives for _, _, num_alternatives in asking)
-        found = logprobs(logits[indices], [tokens[i] for i in indices], most)
-        return {row: (nats, best[:num_alternatives]) for (_, row, num_alternatives), (nats, best) in zip(asking, found)}
+        indices, most = [i for i, _, _ in asking], max(num for _, _, num in asking)
+        all_reported = logprobs(logits[indices], [tokens[i] for i in indices], most)
+        return {row: (nats, best[:num]) for (_, row, num), (nats, best) in zip(asking, all_reported)}
 
     @torch.inference_mode()
     def _score(self, prompt: tuple[int, ...], num_alternatives: int) -> list[Logprob]:
@@ -222,46 +219,43 @@ class Engine:
         if len(prompt) > 1:
             hidden = self.model.hidden(torch.tensor([prompt[:-1]], device=self.device))[0]  # (T, C)
             for first in range(0, len(hidden), ECHO_ROWS):
-                rows = hidden[first:first + ECHO_ROWS]
-                targets = prompt[first + 1:first + 1 + len(rows)]
-                scores += logprobs(self.model.logits(rows), targets, num_alternatives)
+                logits = self.model.logits(hidden[first:first + ECHO_ROWS])
+                scores += logprobs(logits, prompt[first + 1:first + 1 + len(logits)], num_alternatives)
         return scores
 
-    def _append(self, row: Request, token: int, logprob: Logprob | None = None) -> None:
+    def _append(self, row: Request, token: int, logprob: Logprob | None) -> None:
         """Give a request its next token: the sampled one, or the next forced token if there is one."""
+        row.mask.append(0 if row.forced else 1)
         if row.forced:
             token = row.forced.popleft()
-            row.mask.append(0)
-        else:
-            row.mask.append(1)
-            if row.bias is not None:
-                is_new = token not in row.ids
-                row.bias[token] -= row.params.frequency_penalty + (row.params.presence_penalty if is_new else 0)
+        elif row.bias is not None:
+            is_new = token not in row.ids
+            row.bias[token] -= row.params.frequency_penalty + (row.params.presence_penalty if is_new else 0)
         row.ids.append(token)
         if token in row.stop_ids:
             row.stop_reason = "stop"
         elif len(row.ids) >= row.room:
             row.stop_reason = "length"
-        if row.reader is not None:  # the reader may find a stop string
+        if row.reader is not None:  # it may find that a stop string is complete
             event = row.reader.push(token, row.stop_reason, logprob)
             row.events.append(event)
             row.stop_reason = event.stop_reason
-        if not row.stop_reason:
-            self._follow_tool_block(row, token)
-
-    def _follow_tool_block(self, row: Request, token: int) -> None:
-        """Collect the tokens of an expression; at its end, call the tool and force its result."""
+        if row.stop_reason:
+            return
         if token == self._python_start:
             row.expression = []
         elif row.expression is not None and token != self._python_end:
             row.expression.append(token)
         elif row.expression is not None:
-            expression, row.expression = self.tokenizer.decode(row.expression), None
-            if self.tool is not None:
-                result = self.tool(expression)
-                result = REFUSED if result is None else result
-                row.tool_calls.append((expression, result))
-                row.forced.extend([self._output_start, *self.tokenizer.encode(result), self._output_end])
+            self._call_tool(row, self.tokenizer.decode(row.expression))
+            row.expression = None
+
+    def _call_tool(self, row: Request, expression: str) -> None:
+        if self.tool is not None:
+            result = self.tool(expression)
+            result = REFUSED if result is None else result
+            row.tool_calls.append((expression, result))
+            row.forced.extend([self._output_start, *self.tokenizer.encode(result), self._output_end])
 
     def _read_prompts(self) -> None:
         """Read prompts within the step's budget of tokens; requests whose prompt is read join the running ones."""
@@ -286,13 +280,13 @@ class Engine:
             width = wider
         starts = [row.cached for row in batch]
         width = min(width, self.config.sequence_len - max(starts))  # padding must not reach past the context
-        chunks = [list(row.request.prompt[:-1][row.cached:row.cached + width]) for row in batch]
+        chunks = [row.request.prompt[:-1][row.cached:row.cached + width] for row in batch]
         padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
         previous_ids = None
         if any(starts):
             previous_ids = [[row.request.prompt[row.cached - 1] if row.cached else -1] for row in batch]
-        self.num_prompt_tokens += sum(map(len, chunks))
-        self._forward(padded, [self.slots.slot_of(row) for row in batch], starts, previous_ids)
+        self._forward(padded, [self.slots.occupants.index(row) for row in batch], starts, previous_ids)
         for row, chunk in zip(batch, chunks):
             row.cached += len(chunk)
+            self.num_prompt_tokens += len(chunk)
         return width * len(batch)

@@ -1,10 +1,12 @@
 """Makes a conversation fit the context: drops the oldest exchanges; the system text and the newest message stay."""
 
+from typing import Any
+
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer, chat
 
 
-def fit_prompt(tokenizer: Tokenizer, messages: list[dict], sequence_len: int, room: int,
+def fit_prompt(tokenizer: Tokenizer, messages: list[dict[str, Any]], sequence_len: int, room: int,
                continues: bool = False) -> tuple[list[int], int]:
     """Prompt ids that leave `room` tokens for the answer, and the number of old messages that were dropped for it.
 

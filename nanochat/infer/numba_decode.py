@@ -1,21 +1,21 @@
 """A decode step in plain loops, compiled by Numba: for a few rows on a CPU.
 
-PyTorch spends most of a small model's decode step on finding and calling its kernels: .9 of 1 ms with 4 layers. And one
-row is a matrix times a vector, which is limited by reading the weights: PyTorch reads bf16 weights at half the speed of
-the memory (docs/LOG.md, "What limits an answer on a CPU"). Here a step is one call, and all cores read weights in order.
+PyTorch spends most of a small model's decode step on finding and calling its kernels: .9 of 1 ms with 4 layers. And for
+one row a step is matrices times a vector, which is limited by reading the weights: PyTorch reads bf16 weights at half
+the speed of the memory. Here a step is one call, and all cores read weights in order.
 
-The formulas are those of model/gpt.py, which stays the definition; the tests compare the two. Sums are fp32; weights and
-cache are read as they are stored (fp32 or bf16). The cores share the work by output columns, so that no sum depends on
-the number of threads.
+The formulas are those of model/gpt.py, which stays the definition. Sums are fp32; weights and cache are read as they
+are stored (fp32 or bf16). The cores share the work by output columns, so no sum depends on the number of threads.
 """
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# (Numba infers the types of compiled functions at the first call.)
 import threading
 import time
 
 import numpy as np
 import torch
-from llvmlite import ir
 from numba import get_num_threads, njit, prange, types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 from numba.typed import List
 
 from nanochat.infer.cache import SlotCache
@@ -25,7 +25,10 @@ from nanochat.system import log
 SMALL_MODEL = 1 << 23  # parameters of a model whose steps are mostly PyTorch's overhead
 MIN_PARALLEL = 1 << 17  # multiplications; for fewer it costs more to wake the other cores than they save
 EPSILON = np.float32(1e-6)  # as in model/gpt.py's norm
-QUERY, KEY, VALUE, OUT, UP, DOWN, GATE, VALUE_EMBEDDING = range(8)  # the weights of a block in `NumbaDecoder.blocks`
+# The weights of a block: their names in model/gpt.py, and their numbers here.
+BLOCK = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.fc1", "mlp.fc2",
+         "self_attn.gate")
+QUERY, KEY, VALUE, OUT, UP, DOWN, GATE, VALUE_EMBEDDING = range(8)
 _numba_lock = threading.Lock()  # Numba's threads cannot serve two callers at once
 
 
@@ -34,22 +37,18 @@ class NumbaDecoder:
 
     def __init__(self, model: GPT, cache: SlotCache):
         self.cache, self.config = cache, model.config
-        trunk = model.model
-        # Lists of arrays, because a compiled function takes few arguments faster than many. An array without elements
-        # stands for a weight that this model does not have.
-        self.tables = List([_array(trunk.embed_tokens.weight), _array(model.lm_head.weight)])
-        absent = _array(trunk.embed_tokens.weight)[:0]
+        weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        # Numba's lists, because it looks at every argument at every call: 23 arguments cost 9 µs more, named tuples 90.
+        # An array without elements stands for a weight that this model does not have.
+        self.tables = List([_array(weights["model.embed_tokens.weight"]), _array(weights["lm_head.weight"])])
         self.blocks = List()
-        for layer, block in enumerate(trunk.layers):
-            attention, mlp = block.self_attn, block.mlp
-            embedding = trunk.value_embeds[str(layer)] if str(layer) in trunk.value_embeds else None
-            modules = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.fc1, mlp.fc2,
-                       attention.gate, embedding)  # in the order of QUERY … VALUE_EMBEDDING
-            self.blocks.append(List([absent if module is None else _array(module.weight) for module in modules]))
-        self.angles = List([model.cos.float().numpy(), model.sin.float().numpy()])
-        vectors = [getattr(trunk, name, None) for name in ("smear", "residual_scalars", "embedding_scalars")]
-        self.vectors = List([np.empty(0, np.float32) if vector is None else vector.detach().float().numpy()
-                             for vector in vectors])
+        for layer in range(self.config.n_layer):
+            names = [*(f"model.layers.{layer}.{name}.weight" for name in BLOCK), f"model.value_embeds.{layer}.weight"]
+            self.blocks.append(List([_array(weights[name]) if name in weights else self.tables[0][:0]
+                                     for name in names]))
+        self.angles = List([model.get_buffer(name).float().numpy() for name in ("cos", "sin")])
+        self.vectors = List([weights[name].float().numpy() if name in weights else np.empty(0, np.float32)
+                             for name in ("model.smear", "model.residual_scalars", "model.embedding_scalars")])
         # For more rows PyTorch's matrix products are faster than these loops.
         self.max_rows = 64 if sum(p.numel() for p in model.parameters()) < SMALL_MODEL else 4
 
@@ -82,26 +81,7 @@ class NumbaDecoder:
 
 def _array(t: torch.Tensor) -> np.ndarray:
     """The memory of a tensor as an array, not a copy; bf16 as uint16, since NumPy has no bf16."""
-    t = t.detach()
     return t.numpy() if t.dtype == torch.float32 else t.view(torch.int16).numpy().view(np.uint16)
-
-
-@intrinsic
-def _float_of(typing_context, bits):
-    """The fp32 number with these 32 bits."""
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
-
-
-@intrinsic
-def _bits_of(typing_context, number):
-    """The 32 bits of an fp32 number."""
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.uint32(types.float32), generate
 
 
 # The next two functions compile to nothing for fp32. A bf16 number is the upper half of an fp32 number.
@@ -114,7 +94,7 @@ def _wide(stored):
 def _(stored):
     if isinstance(stored, types.Float):
         return lambda stored: stored
-    return lambda stored: _float_of(np.uint32(stored) << np.uint32(16))
+    return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
 
 
 def _store(place, i, number):
@@ -128,7 +108,7 @@ def _(place, i, number):
             place[i] = number
     else:
         def store(place, i, number):
-            bits = _bits_of(np.float32(number))  # adding just under half of the lower part rounds; bit 16 decides ties
+            bits = np.float32(number).view(np.uint32)  # rounded by adding just under half of what is cut off, and a bit
             place[i] = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
     return store
 
@@ -172,7 +152,7 @@ def _multiply(x, weight, out, threads):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _attend_heads(q, keys, values, positions, y, begin, end):
-    """Attention y (B, H, D) of queries q (B, H, D) to positions 0 … positions[b] of slot b; pairs (row, head) begin … end."""
+    """Attention y (B, H, D) of q (B, H, D) to positions 0 … positions[b] of slot b, for pairs (b, head) begin … end."""
     heads, width = q.shape[1], q.shape[2]
     shared = heads // keys.shape[1]
     scale = np.float32(width ** -0.5)

@@ -57,13 +57,10 @@ class Request:
         return len(self.prompt) + len(self.ids)
 
     @property
-    def last_id(self) -> int:
-        return self.ids[-1] if self.ids else self.prompt[-1]
-
-    @property
-    def id_before_last(self) -> int:
-        """−1 if the sequence has only one token."""
-        return (-1, *self.prompt[-2:], *self.ids[-2:])[-2]
+    def last_two_ids(self) -> tuple[int, int]:
+        """The newest token and the token in front of it, which is −1 if there is none: [5] → (−1, 5)."""
+        previous_id, last_id = (-1, *self.prompt[-2:], *self.ids[-2:])[-2:]
+        return previous_id, last_id
 
     def take_events(self) -> list[Event]:
         """The events since the last call."""
@@ -87,7 +84,7 @@ class EventReader:
         self.specials = set(tokenizer.specials.values())
 
     def push(self, token: int, stop_reason: str = "", logprob: Logprob | None = None) -> Event:
-        """The event of the next token. Its stop reason is the given one, or "stop" if the token completes a stop string."""
+        """The event of the next token. Its stop reason is the given one, or "stop" if a stop string is complete."""
         kind = self.kind
         text = "" if token in self.specials else self.decoder.push(token)
         if stop_reason or token in self.specials:  # an incomplete character at the end of a block becomes U+FFFD

@@ -1,8 +1,8 @@
 """How the next token is chosen: the settings of a request, and the sampler that serves a whole batch at once.
 
 Sampling is reproducible without a random generator and its state. A row draws one uniform number per position,
-splitmix64(key + position), and finds the token at which the cumulative distribution exceeds it. The key comes from seed,
-prompt and sample number. So the draw never depends on the other rows: a request gets the same text in any batch.
+splitmix64(key + position), and takes the token at which the cumulative distribution exceeds it. The key comes from
+seed, prompt and sample number. So no draw depends on the other rows: a request gets the same text in any batch.
 """
 
 import hashlib
@@ -74,7 +74,7 @@ class Sampler:
         self.widest_k = max((row.top_k for row in params if row.top_k), default=0)
         self.top_ks = column([row.top_k or 2**31 for row in params])
         self.top_ps = column([row.top_p for row in params])
-        # min_p as a distance below the largest logit. None where no row wants it: that saves a pass over the vocabulary.
+        # min_p as a distance below the largest logit. None if no row wants it: that saves a pass over the vocabulary.
         floors = [math.log(row.min_p) if row.min_p > 0 else -math.inf for row in params]
         self.floors = column(floors) if max(floors) > -math.inf else None
         # Every method computes all rows, and `draw` picks from each the rows that asked for it. One batch rarely mixes

@@ -224,7 +224,8 @@ class GPT(nn.Module):
         """The embedding (B, T, C) of the token before each of ids; zero where a document begins."""
         first = torch.zeros_like(x[:, :1])
         if previous_ids is not None:
-            first = norm(self.model.embed_tokens(previous_ids.clamp(min=0)).to(x.dtype)) * (previous_ids >= 0).unsqueeze(-1)
+            embedded = norm(self.model.embed_tokens(previous_ids.clamp(min=0)).to(x.dtype))
+            first = embedded * (previous_ids >= 0).unsqueeze(-1)
         previous = torch.cat((first, x[:, :-1]), dim=1)
         if self.config.document_bos is None:
             return previous

@@ -101,7 +101,9 @@ class RunningAnswer:
         self.metrics.whole.observe(time.monotonic() - self.started)
 
     def usage(self) -> dict[str, int]:
-        return openai.usage(sum(map(len, self.job.prompts)), self.num_tokens)
+        num_prompt_tokens = sum(map(len, self.job.prompts))
+        return {"prompt_tokens": num_prompt_tokens, "completion_tokens": self.num_tokens,
+                "total_tokens": num_prompt_tokens + self.num_tokens}
 
     async def chunks(self) -> AsyncIterator[str]:
         """The lines of a stream. It has status 200 by now, so an error becomes an event of the stream."""
@@ -182,7 +184,7 @@ class Service:
     def chat(self, body: ChatRequest) -> RunningAnswer:
         name, worker = self.pick(body.model)
         engine, params = worker.engine, body.sampling_params(self.defaults)
-        prompt, num_dropped = fit_prompt(engine.tokenizer, body.conversation(), engine.config.sequence_len,
+        prompt, num_dropped = fit_prompt(engine.tokenizer, openai.to_turns(body.messages), engine.config.sequence_len,
                                          params.max_tokens, continues=body.continues)
         job = self.submit(body, worker, [prompt], params)
         return RunningAnswer(name, job, self.metrics, num_dropped=num_dropped, include_usage=body.wants_usage)
@@ -202,16 +204,15 @@ class Service:
                              include_usage=body.wants_usage)
 
 
-def create_app(workers: list[Worker], model: str, defaults: SamplingParams, *,
-               others: dict[str, list[Worker]] | None = None, key: str = "", requests_per_minute: float = 0,
-               cors_origin: str = "") -> FastAPI:
-    """The application. `workers` are the replicas of `model`, the name that clients see; `others` are more models.
+def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key: str = "",
+               requests_per_minute: float = 0, cors_origin: str = "") -> FastAPI:
+    """The application. `models`: the names that clients see, with a worker per replica; the first one is the default.
 
     `defaults` hold where a request says nothing. `key` "" means that everybody may ask.
     """
     # No /docs and /redoc: both pages would load scripts from another server.
     app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, responses={"4XX": ERROR, "5XX": ERROR})
-    service = Service({model: workers, **(others or {})}, defaults)
+    service = Service(models, defaults)
     page_paths = {"/" + path.relative_to(UI).as_posix() for path in UI.rglob("*") if path.is_file()}
     app.add_middleware(Guard, metrics=service.metrics, open_paths={"/", "/health", *page_paths}, key=key,
                        requests_per_minute=requests_per_minute)
@@ -219,7 +220,7 @@ def create_app(workers: list[Worker], model: str, defaults: SamplingParams, *,
         app.add_middleware(CORSMiddleware, allow_origins=[cors_origin], allow_methods=["*"], allow_headers=["*"])
 
     completion_routes(app, service)
-    info_routes(app, service, workers)
+    info_routes(app, service)
     app.mount("/", Page(directory=UI, html=True))
     app.add_exception_handler(RequestValidationError, _invalid)
     for kind in (Failed, UserError, HTTPException, Exception):
@@ -241,8 +242,10 @@ def completion_routes(app: FastAPI, service: Service) -> None:
         return Stream(answer.job, answer.chunks()) if body.stream else await answer.whole(request)
 
 
-def info_routes(app: FastAPI, service: Service, workers: list[Worker]) -> None:
-    """The routes that describe the server and its models; `workers` are those of the first model."""
+def info_routes(app: FastAPI, service: Service) -> None:
+    """The routes that describe the server and its models."""
+    workers = next(iter(service.models.values()))  # of the default model
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [service.describe(name) for name in service.models]}

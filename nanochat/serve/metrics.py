@@ -13,7 +13,7 @@ class Metrics:
     """Requests by route and status; times; and gauges that are read from the engines when somebody asks."""
 
     def __init__(self, workers: list[Worker]):
-        self.registry = prometheus.CollectorRegistry()  # of its own: the default one is shared by all servers of a process
+        self.registry = prometheus.CollectorRegistry()  # the default registry is shared by all servers of a process
         self.requests = prometheus.Counter("nanochat_requests", "HTTP requests that ended", ["route", "status"],
                                            registry=self.registry)
         self.first_token = prometheus.Histogram("nanochat_time_to_first_token_seconds", "From request to first token",
@@ -22,8 +22,8 @@ class Metrics:
                                           buckets=SECONDS, registry=self.registry)
 
         def gauge(name: str, description: str, read: Callable[[Worker], float]) -> None:
-            prometheus.Gauge(f"nanochat_{name}", description, registry=self.registry).set_function(
-                lambda: sum(map(read, workers)))
+            new = prometheus.Gauge(f"nanochat_{name}", description, registry=self.registry)
+            new.set_function(lambda: sum(map(read, workers)))
 
         gauge("running", "Requests being answered", lambda worker: worker.num_running)
         gauge("open", "Requests being answered or waiting", lambda worker: worker.num_open)

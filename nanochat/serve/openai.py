@@ -1,12 +1,12 @@
 """OpenAI's chat and completion formats: requests (checked), answers (plain dicts). No HTTP and no engine here.
 
-The server honours the request fields below and ignores unknown ones. It rejects the fields in `REFUSED`, because ignoring
-them silently would change the meaning of the answer. `null` is always allowed and means the default.
+The server honours the request fields below and ignores unknown ones. It rejects the fields in `REFUSED`, because to
+ignore them would silently change the meaning of the answer. `null` is always allowed and means the default.
 
 nanochat adds three things, which other clients ignore:
 - `delta.nanochat = {"tool": {"expression": "12*3", "result": "36"}}` in a stream, once per tool call, at its place
   between the `content` deltas; in a whole answer `message.nanochat.tools` is the list of all calls.
-- An assistant message that is sent back may hold tool calls as content parts {"type": "python" | "python_output", "text"}.
+- An assistant message that is sent back may hold its tool calls, as content parts of type python and python_output.
 - `continue_final_message` (vLLM's name): the last message is the assistant's, and the answer continues it.
 `nanochat.dropped_messages`, in the first chunk or the whole answer, is the number of old messages that did not fit.
 """
@@ -148,9 +148,6 @@ class ChatRequest(SamplingFields):
         return replace(params, max_tokens=self.max_completion_tokens or params.max_tokens,
                        logprobs=(self.top_logprobs or 0) if self.logprobs else None)
 
-    def conversation(self) -> list[dict[str, Any]]:
-        return to_turns(self.messages)
-
 
 def to_turns(messages: list[Message]) -> list[dict[str, Any]]:
     """Messages in the tokenizer's chat format: one system text first, then user and assistant in turn.
@@ -179,7 +176,7 @@ def to_turns(messages: list[Message]) -> list[dict[str, Any]]:
 
 
 class CompletionRequest(SamplingFields):
-    """A text or token ids to continue, or a list of them. Evaluation harnesses score texts by `echo` with `logprobs`."""
+    """Texts or lists of token ids to continue. Evaluation harnesses score texts by `echo` with `logprobs`."""
 
     prompt: str | Annotated[list[Natural], Field(min_length=1)] | Annotated[
         list[str] | list[Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
@@ -305,11 +302,6 @@ def joined_text(deltas: list[dict[str, Any]]) -> str:
 def envelope(answer_id: str, kind: str, model: str, choices: list[dict[str, Any]], **extra: Any) -> dict[str, Any]:
     """The object around the choices, of a whole answer or of a chunk."""
     return {"id": answer_id, "object": kind, "created": int(time.time()), "model": model, "choices": choices, **extra}
-
-
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens}
 
 
 def error(message: str, kind: str = "invalid_request_error", param: str | None = None,

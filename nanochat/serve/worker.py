@@ -1,8 +1,8 @@
 """The thread that owns an engine, and how the event loop talks to it.
 
-The event loop puts jobs into an inbox. The thread empties it, cancels what has been closed, advances all running requests
-by one token, and hands every job its new events with `call_soon_threadsafe`. Requests of different clients share every
-step, so no client waits for another. A slow reader delays nobody: its events wait in the job's queue, at most max_tokens.
+The event loop puts jobs into an inbox. The thread empties it, cancels closed jobs, advances all running requests by one
+token, and hands every job its new events with `call_soon_threadsafe`. Requests of different clients share every step,
+so no client waits for another. A slow reader delays nobody: at most max_tokens events wait in the queue of its job.
 """
 
 import asyncio

@@ -13,7 +13,7 @@ from .twins import Adder, check_answers, naive_answer, random_traffic
 def test_static_shapes_say_what_arithmetic_says(tokenizer, max_rows):
     engine = Engine(Adder(), tokenizer, max_rows=max_rows, prefix_cache=True, step_tokens=16, static_shapes=True)
     check_answers(random_traffic(engine, 60, longest=40), Adder.answer)
-    assert 1 <= len(engine.cuda_graphs.recorded) <= 4, "few shapes"
+    assert 1 <= len(engine.decoder.recorded) <= 4, "few shapes"
 
 
 def test_static_shapes_say_what_the_naive_loop_says(model, tokenizer):
@@ -27,7 +27,7 @@ def test_static_shapes_say_what_the_naive_loop_says(model, tokenizer):
 def test_padding_rows_write_to_the_spare_slot(model, tokenizer):
     engine = Engine(model, tokenizer, max_rows=4, static_shapes=True)
     engine.cache.keys.fill_(9), engine.cache.values.fill_(9)
-    engine.cuda_graphs.logits([1, 2, 3], [-1, -1, -1], [5, 6, 7])
+    engine.decoder.logits([1, 2, 3], [-1, -1, -1], [5, 6, 7])
     changed = (engine.cache.keys != 9).any(-1).any(2).any(0)  # (slots, positions)
     assert changed.nonzero().tolist() == [[0, 5], [1, 6], [2, 7], [4, 0]]
 

@@ -86,4 +86,4 @@ def test_what_is_not_plain_matrices_on_a_cpu_is_left_to_pytorch(tokenizer):
         model = make()
         change(model)
         assert not NumbaDecoder.supports(model)
-    assert Engine(quantized(make(), "int8"), tokenizer, max_rows=2, numba_decode=True).numba_decoder is None
+    assert Engine(quantized(make(), "int8"), tokenizer, max_rows=2, numba_decode=True).decoder is None

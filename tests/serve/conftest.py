@@ -82,7 +82,7 @@ def worker(tokenizer):
 def url(worker):
     """The address of the server, in a thread of this process."""
     server = uvicorn.Server(uvicorn.Config(create_app(
-        [worker], "nanochat-test", replace(DEFAULTS, max_tokens=4000)), port=0, log_level="critical"))
+        {"nanochat-test": [worker]}, replace(DEFAULTS, max_tokens=4000)), port=0, log_level="critical"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

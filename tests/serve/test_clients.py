@@ -124,14 +124,14 @@ def error(response, status):
 
 
 def test_a_key_guards_every_route_but_health_and_the_page(worker):
-    app = create_app([worker], "m", DEFAULTS, key="sésame")
+    app = create_app({"m": [worker]}, DEFAULTS, key="sésame")
     routes = [(method, route.path) for route in app.routes for method in getattr(route, "methods", None) or ()]
     app.router.routes.insert(0, Route("/new", lambda request: PlainTextResponse("a route that nobody listed")))
     good = {"Authorization": "Bearer sésame".encode()}
     with TestClient(app) as client:
         assert ("POST", "/chat/completions") in routes and ("GET", "/openapi.json") in routes
-        for method, path in [*routes, ("GET", "/new"), ("GET", "/nothing"), ("OPTIONS", "/v1/models"),
-                             ("GET", "http://testserver//health"), ("GET", "/health/"), ("GET", "/style.css/../metrics")]:
+        odd = ["/new", "/nothing", "/health/", "http://testserver//health", "/style.css/../metrics", "/HEALTH"]
+        for method, path in [*routes, *(("GET", path) for path in odd), ("OPTIONS", "/v1/models")]:
             if path != "/health":
                 assert client.request(method, path).status_code == 401, (method, path)
         assert error(ask(client, headers={"Authorization": "Bearer wrong"}), 401)["code"] == "invalid_api_key"
@@ -141,7 +141,7 @@ def test_a_key_guards_every_route_but_health_and_the_page(worker):
 
 
 def test_a_client_that_asks_too_often_is_told_when_to_come_back(worker):
-    with TestClient(create_app([worker], "m", DEFAULTS, requests_per_minute=3)) as client:
+    with TestClient(create_app({"m": [worker]}, DEFAULTS, requests_per_minute=3)) as client:
         assert [ask(client).status_code for _ in range(3)] == [200] * 3
         refused = ask(client)
         assert error(refused, 429)["code"] == "rate_limit_exceeded" and 1 <= int(refused.headers["retry-after"]) <= 20
@@ -149,7 +149,7 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_back(worker):
 
 
 def test_bodies_have_a_limit_whether_announced_or_not(worker):
-    with TestClient(create_app([worker], "m", DEFAULTS)) as client:
+    with TestClient(create_app({"m": [worker]}, DEFAULTS)) as client:
         headers = {"content-type": "application/json"}
         assert error(client.post("/v1/completions", content=b" " * (MAX_BODY_BYTES + 1), headers=headers), 413)
         pieces = (b" " * 65536 for _ in range(17))
@@ -158,16 +158,16 @@ def test_bodies_have_a_limit_whether_announced_or_not(worker):
 
 def test_no_other_origin_may_ask_unless_named(worker):
     ask_first = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
-    with TestClient(create_app([worker], "m", DEFAULTS)) as client:
+    with TestClient(create_app({"m": [worker]}, DEFAULTS)) as client:
         assert "access-control-allow-origin" not in client.options("/v1/chat/completions", headers=ask_first).headers
-    app = create_app([worker], "m", DEFAULTS, key="secret", cors_origin="https://good.example")
+    app = create_app({"m": [worker]}, DEFAULTS, key="secret", cors_origin="https://good.example")
     with TestClient(app) as client:  # a browser's question in advance carries no key
         good = client.options("/v1/chat/completions", headers={**ask_first, "Origin": "https://good.example"})
         assert good.headers["access-control-allow-origin"] == "https://good.example"
 
 
 def test_metrics_and_token_counts(worker):
-    with TestClient(create_app([worker], "m", DEFAULTS)) as client:
+    with TestClient(create_app({"m": [worker]}, DEFAULTS)) as client:
         ask(client)
         client.get("/nothing/such")
         text = client.get("/metrics").text
@@ -184,7 +184,7 @@ def test_metrics_and_token_counts(worker):
 
 def test_an_answer_goes_on_with_the_last_message(worker):
     begun = [*TELL, {"role": "assistant", "content": "Once"}]
-    with TestClient(create_app([worker], "m", replace(DEFAULTS, max_tokens=1))) as client:
+    with TestClient(create_app({"m": [worker]}, replace(DEFAULTS, max_tokens=1))) as client:
         sent = [client.post("/v1/chat/completions", json=body).json()["usage"]["prompt_tokens"]
                 for body in ({"messages": TELL}, {"messages": begun, "continue_final_message": True})]
     assert sent[1] - sent[0] == len("Once")
@@ -206,7 +206,7 @@ def real(tokenizer):
 def test_echo_scores_a_text_as_evaluation_harnesses_want_it(real, tokenizer):
     import torch
 
-    with TestClient(create_app([real], "m", DEFAULTS)) as client:
+    with TestClient(create_app({"m": [real]}, DEFAULTS)) as client:
         ids = [tokenizer.bos_id, *tokenizer.encode("abc")]
         body = {"prompt": ids, "echo": True, "logprobs": 2, "max_tokens": 1, "temperature": 0}
         [choice] = client.post("/v1/completions", json=body).json()["choices"]
@@ -232,7 +232,7 @@ def test_echo_scores_a_text_as_evaluation_harnesses_want_it(real, tokenizer):
 def test_a_deadline_ends_answers_and_frees_their_place(worker):
     slow = Worker(worker.engine, seconds=0.3)  # a second thread with the same engine: the first one sleeps meanwhile
     try:
-        with TestClient(create_app([slow], "m", replace(DEFAULTS, max_tokens=4000))) as client:
+        with TestClient(create_app({"m": [slow]}, replace(DEFAULTS, max_tokens=4000))) as client:
             assert error(ask(client, "A long story!"), 504)["code"] == "timeout"
             assert '"code": "timeout"' in ask(client, "A long story!", stream=True).text
         wait_until(lambda: not slow.live)

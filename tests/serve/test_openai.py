@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from nanochat.infer import Event, SamplingParams
-from nanochat.serve.openai import ChatRequest, Choice, CompletionRequest, chat_choice, text_choice
+from nanochat.serve.openai import ChatRequest, Choice, CompletionRequest, chat_choice, text_choice, to_turns
 
 USER = {"role": "user", "content": "hi"}
 
@@ -43,7 +43,7 @@ def test_conversation_takes_turns():
     request = ChatRequest(messages=[
         {"role": "developer", "content": "Be brief."}, {"role": "assistant", "content": "Hello"}, USER, USER,
         {"role": "assistant", "content": tool}, {"role": "user", "content": [{"type": "text", "text": "a"}]}])
-    system, *turns = request.conversation()
+    system, *turns = to_turns(request.messages)
     assert system == {"role": "system", "content": "Be brief."}
     assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2 + ["user"]
     texts = ["".join(part["text"] for part in turn["content"]) for turn in turns]
@@ -54,7 +54,7 @@ def test_conversation_takes_turns():
 def test_other_models_tool_calls_become_ours():
     request = ChatRequest(messages=[USER, {"role": "assistant", "content": None, "tool_calls": [
         {"function": {"name": "python", "arguments": "1+1"}}]}, {"role": "tool", "content": "2"}])
-    assert request.continues and request.conversation()[1]["content"] == [
+    assert request.continues and to_turns(request.messages)[1]["content"] == [
         {"type": "text", "text": ""}, {"type": "python", "text": "1+1"}, {"type": "python_output", "text": "2"}]
 
 
