@@ -112,9 +112,8 @@ class Engine:
         if rows:
             logits = self._decode(rows)  # (B, V)
             tokens = self._sample(rows, logits)
-            reported = self._logprobs(rows, logits, tokens)
-            for row, token in zip(rows, tokens):
-                self._append(row, token, reported.get(row))
+            for row, token, logprob in zip(rows, tokens, self._logprobs(rows, logits, tokens)):
+                self._append(row, token, logprob)
         return rows
 
     def generate(self, prompts: Sequence[Sequence[int]], *, samples: int = 1,
@@ -199,18 +198,16 @@ class Engine:
         tokens: list[int] = self._sampler.draw(logits, [row.length - 1 for row in rows]).tolist()
         return tokens
 
-    def _logprobs(self, rows: list[Request], logits: torch.Tensor, tokens: list[int]) -> dict[Request, Logprob]:
+    def _logprobs(self, rows: list[Request], logits: torch.Tensor, tokens: list[int]) -> list[Logprob | None]:
         """The log-probabilities of the sampled tokens, for the requests that want them.
 
         They are the model's own, before temperature and biases.
         """
-        asking = [(i, row, row.params.logprobs) for i, row in enumerate(rows)
-                  if row.params.logprobs is not None and not row.forced]
-        if not asking:
-            return {}
-        indices, most = [i for i, _, _ in asking], max(num for _, _, num in asking)
-        all_reported = logprobs(logits[indices], [tokens[i] for i in indices], most)
-        return {row: (nats, best[:num]) for (_, row, num), (nats, best) in zip(asking, all_reported)}
+        wanted = [None if row.forced else row.params.logprobs for row in rows]  # how many alternatives of each
+        if all(num is None for num in wanted):
+            return [None] * len(rows)
+        found = logprobs(logits, tokens, max(num for num in wanted if num is not None))
+        return [None if num is None else (nats, best[:num]) for num, (nats, best) in zip(wanted, found)]
 
     @torch.inference_mode()
     def _score(self, prompt: tuple[int, ...], num_alternatives: int) -> list[Logprob]:

@@ -109,20 +109,21 @@ class Sampler:
     def _top_k(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         # topk sorts, so a wider k of another row only appends columns, which the mask then removes.
         best, ids = logits.topk(min(self.widest_k, logits.shape[1]), dim=-1)
-        best = best.masked_fill(self._ranks(best) >= self.top_ks, float("-inf"))
+        best = self._keep_top_k(best)
         return ids.gather(1, _invert(self._apply_min_p(best / self.temperatures), u))
 
     def _top_p(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         best, ids = (logits / self.temperatures).sort(dim=-1, descending=True, stable=True)
-        best = best.masked_fill(self._ranks(best) >= self.top_ks, float("-inf"))
+        best = self._keep_top_k(best)
         probabilities = best.softmax(-1)
         likelier = probabilities.cumsum(-1) - probabilities  # (B, V): the probability of all tokens likelier than this
         likelier[:, 0] = -1.0  # the likeliest token stays, whatever top_p is
         best = best.masked_fill(likelier >= self.top_ps, float("-inf"))
         return ids.gather(1, _invert(self._apply_min_p(best), u))
 
-    def _ranks(self, sorted_logits: torch.Tensor) -> torch.Tensor:
-        return torch.arange(sorted_logits.shape[1], device=sorted_logits.device)
+    def _keep_top_k(self, best: torch.Tensor) -> torch.Tensor:
+        """Sorted logits (B, K), those from each row's own top_k on at −∞."""
+        return best.masked_fill(torch.arange(best.shape[1], device=best.device) >= self.top_ks, float("-inf"))
 
     def _apply_min_p(self, scaled: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) after the temperature; those of tokens that min_p excludes become −∞."""

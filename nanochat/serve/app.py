@@ -108,17 +108,16 @@ class RunningAnswer:
     async def chunks(self) -> AsyncIterator[str]:
         """The lines of a stream. It has status 200 by now, so an error becomes an event of the stream."""
         kind = self.kind + ".chunk" if self.is_chat else self.kind
-        render = openai.chat_choice if self.is_chat else openai.text_choice
 
         def line(choices: list[dict[str, Any]], **extra: Any) -> str:
             return f"data: {json.dumps(openai.envelope(self.id, kind, self.model, choices, **extra))}\n\n"
 
         if self.is_chat:
             opening = {"role": "assistant", "content": ""}
-            yield line([render(choice, opening) for choice in self.choices], **self.extra)
+            yield line([choice.chunk(opening, is_chat=True) for choice in self.choices], **self.extra)
         try:
             async for choice, delta in self.deltas():
-                yield line([render(choice, delta)])
+                yield line([choice.chunk(delta, self.is_chat)])
             if self.include_usage:
                 yield line([], usage=self.usage())
         except Exception as error:
@@ -140,18 +139,19 @@ class RunningAnswer:
         finally:
             watcher.cancel()
             self.job.close()
-        render = openai.whole_chat_choice if self.is_chat else self._whole_text_choice
-        choices = [render(choice, gained) for choice, gained in zip(self.choices, deltas)]
+        if self.is_chat:
+            choices = [choice.whole_chat(gained) for choice, gained in zip(self.choices, deltas)]
+        else:
+            choices = [choice.whole_text(gained, self._echoed(choice.index), self.job.params.logprobs is not None)
+                       for choice, gained in zip(self.choices, deltas)]
         return openai.envelope(self.id, self.kind, self.model, choices, usage=self.usage(), **self.extra)
 
-    def _whole_text_choice(self, choice: Choice, deltas: list[dict[str, Any]]) -> dict[str, Any]:
-        request = self.job.requests[choice.index]
-        echoed = []
-        if request.params.echo:  # the first token has no log-probability; without `logprobs` no token has
-            echoed = list(zip_longest(request.prompt, [None, *request.prompt_logprobs]))[int(self.hides_bos):]
-        text = choice.tokenizer.decode([token for token, _ in echoed]) + openai.joined_text(deltas)
-        return {"index": choice.index, "finish_reason": choice.finish_reason, "text": text,
-                "logprobs": None if request.params.logprobs is None else choice.text_logprobs(echoed)}
+    def _echoed(self, index: int) -> list[openai.ScoredToken]:
+        """The prompt's tokens with their log-probabilities, if the client wants to see them again."""
+        if not self.job.params.echo:
+            return []
+        request = self.job.requests[index]  # its first token has no log-probability; without `logprobs` none has
+        return list(zip_longest(request.prompt, [None, *request.prompt_logprobs]))[int(self.hides_bos):]
 
 
 class Service:
@@ -169,10 +169,10 @@ class Service:
                              "top_k": self.defaults.top_k, "max_tokens": self.defaults.max_tokens}}
 
     def pick(self, name: str | None) -> tuple[str, Worker]:
-        """The named model, or the first one if the name is unknown; the least busy of its replicas."""
-        known = name if name in self.models else next(iter(self.models))
-        assert known is not None, "a server has at least one model"
-        return known, min(self.models[known], key=lambda worker: worker.num_open)
+        """The named model and the least busy of its replicas."""
+        if name is None or name not in self.models:  # other clients send names such as gpt-4: answer all the same
+            name = next(iter(self.models))
+        return name, min(self.models[name], key=lambda worker: worker.num_open)
 
     def submit(self, body: openai.SamplingFields, worker: Worker, prompts: list[list[int]],
                params: SamplingParams) -> Job:

@@ -12,7 +12,9 @@ nanochat adds three things, which other clients ignore:
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -29,6 +31,7 @@ REFUSED: dict[str, list[Any]] = {  # field: the values that ask for nothing and 
     "guided_json": [], "audio": []}
 
 Natural = Annotated[int, Field(ge=0, lt=2**31)]
+ScoredToken = tuple[int, Logprob | None]  # None: nobody asked, or it is the first token of a prompt
 
 
 class StreamOptions(BaseModel):
@@ -38,17 +41,17 @@ class StreamOptions(BaseModel):
 class SamplingFields(BaseModel):
     """The fields that chats and completions share. Fields of SamplingParams have its names."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow")  # clients may send more; `REFUSED` is looked up among the extra fields
 
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=1, le=200)
+    top_k: int | None = Field(None, ge=1, le=200)  # not OpenAI's, but vLLM's, as is min_p
     min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = None
-    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)  # choices: samples of each prompt
     stop: str | list[str] | None = Field(None, max_length=MAX_TOTAL_CHARS)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -218,45 +221,60 @@ class Choice:
         self.tokenizer, self.index = tokenizer, index
         self.output_end_id = tokenizer.special_id("<|output_end|>")
         self.tool = {"expression": "", "result": ""}
-        self.unreported: list[Event] = []  # tokens whose log-probabilities have not been sent yet
+        self.unreported: list[ScoredToken] = []  # tokens whose log-probabilities have not been sent yet
         self.finish_reason: str | None = None
 
     def push(self, event: Event) -> dict[str, Any] | None:
-        """{"content": text}, {"nanochat": {"tool": …}}, or None while there is nothing to show.
-
-        A tool call is shown when it is complete, or cut off by the end of the answer.
-        """
+        """{"content": text}, {"nanochat": {"tool": …}}, or None while there is nothing to show."""
         self.finish_reason = event.stop_reason or None
         if event.kind == "text":
             if event.logprob and event.token_id not in self.tokenizer.specials.values():
-                self.unreported.append(event)
+                self.unreported.append((event.token_id, event.logprob))
             return {"content": event.text} if event.text else None
         self.tool["expression" if event.kind == "python" else "result"] += event.text
-        is_cut_off = event.stop_reason and any(self.tool.values())
+        is_cut_off = event.stop_reason and any(self.tool.values())  # by the end of the answer: show what there is
         if event.token_id != self.output_end_id and not is_cut_off:
             return None
         tool, self.tool = self.tool, {"expression": "", "result": ""}
         return {"nanochat": {"tool": tool}}
 
-    def _take_unreported(self) -> list[tuple[int, Logprob]]:
-        events, self.unreported = self.unreported, []
-        return [(event.token_id, event.logprob) for event in events if event.logprob is not None]
+    def chunk(self, delta: dict[str, Any], is_chat: bool) -> dict[str, Any]:
+        """The choice in a chunk of a stream. `delta`: what it gained; {} when it has ended."""
+        if is_chat:
+            gained = {"delta": delta, "logprobs": self._chat_logprobs()}
+        else:
+            gained = {"text": delta.get("content", ""), "logprobs": self._text_logprobs()}
+        # Clients take null for "not finished yet"; "" would be a reason.
+        return {"index": self.index, **gained, "finish_reason": None if delta else self.finish_reason}
 
-    def chat_logprobs(self) -> dict[str, Any] | None:
+    def whole_chat(self, deltas: list[dict[str, Any]]) -> dict[str, Any]:
+        """The choice of a whole chat answer. `deltas`: all that it gained."""
+        message: dict[str, Any] = {"role": "assistant", "content": _joined_text(deltas), "refusal": None}
+        if tools := [delta["nanochat"]["tool"] for delta in deltas if "nanochat" in delta]:
+            message["nanochat"] = {"tools": tools}
+        return {"index": self.index, "message": message, "logprobs": self._chat_logprobs(),
+                "finish_reason": self.finish_reason}
+
+    def whole_text(self, deltas: list[dict[str, Any]], echoed: list[ScoredToken],
+                   with_logprobs: bool) -> dict[str, Any]:
+        """The choice of a whole completion. `echoed`: tokens of the prompt, which it shows first."""
+        text = self.tokenizer.decode([token for token, _ in echoed]) + _joined_text(deltas)
+        return {"index": self.index, "finish_reason": self.finish_reason, "text": text,
+                "logprobs": self._text_logprobs(echoed) if with_logprobs else None}
+
+    def _chat_logprobs(self) -> dict[str, Any] | None:
         """The log-probabilities of the tokens since the last call, in the chat format."""
         def entry(token_id: int, nats: float) -> dict[str, Any]:
             data = self.tokenizer.decode_bytes([token_id])
             return {"token": data.decode(errors="replace"), "logprob": nats, "bytes": list(data)}
 
-        content = [{**entry(token_id, nats), "top_logprobs": [entry(*alternative) for alternative in alternatives]}
-                   for token_id, (nats, alternatives) in self._take_unreported()]
+        scored, self.unreported = self.unreported, []
+        content = [{**entry(token_id, logprob[0]), "top_logprobs": [entry(*other) for other in logprob[1]]}
+                   for token_id, logprob in scored if logprob]
         return {"content": content, "refusal": None} if content else None
 
-    def text_logprobs(self, echoed: list[tuple[int, Logprob | None]] | None = None) -> dict[str, Any] | None:
-        """The same in the completion format, with the prompt's tokens in front if they are `echoed`.
-
-        The very first token of a prompt has no log-probability (None).
-        """
+    def _text_logprobs(self, echoed: Sequence[ScoredToken] = ()) -> dict[str, Any] | None:
+        """The same in the completion format; `echoed` tokens come first."""
         def name(token_id: int) -> str:
             data = self.tokenizer.decode_bytes([token_id])
             try:
@@ -264,38 +282,18 @@ class Choice:
             except UnicodeDecodeError:  # part of a character. Names must differ, so we write the bytes as OpenAI does
                 return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
-        scored: list[tuple[int, Logprob | None]] = [*(echoed or []), *self._take_unreported()]
+        scored, self.unreported = [*echoed, *self.unreported], []
         if not scored:
             return None
         tokens = [name(token_id) for token_id, _ in scored]
         return {"tokens": tokens,
                 "token_logprobs": [logprob and logprob[0] for _, logprob in scored],
-                "top_logprobs": [logprob and {name(token_id): nats for token_id, nats in logprob[1]}
+                "top_logprobs": [logprob and {name(other): nats for other, nats in logprob[1]}
                                  for _, logprob in scored],
-                "text_offset": [sum(map(len, tokens[:i])) for i in range(len(tokens))]}
+                "text_offset": [0, *accumulate(map(len, tokens[:-1]))]}
 
 
-def chat_choice(choice: Choice, delta: dict[str, Any]) -> dict[str, Any]:
-    """A choice in a chunk of a stream. finish_reason is null in all chunks but the last (never "")."""
-    return {"index": choice.index, "delta": delta, "logprobs": choice.chat_logprobs(),
-            "finish_reason": None if delta else choice.finish_reason}
-
-
-def text_choice(choice: Choice, delta: dict[str, Any]) -> dict[str, Any]:
-    return {"index": choice.index, "text": delta.get("content", ""), "logprobs": choice.text_logprobs(),
-            "finish_reason": None if delta else choice.finish_reason}
-
-
-def whole_chat_choice(choice: Choice, deltas: list[dict[str, Any]]) -> dict[str, Any]:
-    """A choice of a whole chat answer."""
-    message: dict[str, Any] = {"role": "assistant", "content": joined_text(deltas), "refusal": None}
-    if tools := [delta["nanochat"]["tool"] for delta in deltas if "nanochat" in delta]:
-        message["nanochat"] = {"tools": tools}
-    return {"index": choice.index, "message": message, "logprobs": choice.chat_logprobs(),
-            "finish_reason": choice.finish_reason}
-
-
-def joined_text(deltas: list[dict[str, Any]]) -> str:
+def _joined_text(deltas: list[dict[str, Any]]) -> str:
     return "".join(delta.get("content", "") for delta in deltas)
 
 

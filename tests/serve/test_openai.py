@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from nanochat.infer import Event, SamplingParams
-from nanochat.serve.openai import ChatRequest, Choice, CompletionRequest, chat_choice, text_choice, to_turns
+from nanochat.serve.openai import ChatRequest, Choice, CompletionRequest, to_turns
 
 USER = {"role": "user", "content": "hi"}
 
@@ -109,10 +109,11 @@ def test_logprobs_of_half_characters_come_with_the_next_text(tokenizer):
     first, second = "é".encode()
     assert choice.push(Event(first, "", "text", "", (-1.0, [(65, -2.0)]))) is None
     delta = choice.push(Event(second, "é", "text", "", (-0.5, [])))
-    [half, rest] = chat_choice(choice, delta)["logprobs"]["content"]
+    [half, rest] = choice.chunk(delta, is_chat=True)["logprobs"]["content"]
     assert half["bytes"] == [first] and rest["bytes"] == [second] and half["logprob"] == -1.0
     assert half["top_logprobs"] == [{"token": "A", "bytes": [65], "logprob": -2.0}]
     choice.push(Event(65, "A", "text", "length", (-0.5, [(66, -1.0)])))
-    assert text_choice(choice, {})["logprobs"] == {"tokens": ["A"], "token_logprobs": [-0.5], "text_offset": [0],
-                                                  "top_logprobs": [{"B": -1.0}]}
-    assert text_choice(choice, {})["finish_reason"] == "length" and text_choice(choice, {})["logprobs"] is None
+    last = choice.chunk({}, is_chat=False)
+    assert last["finish_reason"] == "length" and last["logprobs"] == {
+        "tokens": ["A"], "token_logprobs": [-0.5], "text_offset": [0], "top_logprobs": [{"B": -1.0}]}
+    assert choice.chunk({}, is_chat=False)["logprobs"] is None
