@@ -55,6 +55,7 @@ class Stream(StreamingResponse):
     """The server-sent events of a job. The job is closed however the response ends, even if it never began."""
 
     def __init__(self, job: Job, chunks: AsyncIterator[str]):
+        # no-store: neither a proxy nor the browser may keep what was said.
         super().__init__(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         self.job = job
 
@@ -76,7 +77,7 @@ class RunningAnswer:
     hides_bos: bool = False  # the server put <|bos|> in front of the client's text: `echo` must not show it
     num_dropped: int = 0  # old messages that did not fit the context
     include_usage: bool = False
-    num_tokens: int = 0
+    num_tokens: int = 0  # of all choices
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -89,9 +90,9 @@ class RunningAnswer:
     async def deltas(self) -> AsyncIterator[tuple[Choice, dict[str, Any]]]:
         """What each choice gains, as it comes; {} when the choice has ended."""
         async for batch in self.job.events():
-            if not self.num_tokens:
+            if not self.num_tokens:  # this is the first batch
                 self.metrics.first_token.observe(time.monotonic() - self.started)
-            self.num_tokens += sum(event.token_id >= 0 for _, event in batch)
+            self.num_tokens += sum(event.token_id >= 0 for _, event in batch)  # −1: there was no room for any token
             for index, event in batch:
                 choice = self.choices[index]
                 if delta := choice.push(event):
@@ -129,21 +130,19 @@ class RunningAnswer:
         async def watch() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
+            # 499 is nginx's number for it; nobody receives it, but the metrics count it.
             self.job.fail(Failed(499, "the client left", "client_left"))
 
-        deltas: list[list[dict[str, Any]]] = [[] for _ in self.choices]
         watcher = asyncio.create_task(watch())
         try:
-            async for choice, delta in self.deltas():
-                deltas[choice.index].append(delta)
+            async for _ in self.deltas():  # the choices collect what they gain
+                pass
         finally:
             watcher.cancel()
             self.job.close()
-        if self.is_chat:
-            choices = [choice.whole_chat(gained) for choice, gained in zip(self.choices, deltas)]
-        else:
-            choices = [choice.whole_text(gained, self._echoed(choice.index), self.job.params.logprobs is not None)
-                       for choice, gained in zip(self.choices, deltas)]
+        with_logprobs = self.job.params.logprobs is not None
+        choices = [choice.whole_chat() if self.is_chat else choice.whole_text(self._echoed(choice.index), with_logprobs)
+                   for choice in self.choices]
         return openai.envelope(self.id, self.kind, self.model, choices, usage=self.usage(), **self.extra)
 
     def _echoed(self, index: int) -> list[openai.ScoredToken]:
@@ -177,7 +176,7 @@ class Service:
     def submit(self, body: openai.SamplingFields, worker: Worker, prompts: list[list[int]],
                params: SamplingParams) -> Job:
         check_tokens(chain(params.logit_bias or (), *prompts), worker.engine.config.vocab_size)
-        if body.seed is None:
+        if body.seed is None:  # else the same question would always get the same answer
             params = replace(params, seed=random.getrandbits(31))
         return worker.submit(prompts, body.n or 1, params)
 
@@ -221,9 +220,9 @@ def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key
 
     completion_routes(app, service)
     info_routes(app, service)
-    app.mount("/", Page(directory=UI, html=True))
+    app.mount("/", Page(directory=UI, html=True))  # after the routes, because it takes every path that is left
     app.add_exception_handler(RequestValidationError, _invalid)
-    for kind in (Failed, UserError, HTTPException, Exception):
+    for kind in (Failed, UserError, HTTPException, Exception):  # Exception: bugs too are told in OpenAI's format
         app.add_exception_handler(kind, _refusal)
     return app
 
@@ -283,7 +282,7 @@ def info_routes(app: FastAPI, service: Service) -> None:
 
 
 def check_tokens(tokens: Iterable[int], vocab_size: int) -> None:
-    for token in tokens:
+    for token in tokens:  # an unknown token would fail inside the engine's step, for all clients at once
         if token >= vocab_size:
             raise Failed(400, f"there is no token {token}; the model has {vocab_size:,}")
 

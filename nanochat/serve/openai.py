@@ -44,11 +44,11 @@ class SamplingFields(BaseModel):
     model_config = ConfigDict(extra="allow")  # clients may send more; `REFUSED` is looked up among the extra fields
 
     model: str | None = None
-    stream: bool | None = None
+    stream: bool | None = None  # True: server-sent events, as the tokens come
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=1, le=200)  # not OpenAI's, but vLLM's, as is min_p
+    top_k: int | None = Field(None, ge=1, le=200)  # this field and min_p are vLLM's, not OpenAI's
     min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)  # choices: samples of each prompt
@@ -64,7 +64,7 @@ class SamplingFields(BaseModel):
             value = (self.model_extra or {}).get(name)
             if value is not None and value not in allowed:
                 raise ValueError(f"{name} is not supported by this server; leave it out")
-        if isinstance(self.stop, list) and len(self.stop) > 4:
+        if isinstance(self.stop, list) and len(self.stop) > 4:  # OpenAI's limit
             raise ValueError(f"stop has {len(self.stop)} strings; at most 4 are allowed")
         return self
 
@@ -78,7 +78,7 @@ class SamplingFields(BaseModel):
         names = {field.name for field in fields(SamplingParams)} & type(self).model_fields.keys()
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return replace(defaults, **given | {"stop": tuple(stop for stop in stops if stop)})
+        return replace(defaults, **given | {"stop": tuple(stop for stop in stops if stop)})  # "" would stop at once
 
 
 class Part(BaseModel):
@@ -96,9 +96,9 @@ class ToolCall(BaseModel):
 
 
 class Message(BaseModel):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]  # developer is OpenAI's newer name of system
     content: str | list[Part] | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ToolCall] | None = None  # as other servers' answers have them
 
     @property
     def parts(self) -> list[dict[str, str]]:
@@ -165,13 +165,13 @@ def to_turns(messages: list[Message]) -> list[dict[str, Any]]:
         role, parts = message.chat_role, message.parts
         if role not in ("user", "assistant"):
             continue
-        if turns and turns[-1]["role"] == role:
+        if turns and turns[-1]["role"] == role:  # the same speaker again: the model knows strict turns only
             content = turns[-1]["content"]
             if content[-1]["type"] == "text" and parts[0]["type"] == "text":
                 content.append({"type": "text", "text": "\n\n"})
             content.extend(parts)
             continue
-        if not turns and role == "assistant":
+        if not turns and role == "assistant":  # the model has learnt only conversations that begin with a question
             turns.append({"role": "user", "content": [{"type": "text", "text": ""}]})
         turns.append({"role": role, "content": parts})
     system = [{"role": "system", "content": "\n\n".join(system_texts)}] if any(system_texts) else []
@@ -183,7 +183,7 @@ class CompletionRequest(SamplingFields):
 
     prompt: str | Annotated[list[Natural], Field(min_length=1)] | Annotated[
         list[str] | list[Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
-    max_tokens: int | None = Field(None, ge=0, le=4096)
+    max_tokens: int | None = Field(None, ge=0, le=4096)  # 0: only score the prompt
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
 
@@ -207,7 +207,7 @@ class TokenizeRequest(BaseModel):
 
     prompt: str | None = Field(None, max_length=MAX_TOTAL_CHARS)
     messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
-    add_special_tokens: bool = True
+    add_special_tokens: bool = True  # <|bos|> in front of a text
 
 
 class DetokenizeRequest(BaseModel):
@@ -220,9 +220,10 @@ class Choice:
     def __init__(self, tokenizer: Tokenizer, index: int = 0):
         self.tokenizer, self.index = tokenizer, index
         self.output_end_id = tokenizer.special_id("<|output_end|>")
-        self.tool = {"expression": "", "result": ""}
+        self.tool = {"expression": "", "result": ""}  # the call that the model is writing
+        self.text, self.tools = "", list[dict[str, str]]()  # all so far
         self.unreported: list[ScoredToken] = []  # tokens whose log-probabilities have not been sent yet
-        self.finish_reason: str | None = None
+        self.finish_reason: str | None = None  # OpenAI's "stop" and "length" are the engine's own words
 
     def push(self, event: Event) -> dict[str, Any] | None:
         """{"content": text}, {"nanochat": {"tool": …}}, or None while there is nothing to show."""
@@ -230,12 +231,14 @@ class Choice:
         if event.kind == "text":
             if event.logprob and event.token_id not in self.tokenizer.specials.values():
                 self.unreported.append((event.token_id, event.logprob))
+            self.text += event.text
             return {"content": event.text} if event.text else None
         self.tool["expression" if event.kind == "python" else "result"] += event.text
         is_cut_off = event.stop_reason and any(self.tool.values())  # by the end of the answer: show what there is
         if event.token_id != self.output_end_id and not is_cut_off:
             return None
         tool, self.tool = self.tool, {"expression": "", "result": ""}
+        self.tools.append(tool)
         return {"nanochat": {"tool": tool}}
 
     def chunk(self, delta: dict[str, Any], is_chat: bool) -> dict[str, Any]:
@@ -247,18 +250,17 @@ class Choice:
         # Clients take null for "not finished yet"; "" would be a reason.
         return {"index": self.index, **gained, "finish_reason": None if delta else self.finish_reason}
 
-    def whole_chat(self, deltas: list[dict[str, Any]]) -> dict[str, Any]:
-        """The choice of a whole chat answer. `deltas`: all that it gained."""
-        message: dict[str, Any] = {"role": "assistant", "content": _joined_text(deltas), "refusal": None}
-        if tools := [delta["nanochat"]["tool"] for delta in deltas if "nanochat" in delta]:
-            message["nanochat"] = {"tools": tools}
+    def whole_chat(self) -> dict[str, Any]:
+        """The choice of a whole chat answer."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text, "refusal": None}
+        if self.tools:
+            message["nanochat"] = {"tools": self.tools}
         return {"index": self.index, "message": message, "logprobs": self._chat_logprobs(),
                 "finish_reason": self.finish_reason}
 
-    def whole_text(self, deltas: list[dict[str, Any]], echoed: list[ScoredToken],
-                   with_logprobs: bool) -> dict[str, Any]:
+    def whole_text(self, echoed: list[ScoredToken], with_logprobs: bool) -> dict[str, Any]:
         """The choice of a whole completion. `echoed`: tokens of the prompt, which it shows first."""
-        text = self.tokenizer.decode([token for token, _ in echoed]) + _joined_text(deltas)
+        text = self.tokenizer.decode([token for token, _ in echoed]) + self.text
         return {"index": self.index, "finish_reason": self.finish_reason, "text": text,
                 "logprobs": self._text_logprobs(echoed) if with_logprobs else None}
 
@@ -291,10 +293,6 @@ class Choice:
                 "top_logprobs": [logprob and {name(other): nats for other, nats in logprob[1]}
                                  for _, logprob in scored],
                 "text_offset": [0, *accumulate(map(len, tokens[:-1]))]}
-
-
-def _joined_text(deltas: list[dict[str, Any]]) -> str:
-    return "".join(delta.get("content", "") for delta in deltas)
 
 
 def envelope(answer_id: str, kind: str, model: str, choices: list[dict[str, Any]], **extra: Any) -> dict[str, Any]:

@@ -48,12 +48,12 @@ class Job:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
-            num_open -= sum(bool(event.stop_reason) for _, event in batch)
+            num_open -= sum(bool(event.stop_reason) for _, event in batch)  # only a request's last event has a reason
 
     def close(self) -> None:
         """Give the job's place back; requests that still run are cancelled before the next step."""
         self.closed = True
-        self._alarm.cancel()
+        self._alarm.cancel()  # the alarm holds the job, and with it all its events
         self.worker.open.discard(self)
 
     def fail(self, error: Exception) -> None:
@@ -81,6 +81,7 @@ class Worker:
         self.live: list[Job] = []  # jobs with unfinished requests; only the thread changes it
         self.num_tokens = 0  # since the start
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None: stop
+        # daemon: a thread in the middle of a step must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -97,6 +98,7 @@ class Worker:
     def submit(self, prompts: list[list[int]], samples: int, params: SamplingParams) -> Job:
         """Queue a job; fails if too many requests are open. To be called on the event loop."""
         job = Job(self, prompts, samples, params)
+        # A worker without open jobs takes any job: else a job larger than its limit could never run.
         if self.open and self.num_open + job.size > self.max_open:
             job.close()
             raise Failed(429, f"{self.num_open} requests are open already; try again in a moment", "queue_full")
