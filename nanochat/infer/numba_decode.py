@@ -108,10 +108,13 @@ def _(place, i, number):
             place[i] = number
     else:
         def store(place, i, number):
-            bits = np.float32(number).view(np.uint32)  # rounded by adding just under half of what is cut off, and a bit
+            # Add just under half of the part that is cut off, and 1 if the kept part is odd.
+            bits = np.float32(number).view(np.uint32)
             place[i] = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
     return store
 
+
+# nogil: the server's event loop runs on while a step computes. fastmath: LLVM may reorder sums, which vectorises them.
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _multiply_rows(x, weight, out, begin, end):
@@ -166,7 +169,7 @@ def _attend_heads(q, keys, values, positions, y, begin, end):
             for d in range(width):
                 total += q[b, h, d] * _wide(key[s, d])
             scores[s] = total * scale
-        scores = np.exp(scores - scores.max())  # softmax; without the maximum exp would overflow
+        scores = np.exp(scores - scores.max())  # softmax, shifted so that exp cannot overflow
         scores /= scores.sum()
         y[b, h] = 0
         for s in range(length):
@@ -221,7 +224,7 @@ def _embed(rows, embedding, smear, bos):
     for b in range(len(x)):
         for c in range(x.shape[1]):
             x[b, c] = _wide(embedding[rows[0, b], c])
-            if rows[1, b] >= 0 and rows[0, b] != bos:
+            if rows[1, b] >= 0 and rows[0, b] != bos:  # nothing comes before the first token of a document
                 previous[b, c] = _wide(embedding[rows[1, b], c])
     _norm(x, x)
     if len(smear):
@@ -229,6 +232,30 @@ def _embed(rows, embedding, smear, bos):
         x += previous * smear
         _norm(x, x)
     return x
+
+
+@njit(nogil=True, cache=True)
+def _add_value_embedding(rows, gate, table, v):
+    """v (B, G·D) += 2 · sigmoid(gate (B, G)) · the rows' value embeddings."""
+    groups, width = gate.shape[1], v.shape[1] // gate.shape[1]
+    for b in range(len(v)):
+        for g in range(groups):
+            opening = np.float32(2) / (np.float32(1) + np.exp(-gate[b, g]))
+            for d in range(g * width, (g + 1) * width):
+                v[b, d] += opening * _wide(table[rows[0, b], d])
+
+
+@njit(nogil=True, cache=True)
+def _rotate_and_store(rows, cos, sin, q, k, v, keys, values):
+    """RoPE of q (B, H·D) and k (B, G·D), in place; then k and v go into the cache's keys and values (slot, G, S, D)."""
+    width = keys.shape[3]
+    for b in range(len(q)):
+        position = rows[2, b]
+        _rotate(q[b].reshape(-1, width), cos[position], sin[position])
+        _rotate(k[b].reshape(-1, width), cos[position], sin[position])
+        for i in range(k.shape[1]):
+            _store(keys[b, i // width, position], i % width, k[b, i])
+            _store(values[b, i // width, position], i % width, v[b, i])
 
 
 @njit(nogil=True, cache=True)
@@ -253,18 +280,8 @@ def _step(rows, tables, blocks, angles, vectors, keys, values, settings, logits)
             _multiply(h, matrix, out, threads)
         if len(block[GATE]):
             _multiply(h, block[GATE], gate, threads)
-        for b in range(B):
-            position = rows[2, b]
-            for g in range(groups if len(block[GATE]) else 0):
-                opening = np.float32(2) / (np.float32(1) + np.exp(-gate[b, g]))
-                for d in range(g * width, (g + 1) * width):
-                    v[b, d] += opening * _wide(block[VALUE_EMBEDDING][rows[0, b], d])
-            _rotate(q[b].reshape(heads, width), cos[position], sin[position])
-            _rotate(k[b].reshape(groups, width), cos[position], sin[position])
-            for g in range(groups):
-                for d in range(width):
-                    _store(keys[layer, b, g, position], d, k[b, g * width + d])
-                    _store(values[layer, b, g, position], d, v[b, g * width + d])
+            _add_value_embedding(rows, gate, block[VALUE_EMBEDDING], v)
+        _rotate_and_store(rows, cos, sin, q, k, v, keys[layer], values[layer])
         _attend(q.reshape(B, heads, width), keys[layer], values[layer], rows[2], y.reshape(B, heads, width), threads)
         _multiply(y, block[OUT], h, threads)
         x += h
