@@ -22,13 +22,13 @@ Logprob = tuple[float, list[tuple[int, float]]]  # nats of the token itself; (to
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The settings of a request. The names are OpenAI's and vLLM's; the filters apply in this order: k, p, min_p."""
+    """The settings of a request. The names are OpenAI's and vLLM's; top_k, top_p and min_p apply in this order."""
 
     max_tokens: int = 256
     temperature: float = 1.0  # 0 is greedy: the likeliest token, always
     top_k: int | None = None  # keep the k likeliest tokens
     top_p: float = 1.0  # keep the likeliest tokens that together reach this probability (Holtzman et al. 2020, §3.1)
-    min_p: float = 0.0  # keep tokens at least this times as likely as the likeliest (Nguyen et al. 2024, §3)
+    min_p: float = 0.0  # keep tokens with at least this fraction of the best one's probability (Nguyen et al. 2024, §3)
     seed: int = 0
     stop_ids: Collection[int] | None = None  # tokens that end the answer; None: those that end a turn of a chat
     stop: tuple[str, ...] = ()  # strings that end the answer and are not part of it
