@@ -37,9 +37,9 @@ def main(argv: list[str] | None = None) -> None:
         engine = Engine(model.eval(), tokenizer, max_rows=rows)
         prompts = [[draw.randrange(tokenizer.vocab_size - 9) for _ in range(draw.randrange(20, 60))]
                    for _ in range(rows)]
-        engine.generate(prompts, 4, top_k=top_k, stop_ids=[])  # warm-up
+        engine.generate(prompts, max_tokens=4, top_k=top_k, stop_ids=[])  # warm-up
         wall, cpu = time.perf_counter(), time.process_time()
-        done = engine.generate(prompts, args.tokens, top_k=top_k, stop_ids=[])
+        done = engine.generate(prompts, max_tokens=args.tokens, top_k=top_k, stop_ids=[])
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         num_tokens = sum(len(group[0].ids) for group in done)
         rate = num_tokens / wall

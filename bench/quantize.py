@@ -58,9 +58,9 @@ def measure(model, tokenizer, exams, args):
         yield task.name, chat.evaluate(task, engine, args.max_problems, batch_size=32).accuracy
     for rows in (1, 16):
         prompts = [[tokenizer.bos_id, i] for i in range(rows)]
-        engine.generate(prompts, 4, stop_ids=[])  # warm-up
+        engine.generate(prompts, max_tokens=4, stop_ids=[])  # warm-up
         begun = time.perf_counter()
-        engine.generate(prompts, NEW_TOKENS, stop_ids=[])
+        engine.generate(prompts, max_tokens=NEW_TOKENS, stop_ids=[])
         yield f"tokens/s, B = {rows}", rows * NEW_TOKENS / (time.perf_counter() - begun)
 
 

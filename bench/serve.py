@@ -126,8 +126,8 @@ def copy_of(model: GPT, dtype: torch.dtype) -> GPT:
 
 
 def ours(model: GPT, tokenizer: Tokenizer, dtype: torch.dtype, form: str):
-    engine = Engine(quantized(copy_of(model, dtype), form), tokenizer, max_rows=16, loops=True)
-    return lambda prompts, tokens: engine.generate(prompts, tokens, 0.0, stop_ids=[])
+    engine = Engine(quantized(copy_of(model, dtype), form), tokenizer, max_rows=16, numba_decode=True)
+    return lambda prompts, tokens: engine.generate(prompts, max_tokens=tokens, temperature=0.0, stop_ids=[])
 
 
 def transformers_peer(dtype: torch.dtype):
@@ -338,15 +338,20 @@ async def soak(url: str, pid: int, seconds: float, num_clients: int) -> dict:
         clients = Clients(http, url)
         await asyncio.gather(watch(), *(clients.live(i, end) for i in range(num_clients)))
         await asyncio.sleep(1)
-        [stats] = (await http.get(f"{url}/stats")).json()["workers"]
+        gauges = read_gauges((await http.get(f"{url}/metrics")).text)
     problems = clients.problems
-    if stats["open_requests"] or stats["running"]:
-        problems.append(f"requests are still open when all clients have gone: {stats}")
+    if gauges["open"] or gauges["running"]:
+        problems.append(f"requests are still open when all clients have gone: {gauges}")
     middle, last = max(memory[len(memory) // 3:len(memory) * 2 // 3], default=0), memory[-1]
     if last > 1.1 * middle + 2**24:
         problems.append(f"memory grew from {middle >> 20} to {last >> 20} MiB in the last third")
-    return {"seen": dict(sorted(clients.seen.items())), "problems": problems[:20], "tokens": stats["tokens"],
+    return {"seen": dict(sorted(clients.seen.items())), "problems": problems[:20], "tokens": gauges["generated_tokens"],
             "memory_mib": [memory[0] >> 20, middle >> 20, last >> 20]}
+
+
+def read_gauges(metrics: str) -> dict[str, float]:
+    """{"running": 0.0, "open": 0.0, …}: the numbers without labels of the server's /metrics."""
+    return {name: float(value) for name, value in re.findall(r"^nanochat_(\w+) (\S+)$", metrics, re.MULTILINE)}
 
 
 def resident_bytes(pid: int) -> int:

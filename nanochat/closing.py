@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanochat import report, sandbox
 from nanochat.infer import Engine
-from nanochat.infer.context import fit_prompt
+from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.run_folder import RunFolder
 from nanochat.system import paths
 from nanochat.system.files import UserError

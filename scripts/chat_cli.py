@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from nanochat import sandbox
 from nanochat.infer import Engine, Event
-from nanochat.infer.context import fit_prompt
+from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.infer.quantize import FORMS, quantized
 from nanochat.system import cli, paths, runtime
 from nanochat.system.cli import flag
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     step = None if args.step < 0 else args.step
     model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, step, run.device, run.dtype)
     engine = Engine(quantized(model.eval().to(run.dtype), args.quantize), tokenizer, sandbox.calculate, max_rows=1,
-                    prefix_cache=True, loops=True)
+                    prefix_cache=True, numba_decode=True)
     draw = random.Random(None if args.seed < 0 else args.seed)
 
     def answer(messages: list[dict]) -> dict:

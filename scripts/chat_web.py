@@ -16,9 +16,9 @@ import torch
 import uvicorn
 
 from nanochat import sandbox
-from nanochat.infer import Engine
+from nanochat.infer import Engine, SamplingParams
 from nanochat.infer.quantize import FORMS, quantized
-from nanochat.serve.app import Defaults, create_app
+from nanochat.serve.app import create_app
 from nanochat.serve.worker import Failed, Worker
 from nanochat.system import cli, log, paths, runtime
 from nanochat.system.cli import flag
@@ -67,10 +67,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--num_gpus={args.num_gpus}, but there are {torch.cuda.device_count()} GPUs here")
     served = dict(load(stage, args, run) for stage in dict.fromkeys(stages))
     workers = [worker for replicas in served.values() for worker in replicas]
-    (name, first), *others = served.items()
     key = os.environ.get("NANOCHAT_API_KEY", "")
-    app = create_app(first, name, Defaults(args.temperature, args.top_k, args.max_tokens), others=dict(others),
-                     key=key, requests_per_minute=args.rate, cors_origin=args.cors_origin)
+    defaults = SamplingParams(temperature=args.temperature, top_k=args.top_k, max_tokens=args.max_tokens)
+    app = create_app(served, defaults, key=key, requests_per_minute=args.rate, cors_origin=args.cors_origin)
     if args.host not in ("127.0.0.1", "localhost", "::1") and not key:
         log.say("warning: whoever reaches this address can use it; NANOCHAT_API_KEY sets a key")
     url = f"http://{shown(args.host)}:{door.getsockname()[1]}"
@@ -88,7 +87,7 @@ def load(stage: str, args, run: runtime.Runtime) -> tuple[str, list[Worker]]:
             stage, args.model_tag, None if args.step < 0 else args.step, device, run.dtype)
         model = quantized(model.eval().to(run.dtype), args.quantize)  # it casts where it uses weights: better once
         engine = Engine(model, tokenizer, sandbox.calculate, args.max_rows, prefix_cache=True,
-                        step_tokens=args.step_tokens, static_shapes=args.cuda_graphs, loops=True)
+                        step_tokens=args.step_tokens, static_shapes=args.cuda_graphs, numba_decode=True)
         workers.append(Worker(engine, args.max_waiting, args.timeout))
     return f"nanochat-{stage}-{info['tag']}", workers
 

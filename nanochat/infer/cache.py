@@ -1,20 +1,46 @@
-"""The key/value cache: what attention remembers of every running request.
+"""The key/value cache: the keys and values that attention computed for the tokens of all running requests.
 
-One tensor for keys and one for values, (L, slots, G, S, D). A request owns a slot; the engine keeps the running ones
-in slots 0…n−1 without gaps, so each decode reads a *view* of the cache (no gather), cut to the longest live context;
-parts of prompts may be in any slots. Every forward pass goes: the engine calls `plan()` (which slots, from which
-position on), the model calls `append()` once a layer, and attention gets all keys and values so far with one mask that
-all layers share.
+One tensor holds all keys and one all values, both (L, slots, G, S, D). A request owns one slot. The running requests
+own slots 0 … n−1 without gaps, so a decode step reads a slice of the tensors and copies nothing.
 
-Slots are not cleared when they change hands: positions at or after a request's length are masked out, and its own
-tokens overwrite them before they can be read. The memory grows by doubling up to (max_rows, sequence_len).
+Before every forward pass the engine calls `plan()`, which takes the positions and slots of the new tokens and returns a
+view. The model calls `view.append()` once per layer; attention gets all keys and values so far, and one mask.
 
-Not here: which request sits where and what it can reuse (engine), paging.
+Nobody clears a slot that another request takes over: the mask hides all positions at or after a request's length, and
+the request overwrites every position before the mask shows it. A slot has room for a whole context (no paging).
 """
+
+from dataclasses import dataclass
 
 import torch
 
-BUCKET = 32  # contexts are cut at multiples of this, so that shapes repeat; ≤ 31 masked positions of extra attention
+# Contexts are read in multiples of this, so that tensor shapes repeat; a row then attends to ≤ 31 masked positions.
+BUCKET = 32
+
+
+@dataclass(frozen=True)
+class CacheView:
+    """The part of the cache that one forward pass writes and reads; the cache that `GPT.hidden` expects."""
+
+    keys: torch.Tensor  # (L, slots, G, S, D), the whole cache
+    values: torch.Tensor
+    positions: torch.Tensor  # (B, T) int64, of the new tokens
+    rows: torch.Tensor  # (B, 1) int64, the slot of every row: where new tokens are written
+    slots: slice | torch.Tensor  # the slots that are read: a slice where possible, since that copies nothing
+    num_read: int  # positions that attention reads
+    mask: torch.Tensor | None  # (B, 1, T, S) bool; None if all rows start at position 0
+
+    def append(self, layer: int, k: torch.Tensor,
+               v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Store k and v (B, G, T, D) of the new tokens; returns keys and values (B, G, S, D) so far, and the mask."""
+        keys, values = self.keys[layer], self.values[layer]
+        if self.mask is None:  # there are no earlier tokens: attention needs no more than k and v themselves
+            keys[self.slots, :, :self.num_read] = k.to(keys.dtype)
+            values[self.slots, :, :self.num_read] = v.to(values.dtype)
+            return k, v, None
+        keys[self.rows, :, self.positions] = k.transpose(1, 2).to(keys.dtype)  # (B, T, G, D)
+        values[self.rows, :, self.positions] = v.transpose(1, 2).to(values.dtype)
+        return keys[self.slots, :, :self.num_read], values[self.slots, :, :self.num_read], self.mask
 
 
 class SlotCache:
@@ -27,61 +53,46 @@ class SlotCache:
         self.values = torch.zeros_like(self.keys)
 
     def reserve(self, num_rows: int, length: int) -> None:
-        """Make room for `num_rows` slots of `length` tokens, keeping what is stored."""
+        """Make room for `num_rows` slots of `length` tokens. Both sizes grow by doubling; the contents stay."""
         _, old_rows, _, old_len, _ = self.keys.shape
         if num_rows <= old_rows and length <= old_len:
             return
         assert num_rows <= self.max_rows and length <= self.max_len, (num_rows, length, self.max_rows, self.max_len)
-        rows = max(old_rows, min(self.max_rows, power_of_two(num_rows)))
-        slots_len = max(old_len, min(self.max_len, power_of_two(max(length, BUCKET))))
+        new_rows = max(old_rows, min(self.max_rows, power_of_two(num_rows)))
+        new_len = max(old_len, min(self.max_len, power_of_two(max(length, BUCKET))))
         for name in ("keys", "values"):
             old = getattr(self, name)
-            # Zeros, not empty: a masked position still meets weight 0, and 0 · NaN would be NaN.
-            new = old.new_zeros(old.shape[0], rows, old.shape[2], slots_len, old.shape[4])
+            # Zeros, not uninitialised memory: masked positions get weight 0, but 0 · NaN would still be NaN.
+            new = old.new_zeros(old.shape[0], new_rows, old.shape[2], new_len, old.shape[4])
             new[:, :old_rows, :, :old_len] = old
             setattr(self, name, new)
 
-    def plan(self, slots: slice | list[int], starts: list[int], num_new: int) -> torch.Tensor:
-        """Prepare a forward pass of `num_new` tokens in each slot of `slots`, row i from position `starts[i]` on.
+    def plan(self, slots: slice | list[int], starts: list[int], num_new: int) -> CacheView:
+        """The view for a forward pass of `num_new` tokens in each of `slots`; row i starts at position `starts[i]`.
 
-        Returns the positions (B, T) int64 of the new tokens. When all rows start at 0 the mask is None: plain causal
-        attention over the new tokens (padding on the right is never attended to by what stands left of it).
+        When all rows start at 0 there is no mask: attention to the new tokens is causal, so a token never sees the
+        padding on its right.
         """
-        end = max(starts) + num_new
         device = self.keys.device
-        rows = list(range(slots.start, slots.stop)) if isinstance(slots, slice) else slots
-        self.reserve(max(rows) + 1, end)
-        first = torch.tensor(starts, device=device)[:, None]
-        self._positions = first + torch.arange(num_new, device=device)  # (B, T)
-        self._rows = torch.tensor(rows, device=device)[:, None]  # (B, 1)
-        self._slots = slots if isinstance(slots, slice) else self._rows[:, 0]
-        self._from_empty = not any(starts)
-        self._end = num_new if self._from_empty else min(-(-end // BUCKET) * BUCKET, self.keys.shape[3])
-        self._mask = None
-        if not self._from_empty:
-            attended = torch.arange(self._end, device=device) <= self._positions[:, :, None]  # (B, T, S)
-            self._mask = attended[:, None]
-        return self._positions
+        row_slots = list(range(slots.start, slots.stop)) if isinstance(slots, slice) else slots
+        end = max(starts) + num_new
+        self.reserve(max(row_slots) + 1, end)
+        rows = torch.tensor(row_slots, device=device)[:, None]  # (B, 1)
+        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(num_new, device=device)  # (B, T)
+        num_read, mask = num_new, None
+        if any(starts):
+            num_read = min(-(-end // BUCKET) * BUCKET, self.keys.shape[3])  # rounded up to a whole bucket
+            mask = _mask(positions, num_read)
+        read_slots = slots if isinstance(slots, slice) else rows[:, 0]
+        return CacheView(self.keys, self.values, positions, rows, read_slots, num_read, mask)
 
-    def plan_static(self, slots: torch.Tensor, positions: torch.Tensor, length: int) -> None:
-        """The same for one token in each of slots 0…B−1, from tensors (B, 1) int64 that may be read again later.
+    def plan_static(self, slots: torch.Tensor, positions: torch.Tensor, num_read: int) -> CacheView:
+        """The view for one token per row: row i writes to slot `slots[i]`, but reads slot i, up to its own position.
 
-        The token of row i is stored in `slots[i]` at `positions[i]`; `length` positions are read, none after its own.
+        slots and positions are (B, 1) int64. A CUDA graph records their addresses and reads them again at each replay.
         """
-        self._positions, self._rows, self._slots = positions, slots, slice(0, len(slots))
-        self._from_empty, self._end = False, length
-        self._mask = (torch.arange(length, device=positions.device) <= positions[:, :, None])[:, None]
-
-    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor):
-        """Store k and v (B, G, T, D) of the planned tokens; returns keys, values (B, G, S, D) and mask (B, 1, T, S)."""
-        if self._from_empty:
-            self.keys[layer, self._slots, :, :self._end] = k.to(self.keys.dtype)
-            self.values[layer, self._slots, :, :self._end] = v.to(self.keys.dtype)
-            return k, v, None
-        keys, values = self.keys[layer], self.values[layer]
-        keys[self._rows, :, self._positions] = k.transpose(1, 2).to(keys.dtype)  # (B, T, G, D)
-        values[self._rows, :, self._positions] = v.transpose(1, 2).to(values.dtype)
-        return keys[self._slots, :, :self._end], values[self._slots, :, :self._end], self._mask
+        mask = _mask(positions, num_read)
+        return CacheView(self.keys, self.values, positions, slots, slice(0, len(slots)), num_read, mask)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of slot `source` to slot `target`."""
@@ -90,12 +101,17 @@ class SlotCache:
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
 
     def swap(self, slot: int, other: int, length: int, other_length: int) -> None:
-        """Exchange the first `length` positions of `slot` and the first `other_length` of `other`."""
+        """Exchange the first `length` positions of `slot` and the first `other_length` positions of `other`."""
         self.reserve(max(slot, other) + 1, max(length, other_length))
         for stored in (self.keys, self.values):
-            kept = stored[:, slot, :, :length].clone()
+            saved = stored[:, slot, :, :length].clone()
             stored[:, slot, :, :other_length] = stored[:, other, :, :other_length]
-            stored[:, other, :, :length] = kept
+            stored[:, other, :, :length] = saved
+
+
+def _mask(positions: torch.Tensor, num_read: int) -> torch.Tensor:
+    """(B, 1, T, S) bool: the new tokens at `positions` (B, T) attend to all positions up to their own."""
+    return (torch.arange(num_read, device=positions.device) <= positions[:, :, None])[:, None]
 
 
 def power_of_two(n: int) -> int:

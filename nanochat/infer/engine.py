@@ -1,174 +1,145 @@
-"""The engine: many requests, one model, one token for each of them per step.
+"""The engine: many requests, one model, one token for each running request per step.
 
-A request is a prompt (token ids) and its sampling settings. Every request in the engine owns a cache slot; those being
-answered sit in slots 0…n−1, so that a step reads a view of the cache. One step is
+A request is a prompt (token ids) and its SamplingParams. One step does this:
 
-1. finished requests leave, and the last one of the n moves into each gap: a finished request costs nothing;
-2. waiting requests take free slots, with the longest beginning of their prompt that another slot holds already (below);
-3. prompts are read, all but their last token: whole when `step_tokens` is None, else in chunks, so that those who are
-   being answered never wait for more than `step_tokens` tokens of other people's prompts;
-4. one forward pass feeds every running request its last token (decode) and samples the next;
-5. the tool: once a request has sampled <|python_end|>, the text since <|python_start|> goes to `tool`, and
-   <|output_start|> result <|output_end|> are *forced*: fed like sampled tokens, but not chosen by the model (mask 0).
+1. finished requests leave and waiting requests take their slots (slots.py);
+2. the model reads prompts, all tokens but the last. With `step_tokens` it reads only so many per step, so that running
+   requests never wait long while somebody else's long prompt is read;
+3. one forward pass feeds every running request its last token (decode), and the sampler draws the next;
+4. when a request has sampled <|python_end|>, the tool gets the text since <|python_start|>. The tokens
+   <|output_start|> result <|output_end|> are then *forced*: fed like sampled tokens, but not chosen (mask 0).
 
-What a request says never depends on its neighbours: attention is per row, and random numbers come from (seed, prompt,
-sample number). Requests with the same prompt read it once. With `prefix_cache` finished requests stay in their slots
-until these are needed (the longest unused goes first), and any common beginning is shared: a chat's next turn reads
-only the new message. Leave it off where the weights change between calls.
-`generate()` (evaluation, RL), `stream()` (the terminal) and the server's thread drive the same `submit()` and `step()`.
-
-One thread owns an engine. Not here: paging (a slot holds a whole context).
+The answer to a request never depends on the other requests: attention looks at one row, and the random numbers come
+from (seed, prompt, sample number). `generate()` (evaluation, RL), `stream()` (the terminal) and the server's thread all
+drive the same `submit()` and `step()`. One thread owns an engine.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
 from nanochat.infer.cache import SlotCache
-from nanochat.infer.graphs import Graphs
-from nanochat.infer.loops import Loops
-from nanochat.infer.request import Completion, Event, EventReader, Logprob, Request
-from nanochat.infer.sampler import Sampler, row_key
+from nanochat.infer.cuda_graphs import CudaGraphs
+from nanochat.infer.numba_decode import NumbaDecoder
+from nanochat.infer.request import Completion, Event, EventReader, Request
+from nanochat.infer.sampling import Logprob, Sampler, SamplingParams, logprobs, row_key
+from nanochat.infer.slots import Occupant, Slots
+from nanochat.model import GPT
+from nanochat.tokenizer import Tokenizer
 
-PREFILL_TOKENS = 4096  # prompt tokens (with padding) in one forward pass: bounds the memory activations take
-MIN_SHARED = 16  # tokens of common beginning that are worth copying (or waiting for)
-COLDEST = 1e-4  # temperatures below are greedy: dividing by them would overflow
-REFUSED = "error"  # what the model reads when the tool refuses (returns None): a wrong expression must not look right
+PREFILL_TOKENS = 4096  # prompt tokens (with padding) in one forward pass: bounds the memory that activations take
+ECHO_ROWS = 256  # positions whose logits exist at the same time when a prompt is scored, for the same reason
+REFUSED = "error"  # what the model reads when the tool returns None: a refused expression must not look like a result
 
 
 class Engine:
-    """Generates with `model` (a GPT in eval mode); `tool(expression) -> result or None (= refused)`.
+    """Generates with `model`, which is in eval mode.
 
-    `static_shapes`: decode with CUDA graphs (graphs.py), in a cache reserved whole. `loops`: few rows on a CPU by
-    loops.py, where it can: 2 to 14 times as fast, with sums in fp32 whatever the model's dtype.
+    tool: gets an expression, returns the result, or None if it refuses. max_rows: requests that run at the same time.
+    prefix_cache: finished requests keep their slots until others need them, so that the next turn of a chat reads only
+    the new message; leave it off where the weights change between calls. static_shapes: decode with CUDA graphs.
+    numba_decode: decode few rows on a CPU by compiled loops, where the model allows it; up to 9 times as fast.
     """
 
-    def __init__(self, model, tokenizer, tool: Callable[[str], str | None] | None = None, max_rows: int = 64,
-                 prefix_cache: bool = False, step_tokens: int | None = None, static_shapes: bool = False,
-                 loops: bool = False):
-        self.model, self.tokenizer, self.tool, self.max_rows = model, tokenizer, tool, max_rows
-        self.prefix_cache, self.step_tokens = prefix_cache, step_tokens
+    def __init__(self, model: GPT, tokenizer: Tokenizer, tool: Callable[[str], str | None] | None = None,
+                 max_rows: int = 64, prefix_cache: bool = False, step_tokens: int | None = None,
+                 static_shapes: bool = False, numba_decode: bool = False):
+        self.model, self.tokenizer, self.tool = model, tokenizer, tool
+        self.max_rows, self.step_tokens = max_rows, step_tokens
         self.config = config = model.config
         self.device = next(model.parameters()).device
+        # CUDA graphs need one slot more, which padding rows write to.
         self.cache = SlotCache(config.n_layer, config.n_kv_head, config.head_dim, max_rows + static_shapes,
                                config.sequence_len, model.compute_dtype, self.device)
-        self.graphs = Graphs(model, self.cache) if static_shapes else None
-        self.loops = Loops(model, self.cache) if loops and Loops.can(model) else None
-        self.waiting: deque[Request] = deque()
-        self.slots: list[Request | None] = [None] * max_rows  # whose keys and values each cache slot holds
-        self.num_running = 0  # slots[:num_running] are being answered
-        self.num_steps = self.num_prompt_tokens = self.num_reused_tokens = 0  # since the start
-        self._sampler: Sampler | None = None  # rebuilt when the running ones change
+        self.slots = Slots(self.cache, max_rows, keep_finished=prefix_cache)
+        self.decoder: CudaGraphs | NumbaDecoder | None = None  # None: the model itself decodes
+        if static_shapes:
+            self.decoder = CudaGraphs(model, self.cache)
+        elif numba_decode and NumbaDecoder.supports(model):
+            self.decoder = NumbaDecoder(model, self.cache)
+        self.num_prompt_tokens = 0  # that the model has read since the start
+        self._sampler: Sampler | None = None
+        self._sampled_rows: list[Request] = []  # the rows that the sampler was made for
         special = tokenizer.special_id
         self.default_stops = frozenset(map(special, ("<|assistant_end|>", "<|bos|>", "<|user_start|>")))
         self._python_start, self._python_end = special("<|python_start|>"), special("<|python_end|>")
         self._output_start, self._output_end = special("<|output_start|>"), special("<|output_end|>")
-        self._inside = {self._python_start: True, self._output_start: True,
-                        self._python_end: False, self._output_end: False}
         self._specials = frozenset(tokenizer.specials.values())
 
     @property
     def running(self) -> list[Request]:
-        """The requests being answered, in the order of their slots."""
-        return self.slots[:self.num_running]
+        """The requests that are being answered."""
+        return [row.request for row in self.slots.running]
 
-    @property
-    def reading(self) -> list[Request]:
-        """The requests whose prompts are being read, those that came first in front."""
-        rows = [row for row in self.slots[self.num_running:] if row is not None and not row.stop_reason]
-        return sorted(rows, key=lambda row: (row.since, row.donor is not None, row.unread))
+    def submit(self, prompt: Sequence[int], params: SamplingParams | None = None, *, sample: int = 0,
+               events: bool = True) -> Request:
+        """Queue a request; `step()` advances it. `sample` numbers the answers to one prompt: each has its own text.
 
-    def submit(self, prompt: list[int], max_tokens: int = 256, temperature: float = 1.0, top_k: int | None = None,
-               seed: int = 0, sample: int = 0, stop_ids=None, *, top_p: float = 1.0, min_p: float = 0.0,
-               stop: tuple[str, ...] = (), logprobs: int | None = None, echo: bool = False,
-               logit_bias: dict[int, float] | None = None, presence_penalty: float = 0.0,
-               frequency_penalty: float = 0.0, events: bool = True) -> Request:
-        """Queue a request; `step()` advances it. temperature 0 is greedy; `sample` numbers answers to one prompt.
-
-        stop: strings that end the answer and are no part of it. logprobs: how many alternatives to report with each
-        token (None: not even its own), with `echo` for the prompt as well. The penalties are OpenAI's: subtracted from
-        a token's logit once, and once for each time it was sampled. `events=False` saves the work of making them.
+        `events=False` saves the work of making them, for a caller that wants the Completion only.
         """
         assert prompt, "a prompt needs at least one token, <|bos|> if nothing else"
-        assert top_k is None or top_k >= 1, f"top_k {top_k}: expected None or at least 1"
-        assert not isinstance(stop, str), "stop is a tuple of strings"
-        prompt = tuple(prompt)
-        room = min(max_tokens, self.config.sequence_len - len(prompt))
+        prompt, params = tuple(prompt), params or SamplingParams()
+        room = min(params.max_tokens, self.config.sequence_len - len(prompt))
         bias = None
-        if logit_bias or presence_penalty or frequency_penalty:
+        if params.logit_bias or params.presence_penalty or params.frequency_penalty:
             bias = torch.zeros(self.config.vocab_size, device=self.device)
-            for token, value in (logit_bias or {}).items():
+            for token, value in (params.logit_bias or {}).items():
                 bias[token] = value
-        request = Request(prompt, room, temperature if temperature > COLDEST else 0.0, top_k, top_p, min_p,
-                          row_key(seed, prompt, sample),
-                          self.default_stops if stop_ids is None else frozenset(stop_ids),
-                          EventReader(self.tokenizer, tuple(stop)) if events or stop else None, logprobs, bias,
-                          presence_penalty, frequency_penalty)
-        if echo and logprobs is not None and len(prompt) <= self.config.sequence_len:
-            request.prompt_logprobs = self._score(prompt, logprobs)
-        if room <= 0:
+        stop_ids = self.default_stops if params.stop_ids is None else frozenset(params.stop_ids)
+        reader = EventReader(self.tokenizer, params.stop) if events or params.stop else None
+        request = Request(prompt, params, room, row_key(params.seed, prompt, sample), stop_ids, reader, bias)
+        if params.echo and params.logprobs is not None and len(prompt) <= self.config.sequence_len:
+            request.prompt_logprobs = self._score(prompt, params.logprobs)
+        if room > 0:
+            self.slots.waiting.append(request)
+        else:
             request.stop_reason = "length"
             request.events.append(Event(-1, "", "text", "length"))
-        else:
-            self.waiting.append(request)
         return request
 
     def cancel(self, request: Request) -> None:
-        """Stop a request: its slot is free from the next step on."""
-        if not request.stop_reason:
-            request.stop_reason = "cancel"
+        """Stop a request; its slot is free from the next step on."""
+        request.stop_reason = request.stop_reason or "cancel"
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
-        """One token for every running request; returns those that got one."""
-        self.num_steps += 1
-        self._remove_finished()
-        self._admit()
+        """One token for every running request; returns the requests that got one."""
+        self.slots.schedule()
         self._read_prompts()
         rows = self.running
-        if not rows:
-            return []
-        if self._sampler is None:
-            self._sampler = Sampler([row.key for row in rows], [row.temperature for row in rows],
-                                    [row.top_k for row in rows], self.device, [row.top_p for row in rows],
-                                    [row.min_p for row in rows])
-        positions = [row.length - 1 for row in rows]  # of the token being fed
-        logits = self._decode([row.last_id for row in rows], [row.id_before_last for row in rows], positions)
-        if self.tool is not None:  # only the tool may speak as the tool
-            logits[:, self._output_start:self._output_end + 1] = float("-inf")  # neighbours in every vocabulary
-        biased = logits
-        if any(row.bias is not None for row in rows):
-            biased = torch.stack([one if row.bias is None else one + row.bias for one, row in zip(logits, rows)])
-        tokens = self._sampler.draw(biased, positions).tolist()
-        logprobs = self._logprobs(rows, logits, tokens)
-        for row, token in zip(rows, tokens):
-            row.cached = row.length
-            self._take(row, token, logprobs.get(row))
+        if rows:
+            logits = self._decode(rows)  # (B, V)
+            tokens = self._sample(rows, logits)
+            for row, token, logprob in zip(rows, tokens, self._logprobs(rows, logits, tokens)):
+                self._append(row, token, logprob)
         return rows
 
-    def generate(self, prompts: list[list[int]], max_tokens: int = 256, temperature: float = 1.0,
-                 top_k: int | None = None, seed: int = 0, samples: int = 1, stop_ids=None,
-                 **settings) -> list[list[Completion]]:
-        """`samples` completions for each prompt. A prompt that fills the context gets empty ones ("length")."""
-        seen: dict[tuple[int, ...], int] = {}
-        requests = []
-        for prompt in map(tuple, prompts):
-            first = seen.get(prompt, 0)  # a prompt listed twice gets new samples, wherever it stands in the list
-            seen[prompt] = first + samples
-            requests.append([self.submit(prompt, max_tokens, temperature, top_k, seed, first + i, stop_ids,
-                                         events=False, **settings) for i in range(samples)])
-        try:
-            while any(not row.stop_reason for group in requests for row in group):
-                self.step()
-        finally:  # interrupted: leave nothing behind
-            for row in (row for group in requests for row in group):
-                self.cancel(row)
-        return [[self.completion(row) for row in group] for group in requests]
+    def generate(self, prompts: Sequence[Sequence[int]], *, samples: int = 1,
+                 **settings: Any) -> list[list[Completion]]:
+        """`samples` completions for each prompt; `settings` are the fields of SamplingParams.
 
-    def stream(self, prompt: list[int], **settings) -> Iterator[Event]:
-        """Events of one answer as they happen (`settings` as in `submit`); closing the iterator frees its slot."""
-        request = self.submit(prompt, **settings)
+        A prompt that fills the context gets empty completions ("length").
+        """
+        params = SamplingParams(**settings)
+        num_samples = Counter[tuple[int, ...]]()  # of a prompt so far: if it is listed twice, it gets new samples
+        requests: list[list[Request]] = []
+        for prompt in map(tuple, prompts):
+            numbers = range(num_samples[prompt], num_samples[prompt] + samples)
+            requests.append([self.submit(prompt, params, sample=number, events=False) for number in numbers])
+            num_samples[prompt] += samples
+        try:
+            while any(not request.stop_reason for group in requests for request in group):
+                self.step()
+        finally:  # after an interrupt nothing may go on running
+            for request in (request for group in requests for request in group):
+                self.cancel(request)
+        return [[self._completion(request) for request in group] for group in requests]
+
+    def stream(self, prompt: Sequence[int], **settings: Any) -> Iterator[Event]:
+        """The events of one answer as they happen (`settings` as in `generate`); closing the iterator cancels it."""
+        request = self.submit(prompt, SamplingParams(**settings))
         try:
             while not request.stop_reason:
                 self.step()
@@ -176,211 +147,143 @@ class Engine:
         finally:
             self.cancel(request)
 
-    def completion(self, request: Request) -> Completion:
-        """A request as it stands now."""
-        if request.reader is not None and request.reader.stops:  # stop strings have been cut off
+    def _completion(self, request: Request) -> Completion:
+        if request.reader is not None:  # there are stop strings, and the events know where they cut the text
             text = "".join(event.text for event in request.events if event.kind == "text")
         else:
-            shown, inside = [], False  # inside a tool block
+            outside, in_tool_block = [], False
             for token in request.ids:
-                inside = self._inside.get(token, inside)
-                if not inside and token not in self._specials:
-                    shown.append(token)
-            text = self.tokenizer.decode(shown)
+                if token in (self._python_start, self._output_start):
+                    in_tool_block = True
+                elif token in (self._python_end, self._output_end):
+                    in_tool_block = False
+                elif not in_tool_block and token not in self._specials:
+                    outside.append(token)
+            text = self.tokenizer.decode(outside)
         return Completion(request.ids, request.mask, text, request.stop_reason, request.tool_calls)
 
-    def _decode(self, ids: list[int], before: list[int], positions: list[int]) -> torch.Tensor:
-        """Logits (B, V) after the tokens `ids`, one for each of slots 0…B−1."""
-        if self.graphs is not None:
-            return self.graphs.logits(ids, before, positions)
-        if self.loops is not None and len(ids) <= self.loops.most_rows:
-            return self.loops.logits(ids, before, positions)
-        hidden = self._hidden([[one] for one in ids], slice(0, len(ids)), positions, [[one] for one in before])
-        return self.model.logits(hidden[:, 0])
+    def _decode(self, rows: list[Request]) -> torch.Tensor:
+        """Feed all running requests, in slots 0 … B−1, their last tokens; returns logits (B, V) for the next ones."""
+        previous_ids, ids = map(list, zip(*(row.last_two_ids for row in rows)))
+        positions = [row.length - 1 for row in rows]
+        if self.decoder is not None and len(rows) <= self.decoder.max_rows:
+            logits = self.decoder.logits(ids, previous_ids, positions)
+        else:
+            hidden = self._forward([[token] for token in ids], slice(0, len(ids)), positions,
+                                   [[token] for token in previous_ids])
+            logits = self.model.logits(hidden[:, 0])
+        for occupant in self.slots.running:
+            occupant.cached += 1
+        if self.tool is not None:  # only the tool may write <|output_start|> and <|output_end|>, which are neighbours
+            logits[:, self._output_start:self._output_end + 1] = float("-inf")
+        return logits
 
-    def _hidden(self, ids: list[list[int]], slots: slice | list[int], starts: list[int],
-                before: list[list[int]] | None = None) -> torch.Tensor:
-        """The last layer (B, T, C) for `ids` (B lists of T tokens), stored in `slots` from positions `starts` on.
+    def _forward(self, ids: list[list[int]], slots: slice | list[int], starts: list[int],
+                 previous_ids: list[list[int]] | None = None) -> torch.Tensor:
+        """The last layer (B, T, C) for `ids`, B rows of T tokens, which are stored in `slots` from `starts` on.
 
-        `before`: the token in front of each row's first, None when the rows start at 0.
+        `previous_ids`: the token in front of each row's first, −1 if there is none; None if all rows start at 0.
         """
-        positions = self.cache.plan(slots, starts, len(ids[0]))
-        return self.model.hidden(torch.tensor(ids, device=self.device), cache=self.cache, positions=positions,
-                                 before=None if before is None else torch.tensor(before, device=self.device))
+        view = self.cache.plan(slots, starts, len(ids[0]))
+        previous = None if previous_ids is None else torch.tensor(previous_ids, device=self.device)
+        return self.model.hidden(torch.tensor(ids, device=self.device), cache=view, positions=view.positions,
+                                 previous_ids=previous)
+
+    def _sample(self, rows: list[Request], logits: torch.Tensor) -> list[int]:
+        if self._sampler is None or rows != self._sampled_rows:
+            self._sampler = Sampler([row.key for row in rows], [row.params for row in rows], self.device)
+            self._sampled_rows = rows
+        if any(row.bias is not None for row in rows):
+            logits = torch.stack([line if row.bias is None else line + row.bias for line, row in zip(logits, rows)])
+        tokens: list[int] = self._sampler.draw(logits, [row.length - 1 for row in rows]).tolist()
+        return tokens
+
+    def _logprobs(self, rows: list[Request], logits: torch.Tensor, tokens: list[int]) -> list[Logprob | None]:
+        """The log-probabilities of the sampled tokens, for the requests that want them.
+
+        They are the model's own, before temperature and biases.
+        """
+        wanted = [None if row.forced else row.params.logprobs for row in rows]  # how many alternatives of each
+        if all(num is None for num in wanted):
+            return [None] * len(rows)
+        found = logprobs(logits, tokens, max(num for num in wanted if num is not None))
+        return [None if num is None else (nats, best[:num]) for num, (nats, best) in zip(wanted, found)]
 
     @torch.inference_mode()
     def _score(self, prompt: tuple[int, ...], num_alternatives: int) -> list[Logprob]:
-        """What the model thought of prompt[1:], each given what stands before it; in one pass, without the cache."""
-        hidden = self.model.hidden(torch.tensor([prompt[:-1]], device=self.device))[0] if prompt[1:] else []  # (T, C)
-        found = []
-        for first in range(0, len(prompt) - 1, 256):  # the logits of 256 positions at a time
-            part = hidden[first:first + 256]
-            found += _logprobs(self.model.logits(part), prompt[first + 1:first + 1 + len(part)], num_alternatives)
-        return found
+        """The log-probabilities of prompt[1:], each token given those in front of it; one pass, without the cache."""
+        scores: list[Logprob] = []
+        if len(prompt) > 1:
+            hidden = self.model.hidden(torch.tensor([prompt[:-1]], device=self.device))[0]  # (T, C)
+            for first in range(0, len(hidden), ECHO_ROWS):
+                logits = self.model.logits(hidden[first:first + ECHO_ROWS])
+                scores += logprobs(logits, prompt[first + 1:first + 1 + len(logits)], num_alternatives)
+        return scores
 
-    def _logprobs(self, rows: list[Request], logits: torch.Tensor, tokens: list[int]) -> dict[Request, Logprob]:
-        """Of the sampled tokens of those rows that want to know; before temperature, biases and the like."""
-        wanted = [i for i, row in enumerate(rows) if row.logprobs is not None and not row.forced]
-        most = max((rows[i].logprobs for i in wanted), default=0)
-        found = _logprobs(logits[wanted], [tokens[i] for i in wanted], most) if wanted else []
-        return {rows[i]: (own, best[:rows[i].logprobs]) for i, (own, best) in zip(wanted, found)}
-
-    def _take(self, row: Request, token: int, logprob: Logprob | None = None) -> None:
-        """Give a row its next token: the sampled one, or the one the tool's answer forces."""
+    def _append(self, row: Request, token: int, logprob: Logprob | None) -> None:
+        """Give a request its next token: the sampled one, or the next forced token if there is one."""
         row.mask.append(0 if row.forced else 1)
-        if row.bias is not None and not row.forced:
-            row.bias[token] -= row.frequency_penalty + (row.presence_penalty if token not in row.ids else 0)
-        token = row.forced.popleft() if row.forced else token
+        if row.forced:
+            token = row.forced.popleft()
+        elif row.bias is not None:
+            is_new = token not in row.ids
+            row.bias[token] -= row.params.frequency_penalty + (row.params.presence_penalty if is_new else 0)
         row.ids.append(token)
         if token in row.stop_ids:
             row.stop_reason = "stop"
-        elif len(row.ids) >= row.max_tokens:
+        elif len(row.ids) >= row.room:
             row.stop_reason = "length"
-        if row.reader is not None:
-            row.events.append(row.reader.push(token, row.stop_reason, logprob))
-            row.stop_reason = row.events[-1].stop_reason
+        if row.reader is not None:  # it may find that a stop string is complete
+            event = row.reader.push(token, row.stop_reason, logprob)
+            row.events.append(event)
+            row.stop_reason = event.stop_reason
         if row.stop_reason:
             return
         if token == self._python_start:
             row.expression = []
+        elif row.expression is not None and token != self._python_end:
+            row.expression.append(token)
         elif row.expression is not None:
-            if token == self._python_end:
-                self._call_tool(row)
-            else:
-                row.expression.append(token)
+            self._call_tool(row, self.tokenizer.decode(row.expression))
+            row.expression = None
 
-    def _call_tool(self, row: Request) -> None:
-        expression, row.expression = self.tokenizer.decode(row.expression), None
-        if self.tool is None:
-            return
-        result = self.tool(expression)
-        result = REFUSED if result is None else result
-        row.tool_calls.append((expression, result))
-        row.forced.extend([self._output_start, *self.tokenizer.encode(result), self._output_end])
-
-    def _remove_finished(self) -> None:
-        """Finished rows leave; the last running row moves into each gap, so slots 0…n−1 stay dense."""
-        for slot, row in enumerate(self.slots):
-            if row is not None and row.stop_reason and not self.prefix_cache and slot >= self.num_running:
-                self.slots[slot] = None
-        for slot in range(self.num_running - 1, -1, -1):
-            row = self.slots[slot]
-            if row.stop_reason:
-                row.since = self.num_steps
-                if not self.prefix_cache:
-                    self.slots[slot] = None
-                self.num_running -= 1
-                self._swap(slot, self.num_running)
-
-    def _swap(self, slot: int, other: int) -> None:
-        """Two slots change places."""
-        self._sampler = None
-        if slot != other:
-            lengths = [0 if self.slots[i] is None else self.slots[i].cached for i in (slot, other)]
-            self.cache.swap(slot, other, *lengths)
-            self.slots[slot], self.slots[other] = self.slots[other], self.slots[slot]
-
-    def _admit(self) -> None:
-        """Waiting requests take the free slots, at least an eighth of all at a time so that prefills are batches."""
-        if not self.waiting:
-            return
-        self.waiting = deque(row for row in self.waiting if not row.stop_reason)
-        num_free = sum(row is None or bool(row.stop_reason) for row in self.slots)
-        if not self.waiting or num_free < min(len(self.waiting), max(1, self.max_rows // 8)):
-            return
-        joining = [self.waiting.popleft() for _ in range(min(num_free, len(self.waiting)))]
-        known = {row.prompt for row in self.slots if row is not None and not row.stop_reason}
-        first = sorted({row.prompt: row for row in joining if row.prompt not in known}.values(),
-                       key=lambda row: len(row.prompt))
-        for row in [*first, *(row for row in joining if row not in first)]:
-            self._place(row)
-
-    def _place(self, row: Request) -> None:
-        """Give a request a slot, and what another one holds of the beginning of its prompt."""
-        row.since = self.num_steps
-        donor, shared = None, 0
-        for other in filter(None, self.slots):
-            alive = not other.stop_reason
-            if not (self.prefix_cache or alive and other.prompt == row.prompt):
-                continue
-            stored = [*other.prompt, *other.ids][:max(other.cached, len(other.prompt) - 1 if alive else 0)]
-            common = _common(stored, row.prompt[:-1])
-            if common > shared and (common >= MIN_SHARED or other.prompt == row.prompt):
-                donor, shared = other, common
-                if shared == len(row.prompt) - 1:
-                    break
-        if None in self.slots:
-            slot = self.slots.index(None)
-        else:
-            free = [i for i, other in enumerate(self.slots) if other.stop_reason]
-            slot = min(free, key=lambda i: self.slots[i].since)
-        if donor is not None and donor.stop_reason and 2 * shared >= donor.cached:  # little else would be lost
-            slot = self.slots.index(donor)
-        taken, self.slots[slot] = self.slots[slot], row
-        if donor is not None and donor is taken:
-            row.cached = shared
-            self.num_reused_tokens += shared
-        elif donor is not None:
-            row.donor = (donor, shared)
-            self._copy_shared(row)
-
-    def _copy_shared(self, row: Request) -> None:
-        """Copy what the donor was to give, once it has it; a donor that has left gives what it had."""
-        donor, shared = row.donor
-        if donor in self.slots and donor.cached < shared and not donor.stop_reason:
-            return
-        row.donor = None
-        if donor in self.slots:
-            row.cached = min(shared, donor.cached)
-            self.num_reused_tokens += row.cached
-            self.cache.copy(self.slots.index(donor), self.slots.index(row), row.cached)
+    def _call_tool(self, row: Request, expression: str) -> None:
+        if self.tool is not None:
+            result = self.tool(expression)
+            result = REFUSED if result is None else result
+            row.tool_calls.append((expression, result))
+            row.forced.extend([self._output_start, *self.tokenizer.encode(result), self._output_end])
 
     def _read_prompts(self) -> None:
-        """Read prompts within the budget of tokens (with padding); rows that are done join the running ones."""
-        budget = float("inf") if self.step_tokens is None else max(1, self.step_tokens - self.num_running)
-        while rows := self.reading:
-            for row in (row for row in rows if row.donor is not None):
-                self._copy_shared(row)
-            rows = [row for row in rows if row.donor is None and row.unread]
-            if not rows or budget < 1:
-                break
-            budget -= self._read_chunk(rows, min(budget, PREFILL_TOKENS))
-        for row in (row for row in self.reading if row.donor is None and not row.unread):
-            self._swap(self.slots.index(row), self.num_running)
-            self.num_running += 1
+        """Read prompts within the step's budget of tokens; requests whose prompt is read join the running ones."""
+        budget = float("inf")
+        if self.step_tokens is not None:  # every running request takes one of these tokens for its decode
+            budget = max(1, self.step_tokens - self.slots.num_running)
+        while (unread := self.slots.to_read()) and budget >= 1:
+            budget -= self._read_chunk(unread, int(min(budget, PREFILL_TOKENS)))
+        self.slots.start_answering()
 
-    def _read_chunk(self, rows: list[Request], budget: int) -> int:
-        """One pass over the first rows whose prompts fit `budget` tokens together, or over a part of the first one's.
+    def _read_chunk(self, rows: list[Occupant], budget: int) -> int:
+        """One pass over the first of `rows`, as many whole prompts as fit `budget` tokens; else a part of the first.
 
         Rows are padded on the right, where causal attention never looks. Returns the tokens it took, with padding.
         """
-        group, width = rows[:1], min(rows[0].unread, budget)
+        batch, width = rows[:1], min(rows[0].unread, budget)
         for row in rows[1:]:
             wider = max(width, row.unread)
-            if wider * (len(group) + 1) > budget:
+            if wider * (len(batch) + 1) > budget:
                 break
-            group.append(row)
+            batch.append(row)
             width = wider
-        starts = [row.cached for row in group]
+        starts = [row.cached for row in batch]
         width = min(width, self.config.sequence_len - max(starts))  # padding must not reach past the context
-        ids = [list(row.prompt[:-1][row.cached:row.cached + width]) for row in group]
-        before = [[row.prompt[row.cached - 1] if row.cached else -1] for row in group] if any(starts) else None
-        self.num_prompt_tokens += sum(map(len, ids))
-        self._hidden([[*own, *[0] * (width - len(own))] for own in ids], [self.slots.index(row) for row in group],
-                     starts, before)
-        for row, own in zip(group, ids):
-            row.cached += len(own)
-        return width * len(group)
-
-
-def _common(one: list[int], other: tuple[int, ...]) -> int:
-    """How many tokens two sequences have in common at the beginning."""
-    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
-
-
-def _logprobs(logits: torch.Tensor, tokens, num_alternatives: int) -> list[Logprob]:
-    """For each row of logits (B, V): the log-probability of its token, and the likeliest tokens with theirs (nats)."""
-    nats = logits.log_softmax(-1)
-    own = nats.gather(1, torch.tensor(tokens, device=nats.device)[:, None])[:, 0].tolist()
-    best, ids = nats.topk(min(num_alternatives, nats.shape[1]), dim=-1)
-    return [(one, list(zip(*pair))) for one, *pair in zip(own, ids.tolist(), best.tolist())]
+        chunks = [row.request.prompt[:-1][row.cached:row.cached + width] for row in batch]
+        padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
+        previous_ids = None
+        if any(starts):
+            previous_ids = [[row.request.prompt[row.cached - 1] if row.cached else -1] for row in batch]
+        self._forward(padded, [self.slots.occupants.index(row) for row in batch], starts, previous_ids)
+        for row, chunk in zip(batch, chunks):
+            row.cached += len(chunk)
+            self.num_prompt_tokens += len(chunk)
+        return width * len(batch)

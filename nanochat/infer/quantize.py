@@ -1,9 +1,8 @@
 """Weights in 8 bits, for the CPU: a quarter of fp32's bytes to read per token, and integer products.
 
-Every matrix becomes int8 with one scale per output (symmetric: w ≈ scale · q, |q| ≤ 127). Activations are quantised on
-the way, with one scale per row, as LLM.int8() does for the part without outliers (Dettmers et al. 2022, section 3.1).
-A scale per *row* and exact integer sums: what a request gets does not depend on who shares its batch.
-Embeddings stay as they are. `python -m bench.quantize` measures what it costs in bits per byte and exams.
+Every matrix becomes int8 with one scale per output (symmetric: w ≈ scale · q, |q| ≤ 127). Activations are quantised
+during the forward pass, with one scale per row, as in the part without outliers of LLM.int8() (Dettmers et al. 2022,
+section 3.1). Embeddings stay as they are. `python -m bench.quantize` measures the loss in bits per byte and exams.
 """
 
 import torch
@@ -18,6 +17,9 @@ FORMS = ("int8",)
 class Int8Linear(nn.Module):
     """`Linear` with int8 weights (N, K) and their scales (N,)."""
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, linear: Linear):
         super().__init__()
         q, scale = rows_to_int8(linear.weight.detach().float())
@@ -26,6 +28,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (…, K) in any float dtype → (…, N) in the same."""
+        # One scale per row and exact integer sums: a request's result does not depend on the other rows of its batch.
         q, scale = rows_to_int8(x.flatten(0, -2).float())  # (B·T, K), (B·T, 1)
         products = torch._int_mm(q, self.weight.t())  # (B·T, N) int32
         return (products * scale * self.scale).to(x.dtype).view(*x.shape[:-1], -1)
@@ -37,12 +40,12 @@ def rows_to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     >>> rows_to_int8(torch.tensor([[0.5, -2.54, 0.0]]))[0].tolist()
     [[25, -127, 0]]
     """
-    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-9) / 127
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-9) / 127  # the clamp: a row of zeros must not divide by 0
     return (x / scale).round().to(torch.int8), scale
 
 
 def quantized(model: GPT, form: str) -> GPT:
-    """The model with its matrices replaced, in place; "" leaves it alone. UserError where there are no kernels."""
+    """The model with its matrices replaced, in place; `form` "" changes nothing. UserError if not on a CPU."""
     if not form:
         return model
     if next(model.parameters()).device.type != "cpu":

@@ -196,11 +196,11 @@ class GPT(nn.Module):
         return self
 
     def hidden(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None,
-               mask: torch.Tensor | None = None, before: torch.Tensor | None = None) -> torch.Tensor:
+               mask: torch.Tensor | None = None, previous_ids: torch.Tensor | None = None) -> torch.Tensor:
         """The normalised last layer (B, T, C) for ids (B, T) int64; positions (B, T) default to 0 … T−1.
 
         mask (B, 1, M, T) bool, True = may attend, replaces plain causality for the last M; a cache brings its own.
-        before (B, 1) int64 is the token in front of ids, −1 or None at the beginning of a document.
+        previous_ids (B, 1) int64 is the token in front of ids, −1 or None at the beginning of a document.
         """
         T = ids.size(1)
         assert positions is not None or T <= self.config.sequence_len, f"{T} positions > {self.config.sequence_len}"
@@ -208,7 +208,7 @@ class GPT(nn.Module):
         cos_sin = tuple(table.unsqueeze(2).to(self.compute_dtype) for table in (cos, sin))  # (B or 1, T, 1, D/2)
         x = norm(self.model.embed_tokens(ids).to(self.compute_dtype))  # (B, T, C)
         if self.config.smear:
-            x = norm(x + self._previous(ids, before, x) * self.model.smear.to(x.dtype))
+            x = norm(x + self._previous(ids, previous_ids, x) * self.model.smear.to(x.dtype))
         x0 = x
         for layer, block in enumerate(self.model.layers):
             if self.config.residual_scalars:
@@ -220,11 +220,12 @@ class GPT(nn.Module):
             x = recompute(block, *inputs, use_reentrant=False) if keep_little else block(*inputs)
         return norm(x)
 
-    def _previous(self, ids: torch.Tensor, before: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    def _previous(self, ids: torch.Tensor, previous_ids: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
         """The embedding (B, T, C) of the token before each of ids; zero where a document begins."""
         first = torch.zeros_like(x[:, :1])
-        if before is not None:
-            first = norm(self.model.embed_tokens(before.clamp(min=0)).to(x.dtype)) * (before >= 0).unsqueeze(-1)
+        if previous_ids is not None:
+            embedded = norm(self.model.embed_tokens(previous_ids.clamp(min=0)).to(x.dtype))
+            first = embedded * (previous_ids >= 0).unsqueeze(-1)
         previous = torch.cat((first, x[:, :-1]), dim=1)
         if self.config.document_bos is None:
             return previous
@@ -236,9 +237,9 @@ class GPT(nn.Module):
         return self.config.softcap * torch.tanh(raw / self.config.softcap)
 
     def forward(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None,
-                before: torch.Tensor | None = None) -> torch.Tensor:
+                previous_ids: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (B, T, V) in fp32 for ids (B, T) int64; the rest as for `hidden`."""
-        return self.logits(self.hidden(ids, cache, positions, before=before))
+        return self.logits(self.hidden(ids, cache, positions, previous_ids=previous_ids))
 
     def loss(self, ids: torch.Tensor, targets: torch.Tensor, reduction: str = "mean",
              weights: torch.Tensor | None = None) -> torch.Tensor:

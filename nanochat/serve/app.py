@@ -1,75 +1,65 @@
-"""The HTTP side: routes, streams, errors. Everything a client can do wrong ends in an OpenAI-shaped error."""
+"""The HTTP side of the server: routes, streams, errors. Every error that a client can cause has OpenAI's format."""
 
 import asyncio
 import json
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
-from nanochat.infer.context import fit_prompt
+from nanochat.infer import SamplingParams
+from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.serve import openai
 from nanochat.serve.guard import Guard
 from nanochat.serve.metrics import Metrics
-from nanochat.serve.openai import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, Voice
+from nanochat.serve.openai import ChatRequest, Choice, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from nanochat.serve.worker import Failed, Job, Worker
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
 
-PAGE_HEADERS = {  # model output is hostile: no script, style, image or connection but the page's own
+UI = Path(__file__).parent / "ui"
+PAGE_HEADERS = {  # the page shows what a model wrote: it may load and run nothing but its own files
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
                                "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+# How /openapi.json describes errors and streams: the page reads it, and tests compare the answers with it.
 ERROR = {"description": "what was wrong", "content": {"application/json": {"schema": {
     "type": "object", "required": ["error"], "properties": {"error": {
         "type": "object", "required": ["message", "type", "param", "code"]}}}}}}
-STREAMED = {200: {"content": {"text/event-stream": {}}}}  # for the description at /openapi.json
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a request gets that says nothing; the flags of scripts/chat_web.py."""
-
-    temperature: float = 0.8
-    top_k: int = 50
-    max_tokens: int = 512
-
-
-class ApiError(Exception):
-    """An answer other than 200; `fields` as in openai.error."""
-
-    def __init__(self, status: int, message: str, **fields):
-        self.status, self.body = status, openai.error(message, **fields)
 
 
 class Page(StaticFiles):
     """The files of ui/, under a strict content security policy."""
 
-    def file_response(self, *args, **kwargs):
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
         response.headers.update(PAGE_HEADERS)
         return response
 
 
 class Stream(StreamingResponse):
-    """Server-sent events of a job; however the response ends, begun or not, the job is closed."""
+    """The server-sent events of a job. The job is closed however the response ends, even if it never began."""
 
     def __init__(self, job: Job, chunks: AsyncIterator[str]):
+        # no-store: neither a proxy nor the browser may keep what was said.
         super().__init__(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         self.job = job
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -77,105 +67,100 @@ class Stream(StreamingResponse):
 
 
 @dataclass
-class Answer:
-    """A request on its way: its job, and what the answer must mention."""
+class RunningAnswer:
+    """An answer that is being generated, and its two renderings: `chunks` of a stream, or the `whole`."""
 
     model: str
     job: Job
-    voices: list[Voice]  # one per choice
     metrics: Metrics
     is_chat: bool = True
-    hides_bos: bool = False  # <|bos|> was put before the client's text
-    dropped: int = 0  # of the oldest messages, which did not fit
+    hides_bos: bool = False  # the server put <|bos|> in front of the client's text: `echo` must not show it
+    num_dropped: int = 0  # old messages that did not fit the context
     include_usage: bool = False
-    num_tokens: int = 0
+    num_tokens: int = 0  # of all choices
     started: float = field(default_factory=time.monotonic)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        tokenizer = self.job.worker.engine.tokenizer
+        self.choices = [Choice(tokenizer, index) for index in range(self.job.size)]
         self.id = f"{'chatcmpl' if self.is_chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.kind = "chat.completion" if self.is_chat else "text_completion"
-        self.extra = {"nanochat": {"dropped_messages": self.dropped}} if self.dropped else {}
+        self.extra = {"nanochat": {"dropped_messages": self.num_dropped}} if self.num_dropped else {}
 
-    async def deltas(self) -> AsyncIterator[tuple[Voice, dict]]:
-        """What each choice gains, as it comes; {} when it has ended."""
+    async def deltas(self) -> AsyncIterator[tuple[Choice, dict[str, Any]]]:
+        """What each choice gains, as it comes; {} when the choice has ended."""
         async for batch in self.job.events():
-            if not self.num_tokens:
+            if not self.num_tokens:  # this is the first batch
                 self.metrics.first_token.observe(time.monotonic() - self.started)
-            self.num_tokens += sum(event.token_id >= 0 for _, event in batch)
+            self.num_tokens += sum(event.token_id >= 0 for _, event in batch)  # −1: there was no room for any token
             for index, event in batch:
-                if delta := self.voices[index].push(event):
-                    yield self.voices[index], delta
+                choice = self.choices[index]
+                if delta := choice.push(event):
+                    yield choice, delta
                 if event.stop_reason:
-                    yield self.voices[index], {}
+                    yield choice, {}
         self.metrics.whole.observe(time.monotonic() - self.started)
 
-    def usage(self) -> dict:
-        return openai.usage(sum(map(len, self.job.prompts)), self.num_tokens)
+    def usage(self) -> dict[str, int]:
+        num_prompt_tokens = sum(map(len, self.job.prompts))
+        return {"prompt_tokens": num_prompt_tokens, "completion_tokens": self.num_tokens,
+                "total_tokens": num_prompt_tokens + self.num_tokens}
 
     async def chunks(self) -> AsyncIterator[str]:
-        """The stream. An error in the middle is an event, never a cut 200."""
+        """The lines of a stream. It has status 200 by now, so an error becomes an event of the stream."""
         kind = self.kind + ".chunk" if self.is_chat else self.kind
-        choice = openai.chat_choice if self.is_chat else openai.text_choice
 
-        def send(choices: list[dict], **extra) -> str:
+        def line(choices: list[dict[str, Any]], **extra: Any) -> str:
             return f"data: {json.dumps(openai.envelope(self.id, kind, self.model, choices, **extra))}\n\n"
 
         if self.is_chat:
-            yield send([choice(voice, {"role": "assistant", "content": ""}) for voice in self.voices], **self.extra)
+            opening = {"role": "assistant", "content": ""}
+            yield line([choice.chunk(opening, is_chat=True) for choice in self.choices], **self.extra)
         try:
-            async for voice, delta in self.deltas():
-                yield send([choice(voice, delta)])
+            async for choice, delta in self.deltas():
+                yield line([choice.chunk(delta, self.is_chat)])
             if self.include_usage:
-                yield send([], usage=self.usage())
+                yield line([], usage=self.usage())
         except Exception as error:
             yield f"data: {json.dumps(_failure(error))}\n\n"
         yield "data: [DONE]\n\n"
 
-    async def original_chunks(self) -> AsyncIterator[str]:
-        """The stream of the original's /chat/completions: {"token": text, "gpu": 0} … {"done": true}."""
-        async for _, delta in self.deltas():
-            if "content" in delta:
-                yield f"data: {json.dumps({'token': delta['content'], 'gpu': 0}, ensure_ascii=False)}\n\n"
-        yield 'data: {"done": true}\n\n'
-
-    async def whole(self, request: Request) -> dict:
-        """The answer in one piece; given up when the client leaves."""
+    async def whole(self, request: Request) -> dict[str, Any]:
+        """The whole answer at once; generating stops when the client leaves."""
         async def watch() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
+            # 499 is nginx's number for it; nobody receives it, but the metrics count it.
             self.job.fail(Failed(499, "the client left", "client_left"))
 
-        said: list[list[dict]] = [[] for _ in self.voices]
         watcher = asyncio.create_task(watch())
         try:
-            async for voice, delta in self.deltas():
-                said[voice.index].append(delta)
+            async for _ in self.deltas():  # the choices collect what they gain
+                pass
         finally:
             watcher.cancel()
             self.job.close()
-        make = openai.whole_message if self.is_chat else self._whole_text
-        choices = [make(voice, deltas) for voice, deltas in zip(self.voices, said)]
+        with_logprobs = self.job.params.logprobs is not None
+        choices = [choice.whole_chat() if self.is_chat else choice.whole_text(self._echoed(choice.index), with_logprobs)
+                   for choice in self.choices]
         return openai.envelope(self.id, self.kind, self.model, choices, usage=self.usage(), **self.extra)
 
-    def _whole_text(self, voice: Voice, deltas: list[dict]) -> dict:
-        echoed, request = [], self.job.requests[voice.index]
-        if self.job.settings["echo"]:
-            echoed = list(zip_longest(request.prompt, [None, *request.prompt_logprobs]))[int(self.hides_bos):]
-        return {"index": voice.index, "finish_reason": voice.finish_reason,
-                "text": voice.tokenizer.decode([token for token, _ in echoed])
-                + "".join(delta.get("content", "") for delta in deltas),
-                "logprobs": None if request.logprobs is None else voice.text_logprobs(echoed)}
+    def _echoed(self, index: int) -> list[openai.ScoredToken]:
+        """The prompt's tokens with their log-probabilities, if the client wants to see them again."""
+        if not self.job.params.echo:
+            return []
+        request = self.job.requests[index]  # its first token has no log-probability; without `logprobs` none has
+        return list(zip_longest(request.prompt, [None, *request.prompt_logprobs]))[int(self.hides_bos):]
 
 
 class Service:
     """The models that this server has, and how a request reaches one of them."""
 
-    def __init__(self, models: dict[str, list[Worker]], defaults: Defaults):
+    def __init__(self, models: dict[str, list[Worker]], defaults: SamplingParams):
         self.models, self.defaults = models, defaults
-        self.workers = [worker for workers in models.values() for worker in workers]
-        self.metrics = Metrics(self.workers)
+        self.metrics = Metrics([worker for workers in models.values() for worker in workers])
 
-    def about(self, name: str) -> dict:
+    def describe(self, name: str) -> dict[str, Any]:
         """A model as /v1/models lists it."""
         context = self.models[name][0].engine.config.sequence_len
         return {"id": name, "object": "model", "created": 0, "owned_by": "nanochat", "max_model_len": context,
@@ -183,150 +168,147 @@ class Service:
                              "top_k": self.defaults.top_k, "max_tokens": self.defaults.max_tokens}}
 
     def pick(self, name: str | None) -> tuple[str, Worker]:
-        """The model of that name, else the first one; of its replicas the least busy."""
-        name = name if name in self.models else next(iter(self.models))
-        return name, min(self.models[name], key=lambda one: one.num_open)
+        """The named model and the least busy of its replicas."""
+        if name is None or name not in self.models:  # other clients send names such as gpt-4: answer all the same
+            name = next(iter(self.models))
+        return name, min(self.models[name], key=lambda worker: worker.num_open)
 
-    def submit(self, body: openai.Sampling, worker: Worker, prompts: list[list[int]], max_tokens: int) -> Job:
-        """UserError where the engine cannot do what is asked."""
-        said, vocab_size = body.settings(), worker.engine.config.vocab_size
-        if unknown := [token for token in [*said.get("logit_bias", ()), *chain(*prompts)] if token >= vocab_size]:
-            raise ApiError(400, f"there is no token {unknown[0]}; the model has {vocab_size:,}")
-        settings = {"temperature": self.defaults.temperature, "top_k": self.defaults.top_k,
-                    "seed": random.getrandbits(31), **said}
-        return worker.submit(prompts, body.n or 1, max_tokens=max_tokens, **settings)
+    def submit(self, body: openai.SamplingFields, worker: Worker, prompts: list[list[int]],
+               params: SamplingParams) -> Job:
+        check_tokens(chain(params.logit_bias or (), *prompts), worker.engine.config.vocab_size)
+        if body.seed is None:  # else the same question would always get the same answer
+            params = replace(params, seed=random.getrandbits(31))
+        return worker.submit(prompts, body.n or 1, params)
 
-    def chat(self, body: ChatRequest) -> Answer:
+    def chat(self, body: ChatRequest) -> RunningAnswer:
         name, worker = self.pick(body.model)
-        tokenizer = worker.engine.tokenizer
-        max_tokens = body.max_completion_tokens or body.max_tokens or self.defaults.max_tokens
-        prompt, dropped = fit_prompt(tokenizer, body.conversation(), worker.engine.config.sequence_len, max_tokens,
-                                     go_on=body.goes_on)
-        job = self.submit(body, worker, [prompt], max_tokens)
-        return Answer(name, job, [Voice(tokenizer, i) for i in range(job.size)], self.metrics, dropped=dropped,
-                      include_usage=body.wants_usage)
+        engine, params = worker.engine, body.sampling_params(self.defaults)
+        prompt, num_dropped = fit_prompt(engine.tokenizer, openai.to_turns(body.messages), engine.config.sequence_len,
+                                         params.max_tokens, continues=body.continues)
+        job = self.submit(body, worker, [prompt], params)
+        return RunningAnswer(name, job, self.metrics, num_dropped=num_dropped, include_usage=body.wants_usage)
 
-    def complete(self, body: CompletionRequest) -> Answer:
+    def complete(self, body: CompletionRequest) -> RunningAnswer:
         name, worker = self.pick(body.model)
-        tokenizer, context = worker.engine.tokenizer, worker.engine.config.sequence_len
-        is_text = isinstance(body.prompts[0], str)
-        prompts = [[tokenizer.bos_id, *tokenizer.encode(one)] if is_text else one for one in body.prompts]
-        max_tokens = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-        if (longest := max(map(len, prompts))) + min(max_tokens, 1) > context:
+        engine, params = worker.engine, body.sampling_params(replace(self.defaults, max_tokens=COMPLETION_TOKENS))
+        is_text, prompts = isinstance(body.prompts[0], str), body.prompts
+        if is_text:
+            prompts = [[engine.tokenizer.bos_id, *engine.tokenizer.encode(text)] for text in prompts]
+        # A prompt that fills the context can be scored (max_tokens=0), but not continued.
+        longest, context = max(map(len, prompts)), engine.config.sequence_len
+        if longest + min(params.max_tokens, 1) > context:
             raise UserError(f"the prompt is {longest:,} tokens long, the model's context {context:,}; shorten it")
-        job = self.submit(body, worker, prompts, max_tokens)
-        return Answer(name, job, [Voice(tokenizer, i) for i in range(job.size)], self.metrics, is_chat=False,
-                      hides_bos=is_text, include_usage=body.wants_usage)
+        job = self.submit(body, worker, prompts, params)
+        return RunningAnswer(name, job, self.metrics, is_chat=False, hides_bos=is_text,
+                             include_usage=body.wants_usage)
 
 
-def create_app(workers: list[Worker], model: str, defaults: Defaults, *, others: dict[str, list[Worker]] | None = None,
-               key: str = "", requests_per_minute: float = 0, cors_origin: str = "") -> FastAPI:
-    """The application: one worker per replica of `model`, the name clients see; `others` are more models to choose."""
-    # No /docs: both of its pages would load scripts from a CDN.
+def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key: str = "",
+               requests_per_minute: float = 0, cors_origin: str = "") -> FastAPI:
+    """The application. `models`: the names that clients see, with a worker per replica; the first one is the default.
+
+    `defaults` hold where a request says nothing. `key` "" means that everybody may ask.
+    """
+    # No /docs and /redoc: both pages would load scripts from another server.
     app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, responses={"4XX": ERROR, "5XX": ERROR})
-    service = Service({model: workers, **(others or {})}, defaults)
-    app.add_middleware(Guard, metrics=service.metrics, key=key, requests_per_minute=requests_per_minute)
-    if cors_origin:
+    service = Service(models, defaults)
+    page_paths = {"/" + path.relative_to(UI).as_posix() for path in UI.rglob("*") if path.is_file()}
+    app.add_middleware(Guard, metrics=service.metrics, open_paths={"/", "/health", *page_paths}, key=key,
+                       requests_per_minute=requests_per_minute)
+    if cors_origin:  # added last, so it runs first and answers browsers' preflight requests, which carry no key
         app.add_middleware(CORSMiddleware, allow_origins=[cors_origin], allow_methods=["*"], allow_headers=["*"])
 
-    _answering(app, service)
-    _telling(app, service, workers)
-    app.mount("/", Page(directory=Path(__file__).parent / "ui", html=True))
+    completion_routes(app, service)
+    info_routes(app, service)
+    app.mount("/", Page(directory=UI, html=True))  # after the routes, because it takes every path that is left
     app.add_exception_handler(RequestValidationError, _invalid)
-    for kind in (ApiError, Failed, UserError, HTTPException, Exception):
+    for kind in (Failed, UserError, HTTPException, Exception):  # Exception: bugs too are told in OpenAI's format
         app.add_exception_handler(kind, _refusal)
     return app
 
 
-def _answering(app: FastAPI, service: Service) -> None:
-    """The routes on which the model speaks."""
+def completion_routes(app: FastAPI, service: Service) -> None:
+    """The routes on which the model writes. A new route needs no entry elsewhere: the guard protects it."""
+    @app.post("/chat/completions", responses=STREAMED)  # for clients whose base URL lacks /v1
     @app.post("/v1/chat/completions", responses=STREAMED)
-    async def chat_completions(body: ChatRequest, request: Request):
+    async def chat_completions(body: ChatRequest, request: Request) -> Any:
         answer = service.chat(body)
         return Stream(answer.job, answer.chunks()) if body.stream else await answer.whole(request)
 
     @app.post("/v1/completions", responses=STREAMED)
-    async def completions(body: CompletionRequest, request: Request):
+    async def completions(body: CompletionRequest, request: Request) -> Any:
         answer = service.complete(body)
         return Stream(answer.job, answer.chunks()) if body.stream else await answer.whole(request)
 
-    @app.post("/chat/completions", responses=STREAMED)
-    async def original_chat_completions(body: ChatRequest):
-        answer = service.chat(body)
-        return Stream(answer.job, answer.original_chunks())
 
+def info_routes(app: FastAPI, service: Service) -> None:
+    """The routes that describe the server and its models."""
+    workers = next(iter(service.models.values()))  # of the default model
 
-def _telling(app: FastAPI, service: Service, workers: list[Worker]) -> None:
-    """The routes that say what is here and how it fares; `workers` are those of the first model."""
     @app.get("/v1/models")
-    async def models():
-        return {"object": "list", "data": [service.about(name) for name in service.models]}
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [service.describe(name) for name in service.models]}
 
     @app.get("/v1/models/{name}")
-    async def one_model(name: str):
+    async def one_model(name: str) -> dict[str, Any]:
         if name not in service.models:
-            raise ApiError(404, f"there is no model {name!r}; this server has {', '.join(service.models)}",
-                           code="model_not_found")
-        return service.about(name)
+            raise Failed(404, f"there is no model {name!r}; this server has {', '.join(service.models)}",
+                         "model_not_found")
+        return service.describe(name)
 
     @app.post("/tokenize")
-    async def tokenize(body: TokenizeRequest):
+    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         engine = workers[0].engine
         if body.messages is not None:
-            ids = chat.render_prompt(engine.tokenizer, {"messages": openai.turns(body.messages)})
+            ids = chat.render_prompt(engine.tokenizer, {"messages": openai.to_turns(body.messages)})
         else:
             ids = [engine.tokenizer.bos_id] * body.add_special_tokens + engine.tokenizer.encode(body.prompt or "")
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.config.sequence_len}
 
     @app.post("/detokenize")
-    async def detokenize(body: DetokenizeRequest):
+    async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
         tokenizer = workers[0].engine.tokenizer
-        if unknown := [token for token in body.tokens if token >= tokenizer.vocab_size]:
-            raise ApiError(400, f"there is no token {unknown[0]}; the model has {tokenizer.vocab_size:,}")
+        check_tokens(body.tokens, tokenizer.vocab_size)
         return {"prompt": tokenizer.decode(body.tokens)}
 
     @app.get("/health")
-    async def health():
-        free = sum(worker.num_open < worker.engine.max_rows for worker in workers)
-        return {"status": "ok", "ready": True, "num_gpus": len(workers), "available_workers": free}
+    async def health() -> dict[str, Any]:
+        num_free = sum(worker.num_open < worker.engine.max_rows for worker in workers)
+        return {"status": "ok", "ready": True, "num_gpus": len(workers), "available_workers": num_free}
 
     @app.get("/metrics", response_class=PlainTextResponse)
-    async def metrics():
+    async def metrics() -> PlainTextResponse:
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/stats")
-    async def stats():
-        return {"total_workers": len(service.workers), "workers": [
-            {"gpu_id": number, "device": str(worker.engine.device), "open_requests": worker.num_open,
-             "running": worker.num_running, "tokens": worker.num_tokens,
-             "prompt_tokens": worker.engine.num_prompt_tokens, "reused_tokens": worker.engine.num_reused_tokens}
-            for number, worker in enumerate(service.workers)]}
+
+def check_tokens(tokens: Iterable[int], vocab_size: int) -> None:
+    for token in tokens:  # an unknown token would fail inside the engine's step, for all clients at once
+        if token >= vocab_size:
+            raise Failed(400, f"there is no token {token}; the model has {vocab_size:,}")
 
 
-def _failure(error: Exception) -> dict:
-    """What a client is told of an answer that failed."""
-    if isinstance(error, Failed):
-        kind = "rate_limit_error" if error.status == 429 else "server_error"
-        return openai.error(str(error), kind, code=error.code)
-    return openai.error(f"the model failed: {error}", "server_error")
+def _failure(error: Exception) -> dict[str, Any]:
+    """The body of an answer that failed."""
+    if not isinstance(error, Failed):
+        return openai.error(f"the model failed: {error}", "server_error")
+    kind = "rate_limit_error" if error.status == 429 else "server_error"
+    return openai.error(str(error), kind if error.status >= 429 else "invalid_request_error", code=error.code)
 
 
 def _refusal(request: Request, error: Exception) -> JSONResponse:
-    headers = None
-    if isinstance(error, ApiError):
-        status, body = error.status, error.body
-    elif isinstance(error, UserError):  # of a prompt that does not fit
-        status, body = 400, openai.error(str(error), param="messages", code="context_length_exceeded")
-    elif isinstance(error, HTTPException):
-        status, headers = error.status_code, error.headers
-        body = openai.error(f"{request.method} {request.url.path}: {error.detail}")
-    else:
-        status, body = getattr(error, "status", 500), _failure(error)
-        headers = {"Retry-After": "1"} if status in (429, 503) else None
-    return JSONResponse(body, status, headers)
+    """The answer to a request that raised an error before its first byte was sent."""
+    if isinstance(error, UserError):  # of a prompt that does not fit the context
+        return JSONResponse(openai.error(str(error), param="messages", code="context_length_exceeded"), 400)
+    if isinstance(error, HTTPException):
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return JSONResponse(openai.error(message), error.status_code, error.headers)
+    status = error.status if isinstance(error, Failed) else 500
+    return JSONResponse(_failure(error), status, {"Retry-After": "1"} if status in (429, 503) else None)
 
 
-def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """The answer to a body that the models of openai.py reject: it names the field."""
+    assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(step) for step in first["loc"] if step != "body")
     message = first["msg"].removeprefix("Value error, ")

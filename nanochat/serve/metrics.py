@@ -1,30 +1,36 @@
 """What the server counts, in Prometheus's format at /metrics."""
 
+from collections.abc import Callable
+
 import prometheus_client as prometheus
+
+from nanochat.serve.worker import Worker
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class Metrics:
-    """Requests by route and status; times; what the engines do, read from them when somebody asks."""
+    """Requests by route and status; times; and gauges that are read from the engines when somebody asks."""
 
-    def __init__(self, workers: list):
-        self.registry = prometheus.CollectorRegistry()
+    def __init__(self, workers: list[Worker]):
+        self.registry = prometheus.CollectorRegistry()  # the default registry is shared by all servers of a process
         self.requests = prometheus.Counter("nanochat_requests", "HTTP requests that ended", ["route", "status"],
                                            registry=self.registry)
         self.first_token = prometheus.Histogram("nanochat_time_to_first_token_seconds", "From request to first token",
                                                 buckets=SECONDS, registry=self.registry)
         self.whole = prometheus.Histogram("nanochat_request_seconds", "From request to end of the answer",
                                           buckets=SECONDS, registry=self.registry)
-        for name, about, read in (
-                ("running", "Requests being answered", lambda one: one.num_running),
-                ("open", "Requests being answered or waiting", lambda one: one.num_open),
-                ("generated_tokens", "Tokens generated since the start", lambda one: one.num_tokens),
-                ("prompt_tokens", "Prompt tokens read since the start", lambda one: one.engine.num_prompt_tokens),
-                ("reused_tokens", "Prompt tokens that another request had read",
-                 lambda one: one.engine.num_reused_tokens)):
-            gauge = prometheus.Gauge(f"nanochat_{name}", about, registry=self.registry)
-            gauge.set_function(lambda read=read: sum(map(read, workers)))
+
+        def gauge(name: str, description: str, read: Callable[[Worker], float]) -> None:
+            new = prometheus.Gauge(f"nanochat_{name}", description, registry=self.registry)
+            new.set_function(lambda: sum(map(read, workers)))
+
+        gauge("running", "Requests being answered", lambda worker: worker.num_running)
+        gauge("open", "Requests being answered or waiting", lambda worker: worker.num_open)
+        gauge("generated_tokens", "Tokens generated since the start", lambda worker: worker.num_tokens)
+        gauge("prompt_tokens", "Prompt tokens read since the start", lambda worker: worker.engine.num_prompt_tokens)
+        gauge("reused_tokens", "Prompt tokens that another request had read",
+              lambda worker: worker.engine.slots.num_reused_tokens)
 
     def text(self) -> bytes:
         return prometheus.generate_latest(self.registry)

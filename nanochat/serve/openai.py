@@ -1,49 +1,57 @@
-"""OpenAI's chat and completion formats: what comes in (checked), what goes out (plain dicts). No HTTP, no engine.
+"""OpenAI's chat and completion formats: requests (checked), answers (plain dicts). No HTTP and no engine here.
 
-Requests: the fields below are honoured, unknown ones accepted, and those of `REFUSED` rejected unless they say "no":
-leaving them out silently would change what the answer means. Null is always allowed and means the default.
+The server honours the request fields below and ignores unknown ones. It rejects the fields in `REFUSED`, because to
+ignore them would silently change the meaning of the answer. `null` is always allowed and means the default.
 
-Three additions, all ignored by other clients:
-- `delta.nanochat = {"tool": {"expression": "12*3", "result": "36"}}` in a stream, once per tool call, between the
-  `content` deltas it stands between; `message.nanochat.tools` = a list of them in a whole answer.
-- An assistant message sent back may hold its tool calls as content parts {"type": "python" | "python_output", "text"}.
-- `continue_final_message` (vLLM's name): the last message is the assistant's, and the answer goes on with it.
-`nanochat.dropped_messages` on the first chunk or the answer says how many of the oldest messages did not fit.
+nanochat adds three things, which other clients ignore:
+- `delta.nanochat = {"tool": {"expression": "12*3", "result": "36"}}` in a stream, once per tool call, at its place
+  between the `content` deltas; in a whole answer `message.nanochat.tools` is the list of all calls.
+- An assistant message that is sent back may hold its tool calls, as content parts of type python and python_output.
+- `continue_final_message` (vLLM's name): the last message is the assistant's, and the answer continues it.
+`nanochat.dropped_messages`, in the first chunk or the whole answer, is the number of old messages that did not fit.
 """
 
 import time
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from itertools import accumulate
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nanochat.infer import Event
+from nanochat.infer import Event, SamplingParams
+from nanochat.infer.sampling import Logprob
+from nanochat.tokenizer import Tokenizer
 
-MAX_MESSAGES, MAX_MESSAGE_CHARS, MAX_TOTAL_CHARS = 500, 8_000, 32_000  # the original's limits
+# The same limits as karpathy/nanochat's server.
+MAX_MESSAGES, MAX_MESSAGE_CHARS, MAX_TOTAL_CHARS = 500, 8_000, 32_000
 MAX_PROMPTS, MAX_CHOICES = 64, 16  # of one request
-REFUSED = {"tools": [[]], "functions": [[]], "response_format": [{"type": "text"}], "suffix": [""], "best_of": [1],
-           "guided_json": [], "audio": []}  # field: values that ask for nothing
+REFUSED: dict[str, list[Any]] = {  # field: the values that ask for nothing and are therefore allowed
+    "tools": [[]], "functions": [[]], "response_format": [{"type": "text"}], "suffix": [""], "best_of": [1],
+    "guided_json": [], "audio": []}
 
 Natural = Annotated[int, Field(ge=0, lt=2**31)]
+ScoredToken = tuple[int, Logprob | None]  # None: nobody asked, or it is the first token of a prompt
 
 
 class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class Sampling(BaseModel):
-    """What chats and completions have in common."""
+class SamplingFields(BaseModel):
+    """The fields that chats and completions share. Fields of SamplingParams have its names."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow")  # clients may send more; `REFUSED` is looked up among the extra fields
 
     model: str | None = None
-    stream: bool | None = None
+    stream: bool | None = None  # True: server-sent events, as the tokens come
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=1, le=200)
+    top_k: int | None = Field(None, ge=1, le=200)  # this field and min_p are vLLM's, not OpenAI's
     min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = None
-    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)  # choices: samples of each prompt
     stop: str | list[str] | None = Field(None, max_length=MAX_TOTAL_CHARS)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -51,12 +59,12 @@ class Sampling(BaseModel):
     user: str | None = None
 
     @model_validator(mode="after")
-    def _check_sampling(self) -> "Sampling":
-        for name, neutral in REFUSED.items():
+    def _check_sampling(self) -> "SamplingFields":
+        for name, allowed in REFUSED.items():
             value = (self.model_extra or {}).get(name)
-            if value is not None and value not in neutral:
+            if value is not None and value not in allowed:
                 raise ValueError(f"{name} is not supported by this server; leave it out")
-        if isinstance(self.stop, list) and len(self.stop) > 4:
+        if isinstance(self.stop, list) and len(self.stop) > 4:  # OpenAI's limit
             raise ValueError(f"stop has {len(self.stop)} strings; at most 4 are allowed")
         return self
 
@@ -64,13 +72,13 @@ class Sampling(BaseModel):
     def wants_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def settings(self) -> dict:
-        """Engine.submit's arguments, of what the request says."""
+    def sampling_params(self, defaults: SamplingParams) -> SamplingParams:
+        """The engine's settings: `defaults`, replaced by what the request says."""
+        # Only declared fields count: they have been checked. Extra fields of the same names have not.
+        names = {field.name for field in fields(SamplingParams)} & type(self).model_fields.keys()
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        names = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
-                 "logit_bias")
-        said = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return {**said, "stop": tuple(stop for stop in stops if stop)}
+        return replace(defaults, **given | {"stop": tuple(stop for stop in stops if stop)})  # "" would stop at once
 
 
 class Part(BaseModel):
@@ -88,34 +96,37 @@ class ToolCall(BaseModel):
 
 
 class Message(BaseModel):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]  # developer is OpenAI's newer name of system
     content: str | list[Part] | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ToolCall] | None = None  # as other servers' answers have them
 
     @property
-    def parts(self) -> list[dict]:
-        """Content parts as the tokenizer's chat format has them; another model's tool calls become ours."""
-        parts = [part.model_dump() for part in self.content] if isinstance(self.content, list) else []
-        parts = parts or [{"type": "text", "text": self.content if isinstance(self.content, str) else ""}]
+    def parts(self) -> list[dict[str, str]]:
+        """The content as parts of the tokenizer's chat format, in which tool calls and tool results are parts too."""
+        if isinstance(self.content, list) and self.content:
+            parts = [part.model_dump() for part in self.content]
+        else:
+            parts = [{"type": "text", "text": self.content or ""}]
         if self.role == "tool":
             return [{"type": "python_output", "text": "".join(part["text"] for part in parts)}]
         return parts + [{"type": "python", "text": call.function.arguments} for call in self.tool_calls or []]
 
     @property
-    def speaker(self) -> str:
+    def chat_role(self) -> str:
+        """The role in the tokenizer's chat format, where a tool's result is a part of the assistant's turn."""
         return "assistant" if self.role == "tool" else self.role
 
 
-class ChatRequest(Sampling):
+class ChatRequest(SamplingFields):
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(None, ge=1, le=4096)
-    max_completion_tokens: int | None = Field(None, ge=1, le=4096)
+    max_completion_tokens: int | None = Field(None, ge=1, le=4096)  # OpenAI's newer name of max_tokens
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     continue_final_message: bool | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> "ChatRequest":
+    def _check_messages(self) -> "ChatRequest":
         lengths = [sum(len(part["text"]) for part in message.parts) for message in self.messages]
         if max(lengths) > MAX_MESSAGE_CHARS:
             raise ValueError(f"a message has {max(lengths):,} characters; at most {MAX_MESSAGE_CHARS:,} are allowed")
@@ -124,168 +135,171 @@ class ChatRequest(Sampling):
         last, expected = self.messages[-1].role, "assistant" if self.continue_final_message else "user"
         if last != expected and not (last == "tool" and expected == "user"):
             raise ValueError(f"the last message is from {last!r}; it must be from {expected!r}")
-        if any(part["type"] != "text" for one in self.messages if one.speaker != "assistant" for part in one.parts):
-            raise ValueError("only an assistant message can hold python and python_output parts")
+        for message in self.messages:
+            if message.chat_role != "assistant" and any(part["type"] != "text" for part in message.parts):
+                raise ValueError("only an assistant message can hold python and python_output parts")
         return self
 
     @property
-    def goes_on(self) -> bool:
+    def continues(self) -> bool:
         """Whether the answer continues the last message: the assistant's own, or a tool's result for it."""
-        return self.messages[-1].speaker == "assistant"
+        return self.messages[-1].chat_role == "assistant"
 
-    def settings(self) -> dict:
-        return {**super().settings(), "logprobs": (self.top_logprobs or 0) if self.logprobs else None}
+    def sampling_params(self, defaults: SamplingParams) -> SamplingParams:
+        params = super().sampling_params(defaults)
+        # A chat asks for probabilities by two fields, the engine by one.
+        return replace(params, max_tokens=self.max_completion_tokens or params.max_tokens,
+                       logprobs=(self.top_logprobs or 0) if self.logprobs else None)
 
-    def conversation(self) -> list[dict]:
-        return turns(self.messages)
 
+def to_turns(messages: list[Message]) -> list[dict[str, Any]]:
+    """Messages in the tokenizer's chat format: one system text first, then user and assistant in turn.
 
-def turns(messages: list[Message]) -> list[dict]:
-    """Messages as the tokenizer's chat format wants them: one system text first, then user and assistant in turn.
-
-    Neighbours of the same role are joined, by a blank line where text meets text; an assistant that opens gets an
-    empty question.
+    Neighbours of the same role are joined, with a blank line between two texts. If the assistant speaks first, an empty
+    question goes in front.
     """
-    systems = [part["text"] for one in messages if one.role in ("system", "developer") for part in one.parts]
-    found: list[dict] = []
-    for one in (one for one in messages if one.speaker in ("user", "assistant")):
-        if found and found[-1]["role"] == one.speaker:
-            before = found[-1]["content"]
-            texts = before[-1]["type"] == "text" and one.parts[0]["type"] == "text"
-            before += [*([{"type": "text", "text": "\n\n"}] if texts else []), *one.parts]
+    system_texts = [part["text"] for message in messages if message.role in ("system", "developer")
+                    for part in message.parts]
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        role, parts = message.chat_role, message.parts
+        if role not in ("user", "assistant"):
             continue
-        if not found and one.speaker == "assistant":
-            found.append({"role": "user", "content": [{"type": "text", "text": ""}]})
-        found.append({"role": one.speaker, "content": one.parts})
-    return ([{"role": "system", "content": "\n\n".join(systems)}] if any(systems) else []) + found
+        if turns and turns[-1]["role"] == role:  # the same speaker again: the model knows strict turns only
+            content = turns[-1]["content"]
+            if content[-1]["type"] == "text" and parts[0]["type"] == "text":
+                content.append({"type": "text", "text": "\n\n"})
+            content.extend(parts)
+            continue
+        if not turns and role == "assistant":  # the model has learnt only conversations that begin with a question
+            turns.append({"role": "user", "content": [{"type": "text", "text": ""}]})
+        turns.append({"role": role, "content": parts})
+    system = [{"role": "system", "content": "\n\n".join(system_texts)}] if any(system_texts) else []
+    return system + turns
 
 
-class CompletionRequest(Sampling):
-    """Text to go on with, or token ids; several at once, too. `echo` with `logprobs` is how harnesses score text."""
+class CompletionRequest(SamplingFields):
+    """Texts or lists of token ids to continue. Evaluation harnesses score texts by `echo` with `logprobs`."""
 
     prompt: str | Annotated[list[Natural], Field(min_length=1)] | Annotated[
         list[str] | list[Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
-    max_tokens: int | None = Field(None, ge=0, le=4096)
+    max_tokens: int | None = Field(None, ge=0, le=4096)  # 0: only score the prompt
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> "CompletionRequest":
+    def _check_prompts(self) -> "CompletionRequest":
         if self.echo and self.stream:
             raise ValueError("echo is not supported in a stream; leave one of the two out")
-        if sum(len(one) for one in self.prompts) > MAX_TOTAL_CHARS:
+        if sum(len(prompt) for prompt in self.prompts) > MAX_TOTAL_CHARS:
             raise ValueError(f"the prompts are too long together; at most {MAX_TOTAL_CHARS:,} characters are allowed")
         return self
 
     @property
-    def prompts(self) -> list:
-        """A list of texts or of lists of ids."""
-        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
-        return self.prompt if several else [self.prompt]
-
-    def settings(self) -> dict:
-        return {**super().settings(), "logprobs": self.logprobs, "echo": bool(self.echo)}
+    def prompts(self) -> list[Any]:
+        """All prompts: a list of texts or of lists of ids."""
+        is_list_of_prompts = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return list(self.prompt) if is_list_of_prompts else [self.prompt]
 
 
 class TokenizeRequest(BaseModel):
-    """A text, or a conversation as it would be sent."""
+    """A text, or a conversation, which is tokenized as a prompt."""
 
     prompt: str | None = Field(None, max_length=MAX_TOTAL_CHARS)
     messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
-    add_special_tokens: bool = True
+    add_special_tokens: bool = True  # <|bos|> in front of a text
 
 
 class DetokenizeRequest(BaseModel):
     tokens: list[Natural] = Field(max_length=MAX_TOTAL_CHARS)
 
 
-class Voice:
-    """One choice of an answer on its way: engine events → what the client's message or text gains."""
+class Choice:
+    """One choice of an answer that is being generated: turns engine events into what the client's message gains."""
 
-    def __init__(self, tokenizer, index: int = 0):
+    def __init__(self, tokenizer: Tokenizer, index: int = 0):
         self.tokenizer, self.index = tokenizer, index
         self.output_end_id = tokenizer.special_id("<|output_end|>")
-        self.tool = {"expression": "", "result": ""}
-        self.unsent: list[Event] = []  # tokens with logprobs whose text has not come out yet
-        self.finish_reason: str | None = None
+        self.tool = {"expression": "", "result": ""}  # the call that the model is writing
+        self.text, self.tools = "", list[dict[str, str]]()  # all so far
+        self.unreported: list[ScoredToken] = []  # tokens whose log-probabilities have not been sent yet
+        self.finish_reason: str | None = None  # OpenAI's "stop" and "length" are the engine's own words
 
-    def push(self, event: Event) -> dict | None:
-        """{"content": text}, {"nanochat": {"tool": …}}, or None when there is nothing to show yet.
-
-        A call that the answer's end cuts off is shown as far as it got.
-        """
+    def push(self, event: Event) -> dict[str, Any] | None:
+        """{"content": text}, {"nanochat": {"tool": …}}, or None while there is nothing to show."""
         self.finish_reason = event.stop_reason or None
         if event.kind == "text":
             if event.logprob and event.token_id not in self.tokenizer.specials.values():
-                self.unsent.append(event)
+                self.unreported.append((event.token_id, event.logprob))
+            self.text += event.text
             return {"content": event.text} if event.text else None
         self.tool["expression" if event.kind == "python" else "result"] += event.text
-        if event.token_id != self.output_end_id and not (event.stop_reason and any(self.tool.values())):
+        is_cut_off = event.stop_reason and any(self.tool.values())  # by the end of the answer: show what there is
+        if event.token_id != self.output_end_id and not is_cut_off:
             return None
         tool, self.tool = self.tool, {"expression": "", "result": ""}
+        self.tools.append(tool)
         return {"nanochat": {"tool": tool}}
 
-    def _take_unsent(self) -> list[Event]:
-        taken, self.unsent = self.unsent, []
-        return taken
+    def chunk(self, delta: dict[str, Any], is_chat: bool) -> dict[str, Any]:
+        """The choice in a chunk of a stream. `delta`: what it gained; {} when it has ended."""
+        if is_chat:
+            gained = {"delta": delta, "logprobs": self._chat_logprobs()}
+        else:
+            gained = {"text": delta.get("content", ""), "logprobs": self._text_logprobs()}
+        # Clients take null for "not finished yet"; "" would be a reason.
+        return {"index": self.index, **gained, "finish_reason": None if delta else self.finish_reason}
 
-    def chat_logprobs(self) -> dict | None:
-        """Of the tokens since the last call."""
-        def entry(token_id: int, nats: float) -> dict:
-            own = self.tokenizer.decode_bytes([token_id])
-            return {"token": own.decode(errors="replace"), "logprob": nats, "bytes": list(own)}
+    def whole_chat(self) -> dict[str, Any]:
+        """The choice of a whole chat answer."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text, "refusal": None}
+        if self.tools:
+            message["nanochat"] = {"tools": self.tools}
+        return {"index": self.index, "message": message, "logprobs": self._chat_logprobs(),
+                "finish_reason": self.finish_reason}
 
-        content = [{**entry(event.token_id, event.logprob[0]),
-                    "top_logprobs": [entry(*other) for other in event.logprob[1]]} for event in self._take_unsent()]
+    def whole_text(self, echoed: list[ScoredToken], with_logprobs: bool) -> dict[str, Any]:
+        """The choice of a whole completion. `echoed`: tokens of the prompt, which it shows first."""
+        text = self.tokenizer.decode([token for token, _ in echoed]) + self.text
+        return {"index": self.index, "finish_reason": self.finish_reason, "text": text,
+                "logprobs": self._text_logprobs(echoed) if with_logprobs else None}
+
+    def _chat_logprobs(self) -> dict[str, Any] | None:
+        """The log-probabilities of the tokens since the last call, in the chat format."""
+        def entry(token_id: int, nats: float) -> dict[str, Any]:
+            data = self.tokenizer.decode_bytes([token_id])
+            return {"token": data.decode(errors="replace"), "logprob": nats, "bytes": list(data)}
+
+        scored, self.unreported = self.unreported, []
+        content = [{**entry(token_id, logprob[0]), "top_logprobs": [entry(*other) for other in logprob[1]]}
+                   for token_id, logprob in scored if logprob]
         return {"content": content, "refusal": None} if content else None
 
-    def text_logprobs(self, echoed: list[tuple[int, tuple | None]] = ()) -> dict | None:
-        """Of `echoed` (token id, log-probabilities; None for the very first) and the tokens since the last call."""
-        def named(token_id: int) -> str:
-            own = self.tokenizer.decode_bytes([token_id])
+    def _text_logprobs(self, echoed: Sequence[ScoredToken] = ()) -> dict[str, Any] | None:
+        """The same in the completion format; `echoed` tokens come first."""
+        def name(token_id: int) -> str:
+            data = self.tokenizer.decode_bytes([token_id])
             try:
-                return own.decode()
-            except UnicodeDecodeError:  # a piece of a character: names must differ, so OpenAI writes them like this
-                return "bytes:" + "".join(f"\\x{byte:02x}" for byte in own)
+                return data.decode()
+            except UnicodeDecodeError:  # part of a character. Names must differ, so we write the bytes as OpenAI does
+                return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
-        known = [*echoed, *((event.token_id, event.logprob) for event in self._take_unsent())]
-        if not known:
+        scored, self.unreported = [*echoed, *self.unreported], []
+        if not scored:
             return None
-        tokens = [named(token) for token, _ in known]
-        return {"tokens": tokens, "token_logprobs": [found and found[0] for _, found in known],
-                "top_logprobs": [found and {named(other): nats for other, nats in found[1]} for _, found in known],
-                "text_offset": [sum(map(len, tokens[:i])) for i in range(len(tokens))]}
+        tokens = [name(token_id) for token_id, _ in scored]
+        return {"tokens": tokens,
+                "token_logprobs": [logprob and logprob[0] for _, logprob in scored],
+                "top_logprobs": [logprob and {name(other): nats for other, nats in logprob[1]}
+                                 for _, logprob in scored],
+                "text_offset": [0, *accumulate(map(len, tokens[:-1]))]}
 
 
-def chat_choice(voice: Voice, delta: dict) -> dict:
-    """One choice of a chunk. finish_reason is null until the last (never "")."""
-    return {"index": voice.index, "delta": delta, "logprobs": voice.chat_logprobs(),
-            "finish_reason": None if delta else voice.finish_reason}
-
-
-def text_choice(voice: Voice, delta: dict) -> dict:
-    return {"index": voice.index, "text": delta.get("content", ""), "logprobs": voice.text_logprobs(),
-            "finish_reason": None if delta else voice.finish_reason}
-
-
-def whole_message(voice: Voice, deltas: list[dict]) -> dict:
-    """One choice of a whole chat answer."""
-    message = {"role": "assistant", "content": "".join(delta.get("content", "") for delta in deltas), "refusal": None}
-    if tools := [delta["nanochat"]["tool"] for delta in deltas if "nanochat" in delta]:
-        message["nanochat"] = {"tools": tools}
-    return {"index": voice.index, "message": message, "logprobs": voice.chat_logprobs(),
-            "finish_reason": voice.finish_reason}
-
-
-def envelope(answer_id: str, kind: str, model: str, choices: list[dict], **extra) -> dict:
-    """What is around the choices, whole or in a stream."""
+def envelope(answer_id: str, kind: str, model: str, choices: list[dict[str, Any]], **extra: Any) -> dict[str, Any]:
+    """The object around the choices, of a whole answer or of a chunk."""
     return {"id": answer_id, "object": kind, "created": int(time.time()), "model": model, "choices": choices, **extra}
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict:
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens}
-
-
-def error(message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None) -> dict:
+def error(message: str, kind: str = "invalid_request_error", param: str | None = None,
+          code: str | None = None) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}

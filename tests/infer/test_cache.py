@@ -10,13 +10,13 @@ def make(max_rows=4, max_len=100):
 def test_chunks_and_steps_see_what_was_stored():
     cache = make()
     k = torch.randn(2, 1, 7, 4)
-    positions = cache.plan(slice(1, 3), [0, 0], 3)
-    assert positions.tolist() == [[0, 1, 2]] * 2
-    keys, _, mask = cache.append(0, k[:, :, :3], k[:, :, :3])
+    view = cache.plan(slice(1, 3), [0, 0], 3)
+    assert view.positions.tolist() == [[0, 1, 2]] * 2
+    keys, _, mask = view.append(0, k[:, :, :3], k[:, :, :3])
     assert mask is None and torch.equal(keys, k[:, :, :3])
-    positions = cache.plan(slice(1, 3), [3, 2], 2)  # a chunk of two; the second row overwrites its padding
-    assert positions.tolist() == [[3, 4], [2, 3]]
-    keys, values, mask = cache.append(0, k[:, :, 3:5], k[:, :, 3:5] * 2)
+    view = cache.plan(slice(1, 3), [3, 2], 2)  # a chunk of two; the second row overwrites its padding
+    assert view.positions.tolist() == [[3, 4], [2, 3]]
+    keys, values, mask = view.append(0, k[:, :, 3:5], k[:, :, 3:5] * 2)
     assert keys.shape[2] == 32 and mask.shape == (2, 1, 2, 32)
     assert mask[:, 0].sum(-1).tolist() == [[4, 5], [3, 4]]
     assert torch.equal(keys[0, :, :5], k[0, :, :5])
@@ -26,10 +26,9 @@ def test_chunks_and_steps_see_what_was_stored():
 
 def test_growing_and_copying_keep_the_contents():
     cache = make()
-    cache.plan(slice(0, 1), [0], 5)
-    k = torch.randn(1, 1, 5, 4)
+    view, k = cache.plan(slice(0, 1), [0], 5), torch.randn(1, 1, 5, 4)
     for layer in range(2):
-        cache.append(layer, k, k)
+        view.append(layer, k, k)
     cache.copy(0, 3, 5)
     cache.reserve(4, 100)
     assert cache.keys.shape == (2, 4, 1, 100, 4)

@@ -5,29 +5,20 @@ import random
 import pytest
 import torch
 
-from nanochat.infer import Engine
-from nanochat.infer.sampler import Sampler, row_key
+from nanochat.infer import Engine, SamplingParams
+
+from .twins import Script, greedy, is_idle, naive_answer
 
 PROMPTS = [[5], [7, 8, 9], [5, 6], list(range(40, 90)), [7, 8, 9], list(range(100, 120)), [1] * 33]
-
-
-def naive(model, prompt, num_tokens, temperature, top_k, seed, sample=0):
-    """The slow twin: no cache, no batch."""
-    ids = list(prompt)
-    sampler = Sampler([row_key(seed, tuple(prompt), sample)], [temperature], [top_k], torch.device("cpu"))
-    with torch.no_grad():
-        for _ in range(num_tokens):
-            ids.append(sampler.draw(model(torch.tensor([ids]))[:, -1], [len(ids) - 1]).item())
-    return ids[len(prompt):]
 
 
 @pytest.mark.parametrize("temperature, top_k", [(0.0, None), (1.0, None), (0.8, 5)])
 def test_a_batch_says_what_the_naive_loop_says(model, tokenizer, temperature, top_k):
     engine = Engine(model, tokenizer, max_rows=4)  # fewer than prompts: some wait, some join late
-    got = engine.generate(PROMPTS, 20, temperature, top_k, seed=3, stop_ids=[])
+    answers = engine.generate(PROMPTS, max_tokens=20, temperature=temperature, top_k=top_k, seed=3, stop_ids=[])
     seen = []
-    for prompt, [completion] in zip(PROMPTS, got):
-        expected = naive(model, prompt, 20, temperature, top_k, 3, sample=seen.count(prompt))
+    for prompt, [completion] in zip(PROMPTS, answers):
+        expected = naive_answer(model, prompt, 20, seen.count(prompt), temperature=temperature, top_k=top_k, seed=3)
         seen.append(prompt)
         assert completion.ids == expected
         assert completion.mask == [1] * 20 and completion.stop_reason == "length"
@@ -36,69 +27,53 @@ def test_a_batch_says_what_the_naive_loop_says(model, tokenizer, temperature, to
 def test_random_arrivals_settings_and_cancels_change_nothing(model, tokenizer):
     draw = random.Random(0)
     engine = Engine(model, tokenizer, max_rows=5)
-    jobs = []
-    while len(jobs) < 40 or engine.running or engine.waiting:
-        if len(jobs) < 40 and draw.random() < 0.6:
+    requests = []
+    while len(requests) < 40 or not is_idle(engine):
+        if len(requests) < 40 and draw.random() < 0.6:
             prompt = [draw.randrange(256) for _ in range(draw.choice([1, 2, 5, 30]))]
-            settings = dict(max_tokens=draw.randrange(1, 25), temperature=draw.choice([0.0, 0.7, 1.5]),
-                            top_k=draw.choice([None, 1, 3, 50]), seed=draw.randrange(3))
-            jobs.append((prompt, settings, engine.submit(prompt, **settings, stop_ids=[])))
-        if jobs and draw.random() < 0.05:
-            engine.cancel(draw.choice(jobs)[2])
+            requests.append(engine.submit(prompt, SamplingParams(
+                max_tokens=draw.randrange(1, 25), temperature=draw.choice([0.0, 0.7, 1.5]),
+                top_k=draw.choice([None, 1, 3, 50]), seed=draw.randrange(3), stop_ids=[])))
+        if requests and draw.random() < 0.05:
+            engine.cancel(draw.choice(requests))
         engine.step()
         assert len(engine.running) <= 5
-    reasons = [request.stop_reason for _, _, request in jobs]
+    reasons = [request.stop_reason for request in requests]
     assert reasons.count("cancel") and reasons.count("length") > 20
-    for prompt, settings, request in jobs:
-        expected = naive(model, prompt, settings.pop("max_tokens"), **settings)
+    for request in requests:
+        params = request.params
+        expected = naive_answer(model, request.prompt, params.max_tokens, temperature=params.temperature,
+                                top_k=params.top_k, seed=params.seed)
         assert request.ids == expected[:len(request.ids)]
         assert request.stop_reason == "cancel" or len(request.ids) == len(expected)
 
 
 def test_samples_differ_share_the_prefill_and_repeat_with_the_seed(model, tokenizer, monkeypatch):
     engine = Engine(model, tokenizer, max_rows=8)
-    widths = []
-    plan = engine.cache.plan
-    monkeypatch.setattr(engine.cache, "plan", lambda slots, starts, new: widths.append((len(starts), new)) or
-                        plan(slots, starts, new))
-    [group] = engine.generate([[3, 4, 5, 6]], 12, 1.0, seed=1, samples=6, stop_ids=[])
-    assert widths[0] == (1, 3) and widths[1] == (6, 1)  # one row of prompt[:-1], then six rows of one token
+    shapes, plan = [], engine.cache.plan
+
+    def recording_plan(slots, starts, num_new):
+        shapes.append((len(starts), num_new))
+        return plan(slots, starts, num_new)
+
+    monkeypatch.setattr(engine.cache, "plan", recording_plan)
+    [group] = engine.generate([[3, 4, 5, 6]], samples=6, max_tokens=12, seed=1, stop_ids=[])
+    assert shapes[0] == (1, 3) and shapes[1] == (6, 1)  # one row of prompt[:-1], then six rows of one token
     assert len({tuple(completion.ids) for completion in group}) == 6
-    again = engine.generate([[9], [3, 4, 5, 6], [3, 4, 5, 6]], 12, 1.0, seed=1, samples=3, stop_ids=[])
+    again = engine.generate([[9], [3, 4, 5, 6], [3, 4, 5, 6]], samples=3, max_tokens=12, seed=1, stop_ids=[])
     assert again[1] + again[2] == group  # in other company, in two parts: the same six
-    assert engine.generate([[3, 4, 5, 6]], 12, 1.0, seed=2, samples=6, stop_ids=[]) != [group]
+    assert engine.generate([[3, 4, 5, 6]], samples=6, max_tokens=12, seed=2, stop_ids=[]) != [group]
 
 
 def test_never_past_the_context(model, tokenizer):
     engine = Engine(model, tokenizer)
     prompts = [[1] * 90, [2] * 96, [3] * 95, [4] * 200]
     lengths = []
-    for prompt, [completion] in zip(prompts, engine.generate(prompts, 50, stop_ids=[])):
+    for prompt, [completion] in zip(prompts, engine.generate(prompts, max_tokens=50, stop_ids=[])):
         assert completion.stop_reason == "length"
         lengths.append(len(prompt) + len(completion.ids))
     assert lengths == [96, 96, 96, 200]  # sequence_len is 96; what does not fit gets nothing
     assert engine.generate([[1]], max_tokens=0)[0][0].ids == []
-
-
-class Script:
-    """A model that says `tokens`, one after the other, whatever it is fed; it remembers what it was fed."""
-
-    compute_dtype = torch.float32
-
-    def __init__(self, config, tokens):
-        self.config, self.tokens, self.fed = config, tokens, []
-
-    def parameters(self):
-        return iter([torch.zeros(1)])
-
-    def hidden(self, ids, cache, positions, before=None):
-        self.fed.append(ids[0, 0].item())
-        return positions[:, :, None].float()  # (1, 1, 1)
-
-    def logits(self, hidden):
-        logits = torch.zeros(len(hidden), self.config.vocab_size)
-        logits[0, self.tokens[int(hidden[0, 0])]] = 50.0
-        return logits
 
 
 def test_the_tool_is_called_and_its_answer_forced(model, tokenizer):
@@ -137,36 +112,36 @@ def test_the_model_cannot_speak_as_the_tool(model, tokenizer):
 
 def test_stream_equals_generate_and_frees_its_slot_when_closed(model, tokenizer):
     engine = Engine(model, tokenizer)
-    [[whole]] = engine.generate([[5, 6]], 30, 1.0, 20, seed=4)
+    [[whole]] = engine.generate([[5, 6]], max_tokens=30, top_k=20, seed=4)
     events = list(engine.stream([5, 6], max_tokens=30, temperature=1.0, top_k=20, seed=4))
     assert [event.token_id for event in events] == whole.ids
     assert "".join(event.text for event in events if event.kind == "text") == whole.text
     stream = engine.stream([5, 6], max_tokens=80, stop_ids=[])
     next(stream)
     other = engine.stream([7], max_tokens=3, temperature=0.0, stop_ids=[])  # two streams at once
-    assert [event.token_id for event in other] == naive(model, [7], 3, 0.0, None, 0)
+    assert [event.token_id for event in other] == naive_answer(model, [7], 3, temperature=0.0)
     stream.close()
     engine.step()
-    assert not engine.running and not engine.waiting
+    assert is_idle(engine)
 
 
 def test_an_unfinished_character_is_flushed_at_the_end(model, tokenizer):
     engine = Engine(Script(model.config, "é".encode()[:1] * 9), tokenizer)
-    request = engine.submit([1], max_tokens=2, temperature=0.0)
-
+    request = engine.submit([1], greedy(2))
     engine.step()
     assert [event.text for event in request.take_events()] == [""]
     engine.step()
     assert [event.text for event in request.take_events()] == ["\ufffd\ufffd"]
 
 
-def test_training_goes_on_after_generating(model, tokenizer):
-    Engine(model, tokenizer).generate([[1, 2]], 4)
-    model.loss(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()  # nothing left from inference mode
+def test_after_generating_the_model_still_has_gradients(model, tokenizer):
+    Engine(model, tokenizer).generate([[1, 2]], max_tokens=4)  # in inference mode, whose tensors have none
+    model.loss(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
     model.zero_grad()
 
 
-def spoken(engine, text, **settings):
+def events_of(engine, text, **settings):
     """The events of an engine whose model says `text`, bytes as tokens."""
     engine.model.tokens = [0, *text.encode(), engine.tokenizer.special_id("<|assistant_end|>")]
     return list(engine.stream([1, 1], temperature=0.0, **settings))
@@ -178,7 +153,7 @@ def spoken(engine, text, **settings):
 def test_stop_strings_end_the_answer_and_never_show(model, tokenizer, stop, shown):
     text = "one two STOP three é four\n"
     engine = Engine(Script(model.config, []), tokenizer)
-    events = spoken(engine, text, stop=stop)
+    events = events_of(engine, text, stop=stop)
     assert "".join(event.text for event in events) == (text if shown is None else shown)
     assert events[-1].stop_reason == "stop" and not any(event.stop_reason for event in events[:-1])
     if shown is not None:
@@ -188,45 +163,50 @@ def test_stop_strings_end_the_answer_and_never_show(model, tokenizer, stop, show
 
 def test_a_held_back_beginning_of_a_stop_string_is_shown_when_it_comes_to_nothing(model, tokenizer):
     engine = Engine(Script(model.config, []), tokenizer)
-    events = spoken(engine, "ab abc abd", stop=("abcd",))
+    events = events_of(engine, "ab abc abd", stop=("abcd",))
     assert [event.text for event in events] == ["", "", "ab ", "", "", "", "abc ", "", "", "abd", ""]
-    cut = spoken(engine, "ab abc abd", stop=("abcd",), max_tokens=6)
+    cut = events_of(engine, "ab abc abd", stop=("abcd",), max_tokens=6)
     assert "".join(event.text for event in cut) == "ab abc" and cut[-1].stop_reason == "length"
 
 
 def test_logprobs_are_those_of_the_naive_loop_in_any_company(model, tokenizer):
     engine = Engine(model, tokenizer, max_rows=3)
-    requests = [engine.submit(prompt, 8, 0.7, seed=1, stop_ids=[], logprobs=wanted, echo=wanted == 2)
-                for prompt, wanted in (([5, 6], 3), ([7], None), ([5, 6, 9, 1], 2), ([8], 0))]
-    while any(not one.stop_reason for one in requests):
+    requests = [engine.submit(prompt, SamplingParams(max_tokens=8, temperature=0.7, seed=1, stop_ids=[],
+                                                     logprobs=num_alternatives, echo=num_alternatives == 2))
+                for prompt, num_alternatives in (([5, 6], 3), ([7], None), ([5, 6, 9, 1], 2), ([8], 0))]
+    while not is_idle(engine):
         engine.step()
     for request in requests:
         ids = [*request.prompt, *request.ids]
         with torch.no_grad():
             nats = model(torch.tensor([ids]))[0].log_softmax(-1)
-        found = [*request.prompt_logprobs, *(event.logprob for event in request.events)]
-        if request.logprobs is None:
-            assert not any(found)
+        reported = [*request.prompt_logprobs, *(event.logprob for event in request.events)]
+        if request.params.logprobs is None:
+            assert not any(reported)
             continue
-        for place, (own, best) in enumerate(found, len(ids) - len(found)):
-            assert own == pytest.approx(nats[place - 1, ids[place]].item(), abs=1e-4)
-            assert [token for token, _ in best] == nats[place - 1].topk(request.logprobs).indices.tolist()
+        for place, (own_nats, best) in enumerate(reported, len(ids) - len(reported)):
+            assert own_nats == pytest.approx(nats[place - 1, ids[place]].item(), abs=1e-4)
+            likeliest = nats[place - 1].topk(request.params.logprobs).indices.tolist()
+            assert [token for token, _ in best] == likeliest
     assert len(requests[2].prompt_logprobs) == 3
 
 
 def test_penalties_and_biases(model, tokenizer):
     engine = Engine(model, tokenizer)
-    plain = engine.generate([[5]], 20, 0.0, stop_ids=[])[0][0].ids
-    [banned] = engine.generate([[5]], 20, 0.0, stop_ids=[], logit_bias={plain[0]: -100.0, plain[3]: -100.0})[0]
-    assert not {plain[0], plain[3]} & set(banned.ids)
-    [forced] = engine.generate([[5]], 5, 0.0, stop_ids=[], logit_bias={77: 100.0})[0]
-    assert forced.ids == [77] * 5
-    [once] = engine.generate([[5]], 20, 0.0, stop_ids=[], presence_penalty=100.0)[0]
-    assert len(set(once.ids)) == 20
-    [twice] = engine.generate([[5]], 5, 0.0, stop_ids=[], logit_bias={77: 50.0, 78: 40.0}, frequency_penalty=6.0)[0]
-    assert twice.ids == [77, 77, 78, 77, 78]  # 50, 44, 38 < 40 > 34, 38, 32 < 34
+
+    def answer(max_tokens, **settings):
+        return engine.generate([[5]], max_tokens=max_tokens, temperature=0.0, stop_ids=[], **settings)[0][0].ids
+
+    plain = answer(20)
+    banned = {plain[0], plain[3]}
+    assert not banned & set(answer(20, logit_bias=dict.fromkeys(banned, -100.0)))
+    assert answer(5, logit_bias={77: 100.0}) == [77] * 5
+    assert len(set(answer(20, presence_penalty=100.0))) == 20
+    twice = answer(5, logit_bias={77: 50.0, 78: 40.0}, frequency_penalty=6.0)
+    assert twice == [77, 77, 78, 77, 78]  # 50, 44, 38 < 40 > 34, 38, 32 < 34
 
 
-def test_cold_temperatures_are_greedy(model, tokenizer):
+def test_tiny_temperatures_are_greedy(model, tokenizer):
     engine = Engine(model, tokenizer)
-    assert engine.generate([[5]], 9, 1e-30, stop_ids=[]) == engine.generate([[5]], 9, 0.0, stop_ids=[])
+    tiny, zero = (engine.generate([[5]], max_tokens=9, temperature=t, stop_ids=[]) for t in (1e-30, 0.0))
+    assert tiny == zero

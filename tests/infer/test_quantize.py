@@ -30,9 +30,10 @@ def test_a_quantized_model_says_the_same_alone_and_in_a_batch(model, tokenizer):
     assert sum(isinstance(module, Int8Linear) for module in small.modules()) == 6 * 3 + 1 + sum(
         layer.self_attn.gate is not None for layer in model.model.layers)
     prompts = [[5], [7, 8, 9], list(range(40, 80)), [3] * 20]
-    together = Engine(small, tokenizer, max_rows=3).generate(prompts, 15, 0.0, stop_ids=[])
-    for prompt, [one] in zip(prompts, together):
-        assert one.ids == Engine(small, tokenizer).generate([prompt], 15, 0.0, stop_ids=[])[0][0].ids
+    together = Engine(small, tokenizer, max_rows=3).generate(prompts, max_tokens=15, temperature=0.0, stop_ids=[])
+    for prompt, group in zip(prompts, together):
+        alone = Engine(small, tokenizer).generate([prompt], max_tokens=15, temperature=0.0, stop_ids=[])
+        assert [group] == alone
     ids = torch.tensor([prompts[2]])
     with torch.no_grad():
         exact, near = model(ids).log_softmax(-1), small(ids).log_softmax(-1)

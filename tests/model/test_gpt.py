@@ -157,8 +157,9 @@ def test_decoding_through_the_cache_is_the_full_forward(tiny_model, features, ch
                       torch.device("cpu"))
     at = 0
     for size in chunks:
-        positions = cache.plan(slice(0, 2), [at, at], size)
-        part = model(ids[:, at:at + size], cache=cache, positions=positions, before=ids[:, at - 1:at] if at else None)
+        view = cache.plan(slice(0, 2), [at, at], size)
+        part = model(ids[:, at:at + size], cache=view, positions=view.positions,
+                     previous_ids=ids[:, at - 1:at] if at else None)
         assert (part - whole[:, at:at + size]).abs().max() < 1e-5
         at += size
 

@@ -2,15 +2,16 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 import uvicorn
 
 from nanochat import sandbox
-from nanochat.infer import Engine
+from nanochat.infer import Engine, SamplingParams
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.serve.app import Defaults, create_app
+from nanochat.serve.app import create_app
 from nanochat.serve.worker import Worker
 from nanochat.tokenizer import Tokenizer, chat
 
@@ -19,6 +20,15 @@ STORY, LONG_STORY = " ".join(DOORS[:5]), " ".join(DOORS)  # the long one takes a
 CODE = ("Here is **a** `function`:\n\n```python\ndef f(x):\n    return x < 3\n```\n\n- one\n"
         "- <img src=x onerror=alert(1)>\n")
 SECONDS_PER_TOKEN = 0.001
+DEFAULTS = SamplingParams(temperature=0.8, top_k=50, max_tokens=512)  # those of scripts/chat_web.py
+SECONDS = 60  # to wait before failing: this machine may be busy
+
+
+def wait_until(is_true):
+    end = time.monotonic() + SECONDS
+    while not is_true() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert is_true()
 
 
 class ScriptedEngine(Engine):
@@ -42,16 +52,16 @@ class ScriptedEngine(Engine):
             row.broken = text == "break"
         return row.script
 
-    def _hidden(self, ids, slots, starts, before=None):
+    def _forward(self, ids, slots, starts, previous_ids=None):
         if not isinstance(slots, slice):
-            return None  # a prefill
+            return None  # a prompt is being read
         time.sleep(SECONDS_PER_TOKEN)
-        wanted = torch.full((len(ids), 1, self.config.vocab_size), -100.0)
+        logits = torch.full((len(ids), 1, self.config.vocab_size), -100.0)
         for i, row in enumerate(self.running):
-            wanted[i, 0, self.script(row)[len(row.ids)]] = 100.0
+            logits[i, 0, self.script(row)[len(row.ids)]] = 100.0
             if row.broken and len(row.ids) == 5:
                 raise RuntimeError("no memory left")
-        return wanted
+        return logits
 
 
 @pytest.fixture(scope="session")
@@ -71,8 +81,8 @@ def worker(tokenizer):
 @pytest.fixture(scope="session")
 def url(worker):
     """The address of the server, in a thread of this process."""
-    server = uvicorn.Server(uvicorn.Config(create_app([worker], "nanochat-test", Defaults(max_tokens=4000)), port=0,
-                                           log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(create_app(
+        {"nanochat-test": [worker]}, replace(DEFAULTS, max_tokens=4000)), port=0, log_level="critical"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from nanochat.infer import Event
-from nanochat.serve.openai import ChatRequest, CompletionRequest, Voice, chat_choice, text_choice
+from nanochat.infer import Event, SamplingParams
+from nanochat.serve.openai import ChatRequest, Choice, CompletionRequest, to_turns
 
 USER = {"role": "user", "content": "hi"}
 
@@ -43,7 +43,7 @@ def test_conversation_takes_turns():
     request = ChatRequest(messages=[
         {"role": "developer", "content": "Be brief."}, {"role": "assistant", "content": "Hello"}, USER, USER,
         {"role": "assistant", "content": tool}, {"role": "user", "content": [{"type": "text", "text": "a"}]}])
-    system, *turns = request.conversation()
+    system, *turns = to_turns(request.messages)
     assert system == {"role": "system", "content": "Be brief."}
     assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2 + ["user"]
     texts = ["".join(part["text"] for part in turn["content"]) for turn in turns]
@@ -54,8 +54,22 @@ def test_conversation_takes_turns():
 def test_other_models_tool_calls_become_ours():
     request = ChatRequest(messages=[USER, {"role": "assistant", "content": None, "tool_calls": [
         {"function": {"name": "python", "arguments": "1+1"}}]}, {"role": "tool", "content": "2"}])
-    assert request.goes_on and request.conversation()[1]["content"] == [
+    assert request.continues and to_turns(request.messages)[1]["content"] == [
         {"type": "text", "text": ""}, {"type": "python", "text": "1+1"}, {"type": "python_output", "text": "2"}]
+
+
+def test_what_a_request_says_replaces_the_defaults():
+    defaults = SamplingParams(max_tokens=30, temperature=0.5, top_k=7)
+    assert ChatRequest(messages=[USER], top_p=None).sampling_params(defaults) == defaults
+    request = ChatRequest(messages=[USER], temperature=0, max_tokens=5, max_completion_tokens=6, stop="x",
+                          logprobs=True, logit_bias={"3": -1})
+    assert request.sampling_params(defaults) == SamplingParams(
+        max_tokens=6, temperature=0, top_k=7, stop=("x",), logprobs=0, logit_bias={3: -1})
+    unchecked = ChatRequest(messages=[USER], stop_ids=["x"], echo="yes")  # no fields of a chat
+    assert unchecked.sampling_params(defaults) == defaults
+    text = CompletionRequest(prompt="a", max_tokens=0, logprobs=2, echo=True, stop=["", "y"])
+    assert text.sampling_params(defaults) == SamplingParams(
+        max_tokens=0, temperature=0.5, top_k=7, stop=("y",), logprobs=2, echo=True)
 
 
 @pytest.mark.parametrize("prompt, number", [("a", 1), (["a", "b"], 2), ([1, 2], 1), ([[1], [2, 3]], 2)])
@@ -71,34 +85,35 @@ def test_prompts_that_are_refused(fields):
         CompletionRequest(**fields)
 
 
-def test_a_voice_puts_a_tool_call_in_one_piece(tokenizer):
-    voice, end = Voice(tokenizer), tokenizer.special_id("<|output_end|>")
+def test_a_choice_puts_a_tool_call_in_one_piece(tokenizer):
+    choice, end = Choice(tokenizer), tokenizer.special_id("<|output_end|>")
     events = [Event(1, "so ", "text"), Event(7, "", "python"), Event(2, "1+", "python"), Event(3, "1", "python"),
               Event(8, "", "python"), Event(6, "", "output"), Event(4, "2", "output"), Event(end, "", "output"),
               Event(5, "!", "text", "stop")]
-    assert [delta for delta in map(voice.push, events) if delta] == [
+    assert [delta for delta in map(choice.push, events) if delta] == [
         {"content": "so "}, {"nanochat": {"tool": {"expression": "1+1", "result": "2"}}}, {"content": "!"}]
-    assert voice.finish_reason == "stop"
+    assert choice.finish_reason == "stop"
 
 
 def test_a_tool_call_that_the_end_cuts_off_is_shown(tokenizer):
-    voice = Voice(tokenizer)
+    choice = Choice(tokenizer)
     events = [Event(7, "", "python"), Event(2, "1+", "python"), Event(9, "", "python", "length")]
-    assert [voice.push(event) for event in events][-1] == {"nanochat": {"tool": {"expression": "1+", "result": ""}}}
-    assert voice.finish_reason == "length"
-    voice = Voice(tokenizer)
-    assert [voice.push(Event(7, "", "python")), voice.push(Event(9, "", "python", "stop"))] == [None, None]
+    assert [choice.push(event) for event in events][-1] == {"nanochat": {"tool": {"expression": "1+", "result": ""}}}
+    assert choice.finish_reason == "length"
+    choice = Choice(tokenizer)
+    assert [choice.push(Event(7, "", "python")), choice.push(Event(9, "", "python", "stop"))] == [None, None]
 
 
 def test_logprobs_of_half_characters_come_with_the_next_text(tokenizer):
-    voice = Voice(tokenizer)
+    choice = Choice(tokenizer)
     first, second = "é".encode()
-    assert voice.push(Event(first, "", "text", "", (-1.0, [(65, -2.0)]))) is None
-    delta = voice.push(Event(second, "é", "text", "", (-0.5, [])))
-    [one, two] = chat_choice(voice, delta)["logprobs"]["content"]
-    assert one["bytes"] == [first] and two["bytes"] == [second] and one["logprob"] == -1.0
-    assert one["top_logprobs"] == [{"token": "A", "bytes": [65], "logprob": -2.0}]
-    voice.push(Event(65, "A", "text", "length", (-0.5, [(66, -1.0)])))
-    assert text_choice(voice, {})["logprobs"] == {"tokens": ["A"], "token_logprobs": [-0.5], "text_offset": [0],
-                                                  "top_logprobs": [{"B": -1.0}]}
-    assert text_choice(voice, {})["finish_reason"] == "length" and text_choice(voice, {})["logprobs"] is None
+    assert choice.push(Event(first, "", "text", "", (-1.0, [(65, -2.0)]))) is None
+    delta = choice.push(Event(second, "é", "text", "", (-0.5, [])))
+    [half, rest] = choice.chunk(delta, is_chat=True)["logprobs"]["content"]
+    assert half["bytes"] == [first] and rest["bytes"] == [second] and half["logprob"] == -1.0
+    assert half["top_logprobs"] == [{"token": "A", "bytes": [65], "logprob": -2.0}]
+    choice.push(Event(65, "A", "text", "length", (-0.5, [(66, -1.0)])))
+    last = choice.chunk({}, is_chat=False)
+    assert last["finish_reason"] == "length" and last["logprobs"] == {
+        "tokens": ["A"], "token_logprobs": [-0.5], "text_offset": [0], "top_logprobs": [{"B": -1.0}]}
+    assert choice.chunk({}, is_chat=False)["logprobs"] is None

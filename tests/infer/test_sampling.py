@@ -1,14 +1,14 @@
 import numpy as np
 import torch
 
-from nanochat.infer.sampler import Sampler, row_key, uniforms
+from nanochat.infer import SamplingParams
+from nanochat.infer.sampling import Sampler, row_key, uniforms
 
 CPU = torch.device("cpu")
 
 
-def sampler(num_rows, temperature=1.0, top_k=None, top_p=1.0, min_p=0.0):
-    return Sampler([row_key(0, (1,), i) for i in range(num_rows)], [temperature] * num_rows, [top_k] * num_rows, CPU,
-                   [top_p] * num_rows, [min_p] * num_rows)
+def make_sampler(params):
+    return Sampler([row_key(0, (1,), i) for i in range(len(params))], params, CPU)
 
 
 def test_uniforms_are_uniform_and_never_one():
@@ -28,7 +28,8 @@ def test_draws_follow_the_distribution():
             (1.0, None, 0.9, 0.0, [0, 1, 4]), (1.0, None, 0.85, 0.0, [0, 4]), (0.5, None, 0.87, 0.0, [0, 4]),
             (1.0, None, 0.0, 0.0, [0]), (1.0, 1, 0.99, 0.0, [0]), (1.0, None, 1.0, 0.1, [0, 1, 4]),
             (1.0, None, 1.0, 0.2, [0, 4]), (1.0, 3, 1.0, 1.0, [0]), (0.5, None, 0.999, 0.05, [0, 4])):
-        drawn = sampler(4000, temperature, top_k, top_p, min_p).draw(logits, [7] * 4000)
+        params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        drawn = make_sampler([params] * 4000).draw(logits, [7] * 4000)
         expected = torch.zeros(5)
         expected[support] = torch.softmax(logits[0, support] / temperature, 0)
         got = torch.bincount(drawn, minlength=5) / 4000
@@ -38,12 +39,12 @@ def test_draws_follow_the_distribution():
 
 def test_rows_keep_their_own_settings_in_any_company():
     logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
-    keys = [row_key(0, (1,), i) for i in range(6)]
-    temperatures, top_ks = [0.0, 1.0, 0.5, 1.0, 2.0, 0.0], [None, 3, 1, 50, None, 2]
-    top_ps, min_ps = [0.5, 1.0, 1.0, 0.7, 0.9, 1.0], [0.5, 0.1, 0.0, 0.0, 0.01, 0.0]
-    together = Sampler(keys, temperatures, top_ks, CPU, top_ps, min_ps).draw(logits, [3, 4, 5, 6, 7, 8])
+    settings = [(0.0, None, 0.5, 0.5), (1.0, 3, 1.0, 0.1), (0.5, 1, 1.0, 0.0), (1.0, 50, 0.7, 0.0),
+                (2.0, None, 0.9, 0.01), (0.0, 2, 1.0, 0.0)]
+    params = [SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+              for temperature, top_k, top_p, min_p in settings]
+    together = make_sampler(params).draw(logits, [3, 4, 5, 6, 7, 8])
     for i in range(6):
-        own = [values[i:i + 1] for values in (keys, temperatures, top_ks, top_ps, min_ps)]
-        alone = Sampler(*own[:3], CPU, *own[3:]).draw(logits[i:i + 1], [3 + i])
+        alone = Sampler([row_key(0, (1,), i)], params[i:i + 1], CPU).draw(logits[i:i + 1], [3 + i])
         assert alone.item() == together[i].item()
     assert together[[0, 2, 5]].tolist() == logits[[0, 2, 5]].argmax(-1).tolist()  # temperature 0 and top_k 1

@@ -1,6 +1,6 @@
 import pytest
 
-from nanochat.infer.context import fit_prompt
+from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
 
@@ -23,3 +23,9 @@ def test_a_message_that_cannot_fit_is_refused_with_numbers(tokenizer):
     assert fit_prompt(tokenizer, TURNS, shortest + 1, 10)[1] == 4  # an answer of one token
     with pytest.raises(UserError, match=f"{shortest} tokens long, the model's context {shortest}"):
         fit_prompt(tokenizer, TURNS, shortest, 10)
+
+
+def test_an_answer_that_continues_leaves_the_last_turn_open(tokenizer):
+    messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "Once"}]
+    prompt, _ = fit_prompt(tokenizer, messages, 40, 10, continues=True)
+    assert tokenizer.decode(prompt) == "<|bos|><|user_start|>u<|user_end|><|assistant_start|>Once"

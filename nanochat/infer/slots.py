@@ -1,0 +1,175 @@
+"""Which request owns which slot of the cache: plain lists, no tensors; the cache copies and swaps slots on demand.
+
+Slots 0 … num_running − 1 belong to the requests that are being answered, without gaps: a decode step reads one slice of
+the cache. Each of the other slots is free (None), or its request's prompt is being read, or (with `keep_finished`) its
+request is finished, and its keys and values may serve a later prompt.
+
+Keys and values of a token depend only on the tokens up to it. So a prompt that begins like the sequence in another slot
+need not be read from the start: the common beginning is copied from that slot, the donor.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from nanochat.infer.cache import SlotCache
+from nanochat.infer.request import Request
+
+MIN_SHARED = 16  # tokens; to read fewer costs less than to copy them, or to wait until a donor has read them
+
+
+@dataclass(eq=False)
+class Occupant:
+    """A request in a slot, and what the slot holds of it."""
+
+    request: Request
+    joined_at_step: int
+    last_used_step: int  # the step it left the running requests, or joined if it never ran
+    cached: int = 0  # positions of its sequence that the slot holds
+    prefix_donor: "Occupant | None" = None  # the occupant that it waits for, to copy its first positions
+    prefix_len: int = 0  # and how many
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self.request.stop_reason)
+
+    @property
+    def unread(self) -> int:
+        """Prompt tokens that the model must read before the first decode, which feeds the last one."""
+        return len(self.request.prompt) - 1 - self.cached
+
+
+class Slots:
+    """The owners of the first `max_rows` slots of `cache`, and the requests that wait for a slot."""
+
+    def __init__(self, cache: SlotCache, max_rows: int, keep_finished: bool):
+        self.cache, self.max_rows, self.keep_finished = cache, max_rows, keep_finished
+        self.waiting: deque[Request] = deque()
+        self.occupants: list[Occupant | None] = [None] * max_rows
+        self.num_running = 0
+        self.num_steps = self.num_reused_tokens = 0  # since the start
+
+    @property
+    def running(self) -> list[Occupant]:
+        """The requests that are being answered, in the order of their slots."""
+        return [row for row in self.occupants[:self.num_running] if row is not None]
+
+    @property
+    def reading(self) -> list[Occupant]:
+        """The requests whose prompts are being read; those that came first, and short prompts, in front."""
+        rows = [row for row in self.occupants[self.num_running:] if row is not None and not row.is_finished]
+        return sorted(rows, key=lambda row: (row.joined_at_step, row.prefix_donor is not None, row.unread))
+
+    def schedule(self) -> None:
+        """Begin a step: finished requests leave, waiting requests take free slots."""
+        self.num_steps += 1
+        self._remove_finished()
+        self._admit_waiting()
+
+    def to_read(self) -> list[Occupant]:
+        """The requests with prompt tokens to read, except those that wait for a donor."""
+        reading = self.reading
+        for row in reading:
+            if row.prefix_donor is not None:
+                self._copy_prefix(row, row.prefix_donor)
+        return [row for row in reading if row.prefix_donor is None and row.unread]
+
+    def start_answering(self) -> None:
+        """Requests whose prompts have been read join the running ones."""
+        for row in self.reading:
+            if row.prefix_donor is None and not row.unread:
+                self._swap(self.occupants.index(row), self.num_running)
+                self.num_running += 1
+
+    def _remove_finished(self) -> None:
+        if not self.keep_finished:  # requests that were cancelled while their prompts were being read
+            for slot in range(self.num_running, self.max_rows):
+                row = self.occupants[slot]
+                self.occupants[slot] = None if row is None or row.is_finished else row
+        for slot in range(self.num_running - 1, -1, -1):
+            row = self.occupants[slot]
+            if row is not None and row.is_finished:
+                row.last_used_step = self.num_steps
+                if not self.keep_finished:
+                    self.occupants[slot] = None
+                self.num_running -= 1
+                self._swap(slot, self.num_running)  # the last running request moves into the gap
+
+    def _swap(self, slot: int, other: int) -> None:
+        if slot != other:
+            first, second = self.occupants[slot], self.occupants[other]
+            self.cache.swap(slot, other, first.cached if first else 0, second.cached if second else 0)
+            self.occupants[slot], self.occupants[other] = second, first
+
+    def _admit_waiting(self) -> None:
+        if not self.waiting:
+            return
+        self.waiting = deque(request for request in self.waiting if not request.stop_reason)
+        num_free = sum(row is None or row.is_finished for row in self.occupants)
+        # Wait until an eighth of the slots is free (or all who wait fit), so that prompts are read in batches.
+        if not self.waiting or num_free < min(len(self.waiting), max(1, self.max_rows // 8)):
+            return
+        joining = [self.waiting.popleft() for _ in range(min(num_free, len(self.waiting)))]
+        # Only one of the requests with the same prompt reads it. It gets its slot first, to be the others' donor.
+        # Short prompts come before longer ones, which may begin with them.
+        present = {row.request.prompt for row in self.occupants if row is not None and not row.is_finished}
+        readers = sorted({request.prompt: request for request in joining if request.prompt not in present}.values(),
+                         key=lambda request: len(request.prompt))
+        for request in [*readers, *(request for request in joining if request not in readers)]:
+            self._place(request)
+
+    def _place(self, request: Request) -> None:
+        """Give a request a slot, and the beginning of its prompt if another slot holds it."""
+        newcomer = Occupant(request, self.num_steps, self.num_steps)
+        donor, shared = self._find_donor(request)
+        slot = self._choose_slot(donor, shared)
+        evicted, self.occupants[slot] = self.occupants[slot], newcomer
+        if donor is not None and donor is evicted:  # the newcomer has the donor's slot now, keys and values included
+            newcomer.cached = shared
+            self.num_reused_tokens += shared
+        elif donor is not None:
+            newcomer.prefix_donor, newcomer.prefix_len = donor, shared
+            self._copy_prefix(newcomer, donor)
+
+    def _find_donor(self, request: Request) -> tuple[Occupant | None, int]:
+        """The occupant with the longest common beginning, and its length; (None, 0) if none is worth copying."""
+        donor, longest, needed = None, 0, request.prompt[:-1]
+        for row in filter(None, self.occupants):
+            same_prompt = row.request.prompt == request.prompt
+            # Without keep_finished only living requests with the same prompt share: the samples of one question.
+            if not self.keep_finished and (row.is_finished or not same_prompt):
+                continue
+            # A living request is going to read its whole prompt, so that is what it can give.
+            num_stored = row.cached if row.is_finished else max(row.cached, len(row.request.prompt) - 1)
+            shared = _common_prefix([*row.request.prompt, *row.request.ids][:num_stored], needed)
+            if shared > longest and (shared >= MIN_SHARED or same_prompt):
+                donor, longest = row, shared
+                if longest == len(needed):
+                    break
+        return donor, longest
+
+    def _choose_slot(self, donor: Occupant | None, shared: int) -> int:
+        if donor is not None and donor.is_finished and 2 * shared >= donor.cached:
+            return self.occupants.index(donor)  # no copy, and little of the donor is lost
+        if None in self.occupants:
+            return self.occupants.index(None)
+        finished = [row for row in self.occupants if row is not None and row.is_finished]
+        return self.occupants.index(min(finished, key=lambda row: row.last_used_step))  # unused for the longest time
+
+    def _copy_prefix(self, row: Occupant, donor: Occupant) -> None:
+        """Copy the common beginning, as soon as the donor has read it.
+
+        A finished donor reads no more and gives what it has. A donor that has lost its slot gives nothing.
+        """
+        has_slot = donor in self.occupants
+        if has_slot and not donor.is_finished and donor.cached < row.prefix_len:
+            return
+        row.prefix_donor = None
+        if has_slot:
+            row.cached = min(row.prefix_len, donor.cached)
+            self.num_reused_tokens += row.cached
+            self.cache.copy(self.occupants.index(donor), self.occupants.index(row), row.cached)
+
+
+def _common_prefix(a: list[int], b: tuple[int, ...]) -> int:
+    """How many tokens two sequences have in common at the beginning: [1, 2, 3] and (1, 2, 9) → 2."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
