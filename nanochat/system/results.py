@@ -51,7 +51,7 @@ def begin(stage: str, tag: str, folder: Path) -> None:
     is_of_another = before not in ("", "?", tag)
     is_more_than_a_start = {path.name for path in _entries(folder)} - {"model.json", "metrics.jsonl"}
     with files.replacing(folder / "model.json") as temporary:
-        temporary.write_text(json.dumps({"tag": tag}) + "\n")  # before anything is moved: the disk may be full
+        temporary.write_bytes(json.dumps({"tag": tag}).encode())  # before anything is moved: the disk may be full
         if is_of_another or is_more_than_a_start:
             target = folder / MODELS / before if is_of_another else _next(folder)
             if _entries(target):  # an even earlier model of that name
