@@ -9,7 +9,7 @@ from nanochat.data.loader import batches, prefetched
 from nanochat.optim import Schedule
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
-from nanochat.train import checkpoint, target
+from nanochat.train import checkpoint, stop, target
 from nanochat.train.journal import Journal
 from nanochat.train.loop import Step, due, optimize
 from nanochat.train.losses import weighted_nll
@@ -181,12 +181,16 @@ def test_a_signal_in_the_last_step_does_not_keep_the_run_from_its_end(learner, c
     assert saved() == ["step_000012"] and (paths.results_dir("base") / "run.json").exists()
 
 
-def test_a_second_signal_does_not_wait(learner, base_dir):
-    with pytest.raises(KeyboardInterrupt), journal_of(*learner()):
+@pytest.mark.parametrize("seconds, asks_twice", [(0.0, True), (60.0, False)])
+def test_a_second_signal_does_not_wait_but_the_same_one_twice_does(learner, base_dir, monkeypatch, seconds, asks_twice):
+    """Where both the terminal and a launcher send it, it comes twice at once."""
+    monkeypatch.setattr(stop, "SAME_REQUEST_SECONDS", seconds)
+    with pytest.raises(KeyboardInterrupt), journal_of(*learner()) as journal:
         for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
             torch.zeros(1).add_(1)  # the handler runs between two operations
-        pytest.fail("still there")
+        assert not asks_twice and journal.stop.asked
+        raise KeyboardInterrupt
 
 
 def test_checkpoints_are_written_while_training_goes_on(learner, corpus, cpu, base_dir, monkeypatch):
