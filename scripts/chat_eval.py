@@ -55,32 +55,31 @@ def main(argv: list[str] | None = None) -> None:
     folder = results.folder_of(args.source, info["tag"])
     table = scores_so_far(folder / "chat_eval.json", about)
     left_out = {name: reason for name, reason in left_out.items() if name not in table}
-    for name, reason in left_out.items():
-        log.say(f"left out: {tasks.find(name).title}, whose answers are programs; {reason}")
+    for name, why in left_out.items():
+        log.say(f"left out: {tasks.find(name).title}, whose answers are programs; {why}")
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
             score = chat.evaluate(
-                task, engine, limit(task, args),
-                batch_size=args.batch_size, samples=args.num_samples,
+                task, engine, limit(task, args), batch_size=args.batch_size, samples=args.num_samples,
                 temperature=args.temperature, top_k=args.top_k or None, seed=args.seed,
                 max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None,
                 save_to=folder / f".{task.name}.jsonl",
                 report=lambda done, total, number=number, name=task.name: bar.update(number, **{name: done}))
-            table[task.name] = {**score.as_dict(), "sampling": sampling_of(args),
-                                "seconds": round(time.monotonic() - began, 2)}
+            seconds = round(time.monotonic() - began, 2)
+            table[task.name] = {**score.as_dict(), "sampling": sampling_of(args), "seconds": seconds}
             core, stderr = chat.chat_core(table) or (None, None)
             if device.is_main:  # after every task, so that an interruption loses one at most
                 if number == 0:
                     keep_earlier(folder / "chat_eval.json", about, chosen, args)
-                save(folder, task.name, {**about, "chat_core": core, "chat_core_stderr": stderr, "left_out": left_out,
-                                         "tasks": table})
+                means = {"chat_core": core, "chat_core_stderr": stderr}
+                save(folder, task.name, {**about, **means, "left_out": left_out, "tasks": table})
     if device.is_main:
         show(args.source, {task.name: table[task.name] for task in chosen})
     if core is not None:
-        log.say(f"ChatCORE {core:.4f} ± {stderr:.4f}"
-                + (f" on at most {args.max_problems} items a task" if args.max_problems > 0 else "")
-                + (f", {args.max_choices} where a letter answers" if args.max_choices > 0 else ""))
+        limits = f" on at most {args.max_problems} items a task" * (args.max_problems > 0)
+        limits += f", {args.max_choices} where a letter answers" * (args.max_choices > 0)
+        log.say(f"ChatCORE {core:.4f} ± {stderr:.4f}{limits}")
     elif names := [tasks.find(name).title for name in left_out if name in chat.CHAT_CORE]:
         log.say(f"ChatCORE is not computed: it needs {', '.join(names)} as well")
     log.write_run(f"chat_eval_{args.source}", seconds=time.monotonic() - started, flags=vars(args))
