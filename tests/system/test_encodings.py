@@ -27,7 +27,9 @@ def calls_without_encoding(source: str) -> list[int]:
         is_text = any("t" in mode for mode in modes) if owner == "gzip" else not any("b" in mode for mode in modes)
         opens = (name in ("read_text", "write_text")
                  or name in ("open", "fdopen", "TextIOWrapper") and owner != "os" and is_text)
-        if (opens or {"text", "universal_newlines"} & words) and "encoding" not in words:
+        as_text = any(word.arg in ("text", "universal_newlines") and getattr(word.value, "value", False) is True
+                      for word in node.keywords)
+        if (opens or as_text) and "encoding" not in words:
             lines.append(node.lineno)
     return lines
 
