@@ -288,7 +288,7 @@ def fenced(text: str) -> str:
 def git(*words: str) -> str:
     """The output of a git command in the project's folder; "" where there is no git or no repository."""
     try:
-        # Without optional locks: on a full disk `git status` leaves an empty index.lock, which blocks every later commit.
+        # Without optional locks: on a full disk `git status` leaves an empty index.lock, and no later commit succeeds.
         done = subprocess.run(["git", "--no-optional-locks", *words], cwd=paths.REPO, capture_output=True,
                               encoding="utf-8", check=True)
         return done.stdout.strip()
