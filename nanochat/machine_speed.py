@@ -17,7 +17,7 @@ MEASURED_SECONDS = 3.0
 def slowness() -> float:
     """This machine's seconds over the reference's; 1.0 where it cannot be measured. A process of its own measures, so
     that PyTorch's memory is free again afterwards."""
-    done = subprocess.run([sys.executable, "-m", "nanochat.machine_speed"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "nanochat.machine_speed"], capture_output=True, encoding="utf-8")
     try:
         return float(done.stdout.split()[-1])
     except (IndexError, ValueError):

@@ -288,7 +288,9 @@ def fenced(text: str) -> str:
 def git(*words: str) -> str:
     """The output of a git command in the project's folder; "" where there is no git or no repository."""
     try:
-        done = subprocess.run(["git", *words], cwd=paths.REPO, capture_output=True, text=True, check=True)
+        # Without optional locks: on a full disk `git status` leaves an empty index.lock, and no later commit succeeds.
+        done = subprocess.run(["git", "--no-optional-locks", *words], cwd=paths.REPO, capture_output=True,
+                              encoding="utf-8", check=True)
         return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
@@ -312,8 +314,8 @@ def sandbox_layers(missing: list[str]) -> str:
     try:
         return ", ".join(sandbox.layers())
     except Exception as error:  # the report must not fail where the sandbox can't start
-        missing.append(f"the sandbox's layers ({error})")
-        return "unknown"
+        missing.append(f"isolation of programs that the model writes ({error})")
+        return "none: programs that the model writes cannot be isolated here"
 
 
 def generate(dollars_per_hour: float = -1) -> Path:

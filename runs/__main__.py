@@ -105,7 +105,8 @@ def driver_gpus() -> list[str]:
     if not program:
         return []
     try:
-        printed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30).stdout
+        printed = subprocess.run([program, "-L"], capture_output=True, encoding="utf-8",
+                                 errors="replace", timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [line.split(":", 1)[1].split("(UUID")[0].strip() for line in printed.splitlines()

@@ -101,7 +101,8 @@ def check_disk(options: Namespace) -> None:
 def visible_gpus() -> tuple[int, str]:
     """(number, name) of the GPUs that PyTorch sees; CUDA_VISIBLE_DEVICES counts. (0, "") where there is none."""
     code = "import torch; n = torch.cuda.device_count(); print(n, torch.cuda.get_device_name(0) if n else '')"
-    words = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split(maxsplit=1)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    words = done.stdout.split(maxsplit=1)
     return (int(words[0]), words[1].strip() if len(words) > 1 else "") if words else (0, "")
 
 

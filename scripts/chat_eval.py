@@ -6,6 +6,7 @@
     python -m scripts.chat_eval -i rl -a GSM8K -n 8 -t 1    pass@1, 2, 4, 8
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_eval -- -i mid
 """
+import os
 import time
 from pathlib import Path
 
@@ -52,32 +53,33 @@ def main(argv: list[str] | None = None) -> None:
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size)
     about = {"step": info["step"], "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12]}
     folder = results.folder_of(args.source, info["tag"])
-    sampling = [args.num_samples, args.temperature, args.top_k, args.max_new_tokens]
-    table = scores_so_far(folder, about, {task.name: limit(task, args) for task in chosen}, sampling)
+    table = scores_so_far(folder / "chat_eval.json", about)
     left_out = {name: reason for name, reason in left_out.items() if name not in table}
-    for name, reason in left_out.items():
-        log.say(f"left out: {tasks.find(name).title}, whose answers are programs; {reason}")
+    for name, why in left_out.items():
+        log.say(f"left out: {tasks.find(name).title}, whose answers are programs; {why}")
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
             score = chat.evaluate(
-                task, engine, limit(task, args),
-                batch_size=args.batch_size, samples=args.num_samples,
+                task, engine, limit(task, args), batch_size=args.batch_size, samples=args.num_samples,
                 temperature=args.temperature, top_k=args.top_k or None, seed=args.seed,
                 max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None,
-                save_to=folder / "generations" / f"{task.name}.jsonl",
+                save_to=folder / f".{task.name}.jsonl",
                 report=lambda done, total, number=number, name=task.name: bar.update(number, **{name: done}))
-            table[task.name] = {**score.as_dict(), "sampling": sampling, "seconds": round(time.monotonic() - began, 2)}
+            seconds = round(time.monotonic() - began, 2)
+            table[task.name] = {**score.as_dict(), "sampling": sampling_of(args), "seconds": seconds}
             core, stderr = chat.chat_core(table) or (None, None)
             if device.is_main:  # after every task, so that an interruption loses one at most
-                files.write_json(folder / "chat_eval.json", {**about, "chat_core": core, "chat_core_stderr": stderr,
-                                                             "left_out": left_out, "tasks": table})
+                if number == 0:
+                    keep_earlier(folder / "chat_eval.json", about, chosen, args)
+                means = {"chat_core": core, "chat_core_stderr": stderr}
+                save(folder, task.name, {**about, **means, "left_out": left_out, "tasks": table})
     if device.is_main:
         show(args.source, {task.name: table[task.name] for task in chosen})
     if core is not None:
-        log.say(f"ChatCORE {core:.4f} ± {stderr:.4f}"
-                + (f" on at most {args.max_problems} items a task" if args.max_problems > 0 else "")
-                + (f", {args.max_choices} where a letter answers" if args.max_choices > 0 else ""))
+        limits = f" on at most {args.max_problems} items a task" * (args.max_problems > 0)
+        limits += f", {args.max_choices} where a letter answers" * (args.max_choices > 0)
+        log.say(f"ChatCORE {core:.4f} ± {stderr:.4f}{limits}")
     elif names := [tasks.find(name).title for name in left_out if name in chat.CHAT_CORE]:
         log.say(f"ChatCORE is not computed: it needs {', '.join(names)} as well")
     log.write_run(f"chat_eval_{args.source}", seconds=time.monotonic() - started, flags=vars(args))
@@ -119,21 +121,33 @@ def limit(task: tasks.Task, args) -> int:
     return args.max_choices if task.kind == "categorical" and args.max_choices > 0 else args.max_problems
 
 
-def scores_so_far(folder: Path, about: dict, asked: dict[str, int], sampling: list) -> dict[str, dict]:
-    """The scores of this very model, to which `-a` adds. Those of another model are moved to earlier/, and so is what
-    fewer items of a task (`asked`: how many), or other sampling, would replace."""
-    path = folder / "chat_eval.json"
+def scores_so_far(path: Path, about: dict) -> dict[str, dict]:
+    """The file's scores if they are of this very model: `-a` adds to them."""
     before = files.read_json(path) if path.exists() else {}
-    if not about.items() <= before.items():
-        results.keep_earlier(path, folder / "generations")
-        return {}
-    lost = [name for name, most in asked.items() if (score := before["tasks"].get(name))
-            and (0 < most < score["num_items"] or score.get("sampling", GREEDY) != sampling)]
+    return dict(before["tasks"]) if about.items() <= before.items() else {}
+
+
+def sampling_of(args) -> list:
+    return [args.num_samples, args.temperature, args.top_k, args.max_new_tokens]
+
+
+def keep_earlier(path: Path, about: dict, chosen: list[tasks.Task], args) -> None:
+    """Keeps what this run replaces in `path` and the answers beside it, once it has a result: all of another model, and
+    tasks that are asked fewer items now or with other sampling."""
+    answers, before = path.parent / "generations", scores_so_far(path, about)
+    if not before:
+        return results.keep_earlier(path, answers)
+    lost = [task.name for task in chosen if (score := before.get(task.name))
+            and (0 < limit(task, args) < score["num_items"] or score.get("sampling", GREEDY) != sampling_of(args))]
     if lost:
-        results.keep_earlier(path, *(folder / "generations" / f"{name}.jsonl" for name in lost))
-        if log.is_main():
-            files.write_json(path, before)
-    return before["tasks"]
+        results.keep_earlier(path, *(answers / f"{name}.jsonl" for name in lost), copy=True)
+
+
+def save(folder: Path, task_name: str, scores: dict) -> None:
+    """Puts a task's answers in their place and the scores beside them."""
+    (folder / "generations").mkdir(exist_ok=True)
+    os.replace(folder / f".{task_name}.jsonl", folder / "generations" / f"{task_name}.jsonl")
+    files.write_json(folder / "chat_eval.json", scores)
 
 
 def show(source: str, table: dict[str, dict]) -> None:

@@ -18,7 +18,7 @@ SENTENCES = ["The cat sat on the mat. ", "A dog ran to the red house! ", "Who ar
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What this machine cannot test stands at the end of every run, so that nobody takes green for everything."""
+    """The last lines of every run name what this machine cannot test: without them a green run looks complete."""
     for line in missing.report():
         terminalreporter.write_line(line)
 

@@ -100,27 +100,28 @@ def test_nothing_at_all_is_an_error(out):
 
 def test_wall_clock_and_cost_come_from_the_stage_records(out):
     trained("base", **{"train/loss_nats": [3.0, 2.0, 1.5]})
-    (out / "stages").mkdir()
-    (out / "stages/tokenizer.done").write_text("chain=1 2\nseconds=30\nattempts=1\ncommand=python -m a --b=c\n")
-    (out / "stages/base.done").write_text("chain=1 2\nseconds=5\nattempts=2\ncommand=python -m scripts.base_train\n")
+    for name, seconds, attempts in (("tokenizer", 30, 1), ("base", 5, 2)):
+        files.write_json(out / f"stages/{name}.json", {"command": "python -m a", "seconds": seconds,
+                                                       "attempts": attempts, "finished": ""})
+    files.write_json(out / "stages/mid.begun.json", {"command": ["-m", "b"], "attempts": 1})
     clocks = report.generate(dollars_per_hour=24).read_text().split("## Where the time went")[1].split("##")[0]
-    assert "| tokenizer | 0 min 30 s | 33% |" in clocks
-    assert "| base (2 attempts) | 1 min 02 s | 67% |" in clocks, "a resumed stage counts what it did before (run.json)"
-    assert "| **total** | **1 min 32 s** |" in clocks and "$0.61 at $24 an hour" in clocks
+    assert "| tokenizer | 0m30s | 33% |" in clocks
+    assert "| base (2 attempts) | 1m01s | 67% |" in clocks, "a resumed stage counts what it did before (run.json)"
+    assert "| **total** | **1m31s** |" in clocks and "$0.61 at $24 an hour" in clocks
     assert "your own machine" in text()
 
 
 def test_without_stage_records_the_runs_themselves_are_counted(out):
     trained("base", **{"train/loss_nats": [3.0, 2.0, 1.5]})
     trained("mid", **{"train/loss_nats": [3.0, 2.0, 1.5]})
-    assert "| **total** | **2 min 03 s** |" in text()
+    assert "| **total** | **2m03s** |" in text()
 
 
 def test_reset_forgets_results_but_no_checkpoint(out, capsys):
     trained("base", **{"train/loss_nats": [3.0, 2.0, 1.5]})
     for kept in ("checkpoints/base/d4/step_000001/state.json", "data/text/shard.parquet", "tokenizer/tokenizer.json"):
         files.write_atomic(out / kept, "x")
-    files.write_atomic(out / "stages/base.done", "seconds=1\n")
+    files.write_atomic(out / "stages/base.json", "{}")
     report.main(["generate"])
     report.main(["reset"])
     assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "data", "tokenizer"]

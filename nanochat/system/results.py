@@ -51,7 +51,7 @@ def begin(stage: str, tag: str, folder: Path) -> None:
     is_of_another = before not in ("", "?", tag)
     is_more_than_a_start = {path.name for path in _entries(folder)} - {"model.json", "metrics.jsonl"}
     with files.replacing(folder / "model.json") as temporary:
-        temporary.write_text(json.dumps({"tag": tag}) + "\n")  # before anything is moved: the disk may be full
+        temporary.write_bytes(json.dumps({"tag": tag}).encode())  # before anything is moved: the disk may be full
         if is_of_another or is_more_than_a_start:
             target = folder / MODELS / before if is_of_another else _next(folder)
             if _entries(target):  # an even earlier model of that name
@@ -66,9 +66,7 @@ def keep_earlier(*results: Path, copy: bool = False) -> None:
     there = [path for path in results if path.exists()]
     if there and log.is_main():
         target = _next(there[0].parent)
-        _move(there, target)
-        for path in there if copy else ():
-            shutil.copy2(target / path.name, path)
+        _move(there, target, copy)
         log.say(f"what was measured before ({', '.join(path.name for path in there)}) is now in {target}")
 
 
@@ -96,11 +94,11 @@ def _next(folder: Path) -> Path:
     return folder / EARLIER / str(max(numbers, default=0) + 1)
 
 
-def _move(entries: list[Path], target: Path) -> None:
+def _move(entries: list[Path], target: Path, copy: bool = False) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
         for path in entries:
-            os.rename(path, target / path.name)
+            (shutil.copy2 if copy else os.rename)(path, target / path.name)
     except OSError as error:
         raise UserError(f"cannot move earlier results to {target}: {error.strerror}; "
                         "free space, or make the folder writable") from error

@@ -1,4 +1,3 @@
-import os
 import signal
 import threading
 from argparse import Namespace
@@ -10,7 +9,7 @@ from nanochat.data.loader import batches, prefetched
 from nanochat.optim import Schedule
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
-from nanochat.train import checkpoint, target
+from nanochat.train import checkpoint, stop, target
 from nanochat.train.journal import Journal
 from nanochat.train.loop import Step, due, optimize
 from nanochat.train.losses import weighted_nll
@@ -161,7 +160,7 @@ def test_a_signal_finishes_the_step_saves_it_and_stops(learner, corpus, cpu, bas
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base_dir.parent / "again"))
     before = signal.getsignal(sign)
     with pytest.raises(KeyboardInterrupt):
-        recipe(learner, corpus, cpu, on_step={6: lambda: os.kill(os.getpid(), sign)})
+        recipe(learner, corpus, cpu, on_step={6: lambda: signal.raise_signal(sign)})
     assert saved() == ["step_000006"] and signal.getsignal(sign) == before
     _, _, journal = recipe(learner, corpus, cpu, resume=True)
     assert journal.start == 6 and (curve(), weights()) == (expected, whole)
@@ -171,23 +170,27 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored(learner, corpus, 
     """As nohup starts a run."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        recipe(learner, corpus, cpu, on_step={6: lambda: os.kill(os.getpid(), signal.SIGHUP)})
+        recipe(learner, corpus, cpu, on_step={6: lambda: signal.raise_signal(signal.SIGHUP)})
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and saved() == ["step_000012"]
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_in_the_last_step_does_not_keep_the_run_from_its_end(learner, corpus, cpu, base_dir):
-    recipe(learner, corpus, cpu, on_step={STEPS: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    recipe(learner, corpus, cpu, on_step={STEPS: lambda: signal.raise_signal(signal.SIGTERM)})
     assert saved() == ["step_000012"] and (paths.results_dir("base") / "run.json").exists()
 
 
-def test_a_second_signal_does_not_wait(learner, base_dir):
-    with pytest.raises(KeyboardInterrupt), journal_of(*learner()):
+@pytest.mark.parametrize("seconds, asks_twice", [(0.0, True), (60.0, False)])
+def test_a_second_signal_does_not_wait_but_the_same_one_twice_does(learner, base_dir, monkeypatch, seconds, asks_twice):
+    """Where both the terminal and a launcher send it, it comes twice at once."""
+    monkeypatch.setattr(stop, "SAME_REQUEST_SECONDS", seconds)
+    with pytest.raises(KeyboardInterrupt), journal_of(*learner()) as journal:
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             torch.zeros(1).add_(1)  # the handler runs between two operations
-        pytest.fail("still there")
+        assert not asks_twice and journal.stop.asked
+        raise KeyboardInterrupt
 
 
 def test_checkpoints_are_written_while_training_goes_on(learner, corpus, cpu, base_dir, monkeypatch):
