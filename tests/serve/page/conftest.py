@@ -11,7 +11,7 @@ import uvicorn
 
 from nanochat.serve import app as app_module
 
-from ..page_server import create_app
+from .page_server import create_app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: bash setup.sh installs it")
