@@ -203,11 +203,11 @@ class Engine:
 
         They are the model's own, before temperature and biases.
         """
-        wanted = [None if row.forced else row.params.logprobs for row in rows]  # how many alternatives of each
-        if all(num is None for num in wanted):
+        nums = [None if row.forced else row.params.logprobs for row in rows]  # how many alternatives of each row
+        if all(num is None for num in nums):
             return [None] * len(rows)
-        found = logprobs(logits, tokens, max(num for num in wanted if num is not None))
-        return [None if num is None else (nats, best[:num]) for num, (nats, best) in zip(wanted, found)]
+        scored = logprobs(logits, tokens, max(num for num in nums if num is not None))
+        return [None if num is None else (nats, best[:num]) for num, (nats, best) in zip(nums, scored)]
 
     @torch.inference_mode()
     def _score(self, prompt: tuple[int, ...], num_alternatives: int) -> list[Logprob]:

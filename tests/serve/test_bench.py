@@ -1,13 +1,10 @@
 """The benchmarks run at toy size, and the soak finds nothing (two seconds here, two minutes with -m slow)."""
 
 import asyncio
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from bench import serve  # noqa: E402
+from bench import serve
 
 
 @pytest.fixture
@@ -19,9 +16,9 @@ def toy(tmp_path, monkeypatch):
 @pytest.mark.parametrize("seconds, clients", [(3, 20), pytest.param(120, 200, marks=pytest.mark.slow)])
 def test_rude_clients_do_no_harm(toy, seconds, clients):
     with serve.served("--max_rows=8", "--max_waiting=8", "--dtype=float32") as (url, pid):
-        found = asyncio.run(serve.soak(url, pid, seconds, clients))
-    print(found)
-    assert not found["problems"] and found["tokens"] > 0
+        result = asyncio.run(serve.soak(url, pid, seconds, clients))
+    print(result)
+    assert not result["problems"] and result["tokens"] > 0
     # On a machine that has no time three seconds are few requests; in two minutes everything must have happened.
     everything = ["left", "hung up", "rubbish 400", "rubbish 413"] if seconds > 60 else []
-    assert {"whole 200", *everything} <= set(found["seen"])
+    assert {"whole 200", *everything} <= set(result["seen"])

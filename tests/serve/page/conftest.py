@@ -11,7 +11,7 @@ import uvicorn
 from nanochat.serve import app as app_module
 
 from ... import missing
-from ..page_server import create_app
+from .page_server import create_app
 
 try:
     from playwright import sync_api as playwright

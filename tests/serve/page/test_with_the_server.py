@@ -121,6 +121,7 @@ def test_conversations_are_searched_renamed_deleted_exported_and_imported(page, 
     playwright.expect(names).to_have_count(0)
     page.set_input_files("#import-file", list(files.values()))
     playwright.expect(page.locator(".toast")).to_have_text("2 conversations imported.")
+    playwright.expect(names).to_have_count(4)  # the page draws the list when both files are stored
     page.reload()
     playwright.expect(names).to_have_count(4)
     sidebar(page).locator(".name", has_text="Foxes").first.click()

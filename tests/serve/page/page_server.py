@@ -64,17 +64,18 @@ def chat_chunks(body: Chat):
     def chunk(delta=None, finish=None, logprobs=None, **extra):
         return {"choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish, "logprobs": logprobs}], **extra}
 
-    said = body.messages[-1]["content"]
-    yield chunk({"role": "assistant", "content": ""}, nanochat={"dropped_messages": 2} if said == "long ago" else {})
-    if said == "silence":
+    question = body.messages[-1]["content"]
+    dropped = {"dropped_messages": 2} if question == "long ago" else {}
+    yield chunk({"role": "assistant", "content": ""}, nanochat=dropped)
+    if question == "silence":
         pass
-    elif said == "hostile":
+    elif question == "hostile":
         yield chunk({"content": HOSTILE})
-    elif said == "program":
+    elif question == "program":
         yield chunk({"nanochat": {"tool": {"expression": "<b>\nfor x in y:\n  print(x)", "result": "1\n2"}}})
         yield chunk({"content": "| a | b |\n|---|--:|\n| 1 | 2 |\n\n# Done\n\n- x\n  - y\n- z\n\n> quoted\n\n---\n"})
         yield chunk({"content": "1. one\n2. two"})
-    elif said == "emoji":
+    elif question == "emoji":
         pieces = [piece(b"\xf0\x9f"), piece(b"\xa6\x8a"), piece(b"!")]
         yield chunk({"content": "🦊"}, logprobs={"content": pieces[:2]})  # one character, two tokens
         yield chunk({"content": "!"}, logprobs={"content": pieces[2:]})
