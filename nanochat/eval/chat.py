@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from nanochat.eval.share import gathered, grouped, mean_and_stderr, my_groups, my_part
+from nanochat.eval.over_ranks import gathered, grouped, mean_and_stderr, my_groups, my_part
 from nanochat.system import files, log
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from nanochat.eval.share import gathered, mean_and_stderr, my_groups
+from nanochat.eval.over_ranks import gathered, mean_and_stderr, my_groups
 from nanochat.system import files
 from nanochat.system.files import UserError
 

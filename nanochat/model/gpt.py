@@ -24,7 +24,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
-from nanochat.model import head
+from nanochat.model import chunked_loss
 from nanochat.model.attention import attend
 
 
@@ -248,11 +248,11 @@ class GPT(nn.Module):
         hidden = self.hidden(ids, mask=self._within_documents(ids)).flatten(0, 1)  # (B·T, C)
         flat = targets.flatten()
         if reduction == "none":
-            rows = head.rows_at_once(len(flat), self.config.vocab_size, flat.device)
+            rows = chunked_loss.rows_at_once(len(flat), self.config.vocab_size, flat.device)
             return torch.cat([self._nats(*part) for part in zip(hidden.split(rows), flat.split(rows))]).view(ids.shape)
         counted = (flat >= 0).float()
         share = counted * weights.flatten() if weights is not None else counted
-        total = head.weighted_nats(hidden, self.lm_head.weight, flat, share, self.config.softcap)
+        total = chunked_loss.weighted_nats(hidden, self.lm_head.weight, flat, share, self.config.softcap)
         return total if reduction == "sum" else total / counted.sum().clamp(min=1)
 
     def _within_documents(self, ids: torch.Tensor) -> torch.Tensor | None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from nanochat.optim import adamw, muon
-from nanochat.optim.ranks import Slices, cut, gathered, ranks
 from nanochat.optim.schedule import Schedule
+from nanochat.optim.sharding import Slices, cut, gathered, ranks
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Not a test: what each rank of test_ranks.py runs. `python two_ranks.py FOLDER` under RANK and WORLD_SIZE."""
+"""Not a test: what each rank of test_over_ranks.py runs. `python two_ranks.py FOLDER` under RANK and WORLD_SIZE."""
 import importlib.util
 import json
 import sys
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 import tasks
-from nanochat.eval import bpb, chat, core, share
+from nanochat.eval import bpb, chat, core, over_ranks
 from nanochat.system import runtime
 
 
@@ -31,7 +31,7 @@ def scores(data: Path, rank: int = 0, world_size: int = 1) -> list:
     return [exam.as_dict(), result, bpb.bits_per_byte(model, batches, torch.from_numpy(tokenizer.token_bytes()))]
 
 
-share.GROUP = 4  # so that both ranks have something to do
+over_ranks.GROUP = 4  # so that both ranks have something to do
 
 if __name__ == "__main__":
     device = runtime.start("cpu")

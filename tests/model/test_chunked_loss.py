@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanochat.model import head
+from nanochat.model import chunked_loss
 
 N, C, V, SOFTCAP = 51, 8, 64, 15.0
 
@@ -25,10 +25,11 @@ def slow(hidden, matrix, targets, weights):
 
 @pytest.mark.parametrize("pieces", [1, 2, 3, 51])
 def test_loss_and_gradients_are_the_definitions(monkeypatch, pieces):
-    monkeypatch.setattr(head, "MAX_LOGITS", N * V // pieces)
+    monkeypatch.setattr(chunked_loss, "MAX_LOGITS", N * V // pieces)
     hidden, matrix, targets, weights = inputs()
     results = []
-    for loss in (slow(hidden, matrix, targets, weights), head.weighted_nats(hidden, matrix, targets, weights, SOFTCAP)):
+    for loss in (slow(hidden, matrix, targets, weights),
+                 chunked_loss.weighted_nats(hidden, matrix, targets, weights, SOFTCAP)):
         results.append((loss.detach(), *torch.autograd.grad(0.37 * loss, (hidden, matrix))))
     assert all((a - b).abs().max() < 2e-5 * a.abs().max() for a, b in zip(*results))
 
@@ -36,7 +37,7 @@ def test_loss_and_gradients_are_the_definitions(monkeypatch, pieces):
 def test_bf16_gradients_are_near(monkeypatch):
     hidden, matrix, targets, weights = inputs(torch.bfloat16)
     expected = torch.autograd.grad(slow(hidden, matrix, targets, weights), (hidden, matrix))
-    loss = head.weighted_nats(hidden, matrix, targets, weights, SOFTCAP)
+    loss = chunked_loss.weighted_nats(hidden, matrix, targets, weights, SOFTCAP)
     found = torch.autograd.grad(loss, (hidden, matrix))
     assert [one.dtype for one in found] == [torch.bfloat16, torch.float32]
     assert all((a.float() - b.float()).norm() < 0.02 * a.float().norm() for a, b in zip(expected, found))
@@ -44,19 +45,19 @@ def test_bf16_gradients_are_near(monkeypatch):
 
 def test_a_frozen_head_gets_no_gradient_and_its_input_the_same():
     hidden, matrix, targets, weights = inputs()
-    expected, = torch.autograd.grad(head.weighted_nats(hidden, matrix, targets, weights, SOFTCAP), hidden)
-    head.weighted_nats(hidden, matrix.detach(), targets, weights, SOFTCAP).backward()
+    expected, = torch.autograd.grad(chunked_loss.weighted_nats(hidden, matrix, targets, weights, SOFTCAP), hidden)
+    chunked_loss.weighted_nats(hidden, matrix.detach(), targets, weights, SOFTCAP).backward()
     assert torch.equal(hidden.grad, expected)
 
 
 def test_no_piece_is_larger_than_allowed(monkeypatch):
-    monkeypatch.setattr(head, "MAX_LOGITS", 1000)
+    monkeypatch.setattr(chunked_loss, "MAX_LOGITS", 1000)
     for device in ("cpu", "cuda"):
         for vocab_size in (1, 64, 999, 1000, 5000):
-            rows = head.rows_at_once(10_000, vocab_size, torch.device(device))
+            rows = chunked_loss.rows_at_once(10_000, vocab_size, torch.device(device))
             assert rows == 1 or 1 < rows * vocab_size <= 1000
     monkeypatch.undo()
-    assert head.rows_at_once(4096, 2048, torch.device("cpu")) * 2048 == head.CACHED_LOGITS
-    assert -(-10**6 // head.rows_at_once(10**6, 64, torch.device("cpu"))) <= head.MAX_PIECES
+    assert chunked_loss.rows_at_once(4096, 2048, torch.device("cpu")) * 2048 == chunked_loss.CACHED_LOGITS
+    assert -(-10**6 // chunked_loss.rows_at_once(10**6, 64, torch.device("cpu"))) <= chunked_loss.MAX_PIECES
     with torch.no_grad():
-        assert head.rows_at_once(10**6, 64, torch.device("cpu")) * 64 == head.CACHED_LOGITS
+        assert chunked_loss.rows_at_once(10**6, 64, torch.device("cpu")) * 64 == chunked_loss.CACHED_LOGITS
