@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
         sequence_len=args.max_seq_len, vocab_size=tokenizer.vocab_size, n_layer=plan.n_layer, n_head=plan.n_head,
         n_kv_head=plan.n_head, n_embd=plan.n_embd, head_dim=plan.head_dim,
         **(PORTABLE if args.portable else {"document_bos": tokenizer.bos_id if args.document_mask else None}))
-    log.say(f"attention: {attention.choose(device.device, device.dtype, config.head_dim, args.max_seq_len)}")
+    kernel = attention.enable_fastest_kernel(device.device, device.dtype, config.head_dim, args.max_seq_len)
+    log.say(f"attention: {kernel}")
     model = GPT(config, device.dtype).init_weights(args.seed).to(device.device)
     model.recompute = args.recompute
     if args.fp8:

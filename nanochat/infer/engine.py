@@ -206,7 +206,7 @@ class Engine:
         """
         positions = self.cache.plan(slots, starts, len(ids[0]))
         return self.model.hidden(torch.tensor(ids, device=self.device), cache=self.cache, positions=positions,
-                                 before=None if before is None else torch.tensor(before, device=self.device))
+                                 previous_ids=None if before is None else torch.tensor(before, device=self.device))
 
     @torch.inference_mode()
     def _score(self, prompt: tuple[int, ...], num_alternatives: int) -> list[Logprob]:

@@ -48,7 +48,7 @@ class Graphs:
         def forward() -> torch.Tensor:
             ids, before, positions, slots = inputs[:, :, None]
             self.cache.plan_static(slots, positions, length)
-            hidden = self.model.hidden(ids, cache=self.cache, positions=positions, before=before)
+            hidden = self.model.hidden(ids, cache=self.cache, positions=positions, previous_ids=before)
             return self.model.logits(hidden[:, 0])
 
         if self.pool is None:

@@ -91,7 +91,7 @@ class Script:
     def parameters(self):
         return iter([torch.zeros(1)])
 
-    def hidden(self, ids, cache, positions, before=None):
+    def hidden(self, ids, cache, positions, previous_ids=None):
         self.fed.append(ids[0, 0].item())
         return positions[:, :, None].float()  # (1, 1, 1)
 

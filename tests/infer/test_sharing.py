@@ -22,12 +22,12 @@ class Tape:
     def parameters(self):
         return iter([torch.zeros(1)])
 
-    def hidden(self, ids, cache, positions, before=None):
+    def hidden(self, ids, cache, positions, previous_ids=None):
         self.widths.append(ids.numel())
         keys, values, mask = cache.append(0, ids[:, None, :, None].float().expand(-1, 1, -1, 2), ids[:, None, :, None])
         assert torch.equal(keys, values.to(keys.dtype).expand_as(keys))
         seen = ids.cumsum(1) if mask is None else (keys[:, 0, None, :, 0] * mask[:, 0]).sum(-1).long()  # (B, T)
-        first = torch.full_like(ids[:, :1], -1) if before is None else before
+        first = torch.full_like(ids[:, :1], -1) if previous_ids is None else previous_ids
         previous = torch.cat([first, ids[:, :-1]], 1)
         return ((7 * seen + 3 * ids + 5 * previous + 11 * positions) % 251)[:, :, None]
 

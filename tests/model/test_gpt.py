@@ -1,3 +1,4 @@
+"""The model: causality, shapes, the loss, decoding through the cache; every combination of the features."""
 import dataclasses
 import itertools
 import math
@@ -127,10 +128,10 @@ def test_the_loss_is_a_mean_or_a_sum_of_what_none_gives(tiny_model):
     weights = torch.randn(targets.shape)
     nats = model.loss(ids, targets, "none")
     assert not nats[1].any() and model.loss(ids, torch.full_like(ids, -1)) == 0
-    for found, expected in ((model.loss(ids, targets), nats.sum() / (2 * 17)),
-                            (model.loss(ids, targets, "sum"), nats.sum()),
-                            (model.loss(ids, targets, "sum", weights), (weights * nats).sum())):
-        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for loss, expected in ((model.loss(ids, targets), nats.sum() / (2 * 17)),
+                           (model.loss(ids, targets, "sum"), nats.sum()),
+                           (model.loss(ids, targets, "sum", weights), (weights * nats).sum())):
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("features", FEATURES)
@@ -158,8 +159,9 @@ def test_decoding_through_the_cache_is_the_full_forward(tiny_model, features, ch
     at = 0
     for size in chunks:
         positions = cache.plan(slice(0, 2), [at, at], size)
-        part = model(ids[:, at:at + size], cache=cache, positions=positions, before=ids[:, at - 1:at] if at else None)
-        assert (part - whole[:, at:at + size]).abs().max() < 1e-5
+        logits = model(ids[:, at:at + size], cache=cache, positions=positions,
+                       previous_ids=ids[:, at - 1:at] if at else None)
+        assert (logits - whole[:, at:at + size]).abs().max() < 1e-5
         at += size
 
 
@@ -197,7 +199,7 @@ def test_logits_stay_inside_the_soft_cap(tiny_model):
     assert 1.9 < logits.abs().max() <= 2.0
 
 
-@pytest.mark.parametrize("wrong, said", [(dict(n_head=3, n_kv_head=2), "no multiple"), (dict(head_dim=7), "odd")])
-def test_impossible_shapes_are_refused(wrong, said):
-    with pytest.raises(AssertionError, match=said):
+@pytest.mark.parametrize("wrong, field", [(dict(n_head=3, n_kv_head=2), "n_head 3"), (dict(head_dim=7), "head_dim 7")])
+def test_impossible_shapes_are_refused(wrong, field):
+    with pytest.raises(AssertionError, match=field):
         GPTConfig(**wrong)
