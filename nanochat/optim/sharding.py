@@ -1,108 +1,119 @@
-"""One group of parameters, cut between the ranks: each sums, updates and hands round only its own slice.
+"""ZeRO stage 1 (Rajbhandari et al. 2020): each rank reduces, updates and broadcasts its own slice of every group.
 
-The group's tensors, laid end to end, are cut into N equal slices (the last may be shorter or empty; padding makes up
-for it, so every rank takes part in every collective). Muon needs whole matrices, so there a slice is whole tensors;
-AdamW works on elements, so there it is any range. On one rank a slice is the tensors themselves and nothing is copied.
+    gradients → reduce-scatter → update my slice → all-gather → parameters
 
-    gradients → reduce-scatter → update my slice → all-gather → parameters    (Rajbhandari et al. 2020, ZeRO stage 1)
+A group's tensors, laid end to end, are cut into N equal slices. A rule that needs whole matrices gets slices of whole
+tensors, any other a range of elements. The last slice may be shorter or empty: padding makes up for it, so that every
+rank takes part in every collective. On one rank the slice is the tensors themselves, and nothing is copied.
 
-Transfers are only started here; they run while another group is being updated.
+So each rank keeps 1/N of the moments and does 1/N of the updates. The functions here only start a transfer; it runs
+while another group is being updated.
 """
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
+from nanochat.optim.rule import Tensors
+from nanochat.system.numbers import ceil_div
+
 # PyTorch 2.13 renamed both.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
-def ranks() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """(this rank, N)."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def slice_size(tensors: list[torch.Tensor], whole: bool, world_size: int) -> int:
-    """Elements of one slice: `whole` tensors (all of one shape), or as even as elements can be dealt."""
+def slice_size(tensors: Tensors, whole: bool, world_size: int) -> int:
+    """Elements of one slice. With `whole`, all tensors have one shape and a slice is a number of them."""
+    num_elements = sum(t.numel() for t in tensors)
     unit = tensors[0].numel() if whole else 1
-    return -(-sum(t.numel() for t in tensors) // (unit * world_size)) * unit
+    return ceil_div(num_elements, unit * world_size) * unit
 
 
-def cut(tensors: list[torch.Tensor], whole: bool, rank: int, world_size: int) -> list[torch.Tensor]:
-    """Rank's slice as views: tensors that lie in it entirely are themselves, others a flat piece.
+def cut(tensors: Tensors, whole: bool, rank: int, world_size: int) -> Tensors:
+    """The slice of `rank`, as views: a tensor that lies in it entirely is itself, any other a flat piece.
 
     >>> [piece.tolist() for piece in cut([torch.arange(3), torch.arange(10, 12)], False, 1, 2)]
     [[10, 11]]
     """
     size = slice_size(tensors, whole, world_size)
-    low, mine = rank * size, []
+    start = rank * size  # of the slice, counted from the beginning of the tensor
+    pieces: Tensors = []
     for tensor in tensors:
-        first, last = max(0, low), min(tensor.numel(), low + size)
-        if first < last:
-            mine.append(tensor if last - first == tensor.numel() else tensor.detach().view(-1)[first:last])
-        low -= tensor.numel()
-    return mine
+        first, last = max(0, start), min(tensor.numel(), start + size)
+        if last - first == tensor.numel():
+            pieces.append(tensor)
+        elif first < last:
+            pieces.append(tensor.detach().view(-1)[first:last])
+        start -= tensor.numel()
+    return pieces
 
 
-def gathered(pieces: list[torch.Tensor], like: list[torch.Tensor], whole: bool) -> list[torch.Tensor]:
-    """The whole tensors, shaped as `like`, of which every rank holds the slice `pieces`. A collective."""
-    world_size = ranks()[1]
+def gather(pieces: Tensors, like: Tensors, whole: bool) -> Tensors:
+    """The whole tensors, shaped as `like`, from the slice `pieces` of every rank. A collective."""
+    world_size = rank_and_world_size()[1]
     if world_size == 1:
         return pieces
     size = slice_size(like, whole, world_size)
     mine = like[0].new_zeros(size)
-    _lay(pieces, mine)
-    buffer = like[0].new_empty(world_size * size)
-    _all_gather(buffer, mine)
-    return _split(buffer, like)
+    _copy_to_flat(pieces, mine)
+    full = like[0].new_empty(world_size * size)
+    _all_gather(full, mine)
+    return _views(full, like)
 
 
-class Slices:
-    """The parameters of one group as this rank sees them; `mine` is what it updates, in place."""
+class GroupSlice:
+    """The parameters of one group as this rank sees them; `tensors` are those that it updates, in place."""
 
-    def __init__(self, params: list[torch.nn.Parameter], whole: bool):
-        self.params, (self.rank, self.world_size) = params, ranks()
-        self.size = slice_size(params, whole, self.world_size)
-        self.mine = cut(params, whole, self.rank, self.world_size)
-        if self.world_size > 1:  # gradients, later parameters, of all slices and of mine; made once, reused
-            self.buffer, self.part = (params[0].detach().new_zeros(n * self.size) for n in (self.world_size, 1))
+    def __init__(self, params: Tensors, whole: bool):
+        rank, self.world_size = rank_and_world_size()
+        self.params = params
+        self.tensors = cut(params, whole, rank, self.world_size)
+        if self.world_size > 1:  # buffers for all gradients, later all parameters, and for this rank's; used every step
+            size = slice_size(params, whole, self.world_size)
+            self.full, self.mine = (params[0].detach().new_zeros(n * size) for n in (self.world_size, 1))
 
-    def summed_gradients(self) -> Callable[[], list[torch.Tensor]]:
-        """Starts the sum of `.grad` over ranks; the function waits for it and gives those of `mine`."""
+    def start_reduce(self) -> Callable[[], Tensors]:
+        """Starts to sum `.grad` over the ranks. The returned function waits and gives the sums for `tensors`."""
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         if self.world_size == 1:
             return lambda: grads
-        _lay(grads, self.buffer)
-        work = _reduce_scatter(self.part, self.buffer, async_op=True)
+        _copy_to_flat(grads, self.full)
+        work = _reduce_scatter(self.mine, self.full, async_op=True)
 
-        def wait() -> list[torch.Tensor]:
+        def wait() -> Tensors:
             work.wait()
-            return _split(self.part, self.mine)
+            return _views(self.mine, self.tensors)
 
         return wait
 
-    def spread(self) -> Callable[[], None]:
-        """Starts handing round the updated `mine`; the function waits and fills in those of the other ranks."""
+    def start_broadcast(self) -> Callable[[], None]:
+        """Starts to send the updated `tensors` to all ranks. The returned function waits and fills in the others'."""
         if self.world_size == 1:
             return lambda: None
-        _lay(self.mine, self.part)
-        work = _all_gather(self.buffer, self.part, async_op=True)
+        _copy_to_flat(self.tensors, self.mine)
+        work = _all_gather(self.full, self.mine, async_op=True)
 
         def wait() -> None:
             work.wait()
-            torch._foreach_copy_(self.params, _split(self.buffer, self.params))
+            torch._foreach_copy_(self.params, _views(self.full, self.params))
 
         return wait
 
 
-def _lay(tensors: list[torch.Tensor], flat: torch.Tensor) -> None:
+def _copy_to_flat(tensors: Tensors, flat: torch.Tensor) -> None:
     """Copies tensors end to end into the beginning of `flat`."""
     if tensors:
-        torch._foreach_copy_(_split(flat, tensors), tensors)
+        torch._foreach_copy_(_views(flat, tensors), tensors)
 
 
-def _split(flat: torch.Tensor, like: list[torch.Tensor]) -> list[torch.Tensor]:
+def _views(flat: torch.Tensor, like: Tensors) -> Tensors:
     """Views of the beginning of `flat`, end to end, shaped as `like`."""
     sizes = [t.numel() for t in like]
-    return [part.view(t.shape) for part, t in zip(flat[:sum(sizes)].split(sizes), like, strict=True)] if sizes else []
+    if not sizes:
+        return []
+    return [view.view(t.shape) for view, t in zip(torch.split(flat[:sum(sizes)], sizes), like, strict=True)]

@@ -1,3 +1,4 @@
+"""Muon against an update computed number by number, and its orthogonalisation against a decomposition."""
 import math
 
 import pytest
@@ -58,9 +59,12 @@ def test_scale_does_not_matter_and_zero_stays_zero():
     assert not muon.orthogonalize(torch.zeros(2, 6, 4), torch.float32).any()
 
 
+def times(a, b):
+    return [[sum(x * y for x, y in zip(row, column)) for column in zip(*b)] for row in a]
+
+
 def slow_polynomial(matrix):
     """Polar Express on a list of lists, in double precision."""
-    times = lambda a, b: [[sum(x * y for x, y in zip(row, column)) for column in zip(*b)] for row in a]  # noqa: E731
     turned = len(matrix) > len(matrix[0])
     x = [list(row) for row in zip(*matrix)] if turned else [list(row) for row in matrix]
     size = math.sqrt(sum(value * value for row in x for value in row)) * 1.02 + 1e-6
@@ -100,37 +104,36 @@ def slow_update(weight, grad, state, lr, beta, weight_decay, beta_square=0.95):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_the_whole_update_is_its_slow_twin(shape, weight_decay):
+def test_the_whole_update_is_its_slow_twin(settings, shape, weight_decay):
     generator = torch.Generator().manual_seed(1)
     params = [torch.randn(shape, generator=generator) for _ in range(3)]
-    state = muon.state(params)
+    state = muon.state(params, params[0])
     slow = [p.double().tolist() for p in params]
     slow_states = [{"momentum": torch.zeros(shape).tolist(), "square": [0.0] * max(shape)} for _ in params]
     for step in range(6):
         grads = [torch.randn(shape, generator=generator) * 10.0 ** (step - 3) for _ in params]
         if step == 3:
             grads[1].zero_()
-        settings = dict(lr=0.02 * (step + 1), weight_decay=weight_decay)
-        muon.update(params, grads, state, momentum=0.85 + 0.01 * step, dtype=torch.float32, **settings)
-        for weight, grad, one in zip(slow, grads, slow_states):
-            slow_update(weight, grad.double().tolist(), one, beta=0.85 + 0.01 * step, **settings)
+        rates = dict(lr=0.02 * (step + 1), weight_decay=weight_decay)
+        muon.update(params, grads, state, settings(momentum=0.85 + 0.01 * step, **rates))
+        for weight, grad, slow_state in zip(slow, grads, slow_states):
+            slow_update(weight, grad.double().tolist(), slow_state, beta=0.85 + 0.01 * step, **rates)
         for p, weight in zip(params, slow):
             assert (p - torch.tensor(weight)).abs().max() < 2e-5
 
 
-def test_matrices_in_one_batch_are_updated_as_if_alone():
+def test_matrices_in_one_batch_are_updated_as_if_alone(settings):
     generator = torch.Generator().manual_seed(2)
     together = [torch.randn(6, 4, generator=generator) for _ in range(3)]
     grads = [torch.randn(6, 4, generator=generator) for _ in range(3)]
-    settings = dict(lr=0.1, momentum=0.9, weight_decay=0.1, dtype=torch.float32)
     alone = [p.clone() for p in together]
-    muon.update(together, grads, muon.state(together), **settings)
+    muon.update(together, grads, muon.state(together, together[0]), settings(weight_decay=0.1))
     for p, grad in zip(alone, grads):
-        muon.update([p], [grad], muon.state([p]), **settings)
+        muon.update([p], [grad], muon.state([p], p), settings(weight_decay=0.1))
     assert all((a - b).abs().max() < 1e-6 for a, b in zip(together, alone))
 
 
-def test_without_any_gradient_nothing_moves():
+def test_without_any_gradient_nothing_moves(settings):
     p = torch.ones(4, 4)
-    muon.update([p], [torch.zeros(4, 4)], muon.state([p]), lr=0.1, momentum=0.9, weight_decay=0.0, dtype=torch.float32)
+    muon.update([p], [torch.zeros(4, 4)], muon.state([p], p), settings())
     assert torch.equal(p, torch.ones(4, 4))
