@@ -51,17 +51,17 @@ def main(argv: list[str] | None = None) -> None:
     about = {"step": info["step"], "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12]}
     folder = paths.results_dir(args.source)
     table = scores_so_far(folder / "chat_eval.json", about)
+    settings = chat.ExamSettings(
+        batch_size=args.batch_size, samples=args.num_samples, temperature=args.temperature, top_k=args.top_k or None,
+        seed=args.seed, max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None)
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
             by_letter = task.kind == "categorical" and args.max_choices > 0
             score = chat.evaluate(
-                task, engine, args.max_choices if by_letter else args.max_problems,
-                batch_size=args.batch_size, samples=args.num_samples,
-                temperature=args.temperature, top_k=args.top_k or None, seed=args.seed,
-                max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None,
+                task, engine, args.max_choices if by_letter else args.max_problems, settings,
                 save_to=folder / "generations" / f"{task.name}.jsonl",
-                report=lambda done, total, number=number, name=task.name: bar.update(number, **{name: done}))
+                report=lambda done, number=number, name=task.name: bar.update(number, **{name: done}))
             table[task.name] = {**score.as_dict(), "seconds": round(time.monotonic() - began, 2)}
             core, stderr = chat.chat_core(table) or (None, None)
             if device.is_main:  # after every task, so that an interruption loses one at most
