@@ -120,11 +120,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def plan_of(args, vocab_size: int, speed: float) -> dial.Plan:
     """`speed` in tokens per second counts for --minutes only."""
-    return dial.make(
-        args.depth, vocab_size=vocab_size, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
-        sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, num_iterations=args.num_iterations,
-        target_flops=args.target_flops, target_param_data_ratio=args.target_param_data_ratio, minutes=args.minutes,
-        tokens_per_second=speed)
+    return dial.make(args.depth, dial.PlanOptions(
+        vocab_size=vocab_size, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim, sequence_len=args.max_seq_len,
+        total_batch_tokens=args.total_batch_size, num_iterations=args.num_iterations, target_flops=args.target_flops,
+        target_param_data_ratio=args.target_param_data_ratio, minutes=args.minutes, tokens_per_second=speed))
 
 
 def timed(args, plan, model, optimizer, rates, loss_of, folder, device):

@@ -16,8 +16,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"),
-          ("kindergarten", "infer", "train", "figures"), ("tasks",), ("plan", "eval", "serve", "report", "dataset"),
-          ("scripts",))
+          ("kindergarten", "infer", "train", "figures", "budget"), ("tasks",),
+          ("plan", "eval", "serve", "report", "dataset"), ("scripts",))
 RECIPES = ("laptop", "realdata", "speedrun")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="the recipes are bash scripts")
