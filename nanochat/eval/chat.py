@@ -20,7 +20,7 @@ from nanochat.eval.statistics import mean_and_stderr, mean_centred
 from nanochat.infer import Engine
 from nanochat.system import files, log
 from nanochat.system.files import UserError
-from nanochat.tokenizer import Tokenizer, chat
+from nanochat.tokenizer import chat
 from tasks import Task
 from tasks.common import MultipleChoice
 
@@ -119,14 +119,9 @@ def _answer_by_letter(task: Task, numbered: Sequence[tuple[int, Item]], engine: 
         for i, logits in zip(batch, model.logits(hidden).cpu()):  # (V,)
             index, item = numbered[i]
             letters = task.letters(item)
-            best = int(logits[[_single_id(tokenizer, letter) for letter in letters]].argmax())
+            letter_ids = [tokenizer.encode(letter)[0] for letter in letters]  # a byte is always one token
+            best = int(logits[letter_ids].argmax())
             yield _record(task, index, item, letters[best], too_long=len(prompts[i]) > room)
-
-
-def _single_id(tokenizer: Tokenizer, letter: str) -> int:
-    ids: list[int] = tokenizer.encode(letter)
-    assert len(ids) == 1, f"letter {letter!r} is {len(ids)} tokens; a byte-level tokenizer has one for it"
-    return ids[0]
 
 
 def _answer_in_words(task: Task, numbered: Sequence[tuple[int, Item]], engine: Engine,

@@ -100,7 +100,7 @@ def norm(x: torch.Tensor) -> torch.Tensor:
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """RoPE (Su et al. 2021): rotates the pairs of channels (i, i + D/2) by angles that grow with the position, so that
-    q·k depends on how far apart two tokens stand. x (B, T, H, D); cos, sin (B or 1, T, 1, D/2)."""
+    q·k depends on how far apart two tokens stand. x (B, T, H, D); cos, sin (T, 1, D/2) or (B, T, 1, D/2)."""
     # By −θ like the October release, not by the paper's +θ: both train equally, but weights fit only one of them.
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
@@ -232,7 +232,8 @@ class GPT(nn.Module):
         """
         T = ids.size(1)
         assert positions is not None or T <= self.config.sequence_len, f"{T} positions > {self.config.sequence_len}"
-        cos_sin = self._angles(T, positions)
+        at = slice(T) if positions is None else positions
+        cos, sin = (table[at].unsqueeze(-2).to(self.compute_dtype) for table in (self.cos, self.sin))
         x = norm(self.model.embed_tokens(ids).to(self.compute_dtype))  # (B, T, C)
         if self.config.smear:
             x = norm(x + self._previous_embeddings(ids, previous_ids, x) * self.model.smear.to(x.dtype))
@@ -244,20 +245,12 @@ class GPT(nn.Module):
             value_embedding = None
             if self.config.has_value_embedding(layer):
                 value_embedding = self.model.value_embeds[str(layer)](ids).to(x.dtype)  # (B, T, G·D)
-            inputs = (x, value_embedding, cos_sin, cache, mask)
+            inputs = (x, value_embedding, (cos, sin), cache, mask)
             if self.recompute and torch.is_grad_enabled():
                 x = recompute(block, *inputs, use_reentrant=False)
             else:
                 x = block(*inputs)
         return norm(x)
-
-    def _angles(self, T: int, positions: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """RoPE's cosines and sines for the positions, each (B or 1, T, 1, D/2)."""
-        if positions is None:
-            cos, sin = self.cos[:T].unsqueeze(0), self.sin[:T].unsqueeze(0)
-        else:
-            cos, sin = self.cos[positions], self.sin[positions]
-        return cos.unsqueeze(2).to(self.compute_dtype), sin.unsqueeze(2).to(self.compute_dtype)
 
     def _previous_embeddings(self, ids: torch.Tensor, previous_ids: torch.Tensor | None,
                              x: torch.Tensor) -> torch.Tensor:

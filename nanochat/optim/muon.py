@@ -7,9 +7,9 @@ so that the others are learned as well (Jordan et al. 2024, kellerjordan.github.
 2. Five steps of Polar Express (Amsel et al. 2025, arXiv:2505.16932, algorithm 1) drive all singular values to 1.
 3. NorMuon (Li et al. 2025, arXiv:2510.05491): rows, or columns where there are more of them, are scaled to equal size
    by a running mean of their squares; the norm of the whole matrix stays.
-4. Cautious weight decay (Chen et al. 2025): an element decays only where the update also makes it smaller.
+4. Cautious weight decay (Chen et al. 2025): an element decays unless the update makes it larger.
 
-`orthogonalize_slow`, a singular value decomposition, is the definition of part 2; the tests compare the two.
+tests/optim/test_muon.py compares part 2 with its definition, a singular value decomposition.
 """
 from typing import Any
 
@@ -54,12 +54,6 @@ def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         # a·x + (b·gram + c·gram²)·x, with the sums inside the products: a third faster (docs/LOG.md)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).float()
-
-
-def orthogonalize_slow(matrices: torch.Tensor) -> torch.Tensor:
-    """The definition, by singular value decomposition."""
-    u, _, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
-    return torch.matmul(u, vh).float()
 
 
 def direction(grads: torch.Tensor, momentum: torch.Tensor, square: torch.Tensor, beta: float,

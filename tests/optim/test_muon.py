@@ -17,6 +17,12 @@ def with_singular_values(shape, values, seed=0):
     return u[:, :k] @ torch.diag(torch.as_tensor(values)) @ v[:, :k].T
 
 
+def orthogonalize_slow(matrices):
+    """The definition, U·Vᵀ of each matrix U·S·Vᵀ, by singular value decomposition."""
+    u, _, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
+    return (u @ vh).float()
+
+
 def after_five_steps(values):
     """What the polynomials make of singular values (of matrices with Frobenius norm 1)."""
     values = values / 1.02
@@ -35,7 +41,7 @@ def test_every_singular_value_above_a_thousandth_ends_near_one():
 def test_only_the_singular_values_change(shape, dtype):
     values = torch.tensor([10.0, 5.0, 2.0, 1.0, 0.5, 0.3, 0.1, 0.05])
     x = torch.stack([with_singular_values(shape, values, seed) for seed in range(3)])
-    near, exact = muon.orthogonalize(x, dtype), muon.orthogonalize_slow(x)
+    near, exact = muon.orthogonalize(x, dtype), orthogonalize_slow(x)
     assert near.dtype is torch.float32 and near.shape == x.shape
     assert (torch.linalg.svdvals(exact) - 1).abs().max() < 1e-5
     assert (torch.linalg.matrix_norm(near - exact) / torch.linalg.matrix_norm(exact)).max() < 0.16
@@ -43,14 +49,6 @@ def test_only_the_singular_values_change(shape, dtype):
         expected = after_five_steps(values / values.norm()).sort(descending=True).values
         assert (torch.linalg.svdvals(near) - expected).abs().max() < 1e-4
         assert torch.linalg.matrix_norm(near - exact, 2).max() < 0.16
-
-
-def test_the_twin_is_the_polar_factor():
-    x = with_singular_values((6, 4), [3.0, 2.0, 1.0, 0.5])
-    u = muon.orthogonalize_slow(x[None])[0]
-    p = u.T @ x  # X = U·P with P symmetric and positive
-    assert (u.T @ u - torch.eye(4)).abs().max() < 1e-5
-    assert (p - p.T).abs().max() < 1e-5 and torch.linalg.eigvalsh((p + p.T) / 2).min() > 0
 
 
 def test_scale_does_not_matter_and_zero_stays_zero():
@@ -131,9 +129,3 @@ def test_matrices_in_one_batch_are_updated_as_if_alone(settings):
     for p, grad in zip(alone, grads):
         muon.update([p], [grad], muon.state([p], p), settings(weight_decay=0.1))
     assert all((a - b).abs().max() < 1e-6 for a, b in zip(together, alone))
-
-
-def test_without_any_gradient_nothing_moves(settings):
-    p = torch.ones(4, 4)
-    muon.update([p], [torch.zeros(4, 4)], muon.state([p], p), settings())
-    assert torch.equal(p, torch.ones(4, 4))
