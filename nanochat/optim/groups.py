@@ -15,7 +15,7 @@ from nanochat.optim.rule import Rule, StepSettings, Tensors
 from nanochat.optim.schedule import Schedule
 from nanochat.optim.sharding import GroupSlice, cut, gather, rank_and_world_size
 
-RULES: dict[str, Rule] = {"muon": muon, "adamw": adamw}
+RULES: dict[str, Rule] = {"muon": muon, "adamw": adamw}  # a new rule is a file and an entry here
 
 
 @dataclass

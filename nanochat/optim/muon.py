@@ -29,7 +29,7 @@ POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-BETA_SQUARE = 0.95  # of the running squares: the paper's value
+BETA_SQUARE = 0.95  # of the running squares, as karpathy/nanochat had it in January 2026
 
 
 def state(params: Tensors, like: torch.Tensor) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def direction(grads: torch.Tensor, momentum: torch.Tensor, square: torch.Tensor,
     """Parts 1 to 3: the update of each matrix (n, rows, columns). Changes `momentum` and `square` in place."""
     momentum.lerp_(grads, 1 - beta)
     update = orthogonalize(torch.lerp(grads, momentum, beta), dtype)
-    along = -1 if square.size(-1) == 1 else -2
+    along = -1 if square.size(-1) == 1 else -2  # one running square per row, or per column
     current = update.square().mean(dim=along, keepdim=True)
     square.lerp_(current, 1 - BETA_SQUARE)
     scale = square.clamp_min(1e-10).rsqrt()
