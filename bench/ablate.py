@@ -111,8 +111,9 @@ VARIANTS: dict[str, Variant] = {
 
 
 def make(size: Size, variant: str, seed: int) -> GPT:
-    plan = dial.make(size.depth, vocab_size=size.vocab_size, aspect_ratio=size.aspect_ratio, head_dim=size.head_dim,
-                     sequence_len=size.max_seq_len, num_iterations=1)
+    plan = dial.make(size.depth, dial.PlanOptions(
+        vocab_size=size.vocab_size, aspect_ratio=size.aspect_ratio, head_dim=size.head_dim,
+        sequence_len=size.max_seq_len, num_iterations=1))
     chosen = VARIANTS[variant]
     model = GPT(GPTConfig(**{**dict(
         sequence_len=size.max_seq_len, vocab_size=size.vocab_size, n_layer=plan.n_layer, n_head=plan.n_head,

@@ -42,7 +42,7 @@ def main() -> None:
         items = questions(args.items)
     model.eval()
     indices = range(len(items))
-    list(core._judge(model, tokenizer, task, items, indices[:8]))  # warm-up
+    list(core.judge(model, tokenizer, task, items, indices[:8]))  # warm-up
     started = time.perf_counter()
     whole = [core.crop(core.rows_of(tokenizer, task, items, i), model.config.sequence_len) for i in indices]
     rendering = time.perf_counter() - started

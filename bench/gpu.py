@@ -68,8 +68,9 @@ def one_depth(args, work: Path, depth: int, machine: hardware.Hardware, bytes_pe
              f"--max-seq-len={args.max_seq_len}", f"--total-batch-size={args.total_batch_size}",
              f"--num-iterations={args.steps}"]
     switches = [name for name, on in (("--recompute", args.recompute), ("--no_compile", not args.compile)) if on]
-    plan = dial.make(depth, vocab_size=args.vocab_size, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
-                     sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, num_iterations=1)
+    plan = dial.make(depth, dial.PlanOptions(
+        vocab_size=args.vocab_size, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
+        sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, num_iterations=1))
     bandwidth = next((speed for name, speed in BANDWIDTH if name in machine.device), None)
     floors = (machine.peak_flops and plan.flops / machine.peak_flops,
               bandwidth and plan.num_params * OPTIMIZER_BYTES / bandwidth)

@@ -55,7 +55,7 @@ def measure(model, tokenizer, exams, args):
     yield "validation bpb", bits_per_byte(model, rows, torch.from_numpy(tokenizer.token_bytes()))
     engine = Engine(model, tokenizer, sandbox.calculate, max_rows=32)
     for task in exams:
-        yield task.name, chat.evaluate(task, engine, args.max_problems, batch_size=32).accuracy
+        yield task.name, chat.evaluate(task, engine, args.max_problems).accuracy
     for rows in (1, 16):
         prompts = [[tokenizer.bos_id, i] for i in range(rows)]
         engine.generate(prompts, max_tokens=4, stop_ids=[])  # warm-up

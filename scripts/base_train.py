@@ -69,7 +69,8 @@ def main(argv: list[str] | None = None) -> None:
     device = runtime.start(args.device_type, args.dtype)
     tokenizer = Tokenizer.load(paths.tokenizer_dir())
     config, steps = planned(args, tokenizer)
-    log.say(f"attention: {attention.choose(device.device, device.dtype, config.head_dim, args.max_seq_len)}")
+    kernel = attention.enable_fastest_kernel(device.device, device.dtype, config.head_dim, args.max_seq_len)
+    log.say(f"attention: {kernel}")
     model = GPT(config, device.dtype).init_weights(args.seed).to(device.device)
     model.recompute = args.recompute
     if args.fp8:
@@ -120,11 +121,11 @@ def planned(args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
     if args.minutes > 0 and (args.num_iterations > 0 or args.target_flops > 0):
         other = "num_iterations" if args.num_iterations > 0 else "target_flops"
         raise UserError(f"--{other} and --minutes each say how long to train; give one of them")
-    plan = dial.make(
-        args.depth, vocab_size=tokenizer.vocab_size, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
+    plan = dial.make(args.depth, dial.PlanOptions(
+        vocab_size=tokenizer.vocab_size, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
         sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, target_flops=args.target_flops,
         num_iterations=1 if args.minutes > 0 else args.num_iterations,
-        target_param_data_ratio=args.target_param_data_ratio)
+        target_param_data_ratio=args.target_param_data_ratio))
     features = PORTABLE if args.portable else {"document_bos": tokenizer.bos_id if args.document_mask else None}
     return GPTConfig(sequence_len=args.max_seq_len, vocab_size=tokenizer.vocab_size, n_layer=plan.n_layer,
                      n_head=plan.n_head, n_kv_head=plan.n_head, n_embd=plan.n_embd, head_dim=plan.head_dim,

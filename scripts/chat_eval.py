@@ -57,15 +57,15 @@ def main(argv: list[str] | None = None) -> None:
     left_out = {name: reason for name, reason in left_out.items() if name not in table}
     for name, why in left_out.items():
         log.say(f"left out: {tasks.find(name).title}, whose answers are programs; {why}")
+    settings = chat.ExamSettings(
+        batch_size=args.batch_size, samples=args.num_samples, temperature=args.temperature, top_k=args.top_k or None,
+        seed=args.seed, max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None)
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
             score = chat.evaluate(
-                task, engine, limit(task, args), batch_size=args.batch_size, samples=args.num_samples,
-                temperature=args.temperature, top_k=args.top_k or None, seed=args.seed,
-                max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None,
-                save_to=folder / f".{task.name}.jsonl",
-                report=lambda done, total, number=number, name=task.name: bar.update(number, **{name: done}))
+                task, engine, limit(task, args), settings, save_to=folder / f".{task.name}.jsonl",
+                report=lambda done, number=number, name=task.name: bar.update(number, **{name: done}))
             seconds = round(time.monotonic() - began, 2)
             table[task.name] = {**score.as_dict(), "sampling": sampling_of(args), "seconds": seconds}
             core, stderr = chat.chat_core(table) or (None, None)

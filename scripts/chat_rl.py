@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tasks
 from nanochat import sandbox
-from nanochat.eval.chat import evaluate
+from nanochat.eval.chat import ExamSettings, evaluate
 from nanochat.infer import Engine
 from nanochat.model import lora
 from nanochat.optim import Optimizer, Schedule
@@ -127,8 +127,9 @@ def questions(task: tasks.Task, tokenizer: Tokenizer, seed: int, context: int) -
 
 def test_scores(task: tasks.Task, engine: Engine, args) -> dict[str, float]:
     """How the model does on test questions, sampled as in training."""
-    score = evaluate(task, engine, args.eval_questions, samples=args.num_samples, seed=args.seed,
-                     temperature=args.temperature, top_k=args.top_k or None, max_tokens=args.max_new_tokens)
+    score = evaluate(task, engine, args.eval_questions, ExamSettings(
+        samples=args.num_samples, seed=args.seed, temperature=args.temperature, top_k=args.top_k or None,
+        max_tokens=args.max_new_tokens))
     return {"rl/test_pass_at_1": score.accuracy, "rl/test_pass_at_k": score.extra["pass_at_k"]}
 
 

@@ -17,7 +17,7 @@ from runs import laptop, realdata, speedrun
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"),
-          ("kindergarten", "infer", "train", "figures", "run_folder"), ("tasks",),
+          ("kindergarten", "infer", "train", "figures", "run_folder", "budget"), ("tasks",),
           ("plan", "eval", "serve", "report", "dataset", "machine_speed"), ("recipe", "closing"), ("scripts", "runs"))
 RECIPES = ("laptop", "realdata", "speedrun")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -1,30 +1,32 @@
-"""Bits per byte: how well a model predicts text, comparable between tokenizers.
+"""Bits per byte (bpb): how well a model predicts text, comparable between tokenizers.
 
     bpb = Σ nats over targets that have bytes / (ln 2 · Σ their bytes)
 
-Specials have 0 bytes and do not count, nor do ignored targets (−1). A token's bytes are its own, never via `str`.
-Comparable only on the same text cut into rows in the same way: a token early in a row has less context.
+Special tokens have 0 bytes and do not count, and neither do ignored targets (−1). Values are comparable only on the
+same text cut into the same rows: a token early in a row has less context, so it is harder to predict.
 """
 import math
 from collections.abc import Iterable
 
 import torch
 
+from nanochat.model import GPT
 from nanochat.system.files import UserError
 from nanochat.system.runtime import all_reduce_sum
 
 
 @torch.no_grad()
-def bits_per_byte(model, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor) -> float:
+def bits_per_byte(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor) -> float:
     """bpb over `batches` of (ids, targets), both (B, T) int64, of all ranks together.
 
-    `token_bytes` (V,) int32, on the batches' device: the bytes of each token, 0 for specials. UserError: no bytes.
+    `token_bytes` (V,) int32, on the batches' device: how many bytes each token has, 0 for special tokens. UserError if
+    no target has bytes.
     """
     nats, num_bytes = 0.0, 0.0
     for ids, targets in batches:
         lengths = token_bytes[targets.clamp(min=0)] * (targets >= 0)  # (B, T)
         losses = model.loss(ids, targets, reduction="none")  # (B, T) nats
-        nats += losses[lengths > 0].cpu().double().sum().item()
+        nats += losses[lengths > 0].cpu().double().sum().item()  # fp64: a sum of millions of small numbers
         num_bytes += lengths.sum().item()
     nats, num_bytes = all_reduce_sum([nats, num_bytes], token_bytes.device)
     if not num_bytes:

@@ -2,19 +2,21 @@
 
     CORE = mean over 22 tasks of (accuracy − b) / (1 − b)        b: accuracy of a blind guess
 
-`<data>/core_tasks.yaml` names tasks, files, shots, delimiters and b. Three kinds, all continuation of text:
+`<data>/core_tasks.yaml` names the tasks with their files, numbers of shots, delimiters and b. Every task is about the
+continuation of a text; there are three kinds:
 
     multiple_choice    one context, several continuations: the answer is the one with the lowest mean loss
     schema             several contexts, one continuation: the answer is the context after which its mean loss is lowest
     language_modeling  right when every token of the continuation is the model's first choice
 
-An item becomes one or a few `Row`s (ids and the span to score), and these one `Tree`, in which what they share stands
-once. Trees are batched by length and padded on the right. The batches do not depend on the number of ranks, so neither
-do the scores. A mean over fewer tasks or items is not CORE, and its label says so.
+An item becomes one or a few `Row`s, token ids with a span to score. Its rows become one `Tree`, in which the tokens
+that they share stand only once: 3.7 times fewer tokens in `bench/evaluate.py` (docs/LOG.md). Trees of like lengths make
+a batch. A mean over fewer tasks or items is not CORE, and its label says so.
 """
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -23,31 +25,36 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from nanochat.eval.share import gathered, mean_and_stderr, my_groups
+from nanochat.eval.over_ranks import gather, my_groups
+from nanochat.eval.statistics import centred, mean_and_stderr, mean_centred
+from nanochat.model import GPT
 from nanochat.system import files
 from nanochat.system.files import UserError
+from nanochat.tokenizer import Tokenizer
 
-TOKENS_AT_ONCE = {"cpu": 2048}  # in one forward pass: on a CPU, activations that stay in its cache
-MANY_TOKENS = 16_384  # elsewhere
+TOKENS_AT_ONCE = {"cpu": 2048}  # of one forward pass: a CPU's cache holds the activations of so many
+MANY_TOKENS = 16_384  # on other devices
 LOGITS_AT_ONCE = 1 << 26  # fp32: 256 MB
 NUM_TASKS = 22
+Item = dict[str, Any]  # of a task's file
+Result = dict[str, Any]  # of a task, as saved
 
 
 @dataclass(frozen=True)
 class CoreTask:
-    """One task of core_tasks.yaml."""
+    """A task of core_tasks.yaml."""
 
     label: str
     path: Path
     kind: str
-    num_shots: int = 0
-    delimiter: str = " "
-    baseline: float = 0.0
+    num_shots: int = 0  # examples in front of each question
+    delimiter: str = " "  # between context and continuation
+    baseline: float = 0.0  # accuracy of a blind guess
 
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of which ids[start:end] are scored, given all before them."""
+    """Token ids of which ids[start:end] are scored, given all ids in front of them."""
 
     ids: list[int]
     start: int
@@ -56,24 +63,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Tree:
-    """The rows of an item as one: the tokens they share, then each row's own, which see the shared ones and each other.
+    """The rows of an item in one sequence: the prefix that all rows share, then the other tokens of each row.
 
-    Before a row's own tokens the last shared one stands again, seen by nobody: smear looks at the left neighbour.
+        rows            7 8 1 2            tree      7 8 ┬ 8̲ 1 2      branch  0 0 ┬ −1 1 1
+                        7 8 3                            └ 8̲ 3                    └ −2 2
+
+    A mask lets a token see the prefix and the earlier tokens of its own branch, as it would in its row. The last token
+    of the prefix is repeated in front of each branch (8̲), where no token sees it: smear adds the embedding of the left
+    neighbour, and in the row the left neighbour is this token.
     """
 
     ids: list[int]
     positions: list[int]  # of each token in its row
-    branch: list[int]  # 0 = shared, 1, 2, … = a row's own, negative = the repeated token
-    spans: list[list[tuple[int, int]]]  # for each row (where a scored token is predicted, that token)
+    branch: list[int]  # of each token: 0 = prefix, n = row n (counted from 1), −n = the repeated token in front of it
+    spans: list[list[tuple[int, int]]]  # of each row: (place whose logits predict a scored token, that token)
 
 
-def evaluate(model, tokenizer, data_dir: Path, max_per_task: int = -1, *, finished: dict[str, dict] | None = None,
-             on_task: Callable[[str, dict], None] = lambda label, result: None,
+def evaluate(model: GPT, tokenizer: Tokenizer, data_dir: Path, max_per_task: int = -1, *,
+             finished: dict[str, Result] | None = None,
+             on_task: Callable[[str, Result], None] = lambda label, result: None,
              report: Callable[[int, str, int], None] = lambda number, label, done: None) -> dict[str, Any]:
-    """{"label", "value", "stderr", "missing": labels, "tasks": {label: result}}; results as `evaluate_task` gives them.
+    """{"label", "value", "stderr", "missing": labels, "tasks": {label: result}}; for a result see `evaluate_task`.
 
-    `finished` results are taken as they are (to resume); `on_task` hears each new one, `report` how many tasks are done
-    and how many items of the present one. UserError without any task file.
+    To resume, pass the `finished` results: they are taken as they are. `on_task` is called with each new result,
+    `report` with (finished tasks, label, finished items of that task). UserError if there is no task file at all.
     """
     tasks = read_tasks(data_dir)
     missing = [task.label for task in tasks if not any(Path(f"{task.path}{end}").is_file() for end in ("", ".gz"))]
@@ -83,114 +96,124 @@ def evaluate(model, tokenizer, data_dir: Path, max_per_task: int = -1, *, finish
     for number, task in enumerate(tasks):
         if task.label not in missing and task.label not in results:
             results[task.label] = evaluate_task(model, tokenizer, task, files.read_jsonl(task.path), max_per_task,
-                                                lambda done, number=number, task=task: report(number, task.label, done))
+                                                partial(report, number, task.label))
             on_task(task.label, results[task.label])
     return {**summary(results, max_per_task), "missing": missing, "tasks": results}
 
 
-def summary(results: dict[str, dict], max_per_task: int = -1) -> dict[str, Any]:
+def summary(results: dict[str, Result], max_per_task: int = -1) -> dict[str, Any]:
     """The mean centred accuracy with its standard error, under a label that claims no more than it is."""
     label = "CORE" if len(results) == NUM_TASKS else f"CORE-{len(results)}"
     if max_per_task > 0:
         label += f" (at most {max_per_task} items a task)"
-    errors = [result["stderr"] / (1 - result["baseline"]) for result in results.values()]
-    return {"label": label, "value": sum(result["centred"] for result in results.values()) / len(results),
-            "stderr": sum(error ** 2 for error in errors) ** 0.5 / len(errors)}
+    value, stderr = mean_centred([(result["accuracy"], result["stderr"], result["baseline"])
+                                  for result in results.values()])
+    return {"label": label, "value": value, "stderr": stderr}
 
 
 def read_tasks(data_dir: Path) -> list[CoreTask]:
-    """The tasks of `<data>/core_tasks.yaml`. UserError when it is missing or not of that form."""
+    """The tasks of `<data>/core_tasks.yaml`. UserError if the file is missing or has another form."""
     path = Path(data_dir) / "core_tasks.yaml"
     try:
         rows = yaml.safe_load(path.read_text(encoding="utf-8"))["icl_tasks"]
         return [CoreTask(row["label"], Path(data_dir) / row["dataset_uri"], row["icl_task_type"], row["num_fewshot"],
                          row.get("continuation_delimiter", " "), row["random_baseline_percent"] / 100) for row in rows]
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; CORE needs it and the files it names: choose their folder with --data "
-                        "(NANOCHAT_DATA)") from None
+        raise UserError(f"{path} does not exist; CORE needs it and the files that it names: set NANOCHAT_DATA to their "
+                        "folder") from None
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); expected icl_tasks with label, "
                         "dataset_uri, icl_task_type, num_fewshot, random_baseline_percent") from None
 
 
-def evaluate_task(model, tokenizer, task: CoreTask, items: list[dict], max_items: int = -1,
-                  report: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
+def evaluate_task(model: GPT, tokenizer: Tokenizer, task: CoreTask, items: list[Item], max_items: int = -1,
+                  report: Callable[[int], None] = lambda done: None) -> Result:
     """{"accuracy", "centred", "baseline", "num_items", "stderr", "cropped", "kind", "shots"} over `max_items`.
 
-    `cropped` counts items longer than the context; they lose their beginning, so shots first. `report` hears how many
-    items are done, of all ranks.
+    `cropped` counts items longer than the context; they lose their beginning, the first shots. `report` is called with
+    the number of items that all ranks have done.
     """
     items = list(items)
-    random.Random(1337).shuffle(items)  # before the cut, so that a part is a sample of the whole
+    # Before the cut, so that the first items are a sample of all. The seeds here and below are karpathy/nanochat's.
+    random.Random(1337).shuffle(items)
     chosen = range(min(max_items, len(items)) if max_items > 0 else len(items))
     verdicts: list[tuple[int, bool, bool]] = []
     for group in my_groups(chosen):
-        verdicts += _judge(model, tokenizer, task, items, group)
+        verdicts += judge(model, tokenizer, task, items, group)
         report(group[-1] + 1)
-    verdicts = sorted(gathered(verdicts))
+    verdicts = sorted(gather(verdicts))
     accuracy, stderr = mean_and_stderr([right for _, right, _ in verdicts])
-    return {"accuracy": accuracy, "centred": (accuracy - task.baseline) / (1 - task.baseline),
-            "baseline": task.baseline, "num_items": len(verdicts), "stderr": stderr,
-            "cropped": sum(cropped for _, _, cropped in verdicts), "kind": task.kind, "shots": task.num_shots}
+    return {"accuracy": accuracy, "centred": centred(accuracy, task.baseline), "baseline": task.baseline,
+            "num_items": len(verdicts), "stderr": stderr, "cropped": sum(cropped for _, _, cropped in verdicts),
+            "kind": task.kind, "shots": task.num_shots}
 
 
-def _judge(model, tokenizer, task: CoreTask, items: list[dict],
-           chosen: Sequence[int]) -> Iterator[tuple[int, bool, bool]]:
-    """(index, right, cropped) for each chosen item."""
+def judge(model: GPT, tokenizer: Tokenizer, task: CoreTask, items: list[Item],
+          chosen: Sequence[int]) -> Iterator[tuple[int, bool, bool]]:
+    """(index, whether the model is right, whether the item was cropped) for each chosen item."""
     whole = [rows_of(tokenizer, task, items, index) for index in chosen]
     fitted = [crop(rows, model.config.sequence_len) for rows in whole]
-    for index, rows, full, scores in zip(chosen, fitted, whole, score(model, [tree(rows) for rows in fitted])):
-        nats = [mean for mean, _ in scores]
-        right = scores[0][1] if task.kind == "language_modeling" else nats.index(min(nats)) == items[index]["gold"]
-        yield index, right, rows != full
+    scores = score(model, [tree(rows) for rows in fitted])
+    for index, rows, uncropped, row_scores in zip(chosen, fitted, whole, scores):
+        if task.kind == "language_modeling":
+            right = row_scores[0][1]
+        else:
+            nats = [mean_nats for mean_nats, _ in row_scores]
+            right = nats.index(min(nats)) == items[index]["gold"]
+        yield index, right, rows != uncropped
 
 
-def rows_of(tokenizer, task: CoreTask, items: list[dict], index: int) -> list[Row]:
+def rows_of(tokenizer: Tokenizer, task: CoreTask, items: list[Item], index: int) -> list[Row]:
     """The rows that decide item `index`."""
-    head, item = head_of(task, items, index), items[index]
+    shots, item = head_of(task, items, index), items[index]
     if task.kind == "language_modeling":  # the context ends before the space, which belongs to the continuation
-        texts = [head + _text(task, item), (head + _text(task, {**item, "continuation": ""})).strip()]
+        texts = [shots + _text(task, item), (shots + _text(task, {**item, "continuation": ""})).strip()]
     else:
         options = item["choices" if task.kind == "multiple_choice" else "context_options"]
-        texts = [head + _text(task, {**item, "gold": gold}) for gold in range(len(options))]
+        texts = [shots + _text(task, {**item, "gold": gold}) for gold in range(len(options))]
     ids = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
-    if task.kind == "schema":
-        same = min(_common([row[::-1] for row in ids]), min(map(len, ids)) - 1)
-        return [Row(row, len(row) - same, len(row)) for row in ids]
-    ids, start = (ids[:1] if task.kind == "language_modeling" else ids), _common(ids)
+    if task.kind == "schema":  # the contexts differ, and the ending that all rows share is scored
+        shared = min(_common([row[::-1] for row in ids]), min(map(len, ids)) - 1)
+        return [Row(row, len(row) - shared, len(row)) for row in ids]
+    start = _common(ids)
+    if task.kind == "language_modeling":  # the second row only tells where the continuation begins
+        ids = ids[:1]
     return [Row(row, min(start, len(row) - 1), len(row)) for row in ids]  # at least one token is scored
 
 
-def head_of(task: CoreTask, items: list[dict], index: int) -> str:
-    """What stands before item `index`: its shots, drawn from all other items, the same ones for every model."""
+def head_of(task: CoreTask, items: list[Item], index: int) -> str:
+    """The shots in front of item `index`: drawn from all other items, and the same for every model."""
     others = random.Random(1234 + index).sample(range(len(items) - 1), min(task.num_shots, len(items) - 1))
     return "".join(_text(task, items[other + (other >= index)]) + "\n\n" for other in others)
 
 
-def _text(task: CoreTask, item: dict) -> str:
+def _text(task: CoreTask, item: Item) -> str:
     """An item with the continuation that its `gold` names."""
     if task.kind == "multiple_choice":
-        return item["query"] + task.delimiter + item["choices"][item["gold"]]
-    if task.kind == "schema":
-        return item["context_options"][item["gold"]] + task.delimiter + item["continuation"]
-    return item["context"].strip() + task.delimiter + item["continuation"]
+        context, continuation = item["query"], item["choices"][item["gold"]]
+    elif task.kind == "schema":
+        context, continuation = item["context_options"][item["gold"]], item["continuation"]
+    else:
+        context, continuation = item["context"].strip(), item["continuation"]
+    return f"{context}{task.delimiter}{continuation}"
 
 
 def _common(rows: list[list[int]]) -> int:
-    """How many first tokens all rows share."""
+    """How many tokens all rows share at the beginning."""
     return next((i for i, tokens in enumerate(zip(*rows)) if len(set(tokens)) > 1), min(map(len, rows)))
 
 
 def crop(rows: list[Row], room: int) -> list[Row]:
-    """All rows without what is too much for the longest, taken away right behind <|bos|>."""
-    cut = max(0, max(len(row.ids) for row in rows) - room)
-    if not cut:
+    """All rows without the tokens by which the longest is too long, taken away behind <|bos|>. All rows lose the same,
+    so that choices keep the same context."""
+    excess = max(0, max(len(row.ids) for row in rows) - room)
+    if not excess:
         return rows
-    return [Row(row.ids[:1] + row.ids[cut + 1:], max(row.start - cut, 1), row.end - cut) for row in rows]
+    return [Row(row.ids[:1] + row.ids[excess + 1:], max(row.start - excess, 1), row.end - excess) for row in rows]
 
 
 def tree(rows: list[Row]) -> Tree:
-    """An item's rows in one.
+    """The rows of an item as a Tree.
 
     >>> tree([Row([7, 8, 1, 2], 2, 4), Row([7, 8, 3], 2, 3)])  # doctest: +NORMALIZE_WHITESPACE
     Tree(ids=[7, 8, 8, 1, 2, 8, 3], positions=[0, 1, 1, 2, 3, 1, 2], branch=[0, 0, -1, 1, 1, -2, 2],
@@ -200,16 +223,17 @@ def tree(rows: list[Row]) -> Tree:
     assert shared, "all rows begin with <|bos|>"
     ids, positions, branch, spans = rows[0].ids[:shared], list(range(shared)), [0] * shared, []
     for number, row in enumerate(rows, 1):
-        shift = len(ids) + 1 - shared  # of a row's own tokens
+        shift = len(ids) + 1 - shared  # from a token's place in its row to its place in the tree, behind the prefix
         spans.append([(at - 1 if at <= shared else at - 1 + shift, row.ids[at]) for at in range(row.start, row.end)])
-        if own := len(row.ids) - shared:
-            ids, positions = ids + row.ids[shared - 1:], positions + list(range(shared - 1, len(row.ids)))
-            branch = branch + [-number] + [number] * own
+        if num_tokens := len(row.ids) - shared:
+            ids = ids + row.ids[shared - 1:]
+            positions = positions + list(range(shared - 1, len(row.ids)))
+            branch = branch + [-number] + [number] * num_tokens
     return Tree(ids, positions, branch, spans)
 
 
 @torch.inference_mode()
-def score(model, trees: list[Tree]) -> list[list[tuple[float, bool]]]:
+def score(model: GPT, trees: list[Tree]) -> list[list[tuple[float, bool]]]:
     """For each row of each tree the mean nats of its span, and whether each token was the model's first choice."""
     device = next(model.parameters()).device
     scores: list[list[tuple[float, bool]]] = [[]] * len(trees)
@@ -219,36 +243,39 @@ def score(model, trees: list[Tree]) -> list[list[tuple[float, bool]]]:
         hidden = _hidden(model, [trees[i] for i in batch], device)[row, column]  # (M, C)
         nats: list[float] = []
         first: list[bool] = []
-        at_once = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
-        for part, wanted in zip(hidden.split(at_once), targets.split(at_once)):
-            logits = model.logits(part)
-            nats += F.cross_entropy(logits, wanted, reduction="none").tolist()
-            first += (logits.argmax(-1) == wanted).tolist()
-        at = 0
+        rows_at_once = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+        for h, target in zip(torch.split(hidden, rows_at_once), torch.split(targets, rows_at_once)):
+            logits = model.logits(h)
+            nats += F.cross_entropy(logits, target, reduction="none").tolist()
+            first += (logits.argmax(-1) == target).tolist()
+        start = 0  # of a tree's tokens in `nats` and `first`
         for i in batch:
-            ends = list(accumulate((len(span) for span in trees[i].spans), initial=at))
+            ends = list(accumulate((len(span) for span in trees[i].spans), initial=start))
             scores[i] = [(sum(nats[a:b]) / (b - a), all(first[a:b])) for a, b in pairwise(ends)]
-            at = ends[-1]
+            start = ends[-1]
     return scores
 
 
-def _hidden(model, trees: list[Tree], device: torch.device) -> torch.Tensor:
-    """The last layer (B, T, C). Where nothing branches it is an ordinary pass, for which attention is fastest."""
-    width = max(len(one.ids) for one in trees)
-    padded = lambda values, fill: torch.tensor([own + [fill] * (width - len(own)) for own in values],  # noqa: E731
-                                               device=device)
-    ids = padded([one.ids for one in trees], 0)  # (B, T)
-    if all(len(one.spans) == 1 for one in trees):
+def _hidden(model: GPT, trees: list[Tree], device: torch.device) -> torch.Tensor:
+    """The last layer (B, T, C), padded on the right, where no token looks."""
+    ids = _padded([t.ids for t in trees], 0, device)  # (B, T)
+    if all(len(t.spans) == 1 for t in trees):  # nothing branches: plain causal attention, which is fastest
         return model.hidden(ids)
-    branch = padded([one.branch for one in trees], 1 << 30)
-    causal = min(one.branch.count(0) for one in trees)  # so many are shared in every tree; attention is fastest there
-    seen = (branch.unsqueeze(1) == 0) | (branch.unsqueeze(1) == branch[:, causal:].unsqueeze(2))  # shared, or its own
-    return model.hidden(ids, positions=padded([one.positions for one in trees], 0),
+    branch = _padded([t.branch for t in trees], 1 << 30, device)
+    # Only tokens behind the shortest prefix need the mask; those in front of it attend causally, in half the time.
+    causal = min(t.branch.count(0) for t in trees)
+    seen = (branch.unsqueeze(1) == 0) | (branch.unsqueeze(1) == branch[:, causal:].unsqueeze(2))  # prefix, same branch
+    return model.hidden(ids, positions=_padded([t.positions for t in trees], 0, device),
                         mask=seen.tril(causal).unsqueeze(1))  # (B, 1, T − causal, T)
 
 
+def _padded(rows: list[list[int]], fill: int, device: torch.device) -> torch.Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
+
+
 def _batches(trees: list[Tree], tokens_at_once: int) -> Iterator[list[int]]:
-    """Indices of trees of similar length, longest first: what does not fit in memory fails at once."""
+    """Indices of trees of like lengths, the longest first: if a batch does not fit in memory, the first one fails."""
     batch: list[int] = []
     for i in sorted(range(len(trees)), key=lambda i: -len(trees[i].ids)):
         if batch and (len(batch) + 1) * len(trees[batch[0]].ids) > tokens_at_once:

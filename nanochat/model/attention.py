@@ -1,76 +1,83 @@
-"""Causal attention, by whichever kernel is fastest here.
+"""Causal attention by whichever kernel is fastest here. All kernels compute the same sum; a test compares them.
 
-On a CPU with short rows a plain masked product, compiled, beats the fused kernel (128 wide, T = 256: 23 against 17
-thousand tokens per second, in training). Without gradients and not compiled it takes four times as long (T = 445), so
-it is left earlier. Everywhere else PyTorch's scaled_dot_product_attention calls one of its kernels, and `choose` finds
-out at the start which of them really works here. All are the same sum; tests/model/test_attention.py compares them.
+On a CPU with short rows a plain masked product, compiled, beats PyTorch's fused kernel in training (128 wide, T = 256:
+23 against 17 thousand tokens per second). Everywhere else `scaled_dot_product_attention` (SDPA) runs one of its own
+kernels; `enable_fastest_kernel` finds out at the start which of them really work on this machine.
 """
 import torch
 import torch.nn.functional as F
 from torch.backends.cuda import enable_cudnn_sdp, enable_flash_sdp, enable_mem_efficient_sdp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-PLAIN_MAX_POSITIONS = 512  # a (T, T) product per head stays in cache up to about here
+PLAIN_MAX_POSITIONS = 512  # up to about here a (T, T) product per head stays in the CPU's cache
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Weighted sums of v (B, H, T, D) for q (B, H, T, D), k and v (B, G, S, D), H a multiple of G.
 
-    mask (B, 1, M, S) bool, True = may attend, is that of the last M queries; all before them, or all where it is None,
-    attend causally, with T == S.
+    mask (B, 1, M, S) bool, True = may attend, covers the last M queries. The T − M queries before them (all of them if
+    mask is None) attend causally; then T == S.
     """
-    if mask is not None and (causal := q.size(2) - mask.size(2)):
-        parts = (attend(q[:, :, :causal], k[:, :, :causal], v[:, :, :causal], None),
-                 attend(q[:, :, causal:], k, v, mask))
-        return torch.cat(parts, dim=2)
+    if mask is not None and (num_causal := q.size(2) - mask.size(2)):
+        # Two calls, because a causal product needs no mask and takes half the time of a masked one.
+        causal = attend(q[:, :, :num_causal], k[:, :, :num_causal], v[:, :, :num_causal], None)
+        masked = attend(q[:, :, num_causal:], k, v, mask)
+        return torch.cat((causal, masked), dim=2)
     if q.size(1) != k.size(1):
         repeats = q.size(1) // k.size(1)
         k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)  # (B, H, S, D)
-    longest = PLAIN_MAX_POSITIONS if torch.is_grad_enabled() else PLAIN_MAX_POSITIONS // 2
-    if q.device.type == "cpu" and max(q.size(2), k.size(2)) <= longest:
+    # Inference is not compiled. There the plain product takes four times as long as SDPA at T = 445 (docs/LOG.md), so
+    # SDPA takes over at half the length.
+    plain_max = PLAIN_MAX_POSITIONS if torch.is_grad_enabled() else PLAIN_MAX_POSITIONS // 2
+    if q.device.type == "cpu" and max(q.size(2), k.size(2)) <= plain_max:
         return plain(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
 
 
-# The fastest first. (On a Hopper GPU cuDNN's is of the generation of FlashAttention 3, PyTorch's flash of 2.)
+# The fastest first: on a Hopper GPU cuDNN's kernel is of the generation of FlashAttention 3, PyTorch's flash of 2.
 KERNELS = {"cuDNN": (SDPBackend.CUDNN_ATTENTION, enable_cudnn_sdp),
            "flash": (SDPBackend.FLASH_ATTENTION, enable_flash_sdp),
            "memory-efficient": (SDPBackend.EFFICIENT_ATTENTION, enable_mem_efficient_sdp)}
 
 
-def choose(device: torch.device, dtype: torch.dtype, head_dim: int, positions: int) -> str:
-    """Makes the first kernel that works the one in use for causal rows, and says which it is.
+def enable_fastest_kernel(device: torch.device, dtype: torch.dtype, head_dim: int, positions: int) -> str:
+    """Tries SDPA's kernels in the order of KERNELS and returns a description of the first that works.
 
-    A kernel works when a real call of this dtype, head width and length runs, forwards and backwards, and gives what
-    the definition gives: libraries load on GPUs on which their kernels then fail. Where none does: PyTorch's product.
+    This changes the whole process: it disables every kernel that failed, so that SDPA does not choose it later.
     """
     if device.type == "cpu" and positions <= PLAIN_MAX_POSITIONS:
         return "plain masked product"
     if device.type == "mps":
         return "PyTorch's kernel for Apple's GPUs"
-    draw = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, 2, positions, head_dim, generator=draw).to(device, dtype).requires_grad_() for _ in "qkv")
-    expected, failed = plain(q, k, v, None), []
+    failed: list[str] = []
     for name in KERNELS if device.type == "cuda" else ["flash"]:
         kernel, enable = KERNELS[name]
-        try:
-            with sdpa_kernel(kernel):
-                y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-                y.sum().backward()
-            error = float((y - expected).detach().abs().max())
-        except RuntimeError:
-            error = float("nan")
-        if error < 0.05:  # bf16 rounds sums of size 4 to 0.03
+        if _works(kernel, device, dtype, head_dim, positions):
             return f"{name} kernel" + (f" ({', '.join(failed)} not usable here)" if failed else "")
         enable(False)
         failed.append(name)
     return "PyTorch's product of matrices, slow: no fused kernel works here"
 
 
+def _works(kernel: SDPBackend, device: torch.device, dtype: torch.dtype, head_dim: int, positions: int) -> bool:
+    """True if a real call runs forwards and backwards and gives what the definition gives: PyTorch loads kernels on
+    GPUs on which they then fail."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, positions, head_dim, generator=draw).to(device, dtype).requires_grad_() for _ in "qkv")
+    try:
+        with sdpa_kernel(kernel):
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            y.sum().backward()  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return False
+    error = (y - plain(q, k, v, None)).detach().abs().max()
+    return bool(error < 0.05)  # bf16 rounds sums of size 4 to 0.03; NaN is not below
+
+
 def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """The definition: softmax(q·kᵀ/√D)·v, the softmax in fp32 (Vaswani et al. 2017, section 3.2.1)."""
     if mask is None:
         mask = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril()
-    scores = (q @ k.transpose(-2, -1)).float() * q.size(-1) ** -0.5  # (B, H, T, S)
+    scores: torch.Tensor = (q @ k.transpose(-2, -1)).float() * q.size(-1) ** -0.5  # (B, H, T, S)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(-1).to(v.dtype)
     return weights @ v  # (B, H, T, D)

@@ -1,64 +1,73 @@
-"""The whole Transformer, in reading order: config, block, model, loss.
+"""The whole Transformer, in reading order: configuration, attention, MLP, model, loss.
 
-The plain form (every feature off) is the October 2025 architecture that transformers knows as `nanochat`: token
-embedding → RMSNorm without weights → L blocks of {x += attention(norm(x)); x += relu²-MLP(norm(x))} → RMSNorm → untied
-head with a soft cap. RoPE comes before the norm of queries and keys; there are no biases; parameters carry
-transformers' names.
+The plain form, with every feature off, is the architecture that karpathy/nanochat was released with in October 2025 and
+that transformers knows as `nanochat`; the parameters carry transformers' names:
 
-Four features, each a few lines (docs/LOG.md has their numbers):
-  value_embeddings  every other layer adds an embedding of its input token to the values, through a gate per head
-  residual_scalars  every layer sees a·x + b·x0, with x0 the normalised embedding and a, b learned per layer
-  smear             every token's embedding takes up a learned part, per channel, of the one before it: "what came after
-                    this word last time?" then needs one layer of attention instead of two
-  document_bos      documents packed into one row do not see each other (only worth its mask where rows are short)
+    token embedding → norm → L blocks of {x += attention(norm(x)); x += MLP(norm(x))} → norm → head → soft cap
 
-Parameters stay fp32; matrices are cast to `compute_dtype` where they are used, so optimizers see full precision.
-Nothing here knows about data, devices or decoding: a cache is anything with `append(layer, k, v) -> (k, v, mask)`.
+Four features come on top. docs/LOG.md ("Which features of the model are worth their time?") has the bits per byte that
+a model loses without each of them in the same time, 128 wide on the kindergarten and 256 wide on real text:
+
+    value_embeddings  .078 and .034  every other layer adds a table's entry for the input token to the values. A look-up
+                                     adds many parameters and hardly any FLOPs (after Zhou et al., arXiv:2410.17897)
+    residual_scalars  .003 and .022  every layer reads a·x + b·x0, where x0 is the normalised embedding and a and b are
+                                     learned per layer: late layers see the token itself again (from modded-nanogpt)
+    smear             .013 and .020  every embedding takes up a learned share, per channel, of the embedding in front of
+                                     it: "what followed this word last time?" then needs one attention layer, not two
+    document_bos      .004 and .009  in training, documents packed into one row do not see each other; measured with
+                                     rows of 256. A mask makes attention slower, so this is off unless asked for
+
+Parameters stay fp32 and are cast to `compute_dtype` where they are used, so that the optimizer sees full precision.
+This file knows nothing of data, devices or decoding: a cache is anything with `append(layer, k, v) -> (k, v, mask)`.
 """
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
-from nanochat.model import head
+from nanochat.model import chunked_loss
 from nanochat.model.attention import attend
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Everything that decides the shape of the model; stored with every checkpoint."""
+    """Everything that decides the shape of the model; it is stored with every checkpoint."""
 
     sequence_len: int = 2048
     vocab_size: int = 65536
     n_layer: int = 20
     n_head: int = 10
-    n_kv_head: int = 10
+    n_kv_head: int = 10  # fewer than n_head: several query heads share keys and values, and the cache gets smaller
     n_embd: int = 1280
     head_dim: int = 128
-    rope_base: float = 10_000.0
-    softcap: float = 15.0  # logits = softcap · tanh(logits / softcap)
+    rope_base: float = 10_000.0  # Su et al.'s value; 100,000 was no better with rows of 256 (docs/LOG.md)
+    # logits = softcap · tanh(logits / softcap): no logit grows without limit (Gemma 2, arXiv:2408.00118, section 2).
+    softcap: float = 15.0  # the October release's value; 30 was no better (docs/LOG.md)
     value_embeddings: bool = True
     residual_scalars: bool = True
     smear: bool = True
     document_bos: int | None = None  # id of <|bos|>: in training, attention then stays within a document
 
     def __post_init__(self) -> None:
-        assert self.n_head % self.n_kv_head == 0, f"n_head {self.n_head} is no multiple of n_kv_head {self.n_kv_head}"
-        assert self.head_dim % 2 == 0, f"head_dim {self.head_dim} is odd; RoPE turns pairs"
+        assert self.n_head % self.n_kv_head == 0, f"n_head {self.n_head} is not a multiple of {self.n_kv_head}"
+        assert self.head_dim % 2 == 0, f"head_dim {self.head_dim} is odd, and RoPE rotates pairs of channels"
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Every other layer, the last one always."""
+        """True for every other layer and always for the last: karpathy/nanochat found this the best of several
+        patterns (its dev/LOG.md, 2026-01-17)."""
         return self.value_embeddings and layer % 2 == (self.n_layer - 1) % 2
 
-    as_dict = asdict
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 # Exactly the October architecture: `GPTConfig(…, **PORTABLE)` is what other programs can load.
-PORTABLE = {"value_embeddings": False, "residual_scalars": False, "smear": False, "document_bos": None}
+PORTABLE: dict[str, Any] = {"value_embeddings": False, "residual_scalars": False, "smear": False, "document_bos": None}
 
 
 class Cache(Protocol):
@@ -70,23 +79,29 @@ class Cache(Protocol):
 
 
 class Linear(nn.Linear):
-    """A matrix without bias that multiplies in the dtype of its input."""
+    """A matrix, stored in fp32 and multiplied in the dtype of its input. It has no bias: large models train more
+    stably without them (Chowdhery et al. 2022, PaLM, section 2)."""
 
-    def __init__(self, width_in: int, width_out: int):
-        super().__init__(width_in, width_out, bias=False)
+    weight: nn.Parameter
+
+    def __init__(self, width_in: int, width_out: int, device: str | None = None):
+        super().__init__(width_in, width_out, bias=False, device=device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight.to(x.dtype))
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
-    """RMSNorm without weights over the last dimension, computed in fp32 (eps as in transformers' class)."""
+    """RMSNorm over the last dimension, computed in fp32: x divided by its root mean square."""
+    # No learned weight per channel: the matrix behind a norm can scale its input channels itself.
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)  # eps as in transformers
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """RoPE (Su et al. 2021), halves paired, turning by −θ: x (B, T, H, D); cos, sin (B or 1, T, 1, D/2)."""
+    """RoPE (Su et al. 2021): rotates the pairs of channels (i, i + D/2) by angles that grow with the position, so that
+    q·k depends on how far apart two tokens stand. x (B, T, H, D); cos, sin (T, 1, D/2) or (B, T, 1, D/2)."""
+    # By −θ like the October release, not by the paper's +θ: both train equally, but weights fit only one of them.
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
 
@@ -107,15 +122,18 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(B, T, -1, self.head_dim)  # (B, T, H, D)
         k = self.k_proj(x).view(B, T, -1, self.head_dim)  # (B, T, G, D)
         v = self.v_proj(x).view(B, T, -1, self.head_dim)  # (B, T, G, D)
-        if value_embedding is not None:
-            gate = 2 * torch.sigmoid(self.gate(x))  # (B, T, G): 1 at the start
+        if self.gate is not None and value_embedding is not None:
+            gate = 2 * torch.sigmoid(self.gate(x))  # (B, T, G), between 0 and 2: at the start all 1
             v = v + gate.unsqueeze(-1) * value_embedding.view(v.shape)
+        # After the norm |q·k|/√D is at most √D. Without it attention scores can grow until softmax saturates and
+        # training diverges (Dehghani et al. 2023, arXiv:2302.05442). A rotation keeps lengths, so RoPE may come first.
         q, k = norm(rotate(q, *cos_sin)), norm(rotate(k, *cos_sin))
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H or G, T, D)
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # (B, H or G, T, D)
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # (B, G, S, D)
         y = attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1)  # (B, T, H·D)
-        return self.o_proj(y)
+        out: torch.Tensor = self.o_proj(y)
+        return out
 
 
 class MLP(nn.Module):
@@ -125,7 +143,10 @@ class MLP(nn.Module):
         self.fc2 = Linear(4 * config.n_embd, config.n_embd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.relu(self.fc1(x)).square())  # relu²: So et al. 2021 (Primer)
+        # relu² is one of the two changes that a search over Transformers gained most by (So et al. 2021, Primer,
+        # arXiv:2109.08668). karpathy/nanochat measured SwiGLU of equal size: worse at d12 and d24 (its dev/LOG.md).
+        out: torch.Tensor = self.fc2(F.relu(self.fc1(x)).square())
+        return out
 
 
 class Block(nn.Module):
@@ -137,7 +158,8 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor, value_embedding: torch.Tensor | None, cos_sin: tuple[torch.Tensor, torch.Tensor],
                 cache: Cache | None, mask: torch.Tensor | None) -> torch.Tensor:
         x = x + self.self_attn(norm(x), value_embedding, cos_sin, cache, mask)
-        return x + self.mlp(norm(x))
+        x = x + self.mlp(norm(x))
+        return x
 
 
 class Trunk(nn.Module):
@@ -160,12 +182,18 @@ class Trunk(nn.Module):
 class GPT(nn.Module):
     """`model(ids)` gives logits, `model.loss(ids, targets)` nats, `model.hidden(ids)` the last layer."""
 
+    cos: torch.Tensor  # (sequence_len, D/2)
+    sin: torch.Tensor
+
     def __init__(self, config: GPTConfig, compute_dtype: torch.dtype = torch.float32):
         super().__init__()
         self.config, self.compute_dtype = config, compute_dtype
         self.recompute = False  # True: blocks keep only their inputs for the backward pass and are computed again there
         self.model = Trunk(config)
+        # Untied from the embedding, because one table cannot be both: the two start at different sizes (1 and .001,
+        # below) and learn at different rates (.3 and .008). Untying was modded-nanogpt's record 8: 12.0 → 10.8 minutes.
         self.lm_head = Linear(config.n_embd, config.vocab_size)
+        # On the CPU even where the model is built on "meta": these tables are in no checkpoint.
         inverse = config.rope_base ** -(torch.arange(0, config.head_dim, 2, device="cpu") / config.head_dim)
         angles = torch.outer(torch.arange(config.sequence_len, device="cpu").float(), inverse)  # (T, D/2)
         self.register_buffer("cos", angles.cos(), persistent=False)
@@ -173,19 +201,17 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> "GPT":
-        """Residual outputs start at zero, so every block starts as the identity; matrices uniform with variance 1/C."""
+        """Draws all weights anew on the CPU, so that a seed means the same on every device."""
         generator = torch.Generator(device="cpu").manual_seed(seed)
-        bound = math.sqrt(3 / self.config.n_embd)
+        bound = math.sqrt(3 / self.config.n_embd)  # variance 1/C: a product is as large as its input
         for name, parameter in self.named_parameters():
             draw = torch.empty(parameter.shape)
             if name.endswith("embed_tokens.weight"):
                 draw.normal_(0, 1, generator=generator)
             elif name == "lm_head.weight":
-                draw.normal_(0, 0.001, generator=generator)  # first loss = ln V
-            elif name.endswith(("o_proj.weight", "fc2.weight", "gate.weight")):
-                draw.zero_()
-            elif name.endswith("model.smear"):
-                draw.zero_()
+                draw.normal_(0, 0.001, generator=generator)  # all logits near 0: the first loss is ln V, a blind guess
+            elif name.endswith(("o_proj.weight", "fc2.weight", "gate.weight", "model.smear")):
+                draw.zero_()  # blocks and smear add nothing at first: a model of any depth starts as the identity
             elif name.endswith("residual_scalars"):
                 draw.fill_(1.0)
             elif name.endswith("embedding_scalars"):
@@ -199,33 +225,39 @@ class GPT(nn.Module):
                mask: torch.Tensor | None = None, previous_ids: torch.Tensor | None = None) -> torch.Tensor:
         """The normalised last layer (B, T, C) for ids (B, T) int64; positions (B, T) default to 0 … T−1.
 
-        mask (B, 1, M, T) bool, True = may attend, replaces plain causality for the last M; a cache brings its own.
-        previous_ids (B, 1) int64 is the token in front of ids, −1 or None at the beginning of a document.
+        mask (B, 1, M, T) bool, True = may attend, replaces plain causality for the last M tokens; a cache brings its
+        own. previous_ids (B, 1) int64 is the token in front of ids, which smear needs where a text is read in pieces;
+        −1 or None at the beginning of a document.
         """
         T = ids.size(1)
         assert positions is not None or T <= self.config.sequence_len, f"{T} positions > {self.config.sequence_len}"
-        cos, sin = (table[:T].unsqueeze(0) if positions is None else table[positions] for table in (self.cos, self.sin))
-        cos_sin = tuple(table.unsqueeze(2).to(self.compute_dtype) for table in (cos, sin))  # (B or 1, T, 1, D/2)
+        at = slice(T) if positions is None else positions
+        cos, sin = (table[at].unsqueeze(-2).to(self.compute_dtype) for table in (self.cos, self.sin))
         x = norm(self.model.embed_tokens(ids).to(self.compute_dtype))  # (B, T, C)
         if self.config.smear:
-            x = norm(x + self._previous(ids, previous_ids, x) * self.model.smear.to(x.dtype))
+            x = norm(x + self._previous_embeddings(ids, previous_ids, x) * self.model.smear.to(x.dtype))
         x0 = x
         for layer, block in enumerate(self.model.layers):
             if self.config.residual_scalars:
-                scalars = self.model.residual_scalars[layer], self.model.embedding_scalars[layer]
-                x = scalars[0].to(x.dtype) * x + scalars[1].to(x.dtype) * x0
-            embed = self.model.value_embeds[str(layer)] if self.config.has_value_embedding(layer) else None
-            inputs = x, None if embed is None else embed(ids).to(x.dtype), cos_sin, cache, mask
-            keep_little = self.recompute and torch.is_grad_enabled()
-            x = recompute(block, *inputs, use_reentrant=False) if keep_little else block(*inputs)
+                scale, share = self.model.residual_scalars[layer], self.model.embedding_scalars[layer]
+                x = scale.to(x.dtype) * x + share.to(x.dtype) * x0
+            value_embedding = None
+            if self.config.has_value_embedding(layer):
+                value_embedding = self.model.value_embeds[str(layer)](ids).to(x.dtype)  # (B, T, G·D)
+            inputs = (x, value_embedding, (cos, sin), cache, mask)
+            if self.recompute and torch.is_grad_enabled():
+                x = recompute(block, *inputs, use_reentrant=False)
+            else:
+                x = block(*inputs)
         return norm(x)
 
-    def _previous(self, ids: torch.Tensor, previous_ids: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-        """The embedding (B, T, C) of the token before each of ids; zero where a document begins."""
+    def _previous_embeddings(self, ids: torch.Tensor, previous_ids: torch.Tensor | None,
+                             x: torch.Tensor) -> torch.Tensor:
+        """The embedding (B, T, C) of the token in front of each of ids; zero where a document begins."""
         first = torch.zeros_like(x[:, :1])
         if previous_ids is not None:
-            embedded = norm(self.model.embed_tokens(previous_ids.clamp(min=0)).to(x.dtype))
-            first = embedded * (previous_ids >= 0).unsqueeze(-1)
+            first = norm(self.model.embed_tokens(previous_ids.clamp(min=0)).to(x.dtype))
+            first = first * (previous_ids >= 0).unsqueeze(-1)
         previous = torch.cat((first, x[:, :-1]), dim=1)
         if self.config.document_bos is None:
             return previous
@@ -238,32 +270,39 @@ class GPT(nn.Module):
 
     def forward(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None,
                 previous_ids: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, T, V) in fp32 for ids (B, T) int64; the rest as for `hidden`."""
+        """Logits (B, T, V) in fp32 for ids (B, T) int64; the other parameters are those of `hidden`."""
         return self.logits(self.hidden(ids, cache, positions, previous_ids=previous_ids))
 
     def loss(self, ids: torch.Tensor, targets: torch.Tensor, reduction: str = "mean",
              weights: torch.Tensor | None = None) -> torch.Tensor:
-        """Cross-entropy in nats of targets (B, T) int64, −1 = ignored: their mean, their "sum" (of weights (B, T) ·
-        nats where there are some), or without gradients "none": (B, T), 0 where ignored. Logits exist in pieces only.
+        """Cross-entropy in nats of targets (B, T) int64, −1 = ignored. The logits exist in chunks only.
+
+        reduction "mean" gives the mean over the targets, "sum" their sum (of weights (B, T) · nats where weights are
+        given), "none", without gradients, the nats of each target (B, T), 0 where it is ignored.
         """
         hidden = self.hidden(ids, mask=self._within_documents(ids)).flatten(0, 1)  # (B·T, C)
         flat = targets.flatten()
         if reduction == "none":
-            rows = head.rows_at_once(len(flat), self.config.vocab_size, flat.device)
-            return torch.cat([self._nats(*part) for part in zip(hidden.split(rows), flat.split(rows))]).view(ids.shape)
+            rows = chunked_loss.rows_at_once(len(flat), self.config.vocab_size, flat.device)
+            chunks = zip(torch.split(hidden, rows), torch.split(flat, rows), strict=True)
+            nats = [F.cross_entropy(self.logits(h), target, ignore_index=-1, reduction="none") for h, target in chunks]
+            return torch.cat(nats).view(ids.shape)
         counted = (flat >= 0).float()
-        share = counted * weights.flatten() if weights is not None else counted
-        total = head.weighted_nats(hidden, self.lm_head.weight, flat, share, self.config.softcap)
+        target_weights = counted if weights is None else counted * weights.flatten()
+        total = chunked_loss.weighted_nats(hidden, self.lm_head.weight, flat, target_weights, self.config.softcap)
         return total if reduction == "sum" else total / counted.sum().clamp(min=1)
 
     def _within_documents(self, ids: torch.Tensor) -> torch.Tensor | None:
-        """(B, 1, T, T): positions of the same document that are not later; None without `document_bos`."""
+        """Mask (B, 1, T, T): True for tokens of the same document that are not later. None without `document_bos`."""
         if self.config.document_bos is None:
             return None
-        document = (ids == self.config.document_bos).cumsum(1)  # (B, T): which of the row's documents
+        document = (ids == self.config.document_bos).cumsum(1)  # (B, T): the number of the token's document in its row
         causal = torch.ones(ids.size(1), ids.size(1), dtype=torch.bool, device=ids.device).tril()
         return ((document.unsqueeze(2) == document.unsqueeze(1)) & causal).unsqueeze(1)
 
-    def _nats(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(self.logits(hidden), targets, ignore_index=-1, reduction="none")
-
+    def block_matrices(self) -> Iterator[tuple[nn.Module, str, Linear]]:
+        """(parent, name in the parent, matrix) of the blocks' Linears; LoRA and FP8 put their own in its place."""
+        for parent in list(self.model.layers.modules()):
+            for name, child in list(parent.named_children()):
+                if type(child) is Linear:
+                    yield parent, name, child

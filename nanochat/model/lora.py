@@ -1,8 +1,10 @@
-"""LoRA: beside a matrix W, which stays as it is, a thin product is trained: W + B·A (Hu et al. 2021, arXiv:2106.09685).
+"""LoRA: a matrix W stays frozen, and a thin product beside it is trained: W + B·A (Hu et al. 2021, arXiv:2106.09685).
 
-A (rank, in) starts random, B (out, rank) at zero, so the model starts as it was. Gradients and optimizer moments exist
-for the thin matrices only, and frozen weights are kept in the compute dtype: a third of the memory in bf16, and less.
-`merged` gives the weights of an ordinary model, `trained` what a run needs to go on.
+A (rank, in) starts random and B (out, rank) at zero, so the model starts unchanged. Gradients and moments exist for the
+thin matrices only, and frozen weights are kept in the compute dtype. So a parameter of a frozen matrix takes 2 bytes in
+bf16; a trained one takes 12 with Muon: fp32 weight, gradient and momentum.
+
+`merged` gives the weights of an ordinary model, `trained` the weights that a run needs to go on.
 """
 import math
 
@@ -15,7 +17,14 @@ from nanochat.system.files import UserError
 
 
 class LoraLinear(Linear):
-    """A frozen Linear with `lora_a` (rank, in) and `lora_b` (out, rank)."""
+    """A frozen Linear with `lora_a` (rank, in) and `lora_b` (out, rank). It uses the given weight itself, not a copy:
+    a big model has no memory for two."""
+
+    def __init__(self, weight: nn.Parameter, lora_a: torch.Tensor):
+        super().__init__(weight.size(1), weight.size(0), device="meta")  # "meta": no memory for a second weight
+        self.weight = weight
+        self.lora_a = nn.Parameter(lora_a)
+        self.lora_b = nn.Parameter(torch.zeros(weight.size(0), len(lora_a), device=weight.device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         thin = F.linear(x, self.lora_a.to(x.dtype))  # (…, rank)
@@ -26,23 +35,22 @@ class LoraLinear(Linear):
 
 
 def attach(model: GPT, rank: int, *, seed: int = 0, head: bool = False) -> None:
-    """From here on only thin matrices beside those of the blocks are trained; `head`: the output layer as well, which
-    a base model needs to say the chat's special tokens. UserError: a rank at which nothing is saved."""
+    """From now on only thin matrices beside those of the blocks are trained, and with `head` the output layer: a base
+    model must learn to say the chat's special tokens. UserError for a rank that saves nothing."""
     if rank >= model.config.n_embd:
         raise UserError(f"--lora={rank} is not thin beside a width of {model.config.n_embd}; give e.g. 16")
-    generator = torch.Generator(device="cpu").manual_seed(seed)
     for parameter in model.parameters():
         if not (head and parameter is model.lm_head.weight):
             parameter.requires_grad_(False)
             parameter.data = parameter.data.to(model.compute_dtype)
-    for module in model.model.layers.modules():
-        if type(module) is Linear and min(module.weight.shape) > rank:
-            (out, width), device = module.weight.shape, module.weight.device
-            bound = math.sqrt(3 / width)  # variance 1/in, as the matrices' own
-            module.__class__ = LoraLinear  # its weight stays where it is: no second copy of a big model
-            draw = torch.empty(rank, width).uniform_(-bound, bound, generator=generator)
-            module.lora_a = nn.Parameter(draw.to(device))
-            module.lora_b = nn.Parameter(torch.zeros(out, rank, device=device))
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    for parent, name, matrix in model.block_matrices():
+        weight = matrix.weight
+        if min(weight.shape) <= rank:  # a gate: the thin product would be as large as the matrix
+            continue
+        bound = math.sqrt(3 / weight.size(1))  # variance 1/in, like the model's matrices (GPT.init_weights)
+        lora_a = torch.empty(rank, weight.size(1)).uniform_(-bound, bound, generator=generator)
+        setattr(parent, name, LoraLinear(weight, lora_a.to(weight.device)))
 
 
 @torch.no_grad()
@@ -57,7 +65,7 @@ def merged(model: GPT) -> dict[str, torch.Tensor]:
 
 
 def trained(model: GPT) -> dict[str, torch.Tensor]:
-    """What training changes, by name; {} when nothing is attached."""
+    """The weights that training changes, by name; {} when LoRA is not attached."""
     if not any(isinstance(module, LoraLinear) for module in model.modules()):
         return {}
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

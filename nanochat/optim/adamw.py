@@ -1,23 +1,33 @@
-"""AdamW (Loshchilov & Hutter 2019, algorithm 2) on a list of tensors at once."""
+"""AdamW (Loshchilov & Hutter 2019, algorithm 2) on a list of tensors at once.
+
+It scales every element by itself, so the row of a rare token in a table learns although its gradients are small. Muon's
+authors recommend it for vectors and for the input and output layers (kellerjordan.github.io/posts/muon).
+"""
+from typing import Any
+
 import torch
 
+from nanochat.optim.rule import StepSettings, Tensors
 
-def state(params: list[torch.Tensor]) -> dict[str, list[torch.Tensor]]:
+WHOLE_MATRICES = False
+
+
+def state(params: Tensors, like: torch.Tensor) -> dict[str, Any]:
     """First and second moments, zero, one per parameter."""
     return {"mean": [torch.zeros_like(p) for p in params], "square": [torch.zeros_like(p) for p in params]}
 
 
 @torch.no_grad()
-def update(params: list[torch.Tensor], grads: list[torch.Tensor], moments: dict[str, list[torch.Tensor]], *, step: int,
-           lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
-    """Moves `params` in place; `step` counts from 1 and corrects the moments' bias."""
-    mean, square = moments["mean"], moments["square"]
-    torch._foreach_lerp_(mean, grads, 1 - betas[0])
-    torch._foreach_mul_(square, betas[1])
-    torch._foreach_addcmul_(square, grads, grads, 1 - betas[1])
-    if weight_decay:
-        torch._foreach_mul_(params, 1 - lr * weight_decay)
+def update(params: Tensors, grads: Tensors, state: dict[str, Any], settings: StepSettings) -> None:
+    """Changes `params` in place. Each line is one call for all tensors, because a group may have many small ones."""
+    mean, square, (beta1, beta2) = state["mean"], state["square"], settings.betas
+    torch._foreach_lerp_(mean, grads, 1 - beta1)
+    torch._foreach_mul_(square, beta2)
+    torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
+    if settings.weight_decay:
+        torch._foreach_mul_(params, 1 - settings.lr * settings.weight_decay)
+    # The moments start at zero, so early ones are too small by the factor 1 − βᵗ: divide by it.
     denominator = torch._foreach_sqrt(square)
-    torch._foreach_div_(denominator, (1 - betas[1] ** step) ** 0.5)
-    torch._foreach_add_(denominator, eps)
-    torch._foreach_addcdiv_(params, mean, denominator, -lr / (1 - betas[0] ** step))
+    torch._foreach_div_(denominator, (1 - beta2**settings.num_updates) ** 0.5)
+    torch._foreach_add_(denominator, settings.eps)
+    torch._foreach_addcdiv_(params, mean, denominator, -settings.lr / (1 - beta1**settings.num_updates))

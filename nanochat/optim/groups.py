@@ -1,124 +1,148 @@
-"""Which parameter gets which rule, and the optimizer that applies them.
+"""Which parameter gets which update rule, and the optimizer that applies the rules.
 
-Matrices of the blocks go to Muon, in groups of one shape; embeddings, head, gates and scalars go to AdamW. Its rates
-are tuned at width 768 and scale with (width/768)^−½ (the original's rule; FACTS: head .004–.008, embedding .2–.3).
+Matrices of the blocks go to Muon; embeddings, head, gates and scalars go to AdamW (their modules say why). To add a
+rule: write a module with the names of nanochat/optim/rule.py, enter it in RULES, and name it in `groups_of`.
 """
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from nanochat.optim import adamw, muon
-from nanochat.optim.ranks import Slices, cut, gathered, ranks
+from nanochat.optim.rule import Rule, StepSettings, Tensors
 from nanochat.optim.schedule import Schedule
+from nanochat.optim.sharding import GroupSlice, cut, gather, rank_and_world_size
+
+RULES: dict[str, Rule] = {"muon": muon, "adamw": adamw}  # a new rule is a file and an entry here
 
 
 @dataclass
 class Group:
-    """Parameters under one rule with one learning rate (at multiplier 1)."""
+    """Parameters under one rule with one learning rate (at the schedule's multiplier 1)."""
 
-    rule: str  # "muon" or "adamw"
-    params: list[torch.nn.Parameter]
+    rule: str  # a name in RULES
+    params: Tensors
     lr: float
+    # β₂ = .95, as for GPT-3 (Brown et al. 2020, appendix B), averages over about 20 steps; .999 would average over
+    # 1,000, a laptop's whole run. β₁ = .8 and ε = 1e-10 are the choice of karpathy/nanochat's October release.
     betas: tuple[float, float] = (0.8, 0.95)
     eps: float = 1e-10
     weight_decay: float = 0.0
-    state: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)  # of this rank's slice
+
+    @property
+    def whole(self) -> bool:
+        return RULES[self.rule].WHOLE_MATRICES
 
 
-def groups_of(model: torch.nn.Module, *, matrix_lr: float, embedding_lr: float, head_lr: float, scalar_lr: float = 0.5,
+class Model(Protocol):
+    """What `groups_of` needs of a model; nanochat/model/gpt.py has the real one."""
+
+    config: Any
+
+    def named_parameters(self) -> Iterable[tuple[str, torch.nn.Parameter]]: ...
+
+
+def groups_of(model: Model, *, matrix_lr: float, embedding_lr: float, head_lr: float, scalar_lr: float = 0.5,
               weight_decay: float = 0.0) -> list[Group]:
-    """One group per rule, rate and shape. Every trained parameter is in exactly one (asserted)."""
+    """One group per rule, rate and shape. Every trained parameter is in exactly one group (asserted)."""
+    left = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def take(pattern: str) -> Tensors:
+        """Removes the parameters whose name matches from those that are left, and returns them."""
+        return [left.pop(name) for name in list(left) if re.search(pattern, name)]
+
+    # AdamW's rates are tuned at width 768 and fall with the root of the width; both are the October release's rules.
     scale = (model.config.n_embd / 768) ** -0.5
-    by_name = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    take = lambda test: [by_name.pop(name) for name in list(by_name) if test(name)]  # noqa: E731
-    rest = [
-        Group("adamw", take(lambda n: n.endswith("embed_tokens.weight")), embedding_lr * scale),
-        Group("adamw", take(lambda n: ".value_embeds." in n), embedding_lr * scale * 0.5),
-        Group("adamw", take(lambda n: n.startswith("lm_head.")), head_lr * scale),
-        Group("adamw", take(lambda n: n.endswith(".residual_scalars")), scalar_lr * 0.01),
-        Group("adamw", take(lambda n: n.endswith(".embedding_scalars")), scalar_lr, betas=(0.96, 0.95)),
-        Group("adamw", take(lambda n: n == "model.smear"), scalar_lr * 0.1),
-        Group("adamw", take(lambda n: n.endswith(".gate.weight")), head_lr * scale),
-        Group("adamw", take(lambda n: ".lora_" in n), matrix_lr * 0.1),  # 2e-3: Hu et al.'s rate times their α/r
+    groups = [
+        Group("adamw", take(r"\.embed_tokens\."), embedding_lr * scale),
+        Group("adamw", take(r"\.value_embeds\."), embedding_lr * scale * 0.5),  # karpathy/nanochat's factor
+        Group("adamw", take(r"^lm_head\."), head_lr * scale),
+        # Factors of the residual stream multiply over the layers, so they need a rate 100 times smaller than the shares
+        # of the embedding, which only add (karpathy/nanochat, dev/LOG.md, 2026-01-11).
+        Group("adamw", take(r"\.residual_scalars$"), scalar_lr * 0.01),
+        # β₁ = .96 was best in the same project's sweep at d20; .98 ruined the run (2026-01-19).
+        Group("adamw", take(r"\.embedding_scalars$"), scalar_lr, betas=(0.96, 0.95)),
+        Group("adamw", take(r"\.smear$"), scalar_lr * 0.1),  # this rate and the next one are our choice
+        Group("adamw", take(r"\.gate\."), head_lr * scale),
+        # 2e-3 by default: about the rate of Hu et al. for GPT-2 (2e-4) times their factor α/r (8), which we leave out.
+        Group("adamw", take(r"\.lora_"), matrix_lr * 0.1),
     ]
-    shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
-    for p in take(lambda n: n.startswith("model.layers.")):
-        shapes.setdefault(p.shape, []).append(p)
-    assert not by_name, f"no rule for {sorted(by_name)}"
-    matrices = [Group("muon", params, matrix_lr, weight_decay=weight_decay) for params in shapes.values()]
-    return [group for group in rest if group.params] + matrices
+    by_shape: dict[torch.Size, Tensors] = {}
+    for p in take(r"^model\.layers\."):
+        by_shape.setdefault(p.shape, []).append(p)
+    assert not left, f"no rule for {sorted(left)}"
+    groups += [Group("muon", params, matrix_lr, weight_decay=weight_decay) for params in by_shape.values()]
+    return [group for group in groups if group.params]
 
 
 class Optimizer:
-    """Applies every group's rule, each rank to its slice of every group. `dtype` is what Muon multiplies in."""
+    """Applies every group's rule; each rank updates its slice of every group. `dtype` is what Muon multiplies in."""
 
     def __init__(self, groups: list[Group], dtype: torch.dtype = torch.float32):
         self.groups, self.dtype, self.updates = groups, dtype, 0
-        self.slices = [Slices(group.params, group.rule == "muon") for group in groups]
-        for group, part in zip(groups, self.slices):
-            group.state = (muon.state(part.mine, group.params[0]) if group.rule == "muon" else adamw.state(part.mine))
+        self.slices = [GroupSlice(group.params, group.whole) for group in groups]
+        for group, group_slice in zip(groups, self.slices):
+            group.state = RULES[group.rule].state(group_slice.tensors, group.params[0])
 
     @property
-    def params(self) -> list[torch.nn.Parameter]:
+    def params(self) -> Tensors:
         return [p for group in self.groups for p in group.params]
 
     @torch.no_grad()
     def step(self, schedule: Schedule, step: int) -> None:
-        """One update from the gradients in `.grad`, summed over ranks; they are dropped. A collective."""
+        """One update from the gradients in `.grad`, summed over ranks; then there are no gradients. A collective."""
         self.updates += 1
-        sums = [part.summed_gradients() for part in self.slices]
-        spreading = []
-        for group, part, summed in zip(self.groups, self.slices, sums):
-            self._update(group, part.mine, summed(), schedule, step)
-            spreading.append(part.spread())
-        for wait in spreading:
-            wait()
+        reduced = [group_slice.start_reduce() for group_slice in self.slices]  # all sums run while groups are updated
+        broadcasts = []
+        for group, group_slice, wait_for_grads in zip(self.groups, self.slices, reduced):
+            grads = wait_for_grads()
+            if group_slice.tensors:  # a rank has none where matrices are fewer than ranks
+                settings = self._settings(group, schedule, step)
+                RULES[group.rule].update(group_slice.tensors, grads, group.state, settings)
+            broadcasts.append(group_slice.start_broadcast())
+        for wait_for_params in broadcasts:
+            wait_for_params()
         for p in self.params:
             p.grad = None
 
-    def _update(self, group: Group, params: list[torch.Tensor], grads: list[torch.Tensor], schedule: Schedule,
-                step: int) -> None:
-        lr = group.lr * schedule.lr(step)
-        if not params:  # fewer matrices than ranks
-            return
-        if group.rule == "muon":
-            muon.update(params, grads, group.state, lr=lr, momentum=schedule.momentum(step),
-                        weight_decay=group.weight_decay * (1 - step / schedule.steps), dtype=self.dtype)
-        else:
-            adamw.update(params, grads, group.state, step=self.updates, lr=lr, betas=group.betas, eps=group.eps,
-                         weight_decay=group.weight_decay)
+    def _settings(self, group: Group, schedule: Schedule, step: int) -> StepSettings:
+        return StepSettings(lr=group.lr * schedule.lr(step), momentum=schedule.momentum(step), betas=group.betas,
+                            weight_decay=group.weight_decay * schedule.weight_decay(step), eps=group.eps,
+                            num_updates=self.updates, dtype=self.dtype)
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
-        """Copies on the CPU of the whole moments, however many ranks hold them; only the first rank's is filled. A
+        """Copies of the whole moments on the CPU, however many ranks hold them. Only the first rank's is filled. A
         collective."""
         groups: list[dict[str, Any]] = []
         for group in self.groups:
             groups.append({})
-            for name, value in group.state.items():
-                full = gathered(list(value), _like(group, value), group.rule == "muon")
-                if ranks()[0] == 0:
+            for name, moment in group.state.items():
+                full = gather(list(moment), _shapes(group, moment), group.whole)
+                if rank_and_world_size()[0] == 0:
                     copies = [tensor.detach().to("cpu", copy=True) for tensor in full]
-                    groups[-1][name] = torch.stack(copies) if torch.is_tensor(value) else copies
+                    groups[-1][name] = torch.stack(copies) if torch.is_tensor(moment) else copies
         return {"updates": self.updates, "groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over moments saved from the same model, on any number of ranks; ValueError where shapes differ."""
         self.updates = state["updates"]
-        for group, saved in zip(self.groups, state["groups"], strict=True):
-            for name, value in saved.items():
-                mine, whole = group.state[name], group.rule == "muon"
-                for source, p in zip(value, _like(group, mine), strict=True):
-                    if source.shape != p.shape:
-                        raise ValueError(f"optimizer state {name} has shape {tuple(source.shape)}, "
+        for group, saved_group in zip(self.groups, state["groups"], strict=True):
+            for name, saved in saved_group.items():
+                moment = group.state[name]
+                for tensor, p in zip(saved, _shapes(group, moment), strict=True):
+                    if tensor.shape != p.shape:
+                        raise ValueError(f"optimizer state {name} has shape {tuple(tensor.shape)}, "
                                          f"not {tuple(p.shape)}")
-                for target, source in zip(mine, cut(list(value), whole, *ranks()), strict=True):
+                for target, source in zip(moment, cut(list(saved), group.whole, *rank_and_world_size()), strict=True):
                     target.copy_(source)
 
 
-def _like(group: Group, value: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
-    """Tensors with the shapes that a moment has for every parameter of the group, also those of other ranks."""
-    if not torch.is_tensor(value):
+def _shapes(group: Group, moment: torch.Tensor | Tensors) -> Tensors:
+    """Tensors with the shapes that a moment has for every parameter of the group, also for those of other ranks."""
+    if not isinstance(moment, torch.Tensor):
         return list(group.params)
-    return [value.new_empty(()).expand(value.shape[1:])] * len(group.params)
+    return [moment.new_empty(()).expand(moment.shape[1:])] * len(group.params)  # one empty element, seen as the shape

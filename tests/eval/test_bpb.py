@@ -6,38 +6,30 @@ import torch
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.system.files import UserError
 
+from .twins import make_batches
+
 
 def slow_bpb(model, batches, tokenizer) -> float:
     """The definition, target by target; bytes from the token's own bytes."""
     nats = num_bytes = 0.0
     for ids, targets in batches:
-        for row, wanted in zip(ids, targets):
+        for row, row_targets in zip(ids, targets):
             log_probabilities = model(row.unsqueeze(0))[0].double().log_softmax(-1)  # (T, V)
-            for at, target in enumerate(wanted.tolist()):
+            for at, target in enumerate(row_targets.tolist()):
                 if target >= 0 and target not in tokenizer.specials.values():
                     nats -= log_probabilities[at, target].item()
                     num_bytes += len(tokenizer.decode_bytes([target]))
     return nats / math.log(2) / num_bytes
 
 
-def make_batches(tokenizer, num: int = 3):
-    generator = torch.Generator().manual_seed(5)
-    for _ in range(num):
-        whole = torch.randint(0, tokenizer.vocab_size, (4, 33), generator=generator)
-        whole[:, 7] = tokenizer.bos_id
-        targets = whole[:, 1:].clone()
-        targets[torch.rand(targets.shape, generator=generator) < 0.3] = -1
-        yield whole[:, :-1].contiguous(), targets
-
-
 @torch.no_grad()
 def test_equals_the_definition(model, tokenizer):
     batches = list(make_batches(tokenizer))
     token_bytes = torch.from_numpy(tokenizer.token_bytes())
-    found = bits_per_byte(model, batches, token_bytes)
-    assert found == pytest.approx(slow_bpb(model, batches, tokenizer), rel=1e-5)
-    assert found == pytest.approx(bits_per_byte(model, [(ids[i:i + 1], targets[i:i + 1]) for ids, targets in batches
-                                                        for i in range(4)], token_bytes), rel=1e-5)
+    bpb = bits_per_byte(model, batches, token_bytes)
+    assert bpb == pytest.approx(slow_bpb(model, batches, tokenizer), rel=1e-5)
+    rows = [(ids[i:i + 1], targets[i:i + 1]) for ids, targets in batches for i in range(4)]
+    assert bpb == pytest.approx(bits_per_byte(model, rows, token_bytes), rel=1e-5)
 
 
 def test_a_model_that_knows_nothing_pays_the_whole_vocabulary(model, tokenizer):
@@ -49,7 +41,7 @@ def test_a_model_that_knows_nothing_pays_the_whole_vocabulary(model, tokenizer):
     assert bits_per_byte(Uniform(), [(ids, ids)], torch.from_numpy(tokenizer.token_bytes())) == pytest.approx(8.0)
 
 
-def test_no_bytes_to_predict_is_said(model, tokenizer):
+def test_no_bytes_to_predict_is_an_error(model, tokenizer):
     ids = torch.full((1, 4), tokenizer.bos_id)
     with pytest.raises(UserError, match="nothing to measure"):
         bits_per_byte(model, [(ids, ids)], torch.from_numpy(tokenizer.token_bytes()))

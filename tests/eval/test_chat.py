@@ -8,6 +8,7 @@ import torch
 
 import tasks
 from nanochat.eval import chat
+from nanochat.eval.chat import ExamSettings
 from nanochat.infer import Completion, Engine
 from nanochat.sandbox import calculate
 from nanochat.system import files
@@ -26,12 +27,12 @@ def make_choices(num: int, seed: int = 0) -> list[dict]:
 
 
 @pytest.fixture
-def data(tmp_path):
-    """A data folder of 30 multiple-choice items and 12 problems."""
-    files.write_jsonl(tmp_path / "kindergarten" / "choice-test.jsonl", make_choices(30))
-    files.write_jsonl(tmp_path / "kindergarten" / "problems-test.jsonl",
+def items(data):
+    """Writes 30 multiple-choice items and 12 problems; their data folder."""
+    files.write_jsonl(data / "kindergarten" / "choice-test.jsonl", make_choices(30))
+    files.write_jsonl(data / "kindergarten" / "problems-test.jsonl",
                       [{"question": f"What is {n}+1?", "answer": f"<<{n}+1={n + 1}>>#### {n + 1}"} for n in range(12)])
-    return tmp_path
+    return data
 
 
 class Scripted:
@@ -61,74 +62,73 @@ def slow_letter(model, tokenizer, item) -> str:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_letters_are_those_of_one_question_at_a_time(model, tokenizer, data, batch_size):
+def test_letters_are_those_of_one_question_at_a_time(model, tokenizer, items, batch_size):
     engine = SimpleNamespace(model=model, tokenizer=tokenizer)
-    score = chat.evaluate(CHOICE, engine, data_dir=data, batch_size=batch_size, save_to=data / "saved.jsonl")
-    items = CHOICE.load("test", data)
-    expected = [slow_letter(model, tokenizer, item) for item in items]
-    saved = files.read_jsonl(data / "saved.jsonl")
+    score = chat.evaluate(CHOICE, engine, settings=ExamSettings(batch_size=batch_size), save_to=items / "saved.jsonl")
+    questions = CHOICE.load("test")
+    expected = [slow_letter(model, tokenizer, item) for item in questions]
+    saved = files.read_jsonl(items / "saved.jsonl")
     assert [row["completion"] for row in saved] == expected and len(set(expected)) > 1
-    right = [letter == CHOICE.answer(item) for letter, item in zip(expected, items)]
+    right = [letter == CHOICE.answer(item) for letter, item in zip(expected, questions)]
     assert [row["correct"] for row in saved] == right and score.accuracy == pytest.approx(sum(right) / 30)
     assert score.stderr == pytest.approx(math.sqrt(score.accuracy * (1 - score.accuracy) / 30))
     assert score.num_items == 30 and score.chance == 0.25 and "tool_use" not in score.extra
     assert sum(number for _, number in score.extra["groups"].values()) == 30
 
 
-def test_random_weights_stay_near_chance(model, tokenizer, tmp_path):
-    items = [{**item, "choices": list("abcd"), "answer": index % 4} for index, item in enumerate(make_choices(400))]
-    files.write_jsonl(tmp_path / "kindergarten" / "choice-test.jsonl", items)
-    score = chat.evaluate(CHOICE, SimpleNamespace(model=model, tokenizer=tokenizer), data_dir=tmp_path)
+def test_random_weights_stay_near_chance(model, tokenizer, data):
+    questions = [{**item, "choices": list("abcd"), "answer": index % 4} for index, item in enumerate(make_choices(400))]
+    files.write_jsonl(data / "kindergarten" / "choice-test.jsonl", questions)
+    score = chat.evaluate(CHOICE, SimpleNamespace(model=model, tokenizer=tokenizer))
     assert abs(score.accuracy - 0.25) < 3 * math.sqrt(0.25 * 0.75 / 400)
 
 
-def test_words_are_graded_and_tool_use_is_counted(tokenizer, data):
-    engine, told = Scripted(tokenizer), []
-    score = chat.evaluate(PROBLEMS, engine, data_dir=data, save_to=data / "saved.jsonl",
-                          report=lambda done, total: told.append((done, total)))
+def test_words_are_graded_and_tool_use_is_counted(tokenizer, items):
+    engine, reported = Scripted(tokenizer), []
+    score = chat.evaluate(PROBLEMS, engine, save_to=items / "saved.jsonl", report=reported.append)
     assert score.accuracy == pytest.approx(10 / 12) and score.num_items == 12
     assert score.extra == {"tool_use": 0.5, "accuracy_with_tool": pytest.approx(5 / 6)}
     assert engine.calls == [(8, PROBLEMS.max_tokens, 0.0, 1), (4, PROBLEMS.max_tokens, 0.0, 1)]
-    assert told == [(8, 12), (12, 12)]
-    saved = files.read_jsonl(data / "saved.jsonl")
+    assert reported == [8, 12]
+    saved = files.read_jsonl(items / "saved.jsonl")
     assert [row["item"] for row in saved] == list(range(12)) and saved[4]["correct"] is False
     assert saved[4]["prompt"] == "What is 4+1?" and saved[4]["tool_calls"] == [["4+1", "5"]]
     assert score.as_dict()["tool_use"] == 0.5
 
 
-def test_samples_give_a_mean_and_pass_at_k(tokenizer, data):
-    score = chat.evaluate(PROBLEMS, Scripted(tokenizer), data_dir=data, samples=2, temperature=1.0)
+def test_samples_give_a_mean_and_pass_at_k(tokenizer, items):
+    score = chat.evaluate(PROBLEMS, Scripted(tokenizer), settings=ExamSettings(samples=2, temperature=1.0))
     assert score.accuracy == pytest.approx((10 + 2 * 0.5) / 12) and score.extra["pass_at_k"] == 1.0
     assert score.extra["pass_at"] == {1: pytest.approx(score.accuracy), 2: 1.0}
     assert score.num_items == 12
 
 
-def test_a_part_of_the_items_is_random_and_always_the_same(tokenizer, data):
-    for name in ("one.jsonl", "two.jsonl"):
-        assert chat.evaluate(PROBLEMS, Scripted(tokenizer), 5, data_dir=data, save_to=data / name).num_items == 5
-    chosen = [row["item"] for row in files.read_jsonl(data / "one.jsonl")]
-    assert chosen == [row["item"] for row in files.read_jsonl(data / "two.jsonl")] != [0, 1, 2, 3, 4]
+def test_some_of_the_items_are_drawn_at_random_and_always_the_same(tokenizer, items):
+    for name in ("first.jsonl", "second.jsonl"):
+        assert chat.evaluate(PROBLEMS, Scripted(tokenizer), 5, save_to=items / name).num_items == 5
+    chosen = [row["item"] for row in files.read_jsonl(items / "first.jsonl")]
+    assert chosen == [row["item"] for row in files.read_jsonl(items / "second.jsonl")] != [0, 1, 2, 3, 4]
 
 
-def test_with_the_real_engine(model, tokenizer, data):
+def test_with_the_real_engine(model, tokenizer, items):
     engine = Engine(model, tokenizer, tool=calculate, max_rows=4)
-    chat.evaluate(PROBLEMS, engine, data_dir=data, max_tokens=12, save_to=data / "saved.jsonl")
-    for row in files.read_jsonl(data / "saved.jsonl"):
+    chat.evaluate(PROBLEMS, engine, settings=ExamSettings(max_tokens=12), save_to=items / "saved.jsonl")
+    for row in files.read_jsonl(items / "saved.jsonl"):
         prompt = render_prompt(tokenizer, {"messages": [{"role": "user", "content": row["prompt"]}]})
         assert row["completion"] == engine.generate([prompt], max_tokens=12, temperature=0.0)[0][0].text
 
 
 def test_prompts_longer_than_the_context_are_counted(model, tokenizer, data):
-    long = [{"question": "why? " * 200, "choices": ["a", "b"], "answer": 0}, *make_choices(1)]
-    files.write_jsonl(data / "kindergarten" / "choice-test.jsonl", long)
-    score = chat.evaluate(CHOICE, SimpleNamespace(model=model, tokenizer=tokenizer), data_dir=data)
+    questions = [{"question": "why? " * 200, "choices": ["a", "b"], "answer": 0}, *make_choices(1)]
+    files.write_jsonl(data / "kindergarten" / "choice-test.jsonl", questions)
+    score = chat.evaluate(CHOICE, SimpleNamespace(model=model, tokenizer=tokenizer))
     assert score.num_items == 2 and score.extra["too_long"] == 1
 
 
-def test_an_empty_file_is_said(tokenizer, data):
+def test_an_empty_file_is_an_error(tokenizer, data):
     files.write_jsonl(data / "kindergarten" / "problems-test.jsonl", [])
     with pytest.raises(UserError, match="problems-test.jsonl holds no items"):
-        chat.evaluate(PROBLEMS, Scripted(tokenizer), data_dir=data)
+        chat.evaluate(PROBLEMS, Scripted(tokenizer))
 
 
 def test_chat_core_needs_all_five_tasks():

@@ -6,34 +6,18 @@ import pytest
 import torch
 
 from nanochat.eval import core
-from nanochat.eval.core import CoreTask, Row
+from nanochat.eval.core import Row
 from nanochat.model import PORTABLE
 from nanochat.system import files
 from nanochat.system.files import UserError
 
-WORDS = "the cat sat on a mat and the dog ate the hat of a man in the sun".split()
-
-
-def make_items(kind: str, num: int = 14) -> list[dict]:
-    rng = random.Random(kind)
-    text = lambda most: " ".join(rng.choices(WORDS, k=rng.randint(1, most)))  # noqa: E731
-    if kind == "multiple_choice":
-        pick = lambda start: [f"{start}{word} {text(3)}" for word in rng.sample(("cat", "dog", "man"), 3)]  # noqa: E731
-        return [{"query": text(9), "choices": pick(start), "gold": rng.randrange(3)}
-                for start in rng.choices(("", "the "), k=num)]
-    if kind == "schema":
-        return [{"context_options": [f"{text(5)} {end}" for end in ("cat", "dog")], "continuation": text(4),
-                 "gold": rng.randrange(2)} for _ in range(num)]
-    return [{"context": text(9) + rng.choice(("", " ", "\n")), "continuation": text(1)} for _ in range(num)]
-
-
-def task_of(kind: str, shots: int = 2, delimiter: str = " ") -> CoreTask:
-    return CoreTask(kind, None, kind, shots, delimiter, 0.25)
+from .twins import make_items, make_task
 
 
 @torch.no_grad()
 def slow_verdicts(model, tokenizer, kind, items, shots, delimiter, key) -> list[bool]:
-    """FACTS §4, literally: texts, tokens, spans, one forward pass per row."""
+    """The definition, literally: texts, tokens, spans, one forward pass per row. The seeds are
+    those of karpathy/nanochat: 1337 to shuffle the items, 1234 + i to draw the examples of item i from the others."""
     items = list(items)
     random.Random(1337).shuffle(items)
     verdicts = []
@@ -77,14 +61,14 @@ def test_equals_the_slow_twin(model, tokenizer, monkeypatch, kind, shots, delimi
     items = make_items(kind)
     monkeypatch.setitem(core.TOKENS_AT_ONCE, "cpu", 400)  # several batches
     monkeypatch.setattr(core, "LOGITS_AT_ONCE", 7 * tokenizer.vocab_size)  # spans are cut
-    result = core.evaluate_task(model, tokenizer, task_of(kind, shots, delimiter), items)
+    result = core.evaluate_task(model, tokenizer, make_task(kind, shots, delimiter), items)
     expected = slow_verdicts(model, tokenizer, kind, items, shots, delimiter, "gold")
     assert kind == "language_modeling" or 0 < sum(expected) < len(items), "both verdicts are compared"
     assert result["accuracy"] == pytest.approx(sum(expected) / len(expected)) and result["num_items"] == len(items)
     assert result["centred"] == pytest.approx((result["accuracy"] - 0.25) / 0.75) and result["cropped"] == 0
     shuffled = list(items)
     random.Random(1337).shuffle(shuffled)
-    judged = core._judge(model, tokenizer, task_of(kind, shots, delimiter), shuffled, range(len(items)))
+    judged = core.judge(model, tokenizer, make_task(kind, shots, delimiter), shuffled, range(len(items)))
     assert [right for _, right, _ in judged] == expected, "item by item"
 
 
@@ -104,22 +88,22 @@ def test_trees_say_what_their_rows_say_alone(tiny_model, features):
     for _ in range(60):
         shared = [63, *(rng.randrange(64) for _ in range(rng.choice((1, 2, 9))))]
         likely = model(torch.tensor([shared]))[0].argmax(-1).tolist()  # so that some tokens are the first choice
-        own = [likely[-1:] + [rng.randrange(64) for _ in range(rng.randrange(7))] for _ in range(rng.randint(1, 5))]
-        ids = [shared + tail[rng.randrange(2):] for tail in own]
+        tails = [likely[-1:] + [rng.randrange(64) for _ in range(rng.randrange(7))] for _ in range(rng.randint(1, 5))]
+        ids = [shared + tail[rng.randrange(2):] for tail in tails]
         rows = [Row(row, start := rng.randint(1, len(row) - 1), rng.randint(start + 1, len(row))) for row in ids]
         trees.append(core.tree(rows))
         alone.append([slow_score(model, row) for row in rows])
-    for mine, slow in zip(core.score(model, trees), alone):
-        assert [first for _, first in mine] == [first for _, first in slow]
-        assert [nats for nats, _ in mine] == pytest.approx([nats for nats, _ in slow], abs=2e-5)
+    for together, slow in zip(core.score(model, trees), alone):
+        assert [first for _, first in together] == [first for _, first in slow]
+        assert [nats for nats, _ in together] == pytest.approx([nats for nats, _ in slow], abs=2e-5)
     assert len({first for rows in alone for _, first in rows}) == 2, "both verdicts are compared"
 
 
 def test_what_choices_share_is_computed_once(tokenizer):
     item = {"query": "the cat sat on a mat " * 9, "choices": ["and the dog", "in the sun", "of a man"], "gold": 0}
-    rows = core.rows_of(tokenizer, task_of("multiple_choice", 0), [item], 0)
-    own = sum(len(row.ids) - row.start for row in rows)
-    assert len(core.tree(rows).ids) == rows[0].start + own + 3 < sum(len(row.ids) for row in rows) / 2
+    rows = core.rows_of(tokenizer, make_task("multiple_choice", 0), [item], 0)
+    choices = sum(len(row.ids) - row.start for row in rows)
+    assert len(core.tree(rows).ids) == rows[0].start + choices + 3 < sum(len(row.ids) for row in rows) / 2
 
 
 class Peeking:
@@ -145,22 +129,23 @@ def test_language_modeling_needs_every_token_of_the_continuation(tokenizer):
     unknown = tokenizer.encode(" hat")[-1]
     expected = [unknown not in tokenizer.encode(" " + item["continuation"]) for item in items]
     assert 0 < sum(expected) < len(items)
-    judged = core._judge(Peeking(tokenizer, unknown), tokenizer, task_of("language_modeling"), items, range(len(items)))
+    model, task = Peeking(tokenizer, unknown), make_task("language_modeling")
+    judged = core.judge(model, tokenizer, task, items, range(len(items)))
     assert [right for _, right, _ in judged] == expected
 
 
 def test_a_choice_that_starts_another_still_has_a_token_to_score(tokenizer):
     item = {"query": "q", "choices": ["0", "0,1"], "gold": 0}
-    rows = core.rows_of(tokenizer, task_of("multiple_choice", 0), [item], 0)
+    rows = core.rows_of(tokenizer, make_task("multiple_choice", 0), [item], 0)
     assert all(row.start < row.end for row in rows)
 
 
 def test_the_scored_span_is_the_continuation(tokenizer):
     item = {"context": "the dog ate ", "continuation": "the hat"}
-    row, = core.rows_of(tokenizer, task_of("language_modeling", 0), [item], 0)
+    row, = core.rows_of(tokenizer, make_task("language_modeling", 0), [item], 0)
     assert tokenizer.decode(row.ids[row.start:row.end]) == " the hat" and row.ids[0] == tokenizer.bos_id
     item = {"context_options": ["the cat", "the man"], "continuation": "sat on it", "gold": 0}
-    rows = core.rows_of(tokenizer, task_of("schema", 0), [item], 0)
+    rows = core.rows_of(tokenizer, make_task("schema", 0), [item], 0)
     assert [tokenizer.decode(row.ids[row.start:row.end]) for row in rows] == [" sat on it"] * 2
 
 
@@ -172,7 +157,7 @@ def test_long_prompts_lose_their_beginning_and_are_counted(model, tokenizer):
     assert core.crop([short], 4) == [short]
     items = make_items("multiple_choice", 4)
     items[0]["query"] = "the cat " * 400
-    assert core.evaluate_task(model, tokenizer, task_of("multiple_choice", 0), items)["cropped"] == 1
+    assert core.evaluate_task(model, tokenizer, make_task("multiple_choice", 0), items)["cropped"] == 1
 
 
 def write_suite(folder, kinds) -> None:
@@ -186,19 +171,19 @@ def write_suite(folder, kinds) -> None:
 def test_the_suite_names_what_is_missing_and_claims_no_more_than_it_is(model, tokenizer, tmp_path):
     kinds = ("multiple_choice", "schema")
     write_suite(tmp_path, kinds)
-    heard = []
-    result = core.evaluate(model, tokenizer, tmp_path, 5, on_task=lambda label, _: heard.append(label))
-    assert heard == list(kinds) and result["missing"] == ["coqa"]
+    new = []
+    result = core.evaluate(model, tokenizer, tmp_path, 5, on_task=lambda label, _: new.append(label))
+    assert new == list(kinds) and result["missing"] == ["coqa"]
     assert result["label"] == "CORE-2 (at most 5 items a task)"
     assert result["value"] == pytest.approx(sum(result["tasks"][kind]["centred"] for kind in kinds) / 2)
     again = core.evaluate(model, tokenizer, tmp_path, 5, finished=result["tasks"], on_task=lambda *_: 1 / 0)
     assert again == result, "finished tasks are not asked again"
-    full = {str(i): {"centred": 0.5, "stderr": 0.1, "baseline": 0.0} for i in range(22)}
+    full = {str(i): {"accuracy": 0.5, "stderr": 0.1, "baseline": 0.0} for i in range(22)}
     assert core.summary(full)["label"] == "CORE" and core.summary(full)["stderr"] == pytest.approx(0.1 / 22 ** 0.5)
 
 
-def test_what_is_not_there_or_damaged_is_said(model, tokenizer, tmp_path):
-    with pytest.raises(UserError, match=r"core_tasks\.yaml does not exist.*--data"):
+def test_a_missing_or_damaged_suite_is_an_error(model, tokenizer, tmp_path):
+    with pytest.raises(UserError, match=r"core_tasks\.yaml does not exist.*NANOCHAT_DATA"):
         core.evaluate(model, tokenizer, tmp_path)
     write_suite(tmp_path, ())
     with pytest.raises(UserError, match="none of the 1 CORE files"):

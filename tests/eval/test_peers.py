@@ -42,7 +42,10 @@ def portable(base_dir, tiny_model, tokenizer, agreement):
 
 def make_items(kind: str, num: int = 24) -> list[dict]:
     draw = random.Random(kind)
-    text = lambda low, high: " ".join(draw.choices(WORDS, k=draw.randint(low, high)))  # noqa: E731
+
+    def text(low: int, high: int) -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(low, high)))
+
     if kind == "language_modeling":
         return [{"context": text(2, 20), "continuation": text(1, 2)} for _ in range(num)]
     return [{"query": text(2, 20), "choices": [text(1, 6) for _ in range(4)], "gold": 0} for _ in range(num)]
@@ -52,18 +55,17 @@ def make_items(kind: str, num: int = 24) -> list[dict]:
 def test_every_choice_is_lm_evals(portable, tokenizer, agreement, kind, shots):
     model, theirs = portable
     task, items = core.CoreTask(kind, Path(), kind, shots, "\nAnswer: " if shots else " "), make_items(kind)
-    found = agreement.compare(model, tokenizer, theirs, task, items, range(len(items)))
-    assert found.items == found.same_sum == found.same_mean == len(items) - found.too_long, found.explained
-    assert found.too_long == 0
-    assert found.largest < 1e-3
+    agreed = agreement.compare(model, tokenizer, theirs, task, items, range(len(items)))
+    assert agreed.too_long == 0 and agreed.largest < 1e-3
+    assert agreed.items == agreed.same_sum == agreed.same_mean == len(items), agreed.explained
 
 
 def test_what_does_not_fit_the_context_is_counted(portable, tokenizer, agreement):
     items = make_items("multiple_choice", 4)
     items[2]["query"] *= 40
     task = core.CoreTask("mc", Path(), "multiple_choice", 0, " ")
-    found = agreement.compare(portable[0], tokenizer, portable[1], task, items, range(4))
-    assert (found.items, found.too_long, found.same_sum) == (3, 1, 3)
+    agreed = agreement.compare(portable[0], tokenizer, portable[1], task, items, range(4))
+    assert (agreed.items, agreed.too_long, agreed.same_sum) == (3, 1, 3)
 
 
 def test_a_difference_is_found_and_explained(portable, tokenizer, agreement):
@@ -71,10 +73,11 @@ def test_a_difference_is_found_and_explained(portable, tokenizer, agreement):
     with torch.no_grad():
         model.lm_head.weight.mul_(-1)
     task = core.CoreTask("mc", Path(), "multiple_choice", 0, " ")
-    found = agreement.compare(model, tokenizer, theirs, task, items := make_items("multiple_choice"), range(len(items)))
-    assert found.same_sum < len(items) and found.largest > 1
-    assert len(found.explained) == 2 * len(items) - found.same_sum - found.same_mean
-    assert "unexplained" in found.explained[0]
+    items = make_items("multiple_choice")
+    agreed = agreement.compare(model, tokenizer, theirs, task, items, range(len(items)))
+    assert agreed.same_sum < len(items) and agreed.largest > 1
+    assert len(agreed.explained) == 2 * len(items) - agreed.same_sum - agreed.same_mean
+    assert "unexplained" in agreed.explained[0]
 
 
 def test_bpb_is_transformers_loss_per_byte(portable, tokenizer, sentences):

@@ -11,8 +11,10 @@ import tasks
 from nanochat.eval import chat, core
 
 FOLDER = Path(os.environ.get("NANOCHAT_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-needs = lambda name: pytest.mark.skipif(  # noqa: E731
-    tasks.find(name).path("test", FOLDER) is None, reason=f"no {name} in {FOLDER}")
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(tasks.find(name).path("test", FOLDER) is None, reason=f"no {name} in {FOLDER}")
 
 
 @needs("humaneval")
@@ -30,8 +32,8 @@ def test_gsm8k_reference_answers_are_right_and_another_number_is_wrong():
     task = tasks.find("gsm8k")
     for item in (items := task.load("test", FOLDER)):
         parts = task.conversation(item)["messages"][1]["content"]
-        said = "".join(part["text"] for part in parts if part["type"] == "text")
-        assert task.grade(item, said) and not task.grade(item, said.replace("#### ", "#### 9"))
+        text = "".join(part["text"] for part in parts if part["type"] == "text")
+        assert task.grade(item, text) and not task.grade(item, text.replace("#### ", "#### 9"))
     assert len(items) > 1000
 
 
@@ -51,20 +53,22 @@ class Random:
 
 
 @pytest.mark.parametrize("name", [name for name in tasks.names() if tasks.find(name).kind == "categorical"])
-def test_letters_of_a_random_model_stay_at_chance(name, tokenizer):
+def test_letters_of_a_random_model_stay_at_chance(name, tokenizer, monkeypatch):
     task = tasks.find(name)
     if task.path("test", FOLDER) is None:
         pytest.skip(f"no {name} in {FOLDER}")
-    score = chat.evaluate(task, SimpleNamespace(model=Random(), tokenizer=tokenizer), 1000, data_dir=FOLDER)
+    monkeypatch.setenv("NANOCHAT_DATA", str(FOLDER))
+    score = chat.evaluate(task, SimpleNamespace(model=Random(), tokenizer=tokenizer), 1000)
     assert score.num_items == 1000 and abs(score.accuracy - task.chance) < 3 * score.stderr
 
 
 @pytest.mark.skipif(not (FOLDER / "core_tasks.yaml").exists(), reason=f"no CORE in {FOLDER}")
 def test_core_is_named_by_what_is_there(model, tokenizer):
     result = core.evaluate(model, tokenizer, FOLDER, 2)
-    there = len(core.read_tasks(FOLDER)) - len(result["missing"])
-    assert len(core.read_tasks(FOLDER)) == core.NUM_TASKS and there == len(result["tasks"]) >= 20
-    name = "CORE" if there == core.NUM_TASKS else f"CORE-{there}"
+    num_tasks = len(core.read_tasks(FOLDER)) - len(result["missing"])
+    assert len(core.read_tasks(FOLDER)) == core.NUM_TASKS and num_tasks == len(result["tasks"]) >= 20
+    name = "CORE" if num_tasks == core.NUM_TASKS else f"CORE-{num_tasks}"
     assert result["label"] == f"{name} (at most 2 items a task)"
-    assert {one["kind"] for one in result["tasks"].values()} == {"multiple_choice", "schema", "language_modeling"}
-    assert all(one["centred"] <= 1 and one["num_items"] == 2 for one in result["tasks"].values())
+    scores = result["tasks"].values()
+    assert {score["kind"] for score in scores} == {"multiple_choice", "schema", "language_modeling"}
+    assert all(score["centred"] <= 1 and score["num_items"] == 2 for score in scores)

@@ -33,18 +33,18 @@ def out(tmp_path, monkeypatch, tokenizer, model):
 
 def test_base_loss(out):
     base_loss.main(["--split_tokens=1000", "--device_batch_size=2", "--device_type=cpu", "--dtype=float32"])
-    found = files.read_json(paths.results_dir("base") / "base_loss.json")
-    assert set(found["bpb"]) == {"train", "validation"} and all(1 < value < 100 for value in found["bpb"].values())
-    assert len(found["samples"]) == 2 * base_loss.NUM_SAMPLES and found["step"] == 7 and found["tag"] == "d2"
+    result = files.read_json(paths.results_dir("base") / "base_loss.json")
+    assert set(result["bpb"]) == {"train", "validation"} and all(1 < value < 100 for value in result["bpb"].values())
+    assert len(result["samples"]) == 2 * base_loss.NUM_SAMPLES and result["step"] == 7 and result["tag"] == "d2"
     first = next(shards.iter_texts(shards.validation_shards()))
-    assert first.startswith(found["samples"][0]["prompt"]) and found["samples"][-1]["prompt"] == ""
+    assert first.startswith(result["samples"][0]["prompt"]) and result["samples"][-1]["prompt"] == ""
     assert files.read_json(paths.results_dir("base_loss") / "run.json")["seconds"] > 0
 
 
 def test_base_eval_checks_facts_where_there_is_no_core(out, capsys):
     base_eval.main(["--device_type=cpu", "--dtype=float32"])
-    found = files.read_json(paths.results_dir("base") / "base_eval.json")
-    assert "not CORE" in found["label"] and 0 < found["tasks"]["facts in prose"]["num_items"] <= 40
+    result = files.read_json(paths.results_dir("base") / "base_eval.json")
+    assert "not CORE" in result["label"] and 0 < result["tasks"]["facts in prose"]["num_items"] <= 40
     assert "no CORE" in capsys.readouterr().out
     (paths.data_dir() / "kindergarten" / "facts-test.jsonl").unlink()
     with pytest.raises(UserError, match="neither core_tasks.yaml nor"):
@@ -59,30 +59,29 @@ def test_base_eval_runs_core_and_resumes(out, capsys, monkeypatch):
         files.write_jsonl(paths.data_dir() / "core" / f"{label}.jsonl",
                           [{"query": f"{n} is", "choices": ["odd", "even"], "gold": n % 2} for n in range(4)])
     base_eval.main(["--device_type=cpu", "--dtype=float32"])
-    found = files.read_json(paths.results_dir("base") / "base_eval.json")
-    assert found["label"] == "CORE-2" and found["missing"] == ["gone"] and "missing: gone" in capsys.readouterr().out
-    del found["tasks"]["two"]
-    files.write_json(paths.results_dir("base") / "base_eval.json", found)
+    result = files.read_json(paths.results_dir("base") / "base_eval.json")
+    assert result["label"] == "CORE-2" and result["missing"] == ["gone"] and "missing: gone" in capsys.readouterr().out
+    del result["tasks"]["two"]
+    files.write_json(paths.results_dir("base") / "base_eval.json", result)
     base_eval.main(["--resume", "--device_type=cpu", "--dtype=float32"])
-    said = capsys.readouterr().out
-    assert "two " in said and "one " not in said, "only the missing task was asked again"
+    printed = capsys.readouterr().out
+    assert "two " in printed and "one " not in printed, "only the missing task was asked again"
     assert set(files.read_json(paths.results_dir("base") / "base_eval.json")["tasks"]) == {"one", "two"}
 
 
 def test_chat_eval_asks_all_there_is_and_adds_to_it(out, capsys):
     chat_eval.main(["-i", "sft", "--max_new_tokens=4", "-b", "4", "--device_type=cpu", "--dtype=float32"])
     folder = paths.results_dir("sft")
-    found = files.read_json(folder / "chat_eval.json")
-    assert set(found["tasks"]) == {"facts", "problems", "functions", "spelling"} and found["chat_core"] is None
-    assert found["tasks"]["facts"]["num_items"] == 40 and found["tasks"]["problems"]["tool_use"] == 0.0
+    result = files.read_json(folder / "chat_eval.json")
+    assert set(result["tasks"]) == {"facts", "problems", "functions", "spelling"} and result["chat_core"] is None
+    assert result["tasks"]["facts"]["num_items"] == 40 and result["tasks"]["problems"]["tool_use"] == 0.0
     assert len(files.read_jsonl(folder / "generations" / "functions.jsonl")) == 3
     assert "Word problems" in capsys.readouterr().out
     chat_eval.main(["-i", "sft", "-a", "Spelling|facts", "-x", "2", "-m", "4", "--device_type=cpu", "--dtype=float32"])
     again = files.read_json(folder / "chat_eval.json")["tasks"]
-    assert again["facts"]["num_items"] == 2 and again["problems"] == found["tasks"]["problems"], "-a adds"
+    assert again["facts"]["num_items"] == 2 and again["problems"] == result["tasks"]["problems"], "-a adds"
     chat_eval.main(["-i", "sft", "-a", "facts", "-n", "2", "-t", "1", "-x", "2", "-m", "2", "--device_type=cpu"])
-    said = capsys.readouterr().out
-    assert "facts: pass@1 0.000  pass@2 0.000" in said
+    assert "facts: pass@1 0.000  pass@2 0.000" in capsys.readouterr().out
 
 
 TRIAL = ["-i", "sft", "-m", "2", "--device_type=cpu", "--dtype=float32"]

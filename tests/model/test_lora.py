@@ -16,9 +16,10 @@ def logits(model):
 def test_attaching_changes_nothing_and_merging_gives_the_same_model(tiny_model, dtype):
     model = tiny_model()
     model.compute_dtype = dtype
-    before = logits(model)
+    before, parameters = logits(model), dict(model.named_parameters())
     lora.attach(model, 3)
     assert torch.equal(logits(model), before), "frozen weights are kept as they are used"
+    assert parameters.items() <= dict(model.named_parameters()).items(), "the same weights, no copies"
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("lora_b"):
@@ -27,7 +28,7 @@ def test_attaching_changes_nothing_and_merging_gives_the_same_model(tiny_model, 
     assert (changed - before).abs().max() > 0.1
     ordinary = GPT(model.config, dtype)
     ordinary.load_state_dict(lora.merged(model))
-    tolerance = 1e-5 if dtype == torch.float32 else 0.3  # one rounding of W + BA against one of each
+    tolerance = 1e-5 if dtype == torch.float32 else 0.3  # W + BA is rounded once, or each of them by itself
     assert torch.allclose(logits(ordinary), changed, atol=tolerance)
 
 
@@ -45,5 +46,5 @@ def test_only_thin_matrices_are_trained_and_each_has_a_rule(tiny_model, head):
 
 
 def test_a_rank_that_saves_nothing_is_refused(tiny_model):
-    with pytest.raises(UserError, match="--lora=16 is not thin"):
+    with pytest.raises(UserError, match="--lora=16"):
         lora.attach(tiny_model(), 16)
