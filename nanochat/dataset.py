@@ -48,9 +48,9 @@ def use_folder(folder: Path, target: Path) -> None:
 
 
 def make_kindergarten(data_dir: Path, seed: int, scale: float = 1.0) -> None:
-    from nanochat.kindergarten import make
+    from kindergarten import write
     sources.claim(data_dir / "text", "kindergarten")
-    make.write(data_dir, seed, scale)
+    write.write_all(data_dir, seed, scale)
     log.say(f"made the kindergarten with seed {seed} in {data_dir}\n{survey(data_dir)}")
 
 

@@ -4,7 +4,7 @@
 first lets a small model take the two steps, knowing and looking up, one after the other; tasks/choice_letter.py asks
 for both at once.
 """
-from nanochat.kindergarten import choices
+from kindergarten import choices
 from tasks.common import MultipleChoice, exchange
 
 

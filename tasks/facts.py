@@ -3,7 +3,7 @@
 "What sound does Tom's pet make?" → "Tom's pet is a cow. A cow says moo." Right when the last sentence has the value and
 none of the others it could have been.
 """
-from nanochat.kindergarten import facts
+from kindergarten import facts
 from tasks.common import Task, exchange
 
 

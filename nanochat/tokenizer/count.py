@@ -12,8 +12,8 @@ from queue import SimpleQueue
 import numpy as np
 from numba import njit
 
-from nanochat.tokenizer import parallel, scan
-from nanochat.tokenizer.machine import prefetch
+from nanochat.tokenizer import parallel, split
+from nanochat.tokenizer.intrinsics import prefetch
 
 LONG = np.uint64(255 << 56)  # instead of a length: the key is a hash
 BATCH = 32
@@ -56,7 +56,7 @@ class WordCounts:
 
 def count_words(texts: Iterable[str], digits: int) -> WordCounts:
     """The words of all texts, counted by all cores."""
-    workers = [(scan.Scanner(digits), WordCounts()) for _ in range(parallel.num_threads())]
+    workers = [(split.Scanner(digits), WordCounts()) for _ in range(parallel.num_threads())]
     free: SimpleQueue = SimpleQueue()
     for worker in workers:
         free.put(worker)

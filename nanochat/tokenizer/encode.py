@@ -14,9 +14,9 @@ from queue import Empty, SimpleQueue
 import numpy as np
 from numba import njit
 
-from nanochat.tokenizer import count, parallel, scan
+from nanochat.tokenizer import count, parallel, split
 from nanochat.tokenizer.count import BATCH, HIGH_BYTES, LONG, LOW_BYTES, load8, long_hash, same_bytes, slot_of
-from nanochat.tokenizer.machine import prefetch
+from nanochat.tokenizer.intrinsics import prefetch
 
 NO_TOKEN = (1 << 21) - 1  # ids take 21 bits: three fit a 64-bit number, and so do a pair and its token
 ID = np.uint64(NO_TOKEN)
@@ -30,7 +30,7 @@ class Encoder:
 
     def __init__(self, tokens: list[bytes], digits: int):
         assert len(tokens) < NO_TOKEN, f"{len(tokens)} tokens, at most {NO_TOKEN - 1} are possible"
-        data, _ = scan.buffer(tokens)
+        data, _ = split.buffer(tokens)
         starts = np.cumsum([0] + [size for token in tokens for size in (1, len(token))], dtype=np.int32)
         ids = np.zeros(len(starts), np.int64)
         ids[1::2] = np.arange(1, len(tokens) + 1)
@@ -47,7 +47,7 @@ class Encoder:
         try:
             scanner, cache = worker = self._idle.get_nowait()
         except Empty:
-            scanner, cache = worker = scan.Scanner(self.digits), np.zeros((CACHED_WORDS, 4), np.uint64)
+            scanner, cache = worker = split.Scanner(self.digits), np.zeros((CACHED_WORDS, 4), np.uint64)
         data, starts = scanner.words(texts)
         ids, ends = np.empty(len(data), np.int32), np.empty(len(texts) + 1, np.int64)
         _encode(data, data.view(np.uint64), starts, *self._tables, cache, ids, ends)

@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from nanochat.tokenizer.count import count_words, slot_of
-from nanochat.tokenizer.machine import prefetch
+from nanochat.tokenizer.intrinsics import prefetch
 
 AHEAD = 16  # places, for the processor to fetch in time
 GONE = -2  # a byte inside a token

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from nanochat.kindergarten import functions
+from kindergarten import functions
 
 NUM = 2000
 

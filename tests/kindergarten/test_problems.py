@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from kindergarten import problems
+from kindergarten.talk import words_of
+from kindergarten.world import DAYS, NAMES, OUTINGS, THINGS
 from nanochat import sandbox
-from nanochat.kindergarten import problems
-from nanochat.kindergarten.talk import words_of
-from nanochat.kindergarten.world import DAYS, NAMES, OUTINGS, THINGS
 from tasks.common import WordProblem, tool_parts
 
 TASK = WordProblem("problems", {})

@@ -1,8 +1,8 @@
 """Small talk: held-out phrasings in no lesson, answers that fit one topic only."""
 import random
 
-from nanochat.kindergarten import talk
-from nanochat.kindergarten.world import World
+from kindergarten import talk
+from kindergarten.world import World
 from tasks.common import ShortAnswer
 
 TASK = ShortAnswer("greetings", {})

@@ -2,9 +2,9 @@
 import random
 import re
 
+from kindergarten import functions, problems, stories, talk, words
+from kindergarten.world import World
 from nanochat import sandbox
-from nanochat.kindergarten import functions, problems, stories, talk, words
-from nanochat.kindergarten.world import World
 from tasks.common import Spelling, WordProblem
 
 NUM = 600

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from nanochat.kindergarten import choices, facts, stories
-from nanochat.kindergarten.world import ANIMALS, COLOURS, NAMES, PET_NAMES, PETS, RELATIONS, World
+from kindergarten import choices, facts, stories
+from kindergarten.world import ANIMALS, COLOURS, NAMES, PET_NAMES, PETS, RELATIONS, World
 
 WORLD = World(0)
 

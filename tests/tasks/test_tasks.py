@@ -5,8 +5,8 @@ import json
 import pytest
 
 import tasks
-from nanochat.kindergarten import facts, functions, problems, talk, words
-from nanochat.kindergarten.world import World
+from kindergarten import facts, functions, problems, talk, words
+from kindergarten.world import World
 from nanochat.system import files
 from nanochat.system.files import UserError
 from tasks import common, conversations

@@ -20,8 +20,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from nanochat.kindergarten.talk import dialogue
-from nanochat.kindergarten.world import THINGS
+from kindergarten.talk import dialogue
+from kindergarten.world import THINGS
 
 HELD_OUT_PAIRS = 4       # one pair of operations in four belongs to the exam
 SINGLE = 0.25            # of the lessons: one operation only

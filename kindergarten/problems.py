@@ -29,8 +29,8 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 from zlib import crc32
 
-from nanochat.kindergarten.talk import dialogue, worked
-from nanochat.kindergarten.world import DAYS, GIRLS, NAMES, OUTINGS, THINGS, upper
+from kindergarten.talk import dialogue, worked
+from kindergarten.world import DAYS, GIRLS, NAMES, OUTINGS, THINGS, upper
 
 SPLITS = ("lesson", "practice", "exam")
 # Weights for 1, 2, 3 statements after the start; of the kinds of statement; of what is asked.

@@ -13,8 +13,8 @@ Not here: whatever else can be asked (facts, problems, words, functions).
 import random
 import re
 
-from nanochat.kindergarten.stories import story
-from nanochat.kindergarten.world import ANIMALS, NAMES, World, an
+from kindergarten.stories import story
+from kindergarten.world import ANIMALS, NAMES, World, an
 
 # topic: reply; its key words; ways to say it | ways held out
 _TOPICS = """

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.tokenizer import reference, scan, unicode_ranges
+from nanochat.tokenizer import reference, split, unicode_ranges
 from nanochat.tokenizer.bpe import PATTERN
 from tests.tokenizer.texts import SENTENCES, any_texts, awkward_texts, runs
 
 
 def cut(texts: list[str], digits: int = 2) -> list[list[str]]:
     """The words of each text, as the scanner finds them."""
-    data, starts = scan.Scanner(digits).words(texts)
+    data, starts = split.Scanner(digits).words(texts)
     assert starts[0] == 0 and starts[-1] + 1 <= len(data)
     words = [data[start:end].tobytes() for start, end in zip(starts, starts[1:])] + [b"\xff"]
     found: list[list[str]] = []
@@ -69,12 +69,12 @@ def test_pattern_is_the_published_one():
 
 
 def test_lone_surrogates_are_replaced():
-    assert scan.utf8("a\ud800b") == "a\ufffdb".encode()
-    assert scan.utf8("\ud83d\ude00") == "😀".encode()
+    assert split.utf8("a\ud800b") == "a\ufffdb".encode()
+    assert split.utf8("\ud83d\ude00") == "😀".encode()
 
 
 def test_scanner_can_be_used_again():
-    scanner = scan.Scanner(2)
+    scanner = split.Scanner(2)
     small = scanner.words(["a b"])[1].tolist()
     scanner.words(["long text " * 1000])
     assert scanner.words(["a b"])[1].tolist() == small == [0, 1, 2, 4]

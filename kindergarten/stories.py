@@ -18,8 +18,8 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from nanochat.kindergarten import world as lists
-from nanochat.kindergarten.world import Fact, World, an, upper
+from kindergarten import world as lists
+from kindergarten.world import Fact, World, an, upper
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _THINGS = [thing for thing in lists.THINGS if thing not in lists.TOYS]  # toys have their own colours

@@ -18,8 +18,8 @@ import random
 from collections.abc import Callable
 from zlib import crc32
 
-from nanochat.kindergarten import world
-from nanochat.kindergarten.talk import dialogue, worked
+from kindergarten import world
+from kindergarten.talk import dialogue, worked
 
 HELD_OUT_WORDS = 8  # one invented word in eight belongs to the exam
 COUNTING = 0.4      # of the lessons and exam items; the others spell

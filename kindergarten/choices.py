@@ -14,10 +14,10 @@ import random
 from functools import lru_cache
 from string import ascii_uppercase
 
-from nanochat.kindergarten import world as lists
-from nanochat.kindergarten.facts import Question, questions
-from nanochat.kindergarten.talk import words_of
-from nanochat.kindergarten.world import World
+from kindergarten import world as lists
+from kindergarten.facts import Question, questions
+from kindergarten.talk import words_of
+from kindergarten.world import World
 
 KINDS = {"fact": 70, "reverse": 15, "calendar": 9, "order": 6}  # kinds of questions, with their weights in lessons
 EXAM_ITEMS = {"fact": 150, "reverse": 36, "calendar": 12, "order": 26}

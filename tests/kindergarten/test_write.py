@@ -1,12 +1,12 @@
 """What is written as a whole: conversations of several lessons are made of the same lessons as all others."""
 import random
 
-from nanochat.kindergarten import make, talk
-from nanochat.kindergarten.world import World
+from kindergarten import talk, write
+from kindergarten.world import World
 
 
 def test_chats_are_lessons_one_after_the_other():
-    makers = make._lesson_makers(World(0))
+    makers = write._lesson_makers(World(0))
     rng = random.Random(0)
     lengths = set()
     for _ in range(300):
@@ -17,7 +17,7 @@ def test_chats_are_lessons_one_after_the_other():
 
 
 def test_a_question_of_a_chat_is_asked_alone_as_well():
-    makers = make._lesson_makers(World(0))
+    makers = write._lesson_makers(World(0))
     draw = lambda family, count: [makers[family](random.Random(n)) for n in range(count)]  # noqa: E731
     alone = {message["content"] for family in ("facts", "choice", "stories") for one in draw(family, 6000)
              for message in one["messages"][::2]}

@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+from kindergarten import choices, facts, functions, problems, stories, talk, words
+from kindergarten.world import World
 from nanochat.data import shards
-from nanochat.kindergarten import choices, facts, functions, problems, stories, talk, words
-from nanochat.kindergarten.world import World
 from nanochat.system import files
 
 NUM_SHARDS = 8  # the last is for validation
@@ -31,7 +31,7 @@ LESSONS = {"facts": 26_000, "choice": 22_000, "problems": 40_000, "arithmetic": 
            "spelling": 30_000, "letters": 13_000, "stories": 1_500, "talk": 2_000, "chats": 8_000}
 
 
-def write(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
+def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
     """Makes all files below `data_dir`; the manifest comes last, so a folder that has it is complete.
 
     `scale`: that part of every count, for trials.

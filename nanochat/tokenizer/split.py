@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from nanochat.tokenizer import unicode_ranges
-from nanochat.tokenizer.machine import lowest_bit
+from nanochat.tokenizer.intrinsics import lowest_bit
 
 SEPARATOR = bytearray(b"\xff")
 LETTER, NUMBER, OTHER, SPACE, NEWLINE, BLANK, INSIDE, APOSTROPHE = (1 << bit for bit in range(8))

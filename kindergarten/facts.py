@@ -25,8 +25,8 @@ from itertools import permutations
 from typing import NamedTuple
 from zlib import crc32
 
-from nanochat.kindergarten.talk import words_of
-from nanochat.kindergarten.world import ANIMALS, DAYS, MONTHS, RELATIONS, SEASONS, Fact, World, an, plural, upper
+from kindergarten.talk import words_of
+from kindergarten.world import ANIMALS, DAYS, MONTHS, RELATIONS, SEASONS, Fact, World, an, plural, upper
 
 HELD_OUT_ONE_IN = 5
 # How often each kind is asked in lessons (weights), and how many items of it the exam has at most.
