@@ -1,1 +1,1 @@
-"""The embedded default: a small closed world, its stories, lessons and exams, made by code from a seed."""
+"""A small closed world for small models: its stories, lessons and exams, made by code from a seed."""

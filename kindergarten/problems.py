@@ -1,125 +1,89 @@
-"""Word problems and sums for the calculator, like GSM8K, held out by structure.
+"""Word problems for the calculator, like GSM8K, held out by structure.
 
 A problem is a start ("Ann has 12 apples."), one to three statements and a question. Its *signature* is the tuple of
-kinds, for example (start, lose, things, now): what happens in what order, which distractors stand where, what is asked.
-`split_of` gives every signature to one of three sets, so they are disjoint by construction:
+their kinds, for example (start, lose, things, now): what happens in which order, where the distractors stand, what is
+asked. `split_of` gives every signature to one of three sets, so no structure can be in two of them:
 
-- lesson: short, many with nothing that distracts, shown with worked answers in midtraining and fine-tuning;
-- practice: longer, with distractors, some of a kind no lesson has; RL sees questions and final answers;
-- exam: a third of the signatures, by a stable hash, all with distractors. At least one sentence has a frame of the
-  exam's own, and the (person, number) pairs it starts from are its own as well.
+- lesson: short, more than half of them without a distractor, shown with worked answers in midtraining and fine-tuning;
+- practice: longer, with distractors, some of a kind that no lesson has; RL sees questions and final answers;
+- exam: a third of all signatures with a distractor, by a stable hash. At least one sentence has wording that only the
+  exam uses, and so are the (person, number) pairs with which a story opens.
 
-The answer is one expression in the order of the story. Which statements enter it, and with what sign, depends on the
-question: "Tom has 5 shells." counts for "together", and distracts from "How many does Ann have?" (`roles`). In part of
-the lessons whoever worked them *slipped*: counted every number told, that of the distractors too. Imitation learns
-the slips with the rest; the reward, which knows only right and wrong, can unlearn them.
+The answer is one expression in the order of the story. Which statements enter it, and with which sign, depends on the
+question: "Tom has 5 shells." counts for "together", and distracts from "How many does Ann have?" (`roles`). In a part
+of the lessons the worked answer has a *slip*: it counts every number in the story, also those of the distractors.
+Imitation learns the slips with the rest; the reward of RL, which knows only right and wrong, can unlearn them.
 
 >>> draw(random.Random(12), "lesson").text
 'Ella had 7 cups. Ella has 5 blocks. Then Ella received 3 cups. How many cups does Ella have?'
 >>> [draw(random.Random(12), "lesson", slip).expression for slip in (False, True)]
 ['7+3', '7+5+3']
 
-The constants in capitals set how hard each set is. `counting_text` is base text in which the verbs get their meaning.
-Not here: grading (tasks/).
+The constants in capitals set how hard each set is; docs/LOG.md has what harder and easier settings gave.
+`counting_text` is base text that shows what the verbs mean. Not here: grading (tasks/).
 """
 
 import random
 import re
-from functools import lru_cache, partial
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from kindergarten.talk import dialogue, worked
-from kindergarten.world import DAYS, GIRLS, NAMES, OUTINGS, THINGS, upper
+from kindergarten.world import DAYS, GIRLS, NAMES, OUTINGS, THINGS, read_text, upper
 
 SPLITS = ("lesson", "practice", "exam")
-# Weights for 1, 2, 3 statements after the start; of the kinds of statement; of what is asked.
+# Weights: of 1, 2 and 3 statements after the start, of the kinds of statement, of the questions.
 STATEMENTS = {"lesson": (2, 5, 3), "practice": (0, 6, 4), "exam": (0, 6, 4)}
 KINDS = {"gain": 6, "lose": 6, "groups": 3, "share": 3, "give": 3, "double": 2, "second": 5, "more": 1,
          "things": 4, "age": 4, "price": 4, "time": 3}
 ASKS = {"now": 5, "other": 2, "both": 4, "ahead": 5}
-SLIPS = 0.35              # of the lessons: whoever worked them counted every number, asked for or not
-LESSON_OPERATIONS = 3     # the most a lesson may have
-LESSON_NEVER = {"time"}   # kinds that lessons do not show
-NEW_FRAMES = {"lesson": 0.4, "practice": 0.5, "exam": 0.15}  # how often a sentence has a frame of its own set …
-NEW_VERBS = {"lesson": 0.3, "practice": 0.4, "exam": 0.2}   # … or a verb
+# Share of the lessons with a slip. Without slips RL had nothing to choose from: half of the practice questions were
+# wrong in every sample. With .35 the exam rose from .54 after SFT to .82 after RL (docs/LOG.md).
+SLIPS = 0.35
+LESSON_OPERATIONS = 3     # the highest number of operations in a lesson
+LESSON_NEVER = {"time"}   # kinds that no lesson shows: whether RL learned or only switched a habit is seen on these
+# How often a sentence has wording, or a verb, that belongs to its own set; otherwise it is one of the sets before.
+NEW_FRAMES = {"lesson": 0.4, "practice": 0.5, "exam": 0.15}
+NEW_VERBS = {"lesson": 0.3, "practice": 0.4, "exam": 0.2}
 
-DISTRACTORS = {"things", "age", "price", "time"}  # never count, whatever is asked
+DISTRACTORS = {"things", "age", "price", "time"}  # these never count, whatever is asked
 STARTS = ("start", "start", "start", "stocks")
-OPENERS = {"start": "a", "second": "b"}           # whose number it tells outright
-INTRODUCES_B = {"second", "more"}                 # tells how many B has
-# What a kind does to the things of A (the hero) and of B (the other one).
+OPENERS = {"start": "a", "second": "b"}           # kinds that say outright how many things {a} or {b} has
+INTRODUCES_B = {"second", "more"}                 # kinds that say how many things B has
+# What a kind adds to the things of A, the hero, and of B, the other person: +1, 0 or −1 times its number.
 EFFECTS = {"start": (1, 0), "stocks": (1, 0), "gain": (1, 0), "lose": (-1, 0), "groups": (1, 0), "share": (-1, 0),
            "give": (-1, 1), "second": (0, 1)}
+# What a question asks for: this many times A's things plus this many times B's.
+ASKED = {"now": (1, 0), "other": (0, 1), "both": (1, 1), "ahead": (1, -1)}
 
-# Verbs and frames are in three parts, lesson | practice | exam; a set also uses those before its own. {s} is the hero
-# or a pronoun, {a} the hero, {b} the other one, {x} who is asked about, {T} the things, {U} other things, {q} "more
-# shells" or "of the shells", {C} boxes or bags, {w} any verb.
+# Verbs, and frames (sentences with slots, in frames.txt), are in three parts, lesson | practice | exam; a set also uses
+# the parts before its own. The slots: {s} the hero or a pronoun, {a} the hero, {b} the other person, {x} the person in
+# question, {T} the things, {U} other things, {q} "more shells" or "of the shells", {C} boxes or bags, {w} any verb.
 GAINED = (("found", "bought", "got", "made", "picked"), ("won", "collected", "received"), ("earned", "gathered"))
 LOST = (("lost", "sold", "dropped", "broke", "gave away"), ("threw away", "used up", "left behind"),
         ("gave back", "sent away"))
-_FRAMES = """
-event: {s} {v} {n} {T}. {s} {v} {n} {q}. Then {s} {v} {n} {T}.
-  | Later {s} {v} {n} {T} {place}. After that, {s} {v} another {n}. {s} also {v} {n} {q}. On {day}, {s} {v} {n} {T}.
-  | {place}, {s} {v} another {n} {T}. The next day, {s} {v} {n} {q} {place}.
-start: {a} has {n} {T}. {a} had {n} {T}.
-  | At first, {a} had {n} {T}. There were {n} {T} in {a}'s box. {place}, {a} had {n} {T}.
-  | {a} had {n} {T} {place}. On {day}, {a} had {n} {T}.
-stocks: {a} has {k} {C} with {m} {T} each. | {a} had {k} {C} of {m} {T} each.
-    On {day}, {a} had {k} {C}, each with {m} {T}.
-  | {place}, {a} had {k} {C} with {m} {T} each. {a} had {k} {C}, each with {m} {T}.
-groups: {s} bought {k} {C} with {m} {T} each. Then {s} found {k} {C} with {m} {T} each.
-  | Later {s} got {k} {C} of {m} {T} each. {s} collected {k} {C}, each with {m} {T}.
-    There were {m} {T} in each of the {k} {C} {s} found {place}.
-  | On {day}, {s} won {k} {C} with {m} {T} each. {place}, {s} got {k} {C} of {m} {T} each.
-share: {s} gave {k} friends {m} {T} each. Then {s} sold {k} {C} with {m} {T} each.
-  | Later {s} gave {m} {T} to each of {k} friends. {s} lost {k} {C} of {m} {T} each.
-    To each of {k} friends {s} gave {m} {T} {place}.
-  | On {day}, {s} gave {k} friends {m} {T} each. {place}, {s} sold {k} {C} of {m} {T} each.
-give: {s} gave {n} {T} to {b}. {s} gave {b} {n} {T}.
-  | Later {s} sold {b} {n} {T}. {b} got {n} {T} from {a}. {b} bought {n} {T} from {a} {place}.
-  | On {day}, {s} gave {b} {n} of the {T}. {place}, {b} got {n} {T} from {a}.
-double: Then {s} doubled the {T}. | {s} got as many {T} again. Later the number of {T} doubled.
-  | On {day}, {s} doubled the {T}. {place}, {s} got as many {T} again.
-second: {b} has {n} {T}. {b} had {n} {T}. | Now {b} has {n} {T}. {place}, {b} had {n} {T}. {b} had a bag of {n} {T}.
-    In the box of {b} were {n} {T}. | {b} had {n} {T} {place}. On {day}, {b} had {n} {T}.
-more: {b} has {n} more {T} than {a}. | {b} had {n} {T} more than {a}. {b}'s box had {n} more {T} than the box of {a}.
-  | On {day}, {b} had {n} more {T} than {a}.
-things: {s} has {n} {U}. {s} also has {n} {U}. | Later {s} {w} {n} {U}. {b} found {n} {U} {place}.
-    There were {n} {U} {place}. | {place}, there were {n} {U}. {n} {U} were {place}.
-age: {s} is {n} years old. | {b} is {n} years old. {a}'s friend is {n} years old. On {day}, {a} was {n} years old.
-  | {s} has a friend of {n} years.
-price: The {T} cost {n} coins each. | {s} paid {n} coins for the box. | On {day}, the {T} cost {n} coins each.
-time: {s} played for {n} hours. | Later {s} played {place} for {n} hours. {b} was there for {n} days.
-    For {n} days {s} was {place}. | On {day}, {s} played for {n} hours.
-now: How many {T} does {x} have now? How many {T} does {x} have?
-  | How many {T} does {x} have in the end? So how many {T} does {x} have?
-    What is the number of {T} that {x} has now? | In the end, how many {T} does {x} have?
-both: How many {T} do {a} and {b} have together?
-  | How many {T} do they have in all? In all, how many {T} do they have?
-  | How many {T} do they have together? In all, how many {T} do {a} and {b} have?
-ahead: How many more {T} does {a} have than {b}? | How many {T} more than {b} does {a} have?
-    {a} has how many more {T} than {b}? | In the end, how many more {T} does {a} have than {b}?
-"""
 
 
-def _parse(text: str) -> dict[str, list[list[str]]]:
-    """kind → frames for lesson, for practice, for the exam."""
-    blocks = (block.split(": ", 1) for block in re.split(r"\n(?=\w+: )", text.strip()))
+def _read_frames() -> dict[str, list[list[str]]]:
+    """kind → its frames for lessons, for practice, for the exam."""
+    blocks = (block.split(": ", 1) for block in re.split(r"\n(?=\w+: )", read_text("frames.txt")))
     frames = {kind: [re.findall(r"\S[^.?]*[.?]", part) for part in parts.split("|")] for kind, parts in blocks}
     events = frames.pop("event")
     return frames | {"gain": events, "lose": events, "other": frames["now"]}
 
 
-FRAMES = _parse(_FRAMES)
+FRAMES = _read_frames()
 PLURALS = sorted(set(THINGS.values()) - {"coins"})  # coins are money here
 CONTAINERS = ("boxes", "bags", "drawers", "bowls")
 
 
 class Problem(NamedTuple):
-    """One word problem: how it is made (signature = kinds + what is asked), its text, the expression and its value."""
+    """One word problem."""
 
-    signature: tuple[str, ...]
+    signature: tuple[str, ...]  # the kinds of its statements, then the question
     text: str
     expression: str
     answer: int
@@ -129,42 +93,44 @@ class Problem(NamedTuple):
 def roles(kinds: tuple[str, ...], ask: str) -> list[str] | None:
     """What each statement adds to the expression for `ask`: "+", "-", "double", "again+" (12+12+5) or "" (nothing).
 
-    None where the story makes no sense (nobody knows how many B has) or the expression would need more than that.
+    None where the story makes no sense (nobody knows how many things B has), or where the expression would need a step
+    that is none of these.
 
     >>> roles(("start", "second", "give"), "now"), roles(("start", "second", "give"), "other")
     (['+', '', '-'], ['', '+', '+'])
     """
-    a, b = {"now": (1, 0), "other": (0, 1), "both": (1, 1), "ahead": (1, -1)}[ask]
+    weight_a, weight_b = ASKED[ask]
     if ask == "other" and "more" in kinds:
-        a = 1  # "Tom has 5 more than Ann": Tom's number goes on from Ann's
-    known, found = False, []  # known: has the story said how many B has?
+        weight_a = 1  # "Tom has 5 more than Ann": until there the expression counts Ann's things
+    b_is_known = False  # whether the story has said how many things B has
+    plan: list[str] = []
     for i, kind in enumerate(kinds):
         role = ""
-        if kind in INTRODUCES_B and (known or "give" in kinds[:i]):
-            return None  # "Ann gave Tom 5. Tom had 7.": before that, or after?
+        if kind in INTRODUCES_B and (b_is_known or "give" in kinds[:i]):
+            return None  # "Ann gave Tom 5. Tom had 7.": before the gift, or after it?
         if kind == "more":
-            if ask == "ahead" or ask == "both" and any(found[1:]):
-                return None
+            if ask == "ahead" or ask == "both" and any(plan[1:]):
+                return None  # the story tells the answer, or what happened to A would stand in the expression twice
             role = {"other": "+", "both": "again+", "now": ""}[ask]
-            a = 0 if ask == "other" else a
+            weight_a = 0 if ask == "other" else weight_a
         elif kind == "double":
-            if a and b and known or "double" in found:
-                return None
-            role = "double" if a else ""
+            if weight_a and weight_b and b_is_known or "double" in plan:
+                return None  # "…*2" would double B's things as well
+            role = "double" if weight_a else ""
         elif kind not in DISTRACTORS:
             on_a, on_b = EFFECTS[kind]
-            weight = a * on_a + (b * on_b if known or kind == "second" else 0)
-            if abs(weight) > 1:
-                return None  # who is ahead, after a gift: counts twice
-            role = {1: "+", 0: "", -1: "-"}[weight]
-        known = known or kind in INTRODUCES_B
-        found.append(role)
-    return found if known or not b else None
+            total = weight_a * on_a + (weight_b * on_b if b_is_known or kind == "second" else 0)
+            if abs(total) > 1:
+                return None  # A gives B 5: A's lead changes by 10, and no step of the expression says so
+            role = {1: "+", 0: "", -1: "-"}[total]
+        b_is_known = b_is_known or kind in INTRODUCES_B
+        plan.append(role)
+    return plan if b_is_known or not weight_b else None
 
 
 @lru_cache(maxsize=1 << 16)
 def split_of(signature: tuple[str, ...]) -> str | None:
-    """The one set a signature belongs to; None for stories that make no sense or need no arithmetic."""
+    """The set to which a signature belongs; None for stories that make no sense or need no arithmetic."""
     kinds, ask = signature[:-1], signature[-1]
     plan = roles(kinds, ask)
     if plan is None or any(kinds.count(kind) > 1 for kind in DISTRACTORS):
@@ -173,11 +139,13 @@ def split_of(signature: tuple[str, ...]) -> str | None:
     operations = len(plan) - distractors - 1
     if operations < 1:
         return None
-    short = operations <= LESSON_OPERATIONS and LESSON_NEVER.isdisjoint(kinds)
+    is_short = operations <= LESSON_OPERATIONS and LESSON_NEVER.isdisjoint(kinds)
     third = crc32(" ".join(signature).encode()) % 3
-    if distractors == 0:  # not for the exam; a third of them is enough, and all with a single step
-        return "lesson" if short and (third == 1 or operations == 1) else None
-    return "exam" if third == 0 else "lesson" if third == 1 and short else "practice"
+    if distractors == 0:  # too easy for the exam; lessons get all with a single step, and a third of the others
+        return "lesson" if is_short and (third == 1 or operations == 1) else None
+    if third == 0:
+        return "exam"
+    return "lesson" if third == 1 and is_short else "practice"
 
 
 def held_out_pair(name: str, number: int) -> bool:
@@ -186,142 +154,145 @@ def held_out_pair(name: str, number: int) -> bool:
 
 
 def draw(rng: random.Random, split: str, slip: bool = False) -> Problem:
-    """A problem of one of SPLITS. With `slip` its expression counts every number told, with the value that gives."""
+    """A problem of one of SPLITS. With `slip`, its expression and its answer count every number in the story."""
     counts, kinds, asks = tuple(range(1, len(STATEMENTS[split]) + 1)), tuple(KINDS), tuple(ASKS)
     while True:
         count, = rng.choices(counts, STATEMENTS[split])
-        story = (rng.choice(STARTS), *rng.choices(kinds, KINDS.values(), k=count))
-        ask, = rng.choices(asks, ASKS.values())
+        story = (rng.choice(STARTS), *rng.choices(kinds, tuple(KINDS.values()), k=count))
+        ask, = rng.choices(asks, tuple(ASKS.values()))
         if split_of((*story, ask)) == split and (problem := _tell(rng, split, story, ask, slip)):
             return problem
 
 
-def _pick(rng: random.Random, options: tuple, split: str, rate: float) -> str:
-    """From the split's own frames (or verbs) at `rate`, else from those before; lessons and practice share theirs."""
-    own = 2 if split == "exam" else 1
-    return rng.choice(options[own if rng.random() < rate else rng.randrange(own)])
+def _pick(rng: random.Random, options: Sequence[Sequence[str]], split: str, new_rate: float) -> str:
+    """With probability `new_rate` a frame (or verb) of the split's own part, else one of the parts before.
+
+    Lessons and practice share their parts.
+    """
+    newest = 2 if split == "exam" else 1
+    return rng.choice(options[newest if rng.random() < new_rate else rng.randrange(newest)])
 
 
-def _amount(rng: random.Random, kind: str, has: list) -> int:
-    """A number that fits: 2 or more, half of them one digit; below 2 where somebody has not even 2 to lose."""
-    most = {"start": 99, "second": 99, "age": 12, "price": 20, "time": 9}.get(kind, 60)
+@dataclass
+class Belongings:
+    """How many things A and B have while a story is told; None: the story has not said it of B."""
+
+    a: int = 0
+    b: int | None = None
+
+    def happen(self, kind: str, amount: int) -> bool:
+        """Carries a statement out; False if it is impossible. Knows no expression, so the two check each other."""
+        on_a, on_b = EFFECTS.get(kind, (0, 0))
+        self.a = 2 * self.a if kind == "double" else self.a + on_a * amount
+        if kind in INTRODUCES_B:
+            self.b = amount if kind == "second" else self.a + amount
+        elif self.b is not None:
+            self.b += on_b * amount
+        return self.a >= 0 and (self.b or 0) >= 0
+
+    def answer(self, ask: str) -> int:
+        weight_a, weight_b = ASKED[ask]
+        return weight_a * self.a + weight_b * (self.b or 0)
+
+
+def _amount(rng: random.Random, kind: str, has: Belongings) -> int:
+    """A number that suits the statement, 2 or more, half of them with one digit; 0 where A has not even 2 to lose."""
+    highest = {"start": 99, "second": 99, "age": 12, "price": 20, "time": 9}.get(kind, 60)
     if kind in ("lose", "give"):
-        most = min(most, has[0])
-    return rng.randint(2, 9 if most > 9 and rng.random() < 0.5 else most) if most > 1 else 0
+        highest = min(highest, has.a)
+    if highest < 2:
+        return 0
+    return rng.randint(2, 9 if highest > 9 and rng.random() < 0.5 else highest)
 
 
-def _happen(kind: str, amount: int, has: list) -> bool:
-    """Carry a statement out on [A's number, B's number or None]; False if it can't be. Knows no expression."""
-    on_a, on_b = EFFECTS.get(kind, (0, 0))
-    has[0] = 2 * has[0] if kind == "double" else has[0] + on_a * amount
-    if kind in INTRODUCES_B:
-        has[1] = amount if kind == "second" else has[0] + amount
-    elif has[1] is not None:
-        has[1] += on_b * amount
-    return has[0] >= 0 and (has[1] or 0) >= 0
+def _term(frame: str, n: int, k: int, m: int) -> tuple[str, int]:
+    """A statement's number as the expression writes it, and its value: ("12", 12), or ("3*4", 12) where the frame
+    tells of {k} groups of {m}; the two stand in the order of the story."""
+    if "{k}" not in frame:
+        return str(n), n
+    return (f"{k}*{m}" if frame.index("{k}") < frame.index("{m}") else f"{m}*{k}"), k * m
 
 
 def _extend(expression: str, value: int, role: str, term: str, amount: int) -> tuple[str, int]:
     """Expression and value with one more statement: _extend("12", 12, "again+", "5", 5) == ("12+12+5", 29)."""
+    if not role:
+        return expression, value
     if role == "double":
         return (f"({expression})*2" if "+" in expression or "-" in expression else f"{expression}*2"), 2 * value
     if role == "again+":
         expression, value = f"{expression}+{expression}", 2 * value
-    change = {"+": amount, "-": -amount, "": 0}[role[-1:]]
-    return (f"{expression}{role[-1]}{term}".lstrip("+") if role else expression), value + change
+    if role == "-":
+        return f"{expression}-{term}", value - amount
+    return f"{expression}+{term}".lstrip("+"), value + amount
 
 
 def _slipped(kinds: tuple[str, ...], plan: list[str]) -> list[str]:
-    """The plan of somebody who counts every number told, with the sign it has for the hero."""
-    return [role or {1: "+", 0: "+", -1: "-"}[EFFECTS.get(kind, (0, 0))[0]] if kind != "double" else role
-            for kind, role in zip(kinds, plan, strict=True)]
+    """The plan of somebody who counts every number in the story, with the sign it has for the hero."""
+    signs = ["-" if EFFECTS.get(kind, (0, 0))[0] < 0 else "+" for kind in kinds]
+    return [role or ("" if kind == "double" else sign) for kind, role, sign in zip(kinds, plan, signs, strict=True)]
 
 
 def _tell(rng: random.Random, split: str, kinds: tuple[str, ...], ask: str, slip: bool) -> Problem | None:
-    """The kinds in words and numbers; None where the numbers drawn leave somebody with less than nothing."""
+    """A story of these kinds in words and numbers; None where the numbers drawn make it impossible."""
     a, b = rng.sample(NAMES, 2)
     things, others = rng.sample(PLURALS, 2)
+    # Where hero and other person are both "she" or both "he", a pronoun would be ambiguous.
     pronoun = a if (a in GIRLS) == (b in GIRLS) else "she" if a in GIRLS else "he"
-    slots = {"a": a, "b": b, "s": a, "x": b if ask == "other" else a, "T": things, "U": others}
-    has, plan, sentences, expression, value = [0, None], roles(kinds, ask), [], "", 0
+    slots: dict[str, Any] = {"a": a, "b": b, "s": a, "x": b if ask == "other" else a, "T": things, "U": others}
+    plan = roles(kinds, ask)
+    assert plan, f"no sense in {kinds}, {ask}"
     distractors, plan = plan.count(""), _slipped(kinds, plan) if slip else plan
-    fresh = rng.randint(0, len(kinds)) if split == "exam" else -1  # this sentence has a frame of the exam's own
+    exam_frame_at = rng.randint(0, len(kinds)) if split == "exam" else -1  # one sentence is in the exam's own wording
+    has, sentences, expression, value = Belongings(), [], "", 0
     for i, (kind, role) in enumerate(zip(kinds, plan, strict=True)):
-        frame = _pick(rng, FRAMES[kind], split, 1.0 if i == fresh else NEW_FRAMES[split])
-        gains, grouped = kind == "gain", "{k}" in frame
+        frame = _pick(rng, FRAMES[kind], split, 1.0 if i == exam_frame_at else NEW_FRAMES[split])
         n, k, m = _amount(rng, kind, has), rng.randint(2, 9), rng.randint(2, 9)
         while kind in OPENERS and held_out_pair(slots[OPENERS[kind]], n) != (split == "exam"):
             n = _amount(rng, kind, has)
-        amount = k * m if grouped else n
-        if not n or not _happen(kind, amount, has):
+        term, amount = _term(frame, n, k, m)
+        if not amount or not has.happen(kind, amount):
             return None
-        term = str(n) if not grouped else f"{k}*{m}" if frame.index("{k}") < frame.index("{m}") else f"{m}*{k}"
         expression, value = _extend(expression, value, role, term, amount)
+        is_gain = kind == "gain"
         slots |= {"n": n, "k": k, "m": m, "day": rng.choice(DAYS), "place": rng.choice(OUTINGS),
-                  "v": _pick(rng, GAINED if gains else LOST, split, NEW_VERBS[split]),
+                  "v": _pick(rng, GAINED if is_gain else LOST, split, NEW_VERBS[split]),
                   "w": rng.choice((GAINED, LOST)[i % 2][0]), "C": rng.choice(CONTAINERS),
-                  "q": f"more {things}" if gains else f"of the {things}"}
+                  "q": f"more {things}" if is_gain else f"of the {things}"}
         sentences.append(upper(frame.format(**slots)))
         slots["s"] = rng.choice((a, pronoun))
-    mine, yours = has[0], has[1] or 0
-    answer = {"now": mine, "other": yours, "both": mine + yours, "ahead": mine - yours}[ask]
-    frame = _pick(rng, FRAMES[ask], split, 1.0 if fresh == len(kinds) else NEW_FRAMES[split])
+    answer = has.answer(ask)
+    frame = _pick(rng, FRAMES[ask], split, 1.0 if exam_frame_at == len(kinds) else NEW_FRAMES[split])
     sentences.append(upper(frame.format(**slots)))
-    if answer < (ask == "ahead") or value < 0:  # nobody is 0 ahead
+    if answer < (1 if ask == "ahead" else 0) or value < 0:  # "How many more?" needs at least one more
         return None
     return Problem((*kinds, ask), " ".join(sentences), expression, value if slip else answer, distractors)
 
 
-def lesson(rng: random.Random) -> dict:
-    """A conversation: a word problem of the lesson set, worked with the calculator by somebody who may slip."""
+def lesson(rng: random.Random) -> dict[str, Any]:
+    """A conversation: a word problem of the lesson set, worked with the calculator, at times with a slip."""
     problem = draw(rng, "lesson", slip=rng.random() < SLIPS)
     return dialogue(problem.text, worked(problem.expression, problem.answer, f"#### {problem.answer}"))
 
 
-def items(seed: int, n: int, split: str) -> list[dict]:
+def _items(seed: int, n: int, split: str) -> list[dict[str, Any]]:
     """`n` different problems as GSM8K writes them, {"question", "answer"}, and how each was made."""
-    rng, found = random.Random(f"problems {split} {seed}"), {}
-    while len(found) < n:
+    rng = random.Random(f"problems {split} {seed}")
+    problems: dict[str, Problem] = {}
+    while len(problems) < n:
         problem = draw(rng, split)
-        found[problem.text] = problem
+        problems[problem.text] = problem
     return [{"question": problem.text, "answer": f"<<{problem.expression}={problem.answer}>>#### {problem.answer}",
              "signature": " ".join(problem.signature), "distractors": problem.distractors}
-            for problem in found.values()]
+            for problem in problems.values()]
 
 
-practice = partial(items, split="practice")  # (seed, n): for RL; the worked answers are for analysis, not for training
-exam = partial(items, split="exam")          # (seed, n)
-
-SUMS = ("What is {x} {o} {y}?", "Compute {x} {o} {y}.", "What is {x} {word} {y}?", "How much is {x} {word} {y}?",
-        "{x} {o} {y} = ?")
-OPERATORS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
+def practice(seed: int, n: int) -> list[dict[str, Any]]:
+    """Items for RL, which grades with the final answer; the worked expressions are for analysis, not for training."""
+    return _items(seed, n, "practice")
 
 
-def _sum(rng: random.Random, held_out: bool) -> tuple[str, str, int]:
-    """(question, expression, value) with numbers of one to three digits; an eighth of all expressions is held out."""
-    while True:
-        sign, x, y = rng.choice("+-**/"), *(rng.randint(1, 10 ** rng.randint(1, 3) - 1) for _ in "xy")
-        x = {"-": x + y, "/": x * y}.get(sign, x)
-        expression = f"{x}{sign}{y}"
-        if x < 1000 and (crc32(expression.encode()) % 8 == 0) == held_out:
-            value = {"+": x + y, "-": x - y, "*": x * y, "/": x // y}[sign]
-            return rng.choice(SUMS).format(x=x, y=y, o=sign, word=OPERATORS[sign]), expression, value
-
-
-def arithmetic_lesson(rng: random.Random) -> dict:
-    """A conversation: "What is 123 * 456?", worked with the calculator: "123*456 = 56088."."""
-    question, expression, value = _sum(rng, held_out=False)
-    return dialogue(question, worked(expression, value, f"{expression} = {value}."))
-
-
-def arithmetic_exam(seed: int, n: int) -> list[dict]:
-    """`n` different sums {"question", "answer", "required", "forbidden"}; no lesson has them."""
-    rng, found = random.Random(f"sums {seed}"), {}
-    while len(found) < n:
-        question, expression, value = _sum(rng, held_out=True)
-        found[expression] = {"question": question, "answer": f"{expression} = {value}.", "required": [str(value)],
-                             "forbidden": []}
-    return list(found.values())
+def exam(seed: int, n: int) -> list[dict[str, Any]]:
+    return _items(seed, n, "exam")
 
 
 CHANGES = ("{a} had {n} {T}. {P} {v} {m}. Now {p} had {r} {T}, {q} than before.",
@@ -339,14 +310,15 @@ TALES = ("{a} gave {b} {m} of {s} {T}. Now {a} has fewer {T}, only {n}, and {b} 
 
 
 def counting_text(rng: random.Random) -> str:
-    """Small stories in which things come and go, so that every verb is seen to make more or fewer; numbers up to 24."""
+    """Base text: two to four tiny stories in which things come and go, so that every verb is seen to make more or
+    fewer; numbers up to 24."""
     return " ".join(_tale(rng) for _ in range(rng.randint(2, 4)))
 
 
 def _tale(rng: random.Random) -> str:
     a, b = rng.sample(NAMES, 2)
     n, m, k, j, more = rng.randint(2, 12), rng.randint(2, 12), rng.randint(2, 5), rng.randint(2, 5), rng.random() < 0.5
-    n = n if more else n + m
+    n = n if more else n + m  # nobody loses more than there is
     pronoun = "she" if a in GIRLS else "he"
     slots = {"a": a, "b": b, "n": n, "m": m, "s": n + m, "r": n + m if more else n - m, "k": k, "j": j, "kj": k * j,
              "nn": 2 * n, "p": pronoun, "P": upper(pronoun), "T": rng.choice(PLURALS), "C": rng.choice(CONTAINERS),

@@ -1,39 +1,42 @@
-"""Short stories about the people of the world, true to its facts, and plain prose that states them.
+"""Short stories about the people of the world, and plain prose that states its facts. Both agree with the world.
 
 A story is an opening, a plot, perhaps a scene on the way, and an ending. They stand in plots.txt, in a tiny grammar:
-`[a|b|c]` is one of its alternatives, `{slot}` somebody or something of this world: {N} the hero, {F} the friend, {O}
-somebody else, {P} the {p} the pet and its name, {w} another animal, {d} a day and {d1} the next. So a few hundred
-phrases make many millions of stories, and whoever reads enough of them knows who lives where, and with which pet. A new
-plot is a new paragraph in plots.txt.
+`[a|b|c]` becomes one of its alternatives, and `{slot}` becomes somebody or something of this world:
+
+    {P} is {ap}. It belongs to {N}, who [works as|is] {ajob}.  →  Momo is a donkey. It belongs to Ruth, who is a baker.
+
+{N} is the hero, {F} the friend and {O} a third person; {P} the {p} is the hero's pet, {w} another animal, {d} a day and
+{d1} the day after. So a few hundred phrases make many millions of stories, and a model that reads enough of them
+learns who lives where, and with which pet. A new plot is a new paragraph in plots.txt.
 
 >>> story(random.Random(1), World(0)).count("{")
 0
 
-`prose` states the facts plainly: portraits of people, animals and toys, lists of who lives where, pages about the days,
-the months, numbers and sizes. It has every fact, but never a question: those are lessons (facts.py, choices.py).
+`prose` states the facts plainly: portraits of people, animals and toys, lists of who lives where, pages about days,
+months, numbers and sizes. It states every fact and never asks: questions are lessons (facts.py, choices.py).
 """
 
 import random
 import re
 from functools import lru_cache
-from pathlib import Path
 
 from kindergarten import world as lists
-from kindergarten.world import Fact, World, an, upper
+from kindergarten.world import Fact, World, an, read_text, upper
 
-_CHOICE = re.compile(r"\[([^\[\]]*)\]")
-_THINGS = [thing for thing in lists.THINGS if thing not in lists.TOYS]  # toys have their own colours
-_COUNTS = [", ".join(lists.NUMBERS[1 : n + 1]) for n in range(10)]  # "one, two, three"
+_INNERMOST_CHOICE = re.compile(r"\[([^\[\]]*)\]")
+_THINGS = [thing for thing in lists.THINGS if thing not in lists.TOYS]  # toys have colours of their own
+_COUNTS = [", ".join(lists.NUMBERS[1 : n + 1]) for n in range(10)]  # _COUNTS[3] is "one, two, three"
 
 
 def _read_plots() -> dict[str, list[str]]:
-    """The paragraphs of plots.txt under each of its headings."""
-    sections = {}
-    for paragraph in (Path(__file__).parent / "plots.txt").read_text(encoding="ascii").strip().split("\n\n"):
+    """The paragraphs of plots.txt by the heading above them: openings, plots, scenes, endings."""
+    sections: dict[str, list[str]] = {}
+    heading = ""
+    for paragraph in read_text("plots.txt").split("\n\n"):
         if paragraph.startswith("# "):
-            section = sections.setdefault(paragraph[2:], [])
+            heading = paragraph[2:]
         else:
-            section.append(paragraph.replace("\n", " "))
+            sections.setdefault(heading, []).append(paragraph.replace("\n", " "))
     return sections
 
 
@@ -41,27 +44,29 @@ PLOTS = _read_plots()
 
 
 def story(rng: random.Random, world: World) -> str:
-    """A story of 40 to 170 words, one or two paragraphs."""
-    parts = [rng.choice(PLOTS["openings"]), rng.choice(PLOTS["plots"])]
+    """A story of 40 to 170 words in one or two paragraphs."""
+    phrases = [rng.choice(PLOTS["openings"]), rng.choice(PLOTS["plots"])]
     if rng.random() < 0.6:
-        parts.insert(1, rng.choice(PLOTS["scenes"]))
+        phrases.insert(1, rng.choice(PLOTS["scenes"]))
     if rng.random() < 0.7:
-        parts.append(rng.choice(PLOTS["endings"]))
-    break_after = rng.randrange(len(parts)) if rng.random() < 0.3 else -1
-    text = "".join(part + ("\n\n" if i == break_after else " ") for i, part in enumerate(parts)).strip()
+        phrases.append(rng.choice(PLOTS["endings"]))
+    break_after = rng.randrange(len(phrases)) if rng.random() < 0.3 else -1
+    text = "".join(phrase + ("\n\n" if i == break_after else " ") for i, phrase in enumerate(phrases)).strip()
     return expand(rng, text).format_map(_slots(rng, world))
 
 
 def expand(rng: random.Random, text: str) -> str:
-    """The text with one alternative chosen in every `[a|b]`, from the inside out."""
+    """The text with one alternative in place of every `[a|b]`, also where one stands inside another."""
     while "[" in text:
-        text = _CHOICE.sub(lambda found: rng.choice(found[1].split("|")), text)
+        text = _INNERMOST_CHOICE.sub(lambda match: rng.choice(match[1].split("|")), text)
     return text
 
 
+# Cached: most of a story's hundred slots depend on the person or the animal only.
 @lru_cache(maxsize=512)
-def _person(world: World, name: str, role: str) -> dict[str, str]:
-    """The slots of one person; `role` "" (the hero), "F" or "O" stands before each slot: {c}, {Fc}, {aFc}."""
+def _person_slots(world: World, name: str, role: str) -> dict[str, str]:
+    """The slots of one person. A prefix says whose they are: {c} is the hero's colour, {Fc} the friend's, {Oc} the
+    third person's; an article goes in front, {aFc}."""
     about = world.people[name]
     he, his, him = ("she", "her", "her") if name in lists.GIRLS else ("he", "his", "him")
     pet, toy = about["pet"], world.toys[about["toy"]]
@@ -71,90 +76,97 @@ def _person(world: World, name: str, role: str) -> dict[str, str]:
              "pl": world.value(pet, "lair"), "c": about["colour"], "g": about["garment"], "home": about["home"],
              "food": about["food"], "toy": about["toy"], "tint": toy["tint"], "spot": toy["spot"], "job": about["job"],
              "day": about["day"]}
-    named = {role + slot: word for slot, word in slots.items()} | {role or "N": name}
-    return named | {f"a{role}{slot}": an(slots[slot]) for slot in ("p", "job", "c")} | {f"A{role}p": upper(an(pet))}
+    with_role = {role + slot: word for slot, word in slots.items()} | {role or "N": name}
+    articles = {f"a{role}{slot}": an(slots[slot]) for slot in ("p", "job", "c")}
+    return with_role | articles | {f"A{role}p": upper(an(pet))}
 
 
 @lru_cache(maxsize=64)
-def _animal(world: World, animal: str) -> dict[str, str]:
+def _animal_slots(world: World, animal: str) -> dict[str, str]:
     sound = world.value(animal, "sound")
     return {"w": animal, "W": upper(animal), "aw": an(animal), "Aw": upper(an(animal)), "ws": sound, "Ws": upper(sound),
             "wd": world.value(animal, "diet"), "wl": world.value(animal, "lair")}
 
 
 def _slots(rng: random.Random, world: World) -> dict[str, str]:
-    """Who and what a story is about: a hero and a friend, a third person, another animal, places, days and numbers."""
-    hero, other, spare = rng.sample(lists.NAMES, 3)
-    friend = world.people[hero]["friend"]
+    """Everything a story can mention: a hero, the friend, a third person, animals, things, places, days, numbers."""
+    hero, third, spare = rng.sample(lists.NAMES, 3)  # spare: the third person, if the draw has hit the hero's friend
+    friend = world.people[hero]["friend"]  # friends of a story are those of the world
+    # Of two animals the one with the lower rank is smaller: "{abig} is bigger than {asmall}" is always true.
     small, big = (lists.ANIMALS[rank] for rank in sorted(rng.sample(range(len(lists.ANIMALS)), 2)))
     thing, day, n = rng.choice(_THINGS), rng.randrange(7), rng.randint(3, 9)
-    here, there = rng.sample(lists.OUTINGS, 2)
+    place, second_place = rng.sample(lists.OUTINGS, 2)
     slots = {"small": small, "asmall": an(small), "big": big, "abig": an(big), "thing": thing,
              "things": lists.THINGS[thing], "d": lists.DAYS[day], "d1": lists.DAYS[(day + 1) % 7],
              "m": rng.choice(lists.MONTHS), "n": lists.NUMBERS[n], "count": _COUNTS[n], "Count": upper(_COUNTS[n]),
-             "few": rng.choice(("two", "three")), "at": here, "At": upper(here), "at2": there}
-    return (_person(world, hero, "") | _person(world, friend, "F") | _animal(world, rng.choice(lists.ANIMALS))
-            | _person(world, spare if other == friend else other, "O") | slots)
+             "few": rng.choice(("two", "three")), "at": place, "At": upper(place), "at2": second_place}
+    return (_person_slots(world, hero, "") | _person_slots(world, friend, "F")
+            | _animal_slots(world, rng.choice(lists.ANIMALS))
+            | _person_slots(world, spare if third == friend else third, "O") | slots)
 
 
 def prose(rng: random.Random, world: World) -> str:
-    """One to three paragraphs of plain statements about the world, 60 words on average."""
+    """One to three pages of plain statements about the world, each a paragraph; 60 words on average."""
     return "\n\n".join(page(rng, world) for page in rng.choices(*_PAGES, k=rng.randint(1, 3)))
 
 
 @lru_cache(maxsize=4)
 def _facts_by(world: World, field: str) -> dict[str, list[Fact]]:
     """The world's facts grouped by "entity" or by "relation"."""
-    groups = {}
+    groups: dict[str, list[Fact]] = {}
     for fact in world.facts:
         groups.setdefault(getattr(fact, field), []).append(fact)
     return groups
 
 
 def _portrait(rng: random.Random, world: World) -> str:
-    """Much of what is true of somebody or something, in any order; people sometimes as he or she after a first time."""
+    """Several facts about one person, animal or toy, in any order; half of the people become "he" or "she" after the
+    first sentence."""
     entity = rng.choice(_SUBJECTS)
     facts = _facts_by(world, "entity")[entity]
     facts = rng.sample(facts, min(len(facts), rng.randint(4, 9)))
-    if entity in world.people and rng.random() < 0.3:  # go on with the pet
+    if entity in world.people and rng.random() < 0.3:  # two facts about the pet follow: questions combine them
         facts += rng.sample(_facts_by(world, "entity")[world.value(entity, "pet")], 2)
     sentences = [world.state(rng, fact) for fact in facts]
     if entity in world.people and rng.random() < 0.5:
         he, his = ("She", "Her") if entity in lists.GIRLS else ("He", "His")
-        sentences[1:] = [re.sub(f"^{entity}'s", his, re.sub(f"^{entity} (?!and)", he + " ", text))
-                         for text in sentences[1:]]
+        for i, sentence in enumerate(sentences[1:], 1):
+            sentence = re.sub(f"^{entity} (?!and)", he + " ", sentence)  # not "Tom and Ann are friends."
+            sentences[i] = re.sub(f"^{entity}'s", his, sentence)
     return rng.choice((f"About {entity}\n", f"{upper(entity)}: ", "", "", "")) + " ".join(sentences)
 
 
 def _roll_call(rng: random.Random, world: World) -> str:
-    """One relation, many entities: as sentences of one form, or as a table."""
-    relation = rng.choice(list(lists.RELATIONS))
+    """One relation of many entities: sentences of one form, or a table."""
+    relation = rng.choice(list(lists.RELATIONS))  # not weighted: rare relations are stated as often as others
     facts = rng.sample(_facts_by(world, "relation")[relation], rng.randint(5, 9))
     if rng.random() < 0.3:
-        table = rng.choice(("{e}: {v}", "{v}: {e}", "{e} - {v}", "{e}, {v}", "{v} ({e})"))
-        return f"{upper(relation)}\n" + "\n".join(table.format(e=fact.entity, v=fact.value) for fact in facts)
-    form = rng.choice(lists.RELATIONS[relation].statements)
-    return rng.choice((" ", "\n")).join(world.fill(form, fact) for fact in facts)
+        row = rng.choice(("{e}: {v}", "{v}: {e}", "{e} - {v}", "{e}, {v}", "{v} ({e})"))
+        return f"{upper(relation)}\n" + "\n".join(row.format(e=fact.entity, v=fact.value) for fact in facts)
+    statement = rng.choice(lists.RELATIONS[relation].statements)
+    return rng.choice((" ", "\n")).join(world.fill(statement, fact) for fact in facts)
 
 
 def _calendar(rng: random.Random, world: World) -> str:
+    """Days or months in order or backwards: a third of the pages lists them, the others say what follows what."""
     circle, noun = rng.choice(((lists.DAYS, "day"), (lists.MONTHS, "month")))
     start, length, kind = rng.randrange(len(circle)), rng.randint(3, len(circle)), rng.randrange(6)
-    step = 1 if kind % 2 else -1
-    names = [circle[(start + step * i) % len(circle)] for i in range(length + 2)]
-    if kind < 2:
-        order = "in order" if step == 1 else "backwards"
+    forward, is_list, is_shuffled = kind % 2 == 1, kind < 2, kind > 3
+    names = [circle[(start + (i if forward else -i)) % len(circle)] for i in range(length + 2)]
+    if is_list:
+        order = "in order" if forward else "backwards"
         return rng.choice((f"The {noun}s {order}: ", f"{upper(noun)}s {order}\n", "")) + ", ".join(names) + "."
-    word, turn = ("after", "next {n} is") if step == 1 else ("before", "last {n} was")
+    word, turn = ("after", "next {n} is") if forward else ("before", "last {n} was")
     form = rng.choice((f"{upper(word)} {{a}} comes {{b}}.", f"The {{n}} {word} {{a}} is {{b}}.",
                        f"If it is {{a}}, the {turn} {{b}}.", f"Two {{n}}s {word} {{a}} comes {{c}}."))
     lines = [form.format(a=a, b=b, c=c, n=noun) for a, b, c in zip(names, names[1:], names[2:])]
     if noun == "month":
         lines += [f"{month} is in {lists.SEASONS[lists.MONTHS.index(month)]}." for month in rng.sample(names, 2)]
-    return " ".join(rng.sample(lines, len(lines)) if kind > 3 else lines)
+    return " ".join(rng.sample(lines, len(lines)) if is_shuffled else lines)
 
 
 def _counting(rng: random.Random, world: World) -> str:
+    """Counting up, counting down, numbers in words, or statements about neighbours."""
     start, step, kind = rng.randint(0, 200), rng.choice((1, 1, 1, 1, 2, 5, 10)), rng.randrange(4)
     numbers = [start + step * i for i in range(rng.randint(6, 14))]
     if kind == 0:
@@ -174,10 +186,12 @@ _NUMBER_FORMS = ("After {n} comes {up}.", "Before {n} comes {down}.", "{up} is b
 
 
 def _sizes(rng: random.Random, world: World) -> str:
+    """Animals from small to big or from big to small, or pairs of them compared."""
     if rng.random() < 0.3:
-        chain = sorted(rng.sample(lists.ANIMALS, rng.randint(4, 8)), key=lists.ANIMALS.index)
-        up = rng.random() < 0.5
-        return f"From {'small to big' if up else 'big to small'}: " + ", ".join(chain if up else chain[::-1]) + "."
+        animals = sorted(rng.sample(lists.ANIMALS, rng.randint(4, 8)), key=lists.ANIMALS.index)
+        if rng.random() < 0.5:
+            return f"From small to big: {', '.join(animals)}."
+        return f"From big to small: {', '.join(animals[::-1])}."
     forms = ("{A} is bigger than {b}.", "{B} is smaller than {a}.", "The {a1} is bigger than the {b1}.",
              "Beside {a}, {b} is small.")
     lines = []
@@ -188,5 +202,6 @@ def _sizes(rng: random.Random, world: World) -> str:
     return " ".join(lines)
 
 
-_SUBJECTS = [*lists.NAMES * 3, *lists.ANIMALS * 2, *lists.TOYS]  # a person has ten facts, an animal five, a toy two
-_PAGES = ((_portrait, _roll_call, _calendar, _counting, _sizes), (45, 25, 10, 9, 11))  # pages and their weights
+# A person has nine facts, an animal five and a toy two, so there are most portraits of people.
+_SUBJECTS = [*lists.NAMES * 3, *lists.ANIMALS * 2, *lists.TOYS]
+_PAGES = ((_portrait, _roll_call, _calendar, _counting, _sizes), (45, 25, 10, 9, 11))  # kinds of page and weights

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import tasks
-from kindergarten import facts, functions, problems, talk, words
+from kindergarten import facts, functions, problems, sums, talk, words
 from kindergarten.world import World
 from nanochat.system import files
 from nanochat.system.files import UserError
@@ -107,7 +107,7 @@ def test_spelling_must_be_the_whole_answer():
 
 def test_the_kindergartens_exams_are_read_and_their_worked_answers_are_right(tmp_path):
     made = {"facts": facts.exam(World(1))[:40], "problems": problems.exam(1, 20),
-            "arithmetic": problems.arithmetic_exam(1, 20), "functions": functions.exam(1, 4),
+            "arithmetic": sums.exam(1, 20), "functions": functions.exam(1, 4),
             "spelling": words.spelling_exam(1, 20), "letters": words.counting_exam(1, 20),
             "greetings": talk.exam(1, 48)}
     for name, items in made.items():
