@@ -84,7 +84,7 @@ def choose(names: str) -> list[tasks.Task]:
         for task in chosen:
             if task.kind == "source":
                 raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
-            task.found("test")
+            task.require_path("test")
         return chosen
     chosen = [task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
     if not chosen:

@@ -18,7 +18,7 @@ class Conversations(Source):
     """A file of conversations, each line checked."""
 
     def load(self, split: str, data_dir: Path | None = None) -> list[dict]:
-        return read(self.found(split, data_dir))
+        return read(self.require_path(split, data_dir))
 
     def conversation(self, item: dict) -> dict:
         return item
@@ -63,4 +63,4 @@ def _problem(messages: object) -> str:
     return ""
 
 
-TASK = Conversations("conversations", {"train": "chat/conversations.jsonl"}, title="Conversations", licence="yours")
+TASK = Conversations("conversations", {"train": "chat/conversations.jsonl"}, title="Conversations")

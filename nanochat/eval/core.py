@@ -76,7 +76,7 @@ def evaluate(model, tokenizer, data_dir: Path, max_per_task: int = -1, *, finish
     and how many items of the present one. UserError without any task file.
     """
     tasks = read_tasks(data_dir)
-    missing = [task.label for task in tasks if not any(Path(f"{task.path}{end}").is_file() for end in ("", ".gz"))]
+    missing = [task.label for task in tasks if not files.beside(task.path).is_file()]
     if len(missing) == len(tasks):
         raise UserError(f"none of the {len(tasks)} CORE files is in {data_dir}; the first would be {tasks[0].path}.gz")
     results = dict(finished or {})

@@ -22,7 +22,7 @@ def test_every_file_is_a_task_of_its_own_name():
     assert len(tasks.names()) >= 16 and "common" not in tasks.names()
     for name in tasks.names():
         task = tasks.find(name)
-        assert task.name == name and task.title and task.licence and task.splits
+        assert task.name == name and task.title and task.splits
         assert task.kind in ("categorical", "generative", "source") and 0 <= task.chance < 1
 
 

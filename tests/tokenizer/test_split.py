@@ -1,4 +1,4 @@
-"""The bit-mask scanner cuts as the plain pattern does, and the plain pattern as the library that published it."""
+"""The bit-mask splitter cuts as the plain pattern does, and the plain pattern as the library that published it."""
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +10,8 @@ from tests.tokenizer.texts import SENTENCES, any_texts, awkward_texts, runs
 
 
 def cut(texts: list[str], digits: int = 2) -> list[list[str]]:
-    """The words of each text, as the scanner finds them."""
-    data, starts = split.Scanner(digits).words(texts)
+    """The words of each text, as the splitter finds them."""
+    data, starts = split.Splitter(digits).words(texts)
     assert starts[0] == 0 and starts[-1] + 1 <= len(data)
     words = [data[start:end].tobytes() for start, end in zip(starts, starts[1:])] + [b"\xff"]
     found: list[list[str]] = []
@@ -73,9 +73,9 @@ def test_lone_surrogates_are_replaced():
     assert split.utf8("\ud83d\ude00") == "😀".encode()
 
 
-def test_scanner_can_be_used_again():
-    scanner = split.Scanner(2)
-    small = scanner.words(["a b"])[1].tolist()
-    scanner.words(["long text " * 1000])
-    assert scanner.words(["a b"])[1].tolist() == small == [0, 1, 2, 4]
-    assert np.array_equal(scanner.words([])[1], [0])
+def test_a_splitter_can_be_used_again():
+    splitter = split.Splitter(2)
+    small = splitter.words(["a b"])[1].tolist()
+    splitter.words(["long text " * 1000])
+    assert splitter.words(["a b"])[1].tolist() == small == [0, 1, 2, 4]
+    assert np.array_equal(splitter.words([])[1], [0])
