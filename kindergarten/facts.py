@@ -25,8 +25,9 @@ from itertools import permutations
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from kindergarten import world as lists
 from kindergarten.talk import words_of
-from kindergarten.world import ANIMALS, DAYS, MONTHS, RELATIONS, SEASONS, Fact, World, an, plural, upper
+from kindergarten.world import RELATIONS, Fact, World, an, plural, read_text, sentences, upper
 
 HELD_OUT_ONE_IN = 5
 # How often lessons ask each kind (weights), and how many items of it the exam has at most.
@@ -35,32 +36,16 @@ EXAM_ITEMS = {"fact": 120, "reverse": 36, "hop": 96, "size": 48, "calendar": 12,
 _OPENERS = ("",) * 12 + (  # two questions in three have none
     "Tell me: ", "Please tell me. ", "Do you know? ", "I forgot. ", "A question: ", "Hello! ")
 _ONE_WORD = (" Answer in one word.", " One word, please.", " Just the word.")
-_HOPS = (  # (relation of the person, relation of the pet, friend or toy, questions)
-    ("pet", "sound", "What sound does {e}'s pet make? What does {e}'s pet say"),
-    ("pet", "diet", "What does {e}'s pet eat? What is the food of {e}'s pet"),
-    ("pet", "legs", "How many legs does {e}'s pet have? What number of legs has {e}'s pet"),
-    ("pet", "cover", "What is {e}'s pet covered with? What covers {e}'s pet"),
-    ("friend", "home", "Where does {e}'s friend live? Where is the home of {e}'s friend"),
-    ("friend", "pet", "What pet does {e}'s friend have? Which animal is the pet of {e}'s friend"),
-    ("friend", "food", "What does {e}'s friend like to eat? Which food does {e}'s friend love"),
-    ("friend", "job", "What is the job of {e}'s friend? What does {e}'s friend work as"),
-    ("friend", "day", "Which day does {e}'s friend like best? What is the favourite day of {e}'s friend"),
-    ("friend", "toy", "What is the favourite toy of {e}'s friend? Which toy does {e}'s friend like most"),
-    ("friend", "petname", "What is the pet of {e}'s friend called? What is the name of the pet of {e}'s friend"),
-    ("toy", "tint", "What colour is {e}'s favourite toy? What is the colour of {e}'s favourite toy"),
-    ("toy", "spot", "Where is {e}'s favourite toy? In what place is {e}'s favourite toy"),
-)
-_OWNER_HOPS = (  # (relation of the owner, questions about a pet by its name)
-    ("pet", "What kind of animal is {e}? Which animal is called {e}"),
-    ("home", "Where does {e}'s owner live? Where is the home of {e}'s owner"),
-    ("job", "What is the job of {e}'s owner? What does {e}'s owner work as"),
-)
+# Lines such as "pet sound: What does {e}'s pet say?" have the relation of a person, and then that of the pet, friend or
+# toy; in "owner home", {e} is a pet and the second relation that of its owner.
+_HOPS = [(*relations.split(), phrasings) for relations, phrasings in
+         (line.split(": ") for line in read_text("hops.txt").splitlines())]
 _STEPS = (  # (steps, questions, reply) on the circle of days or months
-    (1, "What {c} comes after {a}? Which {c} is just after {a}? After {a} comes which {c}", "After {a} comes {b}."),
-    (-1, "What {c} comes before {a}? Which {c} is just before {a}? Before {a} comes which {c}",
+    (1, "What {c} comes after {a}? Which {c} is just after {a}? After {a} comes which {c}?", "After {a} comes {b}."),
+    (-1, "What {c} comes before {a}? Which {c} is just before {a}? Before {a} comes which {c}?",
      "Before {a} comes {b}."),
-    (2, "What {c} comes two {c}s after {a}? Which {c} is two {c}s after {a}", "Two {c}s after {a} comes {b}."),
-    (-2, "What {c} comes two {c}s before {a}? Which {c} is two {c}s before {a}", "Two {c}s before {a} comes {b}."),
+    (2, "What {c} comes two {c}s after {a}? Which {c} is two {c}s after {a}?", "Two {c}s after {a} comes {b}."),
+    (-2, "What {c} comes two {c}s before {a}? Which {c} is two {c}s before {a}?", "Two {c}s before {a} comes {b}."),
 )
 
 
@@ -145,8 +130,8 @@ def _last_sentence(text: str) -> str:
 
 
 def _fill_questions(phrasings: str, **slots: str) -> list[str]:
-    """_fill_questions("Who is {e}? What is {e}", e="Tom") == ["Who is Tom?", "What is Tom?"]."""
-    return [upper(text.format(**slots)) + "?" for text in phrasings.split("? ")]
+    """_fill_questions("Who is {e}? What is {e}?", e="Tom") == ["Who is Tom?", "What is Tom?"]."""
+    return [upper(text.format(**slots)) for text in sentences(phrasings)]
 
 
 def _answer_sentence(world: World, entity: str, relation: str) -> str:
@@ -171,25 +156,25 @@ def _facts(rng: random.Random, world: World) -> Iterator[Question]:
 def _hops(rng: random.Random, world: World) -> Iterator[Question]:
     for name, person in world.people.items():
         for first, second, phrasings in _HOPS:
-            middle = person[first]
-            reply = f"{_answer_sentence(world, name, first)} {_answer_sentence(world, middle, second)}"
-            yield Question("hop", f"hop {name} {first} {second}", _fill_questions(phrasings, e=name), reply,
-                           world.value(middle, second), world.values[second])
-        pet = person["petname"]
-        for second, phrasings in _OWNER_HOPS:
-            reply = f"{pet} belongs to {name}. {_answer_sentence(world, name, second)}"
-            yield Question("hop", f"hop {pet} {second}", _fill_questions(phrasings, e=pet), reply, person[second],
+            if first == "owner":
+                entity, middle, key = person["petname"], name, f"hop {person['petname']} {second}"
+                first_step = f"{entity} belongs to {name}."
+            else:
+                entity, middle, key = name, person[first], f"hop {name} {first} {second}"
+                first_step = _answer_sentence(world, name, first)
+            yield Question("hop", key, _fill_questions(phrasings, e=entity),
+                           f"{first_step} {_answer_sentence(world, middle, second)}", world.value(middle, second),
                            world.values[second])
         for word, step in (("after", 1), ("before", -1)):  # a fact and a step on the calendar
-            day = DAYS[(DAYS.index(person["day"]) + step) % 7]
+            day = lists.DAYS[(lists.DAYS.index(person["day"]) + step) % 7]
             reply = f"{_answer_sentence(world, name, 'day')} {upper(word)} {person['day']} comes {day}."
             yield Question("hop", f"hop {name} day {word}", [f"What day comes {word} {name}'s favourite day?"], reply,
-                           day, DAYS)
+                           day, lists.DAYS)
 
 
 def _sizes(rng: random.Random, world: World) -> Iterator[Question]:
-    for rank, big in enumerate(ANIMALS):
-        for small in ANIMALS[:rank]:
+    for rank, big in enumerate(lists.ANIMALS):
+        for small in lists.ANIMALS[:rank]:
             key = f"size {big} {small}"  # all questions about this pair of animals are held out together
             for first, second, truth in ((big, small, "yes"), (small, big, "no")):
                 phrasings = [f"Is {an(first)} bigger than {an(second)}?", f"Is {an(second)} smaller than {an(first)}?"]
@@ -200,16 +185,16 @@ def _sizes(rng: random.Random, world: World) -> Iterator[Question]:
 
 
 def _calendar(rng: random.Random, world: World) -> Iterator[Question]:
-    for circle, noun in ((DAYS, "day"), (MONTHS, "month")):
+    for circle, noun in ((lists.DAYS, "day"), (lists.MONTHS, "month")):
         for i, start in enumerate(circle):
-            for step, phrasings, reply in _STEPS:
+            for step, texts, reply in _STEPS:
                 end = circle[(i + step) % len(circle)]
-                yield Question("calendar", f"calendar {start} {step}", _fill_questions(phrasings, a=start, c=noun),
+                yield Question("calendar", f"calendar {start} {step}", _fill_questions(texts, a=start, c=noun),
                                reply.format(a=start, b=end, c=noun), end, circle)
-    for month, season in zip(MONTHS, SEASONS, strict=True):
+    for month, season in zip(lists.MONTHS, lists.SEASONS, strict=True):
         phrasings = [f"In which season is {month}?", f"What season is it in {month}?"]
         yield Question("calendar", f"season {month}", phrasings, f"{month} is in {season}.", season,
-                       sorted(set(SEASONS)))
+                       sorted(set(lists.SEASONS)))
 
 
 def _numbers(rng: random.Random, world: World) -> Iterator[Question]:
@@ -226,13 +211,13 @@ def _numbers(rng: random.Random, world: World) -> Iterator[Question]:
 
 def _legs(rng: random.Random, world: World) -> Iterator[Question]:
     totals = [str(total) for total in range(0, 42, 2)]  # five spiders have 40 legs
-    for i, animal in enumerate(ANIMALS):
+    for i, animal in enumerate(lists.ANIMALS):
         legs = int(world.value(animal, "legs"))
         for n in range(2, 6):
             reply = f"{upper(an(animal))} has {legs} legs. {n} times {legs} is {n * legs}."
             yield Question("legs", f"legs {n} {animal}", [f"How many legs do {n} {plural(animal)} have?"], reply,
                            str(n * legs), totals)
-        for second in ANIMALS[:i]:
+        for second in lists.ANIMALS[:i]:
             more = int(world.value(second, "legs"))
             phrasings = [f"How many legs do {a} and {b} have together?"
                          for a, b in permutations((an(animal), an(second)))]

@@ -25,7 +25,7 @@ from kindergarten.world import THINGS
 
 HELD_OUT_PAIRS = 4       # one pair of operations in four belongs to the exam
 SINGLE = 0.25            # share of the lessons that have one operation only
-NUM_CHECKS = 4           # asserts per item, at least
+NUM_CHECKS = 4           # asserts per item, at least; more where a mistake needs an input of its own
 LETTERS = "aeilnorst"    # frequent ones, so that a count is not always 0
 VARIABLES = {"number": "x", "list": "xs", "text": "s"}  # no operation takes a bool: it ends a function
 
@@ -142,6 +142,7 @@ def code_text(rng: random.Random) -> str:
 
 def _inputs(rng: random.Random, takes: str) -> list[Any]:
     """Forty inputs of a type; numbers below zero only among the last twenty."""
+    # So many, because a mistake must show on at least one of them.
     if takes == "number":
         return [rng.randint(0, 20) for _ in range(20)] + [rng.randint(-20, 60) for _ in range(20)]
     if takes == "list":
@@ -157,6 +158,7 @@ def _compiled(code: str) -> Callable[..., Any]:
 
 def _apply(steps: Sequence[Operation], value: Any) -> Any:
     """The value after all steps, or the type of the exception that a step raised."""
+    # A wrong order of steps may not even fit by type: that is a mistake which shows, and not an error of ours.
     try:
         for step in steps:
             value = _compiled(step.code)(**{VARIABLES[step.takes]: value})
@@ -188,7 +190,7 @@ def _checks(rng: random.Random, steps: Sequence[Operation], must_fail: list[list
 def exam(seed: int, n: int) -> list[dict[str, Any]]:
     """`n` different items in HumanEval's form, each a pair of operations that no lesson has."""
     rng = random.Random(f"functions {seed}")
-    items: dict[str, dict[str, Any]] = {}
+    items: dict[str, dict[str, Any]] = {}  # by prompt, so that no item comes twice
     while len(items) < n:
         pair, constants, letter = rng.choice(EXAM_PAIRS), (rng.randint(2, 9), rng.randint(2, 9)), rng.choice(LETTERS)
         first, second = (operation.filled(k, letter) for operation, k in zip(pair, constants))

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from kindergarten.talk import dialogue, worked
-from kindergarten.world import DAYS, GIRLS, NAMES, OUTINGS, THINGS, read_text, upper
+from kindergarten.world import DAYS, GIRLS, NAMES, OUTINGS, THINGS, read_text, sentences, upper
 
 SPLITS = ("lesson", "practice", "exam")
 # Weights: of 1, 2 and 3 statements after the start, of the kinds of statement, of the questions.
@@ -70,7 +70,7 @@ LOST = (("lost", "sold", "dropped", "broke", "gave away"), ("threw away", "used 
 def _read_frames() -> dict[str, list[list[str]]]:
     """kind → its frames for lessons, for practice, for the exam."""
     blocks = (block.split(": ", 1) for block in re.split(r"\n(?=\w+: )", read_text("frames.txt")))
-    frames = {kind: [re.findall(r"\S[^.?]*[.?]", part) for part in parts.split("|")] for kind, parts in blocks}
+    frames = {kind: [sentences(part) for part in parts.split("|")] for kind, parts in blocks}
     events = frames.pop("event")
     return frames | {"gain": events, "lose": events, "other": frames["now"]}
 

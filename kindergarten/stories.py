@@ -50,9 +50,9 @@ def story(rng: random.Random, world: World) -> str:
         phrases.insert(1, rng.choice(PLOTS["scenes"]))
     if rng.random() < 0.7:
         phrases.append(rng.choice(PLOTS["endings"]))
-    break_after = rng.randrange(len(phrases)) if rng.random() < 0.3 else -1
+    break_after = rng.randrange(len(phrases)) if rng.random() < 0.3 else -1  # after this phrase a paragraph begins
     text = "".join(phrase + ("\n\n" if i == break_after else " ") for i, phrase in enumerate(phrases)).strip()
-    return expand(rng, text).format_map(_slots(rng, world))
+    return expand(rng, text).format_map(_slots(rng, world))  # alternatives first: a slot may stand inside one
 
 
 def expand(rng: random.Random, text: str) -> str:
@@ -152,6 +152,7 @@ def _calendar(rng: random.Random, world: World) -> str:
     circle, noun = rng.choice(((lists.DAYS, "day"), (lists.MONTHS, "month")))
     start, length, kind = rng.randrange(len(circle)), rng.randint(3, len(circle)), rng.randrange(6)
     forward, is_list, is_shuffled = kind % 2 == 1, kind < 2, kind > 3
+    # Two more names than lines, because a line may mention the two that follow.
     names = [circle[(start + (i if forward else -i)) % len(circle)] for i in range(length + 2)]
     if is_list:
         order = "in order" if forward else "backwards"

@@ -15,7 +15,7 @@ import re
 from typing import Any
 
 from kindergarten.stories import story
-from kindergarten.world import ANIMALS, NAMES, World, an, read_text
+from kindergarten.world import ANIMALS, NAMES, World, an, read_text, sentences
 
 STORY = ("Tell me a story{x}.", "Please tell me a story{x}.", "Can you tell me a story{x}?", "I want a story{x}.",
          "Write a story{x}.", "A story{x}, please.", "Do you know a story{x}?", "Write me a story{x}.",
@@ -28,7 +28,7 @@ def _parse(block: str) -> tuple[str, dict[str, Any]]:
     match = re.fullmatch(r"(\w+): (.*) ; (.*)\n([^;]*)", block)
     assert match, f"not a topic: {block!r}"
     topic, reply, keys, ways = match.groups()
-    for_lessons, for_exam = (re.findall(r"\S[^.?!]*[.?!]", " ".join(half.split())) for half in ways.split("|"))
+    for_lessons, for_exam = map(sentences, ways.split("|"))
     return topic, {"reply": reply, "required": keys.split(), "lessons": for_lessons, "exam": for_exam}
 
 
@@ -52,7 +52,7 @@ def worked(code: str, output: object, text: str) -> list[dict[str, str]]:
 
 
 def join(rng: random.Random, conversations: list[dict[str, Any]]) -> dict[str, Any]:
-    """One conversation out of several, in their order; sometimes with a greeting before and thanks or goodbye after."""
+    """One conversation out of several, in their order; some with a greeting before and thanks or goodbye after."""
     before = [_small_talk(rng, rng.choice(("hello", "hello", "mood")))] if rng.random() < 0.3 else []
     after = [_small_talk(rng, rng.choice(("thanks", "thanks", "bye")))] if rng.random() < 0.3 else []
     return {"messages": [message for turns in (*before, *conversations, *after) for message in turns["messages"]]}
@@ -62,7 +62,7 @@ def _small_talk(rng: random.Random, topic: str) -> dict[str, Any]:
     way = rng.choice(TOPICS[topic]["lessons"])
     if rng.random() < 0.15:  # as people type in a chat: no capitals, no full stop
         way = way.lower().rstrip("?!.")
-    elif topic not in ("hello", "thanks", "bye") and rng.random() < 0.15:
+    elif topic not in ("hello", "thanks", "bye") and rng.random() < 0.15:  # "Hello! Thank you!" makes no sense
         way = rng.choice(("Hello! ", "Hi! ", "Hello, nanochat! ", "Tell me: ")) + way
     return dialogue(way, TOPICS[topic]["reply"])
 
@@ -81,7 +81,7 @@ def _about(subject: str) -> str:
 def story_lesson(rng: random.Random, world: World) -> dict[str, Any]:
     """A conversation: a request for a story, most of the time about a person or an animal in it, and the story."""
     text = story(rng, world)
-    # The first four subjects: a story asked for by its hero or its animal, not by somebody who passes at the end.
+    # Only of the first four: the story is not about somebody who is named late.
     subjects = [word for word in dict.fromkeys(re.findall("[A-Za-z]+", text)) if word in _SUBJECTS][:4]
     about = _about(rng.choice(subjects)) if subjects and rng.random() < 0.75 else ""
     return dialogue(rng.choice(STORY).format(x=about), text)
@@ -96,6 +96,7 @@ def exam(seed: int, n: int) -> list[dict[str, Any]]:
         forbidden = sorted(keys - words_of(about["reply"]))  # so that a reply which says everything is wrong
         items += [{"question": way, "answer": about["reply"], "required": about["required"], "forbidden": forbidden,
                    "kind": topic} for way in about["exam"]]
+    # A story may be about anything else, too: only the animal must come up.
     items += [{"question": way.format(x=_about(animal)), "answer": f"A story with {an(animal)}.", "required": [animal],
                "forbidden": [], "kind": "story"} for way in STORY_EXAM for animal in rng.sample(ANIMALS, 4)]
     return rng.sample(items, min(n, len(items)))

@@ -6,8 +6,7 @@ No held-out word occurs anywhere outside the exam.
 
 A word is spelled `b-l-i-m-a-t` because of the tokenizer. Its pattern joins one sign with the letters after it, so every
 "-l" is a piece of its own and becomes one token once it is frequent, and no merge crosses a hyphen; only the first
-letter is a bare "b". The same word becomes different tokens at the start of a line, after a space and after a quote:
-the drills show all of these.
+letter is a bare "b".
 
 >>> [message["content"] for message in spelling_lesson(random.Random(4))["messages"]]
 ['Spell button.', 'b-u-t-t-o-n']
@@ -74,6 +73,7 @@ def invented(rng: random.Random, exam: bool = False) -> str:
 
 
 SPELL = ("Spell the word {w}.", "How do you spell {w}?", "Please spell {w}.", "Spell {w}.")
+# {w} is the word, {c} the letter.
 COUNT = ("How many times does the letter {c} appear in {w}?", "How many times does {c} appear in the word {w}?",
          "Count the letter {c} in {w}.", "How often is the letter {c} in {w}?")
 
@@ -93,6 +93,7 @@ def _counting(rng: random.Random, word: str) -> dict[str, Any]:
 
 
 def _lesson_word(rng: random.Random) -> str:
+    # Three in four are invented, because the world has only 469 words.
     return rng.choice(WORLD_WORDS) if rng.random() < 0.25 else invented(rng)
 
 
@@ -113,7 +114,7 @@ def _exam(name: str, make: Callable[[random.Random, str], dict[str, Any]], seed:
     words = set(rng.sample(EXAM_WORDS, min(round(n * REAL), len(EXAM_WORDS))))
     while len(words) < n:
         words.add(invented(rng, exam=True))
-    return [make(rng, word) for word in rng.sample(sorted(words), n)]
+    return [make(rng, word) for word in rng.sample(sorted(words), n)]  # sorted: the order of a set differs by run
 
 
 def spelling_exam(seed: int, n: int) -> list[dict[str, Any]]:
@@ -132,8 +133,9 @@ DRILLS = ("{w}: {sp}", "{W} is spelled {sp}.", "The word {w} is spelled {sp}.", 
 
 
 def drill_text(rng: random.Random) -> str:
-    """Base text: eight lines about eight words, in which the words stand at the start of a line, after a space and
-    after a quote."""
+    """Base text: eight lines about eight words."""
+    # In the drills a word stands at the start of a line, after a space or after a quote: these are different tokens,
+    # and a model that has spelled only one of them fails on the others (docs/kindergarten.md).
     lines = []
     for _ in range(8):
         word = _lesson_word(rng)

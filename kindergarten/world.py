@@ -13,20 +13,26 @@ Not here: the questions that are held out for exams (facts.py), and longer text 
 """
 
 import random
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 
 def read_text(name: str) -> str:
-    """The content of one of this folder's .txt files: animals, plots of stories, sentences of problems, small talk."""
+    """The content of one of this folder's .txt files: animals and the sentences from which everything is made."""
     return (Path(__file__).parent / name).read_text(encoding="ascii").strip()
+
+
+def sentences(text: str) -> list[str]:
+    """sentences("Who is it? It is Tom.") == ["Who is it?", "It is Tom."]; line breaks become spaces."""
+    return re.findall(r"\S[^.?!]*[.?!]", " ".join(text.split()))
 
 
 GIRLS = """Ada Amy Anna Bella Clara Cora Ella Emma Eva Flora Grace Hanna Ida Iris Jane Julia Kate Lily Lucy Mary Mia
     Nina Nora Paula Rosa Ruth Sara Sofia Tina Vera Wendy Zoe""".split()
 BOYS = """Adam Alan Ben Bill Carl Dan David Eric Felix Frank Fred George Hans Henry Ian Jack James John Leo Luke
     Mark Max Nick Noah Oscar Otto Paul Peter Sam Simon Tom Victor""".split()
-NAMES = tuple(sorted(GIRLS + BOYS))
+NAMES = tuple(sorted(GIRLS + BOYS))  # 64 people
 PET_NAMES = """Pip Dot Rex Fluff Spot Coco Biscuit Pepper Ginger Mitten Patch Socks Muffin Button Bubble Pickle
     Peanut Waffle Nugget Toffee Pudding Noodle Bramble Clover Daisy Fern Holly Maple Misty Nutmeg Olive Pebble Poppy
     Rusty Sandy Smoky Snowy Star Sunny Tango Teddy Tinker Topsy Twig Velvet Wiggle Ziggy Zippy Domino Echo Gizmo
@@ -41,10 +47,10 @@ JOBS = """baker farmer teacher doctor nurse painter singer dancer driver pilot s
     clown judge barber fisher weaver potter miner plumber guard""".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
-# The season of each month.
+# The season of each month, in the order of MONTHS.
 SEASONS = "winter winter spring spring spring summer summer summer autumn autumn autumn winter".split()
 NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-    seventeen eighteen nineteen twenty""".split()
+    seventeen eighteen nineteen twenty""".split()  # the index is the number
 _TOYS = """ball kite drum doll train boat puzzle robot top puppet truck flute marble block swing sled bell rocket
     wand crown mask rope whistle globe""".split()
 _THINGS = """book cup spoon pencil stone shell leaf flower key coin egg apple pear plum cookie candle basket chair lamp
@@ -68,6 +74,7 @@ OUTINGS = ("in the park, by the river, on the beach, at the market, at school, i
 ANIMAL_TABLE = {name: dict(zip(("sound", "home", "food", "legs", "covering"), row, strict=True))
                 for name, *row in (line.split() for line in read_text("animals.txt").splitlines())}
 ANIMALS = list(ANIMAL_TABLE)
+# Nobody keeps these as a pet.
 PETS = [name for name in ANIMALS if name not in "bat fox wolf lion bear camel elephant whale seal snake".split()]
 _OPPOSITES = """hot-cold big-small fast-slow happy-sad old-young wet-dry loud-quiet full-empty hard-soft light-dark
      high-low long-short open-shut early-late clean-dirty rich-poor strong-weak sweet-sour thick-thin wide-narrow
@@ -90,90 +97,15 @@ class Relation(NamedTuple):
     reverse_answer: str
 
 
-def _sentences(text: str, mark: str) -> list[str]:
-    """_sentences("Who is it? Why", "?") == ["Who is it?", "Why?"]; none in an empty text."""
-    return [sentence + mark for sentence in text.split(mark + " ")] if text else []
+def _read_relation(block: str) -> tuple[str, Relation]:
+    name, *lines = re.split(r"\n(?! )", block)  # an indented line goes on with the one before
+    texts = dict(" ".join(line.split()).split(": ", 1) for line in lines)
+    return name, Relation(sentences(texts["statements"]), sentences(texts["questions"]), texts["answer"],
+                          sentences(texts.get("reverse questions", "")), texts.get("reverse answer", ""))
 
 
-def _relation(statements: str, questions: str, answer: str, reverse: str = "", reverse_answer: str = "") -> Relation:
-    return Relation(_sentences(statements, "."), _sentences(questions, "?"), answer,
-                    _sentences(reverse, "?"), reverse_answer)
-
-
-RELATIONS = {
-    # of people
-    "pet": _relation(
-        "{e} has {av}. {e}'s pet is {av}. {e} keeps {av} as a pet. The pet of {e} is {av}",
-        "What pet does {e} have? Which animal is {e}'s pet? What animal does {e} keep? What kind of pet has {e}",
-        "{e}'s pet is {av}."),
-    "petname": _relation(
-        "{e}'s pet is called {v}. {v} is {e}'s pet. {v} belongs to {e}. {e} calls the {k} {v}",
-        "What is {e}'s pet called? What is the name of {e}'s pet? What does {e} call the {k}",
-        "{e}'s pet is called {v}.", "Whose pet is {v}? Who has a pet called {v}? Who owns {v}",
-        "{v} belongs to {e}."),
-    "colour": _relation(
-        "{e}'s {g} is {v}. {e} wears {av} {g}. {e} has {av} {g}. The {v} {g} is {e}'s. "
-        "The {v} {g} belongs to {e}",
-        "What colour is {e}'s {g}? Which colour does {e}'s {g} have? What is the colour of {e}'s {g}",
-        "{e}'s {g} is {v}.", "Who has the {v} {g}? Who wears the {v} {g}? Whose {g} is {v}",
-        "The {v} {g} is {e}'s."),
-    "home": _relation(
-        "{e} lives in the {v}. {e}'s home is the {v}. The {v} is {e}'s home. {e} sleeps in the {v}",
-        "Where does {e} live? Where is {e}'s home? In which place does {e} live", "{e} lives in the {v}."),
-    "food": _relation(
-        "{e} loves {v}. {e} likes to eat {v}. {e}'s favourite food is {v}. For {e} the best food is {v}",
-        "What does {e} like to eat? What is {e}'s favourite food? Which food does {e} love", "{e} likes to eat {v}."),
-    "job": _relation(
-        "{e} is {av}. {e} works as {av}. {e}'s job is {v}. {e} has the job of {av}",
-        "What is {e}'s job? What work does {e} do? What does {e} work as", "{e} is {av}."),
-    "day": _relation(
-        "{e}'s favourite day is {v}. {e} likes {v} best. {v} is the day {e} likes best. "
-        "{v} is {e}'s favourite day",
-        "What is {e}'s favourite day? Which day does {e} like best? On which day is {e} happiest",
-        "{e}'s favourite day is {v}."),
-    "friend": _relation(
-        "{e}'s best friend is {v}. {e} and {v} are friends. {e} likes to be with {v}. {v} is a friend of {e}",
-        "Who is {e}'s friend? Who is {e}'s best friend? Who is the best friend of {e}", "{e}'s friend is {v}."),
-    "toy": _relation(
-        "{e}'s favourite toy is the {v}. {e} plays with the {v}. The {v} is {e}'s favourite toy. "
-        "{e} likes the {v} most",
-        "What is {e}'s favourite toy? Which toy does {e} like most? What does {e} play with",
-        "{e}'s favourite toy is the {v}."),
-    # of toys
-    "tint": _relation(
-        "The {e} is {v}. The colour of the {e} is {v}. That {e} is {v}. There is {av} {e}",
-        "What colour is the {e}? Which colour does the {e} have? What is the colour of the {e}", "The {e} is {v}."),
-    "spot": _relation(
-        "The {e} is in the {v}. The {e} is kept in the {v}. In the {v} is the {e}. Look in the {v} for the {e}",
-        "Where is the {e}? Where is the {e} kept? In what place is the {e}", "The {e} is in the {v}."),
-    # of animals
-    "sound": _relation(
-        "{AE} says {v}. {AE} goes {v}. The sound of {ae} is {v}. The sound {v} comes from {ae}",
-        "What does {ae} say? What sound does {ae} make? How does {ae} go? What is the sound of {ae}",
-        "{AE} says {v}.", "Which animal says {v}? What animal goes {v}? Who says {v}",
-        "The sound {v} comes from {ae}."),
-    "lair": _relation(
-        "{AE} lives in the {v}. The {v} is the home of {ae}. The {e} sleeps in the {v}. "
-        "{AE} is at home in the {v}",
-        "Where does {ae} live? Where is the home of {ae}? Where does the {e} sleep", "{AE} lives in the {v}.",
-        "Which animal lives in the {v}? What animal is at home in the {v}",
-        "The {v} is the home of {ae}."),
-    "diet": _relation(
-        "{AE} eats {v}. The {e} likes {v}. The food of {ae} is {v}. Give the {e} some {v}",
-        "What does {ae} eat? What is the food of {ae}? What does the {e} like to eat", "{AE} eats {v}."),
-    "legs": _relation(
-        "{AE} has {v} legs. The {e} has {v} legs. The number of legs of {ae} is {v}",
-        "How many legs does {ae} have? How many legs has {ae}? What number of legs does {ae} have",
-        "{AE} has {v} legs."),
-    "cover": _relation(
-        "{AE} has {v}. The {e} is covered with {v}. {AE} is covered with {v}",
-        "What covers {ae}? What is {ae} covered with? What does the {e} have on its body", "{AE} is covered with {v}."),
-    # of words
-    "opposite": _relation(
-        "The opposite of {e} is {v}. {e} is the opposite of {v}. If it is not {e}, it is {v}. {e} or {v}",
-        "What is the opposite of {e}? Which word is the opposite of {e}? What do we call the opposite of {e}",
-        "The opposite of {e} is {v}."),
-}
+# In relations.txt those of people come first, then of toys, of animals, of words.
+RELATIONS = dict(_read_relation(block) for block in read_text("relations.txt").split("\n\n"))
 
 
 class Fact(NamedTuple):
@@ -209,7 +141,7 @@ class World:
         rng = random.Random(f"world {seed}")
         self.seed = seed
         count = len(NAMES)
-        friends = rng.sample(NAMES, count)
+        friends = rng.sample(NAMES, count)  # the first is the second's friend, the third the fourth's, and so on
         friend_of = dict(zip(friends[::2], friends[1::2], strict=True))
         friend_of |= {second: first for first, second in friend_of.items()}
         clothes = rng.sample([(colour, garment) for colour in COLOURS for garment in GARMENTS], count)

@@ -18,7 +18,7 @@ from kindergarten.world import World
 from nanochat.data import shards
 from nanochat.system import files
 
-NUM_SHARDS = 8
+NUM_SHARDS = 8  # the last one is for validation, as with real data
 DOCUMENTS_PER_SHARD = 8192
 VALIDATION_DOCUMENTS = 2048
 EXAM_ITEMS = 256  # ± .03 at an accuracy of one half
@@ -39,7 +39,7 @@ def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
     `scale` multiplies every count: .01 makes a folder for a trial.
     """
     def scaled(count: int) -> int:
-        return max(8, round(count * scale))
+        return max(8, round(count * scale))  # a file of a trial has something in it, too
 
     world = World(seed)
     makers = _text_makers(world)

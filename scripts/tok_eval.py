@@ -4,7 +4,7 @@
 
 With more bytes per token the same text has fewer tokens, and a model reads more text for the same work. The sample
 texts are in tok_eval.txt; for those that are not in Latin letters, a vocabulary learnt from English needs many tokens.
-GPT-2's and GPT-4's vocabularies come from tiktoken's cache or from the network; without both, their columns are missing.
+GPT-2's and GPT-4's vocabularies come from tiktoken's cache or from the network, or are left out.
 """
 import re
 import threading
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     vocab_sizes = {"ours": tokenizer.vocab_size}
     for name, title in PEERS.items():
         if peer := from_tiktoken(name):
+            # "ordinary": names of special tokens are text, as with us.
             encoders[title] = lambda texts, peer=peer: sum(map(len, peer.encode_ordinary_batch(texts)))
             vocab_sizes[title] = peer.n_vocab
         else:

@@ -6,4 +6,4 @@ breathing mask=B, rubber gloves=C, lead apron=D → B
 from tasks.common import MultipleChoice
 
 TASK = MultipleChoice("arc_easy", {split: f"arc/ARC-Easy-{split}.jsonl" for split in ("train", "test")},
-                      title="ARC-Easy", chance=0.25)
+                      title="ARC-Easy", chance=0.25)  # all but 20 of 4,389 items have four choices

@@ -17,7 +17,8 @@ class NamedChoice(MultipleChoice):
         return exchange(choices.prompt(item["question"], item["choices"], choices.NAMED), named)
 
     def grade(self, item: Item, completion: str) -> bool:
-        return completion.strip().rpartition("=")[2] == self.answer(item)
+        return completion.strip().rpartition("=")[2] == self.answer(item)  # the sentence before it does not count
 
 
-TASK = NamedChoice("choice", {"test": "kindergarten/choice-test.jsonl"}, title="Choice", chance=0.25, max_tokens=48)
+TASK = NamedChoice("choice", {"test": "kindergarten/choice-test.jsonl"}, title="Choice", chance=0.25,
+                   max_tokens=48)  # a sentence, an option and its letter

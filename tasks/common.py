@@ -59,6 +59,7 @@ class Task(ABC):
         """All items of "train" or "test", in file order. UserError: the file is missing, or an item lacks a field."""
         path = self.require_path(split, data_dir)
         items = files.read_jsonl(path)
+        # Checked here, with file and number: later a missing field would be a KeyError far from its cause.
         for number, item in enumerate(items, 1):
             if missing := [field for field in self.fields if field not in item]:
                 raise UserError(f"{path}, item {number}: no {', '.join(missing)}; expected {', '.join(self.fields)}")
@@ -97,7 +98,7 @@ class MultipleChoice(Task):
     """
 
     kind = "categorical"
-    fields = ("question", "choices", "answer")
+    fields: ClassVar[tuple[str, ...]] = ("question", "choices", "answer")
 
     def conversation(self, item: Item) -> Conversation:
         # The choice stands before its letter: small models connect the two better in this order (same source).
@@ -115,7 +116,7 @@ class MultipleChoice(Task):
         return LETTERS[item["answer"]]
 
     def grade(self, item: Item, completion: str) -> bool:
-        return completion.strip() == self.answer(item)
+        return completion.strip() == self.answer(item)  # nothing but the letter: "B or C" is wrong
 
 
 TOOL_CALL = re.compile(r"<<([^>]*)=([^>]*)>>")  # all 27,575 marks in GSM8K match
@@ -177,6 +178,7 @@ class PythonFunction(Task):
         return "\n".join([*imports, block[1] if block else completion, item["test"], f"check({item['entry_point']})"])
 
     def grade(self, item: Item, completion: str) -> bool:
+        # The answer is a program that a model wrote: it runs isolated, and must come to its end in time.
         return sandbox.run(self.program(item, completion), seconds=5, memory_mib=256).ok
 
 
@@ -199,6 +201,7 @@ def says(text: str, phrase: str) -> bool:
     >>> says("It is a Cow.", "cow"), says("Cowboys", "cow"), says("That is -12.5.", "12"), says("3*4 = 12.", "12")
     (True, False, False, True)
     """
+    # In front no letter, digit or minus, and no "1." or "1,"; behind no letter or digit, and no ".5" or ",000".
     return re.search(rf"(?<![\w-])(?<!\d[.,]){re.escape(phrase)}(?!\w|[.,]\d)", text, re.IGNORECASE) is not None
 
 

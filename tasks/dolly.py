@@ -11,7 +11,8 @@ class Dolly(Source):
     fields = ("instruction", "context", "response")
 
     def conversation(self, item: Item) -> Conversation:
-        return exchange("\n\n".join(filter(None, (item["instruction"], item["context"]))), item["response"])
+        question = "\n\n".join(filter(None, (item["instruction"], item["context"])))  # most items have no context
+        return exchange(question, item["response"])
 
 
 TASK = Dolly("dolly", {"train": "chat/dolly_15k.jsonl"}, title="Dolly")

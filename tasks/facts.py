@@ -16,7 +16,7 @@ class Facts(Task):
         return exchange(item["question"], item["reply"])
 
     def grade(self, item: Item, completion: str) -> bool:
-        return facts.grade(item, completion)
+        return facts.grade(item, completion)  # the rule stands beside the questions that it has to fit
 
 
 TASK = Facts("facts", {"test": "kindergarten/facts-test.jsonl"}, title="Facts")

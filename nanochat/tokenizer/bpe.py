@@ -26,7 +26,7 @@ PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,%d}| ?[^\s\
            r"|\s*[\r\n]|\s+(?!\S)|\s+")
 SPECIALS = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
             "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
-MIN_VOCAB = 256 + len(SPECIALS)
+MIN_VOCAB = 256 + len(SPECIALS)  # every text must have ids, so the bytes are always there
 BYTES = [bytes([byte]) for byte in range(256)]
 
 
@@ -40,8 +40,8 @@ class Tokenizer:
         self.specials = {name: len(tokens) + i for i, name in enumerate(SPECIALS)}
         self.vocab_size = len(tokens) + len(SPECIALS)
         self.bos_id = self.specials["<|bos|>"]
-        self._tokens = [*tokens, *(name.encode() for name in SPECIALS)]
-        self._ranks = {token: i for i, token in enumerate(tokens)}
+        self._tokens = [*tokens, *(name.encode() for name in SPECIALS)]  # what decoding writes for each id
+        self._ranks = {token: i for i, token in enumerate(tokens)}  # special tokens are not among these
         self._encoder = Encoder(tokens, digits)
 
     @classmethod
@@ -87,6 +87,7 @@ class Tokenizer:
 
     def token_bytes(self) -> np.ndarray:
         """How many bytes of text each id stands for, int32 (V,); 0 for special tokens."""
+        # Bits per byte count the bytes that a model predicts; a special token stands for no text.
         return np.array([len(token) for token in self._tokens[:-len(SPECIALS)]] + [0] * len(SPECIALS), np.int32)
 
     def save(self, folder: Path) -> None:
@@ -94,8 +95,10 @@ class Tokenizer:
         names = [_visible(token) for token in self._tokens[:-len(SPECIALS)]]
         added = [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
                   "special": True} for name, i in self.specials.items()]
+        # The pattern cuts the text, so ByteLevel must not do it (use_regex); it only turns bytes into characters.
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
+        # ignore_merges: a word that is a token becomes that token at once, as in tiktoken.
         model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
                  "vocab": {name: i for i, name in enumerate(names)}, "merges": self._all_merges()}
@@ -127,6 +130,7 @@ class Tokenizer:
             tokens = [bytes(_BYTE_OF[character] for character in name) for name, _ in vocab]
         except (KeyError, IndexError, TypeError) as error:
             raise _foreign(path, f"{type(error).__name__} {error}") from None
+        # From here on everything is checked that encoding relies on.
         digits = [n for n in range(1, 10) if PATTERN % n == pattern]
         if not digits:
             raise _foreign(path, f"its pattern is {pattern!r}")
@@ -169,6 +173,7 @@ def _byte_characters() -> Iterator[str]:
     """
     spare = 0x100
     for byte in range(256):
+        # Not the space, control characters, and U+00AD, a hyphen that is not shown.
         visible = 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or 0xAE <= byte
         yield chr(byte if visible else spare)
         spare += not visible

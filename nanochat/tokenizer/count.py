@@ -19,7 +19,7 @@ from nanochat.tokenizer import parallel, split
 from nanochat.tokenizer.intrinsics import prefetch
 
 LONG = np.uint64(255 << 56)  # in place of a length: the key is a hash
-BATCH = 32
+BATCH = 32  # words whose entries are requested together
 MIX_LOW, MIX_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, with half of their bits set
 # The bytes of a word of a given size in the low and in the high half of its key.
 LOW_BYTES = np.array([(1 << 8 * min(size, 8)) - 1 for size in range(16)], np.uint64)
@@ -74,7 +74,7 @@ def count_words(texts: Iterable[str], digits: int) -> WordCounts:
         free.put(worker)
 
     for _ in parallel.in_order(count, parallel.pieces(texts)):
-        pass
+        pass  # the results are in the tables
     _, total = workers.pop()
     while workers:
         total.add(*workers.pop()[1].export())
@@ -120,16 +120,16 @@ def _count(data, data64, starts, weights, table, store, used):
             else:
                 lows[k], highs[k] = long_hash(data64, i, size), LONG | np.uint64(size)
             slots[k] = slot_of(lows[k], highs[k], last)
-            prefetch(address + np.uint64(32) * np.uint64(slots[k]))
+            prefetch(address + np.uint64(32) * np.uint64(slots[k]))  # 32 bytes per entry
         for k in range(batch):
             i = np.int64(starts[base + k])
-            if data[i] == 255:
+            if data[i] == 255:  # a separator
                 continue
             # Written out here: in a function that takes all these arrays, counting took twice as long.
             slot, low, high = slots[k], lows[k], highs[k]
             while table[slot, 1] and (table[slot, 0] != low or table[slot, 1] != high or high >= LONG
                                       and not same_bytes(store, table[slot, 3], data, i, np.int64(high & ~LONG))):
-                slot = (slot + 1) & last
+                slot = (slot + 1) & last  # taken by another word: the next place
             if not table[slot, 1]:  # a new word
                 table[slot, 0], table[slot, 1], table[slot, 3] = low, high, np.uint64(used[1])
                 used[0] += 1

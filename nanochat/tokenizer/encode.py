@@ -22,8 +22,8 @@ from nanochat.tokenizer.intrinsics import prefetch
 NO_TOKEN = (1 << 21) - 1  # ids have 21 bits: three of them fit into a 64-bit number, and so do a pair and its token
 ID = np.uint64(NO_TOKEN)
 CACHED_WORDS = 1 << 19  # 16 MiB per thread; with half of it, 70 MB of English took 15 % longer
-MOST_CACHED_IDS = 6
-LONG_WORD = 48
+MOST_CACHED_IDS = 6  # two 64-bit numbers of three ids
+LONG_WORD = 48  # bytes; longer words are merged with a heap
 
 
 class Encoder:
@@ -36,7 +36,7 @@ class Encoder:
         ids = np.zeros(len(starts), np.int64)
         ids[1::2] = np.arange(1, len(tokens) + 1)
         vocabulary = count.WordCounts()
-        vocabulary.add(data, starts, ids)  # a token's "count" is its id + 1
+        vocabulary.add(data, starts, ids)  # a token's "count" is its id + 1, that of a separator 0
         all_pairs = _all_pairs(data, data.view(np.uint64), starts, vocabulary.table, vocabulary.store)
         pairs = np.zeros(1 << (2 * len(all_pairs) + 1).bit_length(), np.uint64)  # at least half of it stays free
         _fill(pairs, all_pairs)
@@ -210,7 +210,7 @@ def _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, parts):
     for k in range(size - 1):  # ranks[k]: the token that parts k and k + 1 make
         ranks[k] = _joined(parts[k], parts[k + 1], pairs)
     while True:
-        at, rank = 0, NO_TOKEN
+        at, rank = 0, NO_TOKEN  # the lowest token that two neighbours make, leftmost first
         for k in range(size - 1):
             if ranks[k] < rank:
                 at, rank = k, ranks[k]
@@ -218,9 +218,9 @@ def _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, parts):
             return size
         parts[at] = rank
         size -= 1
-        for k in range(at + 1, size):
+        for k in range(at + 1, size):  # close the gap
             parts[k], ranks[k] = parts[k + 1], ranks[k + 1]
-        if at > 0:
+        if at > 0:  # the new part has new pairs with both neighbours
             ranks[at - 1] = _joined(parts[at - 1], rank, pairs)
         if at < size - 1:
             ranks[at] = _joined(rank, parts[at + 1], pairs)

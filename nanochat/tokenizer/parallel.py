@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-PIECE = 1 << 18  # characters
+PIECE = 1 << 18  # characters in one unit of work
 
 
 def num_threads() -> int:
@@ -23,7 +23,7 @@ def pieces(texts: Iterable[str]) -> Iterator[list[str]]:
     piece: list[str] = []
     size = 0
     for text in texts:
-        if size + len(text) > PIECE and piece:
+        if size + len(text) > PIECE and piece:  # a single text is never cut: its words could change
             yield piece
             piece, size = [], 0
         piece.append(text)

@@ -50,7 +50,7 @@ def join(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
     [9, 7, 8]
     """
     joined, i = [], 0
-    while i < len(ids):
+    while i < len(ids):  # from the left, so that in 7 7 7 the first two are a pair
         is_pair = tuple(ids[i:i + 2]) == pair
         joined.append(new if is_pair else ids[i])
         i += 2 if is_pair else 1
@@ -67,7 +67,7 @@ def learn(words: Iterable[bytes], num_merges: int) -> list[tuple[int, int]]:
     merges: list[tuple[int, int]] = []
     while len(merges) < num_merges:
         pairs: Counter[tuple[int, int]] = Counter()
-        for word, count in counts.items():
+        for word, count in counts.items():  # a word that occurs 1,000 times is looked at once
             for pair in zip(word, word[1:]):
                 pairs[pair] += count
         if not pairs:  # every word is one token
@@ -92,7 +92,7 @@ def merge(word: bytes, ranks: dict[bytes, int]) -> list[int]:
     while word not in ranks and len(pieces) > 1:
         candidates = [(ranks.get(left + right, len(ranks)), i)
                       for i, (left, right) in enumerate(zip(pieces, pieces[1:]))]
-        rank, i = min(candidates)
+        rank, i = min(candidates)  # the token learnt earliest; among equals the leftmost
         if rank == len(ranks):  # no two neighbours make a token
             break
         pieces[i:i + 2] = [pieces[i] + pieces[i + 1]]
