@@ -6,8 +6,8 @@ asked. `split_of` gives every signature to one of three sets, so no structure ca
 
 - lesson: short, more than half of them without a distractor, shown with worked answers in midtraining and fine-tuning;
 - practice: longer, with distractors, some of a kind that no lesson has; RL sees questions and final answers;
-- exam: a third of all signatures with a distractor, by a stable hash. At least one sentence has wording that only the
-  exam uses, and so are the (person, number) pairs with which a story opens.
+- exam: a third of all signatures with a distractor, by a stable hash. At least one sentence has a wording that only the
+  exam uses, and only the exam uses the (person, number) pairs with which its stories open.
 
 The answer is one expression in the order of the story. Which statements enter it, and with which sign, depends on the
 question: "Tom has 5 shells." counts for "together", and distracts from "How many does Ann have?" (`roles`). In a part
@@ -45,7 +45,7 @@ ASKS = {"now": 5, "other": 2, "both": 4, "ahead": 5}
 SLIPS = 0.35
 LESSON_OPERATIONS = 3     # the highest number of operations in a lesson
 LESSON_NEVER = {"time"}   # kinds that no lesson shows: whether RL learned or only switched a habit is seen on these
-# How often a sentence has wording, or a verb, that belongs to its own set; otherwise it is one of the sets before.
+# How often a sentence takes its wording, or its verb, from its own set's part; otherwise it is from the parts before.
 NEW_FRAMES = {"lesson": 0.4, "practice": 0.5, "exam": 0.15}
 NEW_VERBS = {"lesson": 0.3, "practice": 0.4, "exam": 0.2}
 
@@ -191,6 +191,7 @@ class Belongings:
         return self.a >= 0 and (self.b or 0) >= 0
 
     def answer(self, ask: str) -> int:
+        """The answer to a question, from what happened."""
         weight_a, weight_b = ASKED[ask]
         return weight_a * self.a + weight_b * (self.b or 0)
 
@@ -241,9 +242,11 @@ def _tell(rng: random.Random, split: str, kinds: tuple[str, ...], ask: str, slip
     slots: dict[str, Any] = {"a": a, "b": b, "s": a, "x": b if ask == "other" else a, "T": things, "U": others}
     plan = roles(kinds, ask)
     assert plan, f"no sense in {kinds}, {ask}"
-    distractors, plan = plan.count(""), _slipped(kinds, plan) if slip else plan
+    distractors = plan.count("")
+    if slip:
+        plan = _slipped(kinds, plan)
     exam_frame_at = rng.randint(0, len(kinds)) if split == "exam" else -1  # one sentence is in the exam's own wording
-    has, sentences, expression, value = Belongings(), [], "", 0
+    has, story, expression, value = Belongings(), [], "", 0
     for i, (kind, role) in enumerate(zip(kinds, plan, strict=True)):
         frame = _pick(rng, FRAMES[kind], split, 1.0 if i == exam_frame_at else NEW_FRAMES[split])
         n, k, m = _amount(rng, kind, has), rng.randint(2, 9), rng.randint(2, 9)
@@ -251,21 +254,21 @@ def _tell(rng: random.Random, split: str, kinds: tuple[str, ...], ask: str, slip
             n = _amount(rng, kind, has)
         term, amount = _term(frame, n, k, m)
         if not amount or not has.happen(kind, amount):
-            return None
+            return None  # nobody can give away more than there is
         expression, value = _extend(expression, value, role, term, amount)
-        is_gain = kind == "gain"
+        is_gain = kind == "gain"  # the frames of "gain" and "lose" are the same; the verb tells which it is
         slots |= {"n": n, "k": k, "m": m, "day": rng.choice(DAYS), "place": rng.choice(OUTINGS),
                   "v": _pick(rng, GAINED if is_gain else LOST, split, NEW_VERBS[split]),
                   "w": rng.choice((GAINED, LOST)[i % 2][0]), "C": rng.choice(CONTAINERS),
                   "q": f"more {things}" if is_gain else f"of the {things}"}
-        sentences.append(upper(frame.format(**slots)))
+        story.append(upper(frame.format(**slots)))
         slots["s"] = rng.choice((a, pronoun))
     answer = has.answer(ask)
     frame = _pick(rng, FRAMES[ask], split, 1.0 if exam_frame_at == len(kinds) else NEW_FRAMES[split])
-    sentences.append(upper(frame.format(**slots)))
+    story.append(upper(frame.format(**slots)))
     if answer < (1 if ask == "ahead" else 0) or value < 0:  # "How many more?" needs at least one more
         return None
-    return Problem((*kinds, ask), " ".join(sentences), expression, value if slip else answer, distractors)
+    return Problem((*kinds, ask), " ".join(story), expression, value if slip else answer, distractors)
 
 
 def lesson(rng: random.Random) -> dict[str, Any]:
