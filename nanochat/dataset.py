@@ -57,9 +57,9 @@ def use_own(source: Path, target: Path, with_text: bool = True) -> None:
 
 
 def make_kindergarten(data_dir: Path, seed: int, scale: float = 1.0) -> None:
-    from nanochat.kindergarten import make
+    from kindergarten import write
     shards.claim(data_dir / "text", "kindergarten")
-    make.write(data_dir, seed, scale)
+    write.write_all(data_dir, seed, scale)
     log.say(f"made the kindergarten with seed {seed} in {data_dir}\n{describe(data_dir)}")
 
 

@@ -78,7 +78,7 @@ def facts_in_prose(model, tokenizer, max_items: int) -> dict:
              if item["kind"] == "fact"]
     if not items:
         raise UserError("kindergarten/facts-test.jsonl has no single facts; make it again: python -m nanochat.dataset")
-    task = core.CoreTask("facts in prose", tasks.find("facts").found("test"), "language_modeling")
+    task = core.CoreTask("facts in prose", tasks.find("facts").require_path("test"), "language_modeling")
     result = core.evaluate_task(model, tokenizer, task, items, max_items)
     return {"label": "facts in prose (not CORE)", "value": result["accuracy"], "stderr": result["stderr"],
             "missing": [], "tasks": {task.label: result}}

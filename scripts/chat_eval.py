@@ -97,7 +97,7 @@ def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:
         for task in chosen:
             if task.kind == "source":
                 raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
-            task.found("test")
+            task.require_path("test")
         if any(task.runs_programs for task in chosen):
             sandbox.require()
         return chosen, {}

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     fraction = args.init_lr_frac
     reference = None
     if args.eval_every > 0:
-        task.found("test")
+        task.require_path("test")
         reference = checkpoint.load_model(args.source, info["tag"], info["step"], device.device, device.dtype)[0]
     optimizer = Optimizer(groups_of(
         model, matrix_lr=args.matrix_lr * fraction, embedding_lr=args.embedding_lr * fraction,

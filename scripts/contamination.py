@@ -51,7 +51,7 @@ def exam_items() -> dict[str, list[list[str]]]:
              if task.kind != "source" and task.path("test")}
     if (paths.data_dir() / "core_tasks.yaml").exists():
         for task in {task.path: task for task in core.read_tasks(paths.data_dir())}.values():
-            if task.path.exists() or task.path.with_name(task.path.name + ".gz").exists():
+            if files.beside(task.path).exists():
                 exams[f"CORE {task.path.stem}"] = files.read_jsonl(task.path)
     return {name: [texts_in(item) for item in items] for name, items in exams.items()}
 

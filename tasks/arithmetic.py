@@ -1,7 +1,7 @@
-"""Kindergarten: sums for the calculator, with numbers no lesson has. "What is 123 * 456?" → 123*456 = 56088."""
+"""Kindergarten: sums for the calculator that no lesson has. "What is 123 * 456?" → 123*456 = 56088."""
 import re
 
-from tasks.common import ShortAnswer, exchange, tool_parts
+from tasks.common import Conversation, Item, ShortAnswer, exchange, tool_parts
 
 NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 
@@ -11,13 +11,14 @@ class Arithmetic(ShortAnswer):
 
     uses_tool = True
 
-    def conversation(self, item: dict) -> dict:
+    def conversation(self, item: Item) -> Conversation:
         expression = item["answer"].split(" = ")[0]
         return exchange(item["question"], tool_parts(f"<<{expression}={item['required'][0]}>>{item['answer']}"))
 
-    def grade(self, item: dict, completion: str) -> bool:
-        # the last number: "5-0 = 7" does contain the 5
-        return [number.replace(",", "") for number in NUMBER.findall(completion)[-1:]] == item["required"]
+    def grade(self, item: Item, completion: str) -> bool:
+        # Only the last number counts: "5-0 = 7" contains the right result, 5.
+        numbers = NUMBER.findall(completion)
+        return bool(numbers) and [numbers[-1].replace(",", "")] == item["required"]
 
 
 TASK = Arithmetic("arithmetic", {"test": "kindergarten/arithmetic-test.jsonl"}, title="Arithmetic")

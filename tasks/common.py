@@ -1,52 +1,51 @@
-r"""One interface for everything a model is asked, and the kinds of question that most task files only have to fill in.
+r"""The interface of a task, and the kinds of task that most files in this folder only have to fill in.
 
-A task turns items, dictionaries as they lie on disk, into conversations, and judges answers. Three kinds:
+A task turns items, dictionaries as they lie on disk, into conversations, and judges answers. There are three kinds:
 
     categorical   the answer is a letter, read from the logits        MultipleChoice
     generative    the answer is text, judged by `grade`               WordProblem, PythonFunction, ShortAnswer, Spelling
     source        conversations to learn from, nothing to grade       Source
 
-To add a task, write `tasks/<name>.py`: a docstring (what it is, where from, an example) and `TASK = …`. Nothing else.
-Not here: how items are batched, generated and averaged (nanochat/eval/chat.py).
+To add a task, write `tasks/<name>.py`: a docstring (what it is, where it comes from, an example) and `TASK = …`.
+Not here: how items are batched, answered and averaged (nanochat/eval/chat.py).
 """
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nanochat import sandbox
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
 
-LETTERS = "ABCDEFGHIJ"
-TOOL_CALL = re.compile(r"<<([^>]*)=([^>]*)>>")  # GSM8K's mark: <<expression=result>>; all 27,575 of its marks match
-FINAL_ANSWER = re.compile(r"#### (\-?[0-9\.\,]+)")
-CODE_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
+Item = dict[str, Any]
+Conversation = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """`splits` maps "train" and "test" to files below the data folder; a `.gz` beside them does as well."""
+    """One task: where its items lie, how an item becomes a conversation, and which answers are right."""
 
     name: str  # that of its file
-    splits: dict[str, str]
+    splits: dict[str, str]  # "train" and "test" → a file below the data folder, plain or with .gz
     title: str = ""  # as tables show it
-    licence: str = "made by nanochat"
-    chance: float = 0.0  # accuracy of a blind guess
+    chance: float = 0.0  # the accuracy of a blind guess
     max_tokens: int = 160  # of an answer
 
     kind: ClassVar[str] = "generative"
-    uses_tool: ClassVar[bool] = False  # worth reporting how often the calculator was called
+    uses_tool: ClassVar[bool] = False  # the report then shows how often the calculator was called
     runs_programs: ClassVar[bool] = False  # grading runs what the model wrote (nanochat/sandbox)
     fields: ClassVar[tuple[str, ...]] = ("question", "answer")  # what every item has
 
     def path(self, split: str, data_dir: Path | None = None) -> Path | None:
-        """The file of a split, or None where the task has no such split or the file is not there."""
-        plain = Path(data_dir or paths.data_dir()) / self.splits.get(split, "")
-        return next((path for path in (plain, Path(f"{plain}.gz")) if path.is_file()), None)
+        """The file of a split, or None where the task has no such split or the file is missing."""
+        if split not in self.splits:
+            return None
+        path = files.beside(Path(data_dir or paths.data_dir()) / self.splits[split])
+        return path if path.is_file() else None
 
-    def found(self, split: str, data_dir: Path | None = None) -> Path:
+    def require_path(self, split: str, data_dir: Path | None = None) -> Path:
         """The file of a split. UserError says what is missing and how to get it."""
         if split not in self.splits:
             raise UserError(f"task {self.name} has no {split!r} items, only {', '.join(self.splits)}")
@@ -57,56 +56,72 @@ class Task(ABC):
                             "to a folder of real data")
         return path
 
-    def load(self, split: str, data_dir: Path | None = None) -> list[dict]:
+    def load(self, split: str, data_dir: Path | None = None) -> list[Item]:
         """All items of "train" or "test", in file order. UserError: the file is missing, or an item lacks a field."""
-        path = self.found(split, data_dir)
+        path = self.require_path(split, data_dir)
         items = files.read_jsonl(path)
+        # Checked here, with file and number: later a missing field would be a KeyError far from its cause.
         for number, item in enumerate(items, 1):
             if missing := [field for field in self.fields if field not in item]:
                 raise UserError(f"{path}, item {number}: no {', '.join(missing)}; expected {', '.join(self.fields)}")
         return items
 
-    def conversation(self, item: dict) -> dict:
+    def conversation(self, item: Item) -> Conversation:
         """The item as a conversation of two messages: the question, and the worked answer to learn from."""
         return exchange(item["question"], item["answer"])
 
     @abstractmethod
-    def grade(self, item: dict, completion: str) -> bool:
+    def grade(self, item: Item, completion: str) -> bool:
         """Whether the text of an answer is right."""
 
-    def reward(self, item: dict, completion: str) -> float:
+    def reward(self, item: Item, completion: str) -> float:
         """What reinforcement learning pays for an answer."""
         return float(self.grade(item, completion))
 
 
-def exchange(question: str, answer: str | list[dict]) -> dict:
+def exchange(question: str, answer: str | list[dict[str, str]]) -> Conversation:
     """A conversation of one question and its answer."""
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
+LETTERS = "ABCDEFGHIJ"
+
+
 class MultipleChoice(Task):
-    """Items {"question", "choices", "answer": index}; answered by a letter, zero-shot (FACTS §4 has the prompt)."""
+    """Items {"question", "choices", "answer": index}. The model answers with a letter and sees no examples:
+
+        Multiple Choice question: What does a cow say?
+        - oink=A
+        - moo=B
+        Respond only with the letter of the correct answer.
+
+    The format follows karpathy/nanochat (`render_mc` in its tasks/common.py).
+    """
 
     kind = "categorical"
-    fields = ("question", "choices", "answer")
+    fields: ClassVar[tuple[str, ...]] = ("question", "choices", "answer")
 
-    def conversation(self, item: dict) -> dict:
-        # the choice comes before its letter: small models bind them far better that way round
+    def conversation(self, item: Item) -> Conversation:
+        # The choice stands before its letter: small models connect the two better in this order (same source).
         choices = "".join(f"- {choice}={letter}\n" for choice, letter in zip(item["choices"], LETTERS, strict=False))
         prompt = (f"Multiple Choice question: {item['question']}\n{choices}"
                   "Respond only with the letter of the correct answer.")
         return exchange(prompt, self.answer(item))
 
-    def letters(self, item: dict) -> list[str]:
+    def letters(self, item: Item) -> list[str]:
         """The letters on offer."""
         return list(LETTERS[:len(item["choices"])])
 
-    def answer(self, item: dict) -> str:
+    def answer(self, item: Item) -> str:
         """The right letter."""
         return LETTERS[item["answer"]]
 
-    def grade(self, item: dict, completion: str) -> bool:
-        return completion.strip() == self.answer(item)
+    def grade(self, item: Item, completion: str) -> bool:
+        return completion.strip() == self.answer(item)  # nothing but the letter: "B or C" is wrong
+
+
+TOOL_CALL = re.compile(r"<<([^>]*)=([^>]*)>>")  # all 27,575 marks in GSM8K match
+FINAL_ANSWER = re.compile(r"#### (\-?[0-9\.\,]+)")  # the pattern with which GSM8K's authors grade
 
 
 class WordProblem(Task):
@@ -114,15 +129,15 @@ class WordProblem(Task):
 
     uses_tool = True
 
-    def conversation(self, item: dict) -> dict:
+    def conversation(self, item: Item) -> Conversation:
         return exchange(item["question"], tool_parts(item["answer"]))
 
-    def grade(self, item: dict, completion: str) -> bool:
-        found = final_answer(completion)
-        return found is not None and found == final_answer(item["answer"])
+    def grade(self, item: Item, completion: str) -> bool:
+        answer = final_answer(completion)
+        return answer is not None and answer == final_answer(item["answer"])
 
 
-def tool_parts(text: str) -> list[dict]:
+def tool_parts(text: str) -> list[dict[str, str]]:
     """A text with <<expression=result>> marks as parts of a message.
 
     >>> [part["text"] for part in tool_parts("She has 2*3=<<2*3=6>>6 eggs.")]
@@ -132,17 +147,20 @@ def tool_parts(text: str) -> list[dict]:
     for call in TOOL_CALL.finditer(text):
         parts += [("text", text[end:call.start()]), ("python", call[1]), ("python_output", call[2])]
         end = call.end()
-    return [{"type": kind, "text": part} for kind, part in [*parts, ("text", text[end:])] if part]
+    return [{"type": kind, "text": content} for kind, content in [*parts, ("text", text[end:])] if content]
 
 
 def final_answer(text: str) -> str | None:
-    """The first number after `####` without its commas; equality of these strings is GSM8K's rule.
+    """The first number after `####` without its commas. GSM8K compares these as strings: "72.0" is not "72".
 
     >>> final_answer("so much\\n#### 1,080 coins"), final_answer("1080")
     ('1080', None)
     """
-    found = FINAL_ANSWER.search(text)
-    return found[1].replace(",", "") if found else None
+    match = FINAL_ANSWER.search(text)
+    return match[1].replace(",", "") if match else None
+
+
+CODE_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
 class PythonFunction(Task):
@@ -151,53 +169,56 @@ class PythonFunction(Task):
     runs_programs = True
     fields = ("prompt", "entry_point", "canonical_solution", "test")
 
-    def conversation(self, item: dict) -> dict:
+    def conversation(self, item: Item) -> Conversation:
         return exchange(item["prompt"], f"```python\n{item['prompt']}{item['canonical_solution'].rstrip()}\n```")
 
-    def program(self, item: dict, completion: str) -> str:
+    def program(self, item: Item, completion: str) -> str:
         """What is run: the prompt's imports, the first fenced block (else the whole text), the tests and their call."""
+        # The answer repeats the function's head, but rarely the imports above it.
         imports = [line for line in item["prompt"].splitlines() if line.startswith(("import ", "from "))]
         block = CODE_BLOCK.search(completion)
         return "\n".join([*imports, block[1] if block else completion, item["test"], f"check({item['entry_point']})"])
 
-    def grade(self, item: dict, completion: str) -> bool:
+    def grade(self, item: Item, completion: str) -> bool:
+        # The answer is a program that a model wrote: it runs isolated, and must come to its end in time.
         return sandbox.run(self.program(item, completion), seconds=5, memory_mib=256).ok
 
 
 class ShortAnswer(Task):
-    """Items {"question", "answer", "required", "forbidden"}: all required words are to be said, no forbidden one.
+    """Items {"question", "answer", "required", "forbidden"}: an answer has all required words and no forbidden one.
 
-    Forbidden are the other values that could stand there, so that naming all of them does not count.
+    Forbidden are the other values that could stand there, so that an answer which names all of them is wrong.
     """
 
     fields = ("question", "answer", "required", "forbidden")
 
-    def grade(self, item: dict, completion: str) -> bool:
+    def grade(self, item: Item, completion: str) -> bool:
         return (all(says(completion, word) for word in item["required"])
                 and not any(says(completion, word) for word in item["forbidden"]))
 
 
 def says(text: str, phrase: str) -> bool:
-    """Whether the text has the phrase as whole words or a whole number, whatever its capitals.
+    """Whether the text has the phrase as whole words or a whole number; capitals do not matter.
 
     >>> says("It is a Cow.", "cow"), says("Cowboys", "cow"), says("That is -12.5.", "12"), says("3*4 = 12.", "12")
     (True, False, False, True)
     """
+    # In front no letter, digit or minus, and no "1." or "1,"; behind no letter or digit, and no ".5" or ",000".
     return re.search(rf"(?<![\w-])(?<!\d[.,]){re.escape(phrase)}(?!\w|[.,]\d)", text, re.IGNORECASE) is not None
 
 
 class Spelling(Task):
-    """Items {"question", "answer"}: the answer must be the expected one, but for capitals, spaces, a full stop."""
+    """Items {"question", "answer"}: the answer must be the expected one, up to capitals, spaces and a full stop."""
 
-    def grade(self, item: dict, completion: str) -> bool:
-        said, expected = (" ".join(text.lower().split()).rstrip(".") for text in (completion, item["answer"]))
-        return said == expected
+    def grade(self, item: Item, completion: str) -> bool:
+        spelled, expected = (" ".join(text.lower().split()).rstrip(".") for text in (completion, item["answer"]))
+        return spelled == expected
 
 
 class Source(Task):
-    """Conversations to learn from; subclasses say how an item becomes one. There is nothing to grade."""
+    """Conversations to learn from; a subclass says how an item becomes one. There is nothing to grade."""
 
     kind = "source"
 
-    def grade(self, item: dict, completion: str) -> bool:
+    def grade(self, item: Item, completion: str) -> bool:
         raise UserError(f"task {self.name} is a source of conversations without right answers; it can't be evaluated")

@@ -1,10 +1,10 @@
-"""Kindergarten: questions about its world, in combinations no lesson shows.
+"""Kindergarten: questions about its world, alone and in combinations that no lesson shows.
 
-"What sound does Tom's pet make?" → "Tom's pet is a cow. A cow says moo." Right when the last sentence has the value and
-none of the others it could have been.
+"What sound does Tom's pet make?" → "Tom's pet is a cow. A cow says moo." The reply is right when its last sentence has
+the value and none of the other values of the same kind.
 """
-from nanochat.kindergarten import facts
-from tasks.common import Task, exchange
+from kindergarten import facts
+from tasks.common import Conversation, Item, Task, exchange
 
 
 class Facts(Task):
@@ -12,11 +12,11 @@ class Facts(Task):
 
     fields = ("question", "answer", "others", "reply")
 
-    def conversation(self, item: dict) -> dict:
+    def conversation(self, item: Item) -> Conversation:
         return exchange(item["question"], item["reply"])
 
-    def grade(self, item: dict, completion: str) -> bool:
-        return facts.grade(item, completion)
+    def grade(self, item: Item, completion: str) -> bool:
+        return facts.grade(item, completion)  # the rule stands beside the questions that it has to fit
 
 
 TASK = Facts("facts", {"test": "kindergarten/facts-test.jsonl"}, title="Facts")

@@ -19,13 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"),
           ("kindergarten", "infer", "train", "figures", "run_folder", "budget"), ("tasks",),
           ("plan", "eval", "serve", "report", "dataset", "machine_speed"), ("recipe", "closing"), ("scripts", "runs"))
+TOP_ROOMS = ("kindergarten", "tasks", "scripts", "runs")  # beside nanochat/
 RECIPES = ("laptop", "realdata", "speedrun")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="the recipes are bash scripts")
 
 
 def modules() -> list[Path]:
-    return sorted(path for room in ("nanochat", "tasks", "scripts", "runs") for path in (ROOT / room).rglob("*.py"))
+    return sorted(path for room in ("nanochat", *TOP_ROOMS) for path in (ROOT / room).rglob("*.py"))
 
 
 def room_of(module: str) -> str | None:
@@ -33,7 +34,7 @@ def room_of(module: str) -> str | None:
     first, *rest = module.split(".")
     if first == "nanochat":
         return rest[0] if rest else ""
-    return first if first in ("tasks", "scripts", "runs") else None
+    return first if first in TOP_ROOMS else None
 
 
 def imports(path: Path) -> list[str]:
@@ -64,7 +65,7 @@ def test_imports_point_down():
 
 def test_that_test_can_fail():
     assert wrong_imports("train", ["nanochat.infer.engine", "nanochat.optim", "torch"]) == ["nanochat.infer.engine"]
-    assert wrong_imports("tasks", ["nanochat.eval", "nanochat.kindergarten"]) == ["nanochat.eval"]
+    assert wrong_imports("tasks", ["nanochat.eval", "kindergarten"]) == ["nanochat.eval"]
 
 
 def test_no_script_imports_another_or_runs_at_import():

@@ -89,7 +89,7 @@ def evaluate(model: GPT, tokenizer: Tokenizer, data_dir: Path, max_per_task: int
     `report` with (finished tasks, label, finished items of that task). UserError if there is no task file at all.
     """
     tasks = read_tasks(data_dir)
-    missing = [task.label for task in tasks if not any(Path(f"{task.path}{end}").is_file() for end in ("", ".gz"))]
+    missing = [task.label for task in tasks if not files.beside(task.path).is_file()]
     if len(missing) == len(tasks):
         raise UserError(f"none of the {len(tasks)} CORE files is in {data_dir}; the first would be {tasks[0].path}.gz")
     results = dict(finished or {})

@@ -16,7 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 class UserError(Exception):
@@ -140,17 +140,26 @@ def read_json(path: Path) -> Any:
                         "remove it and run the command that made it again") from error
 
 
+def beside(path: Path) -> Path:
+    """`path`, or the same file with .gz behind its name where only that file exists."""
+    zipped = path.with_name(path.name + ".gz")
+    return zipped if zipped.is_file() and not path.exists() else path
+
+
+def open_text(path: Path) -> IO[str]:
+    """A text file opened for reading; .gz is unpacked on the way."""
+    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8")
+
+
 def read_jsonl(path: Path) -> list[dict]:
     """One object per line; also reads `path` + '.gz'. UserError names the file and the line that is wrong."""
-    path = Path(path)
-    zipped = path if path.suffix == ".gz" else path.with_name(path.name + ".gz")
-    if not path.exists() and not zipped.exists():
-        raise UserError(f"{path} does not exist (nor {zipped.name})")
-    source = path if path.exists() else zipped
+    source = beside(Path(path))
+    if not source.exists():
+        raise UserError(f"{path} does not exist, neither plain nor with .gz")
     rows: list[dict] = []
     number = 0
     try:
-        with (gzip.open if source.suffix == ".gz" else open)(source, "rt", encoding="utf-8") as lines:
+        with open_text(source) as lines:
             for line in lines:
                 number += 1
                 if line.strip():

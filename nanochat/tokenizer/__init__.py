@@ -1,4 +1,4 @@
-"""Text to token ids and back, and the chat format."""
+"""Text to token ids and back, and the chat format. docs/tokenizer.md explains the method and why it is fast."""
 from nanochat.tokenizer.bpe import StreamDecoder, Tokenizer
 
 __all__ = ["StreamDecoder", "Tokenizer"]

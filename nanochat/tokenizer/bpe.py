@@ -1,11 +1,12 @@
-"""The tokenizer's door: train it, save it, load it, text to ids and back.
+"""The tokenizer: train it, save it, load it, turn text into ids and ids into text.
 
-A tokenizer is a list of byte strings. Ids 0–255 are the bytes themselves, then come the merges in the order they were
-learnt, then nine special tokens that no text can produce. Text is cut into words by `PATTERN`; in each word the
-neighbours that together are the token with the lowest id are joined, again and again (tiktoken's rule).
+A tokenizer is a list of byte strings. Ids 0–255 are the bytes themselves, then come the merged tokens in the order in
+which they were learnt, then nine special tokens that no text can produce. To encode, `PATTERN` cuts text into words; in
+each word the neighbours that together are the token with the lowest id are joined, again and again (tiktoken's rule).
+With the tokens "ab" and "abc", "abcd" becomes a b c d → ab c d → abc d.
 
-On disk it is Hugging Face's `tokenizer.json` and `tokenizer_config.json`, so `tokenizers` and `transformers` load the
-folder and agree with us on every id. The chat format is in `chat.py`.
+On disk it is Hugging Face's `tokenizer.json` and `tokenizer_config.json`, so that `tokenizers` and `transformers` load
+the folder and agree with us on every id. The chat format is in `chat.py`.
 """
 import codecs
 import json
@@ -19,38 +20,41 @@ from nanochat.system.files import UserError
 from nanochat.tokenizer import chat, train
 from nanochat.tokenizer.encode import Encoder
 
-# GPT-4's pattern, as published in tiktoken, except for the number of digits.
+# GPT-4's pattern as published in tiktoken, except for the number of digits in a word: GPT-4 has 3. With at most 2 there
+# are 110 words of digits instead of 1,110 that compete for the tokens of a small vocabulary.
 PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]++[\r\n]*"
            r"|\s*[\r\n]|\s+(?!\S)|\s+")
 SPECIALS = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
             "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
-MIN_VOCAB = 256 + len(SPECIALS)
+MIN_VOCAB = 256 + len(SPECIALS)  # every text must have ids, so the bytes are always there
+BYTES = [bytes([byte]) for byte in range(256)]
 
 
 class Tokenizer:
-    """Text to ids and back. `tokens[i]` are the bytes of id i; the specials' ids follow."""
+    """Text to ids and back. `tokens[i]` are the bytes of id i; the ids of the special tokens follow."""
 
     def __init__(self, tokens: list[bytes], digits: int = 2):
-        assert tokens[:256] == [bytes([byte]) for byte in range(256)], "the first 256 tokens must be the bytes"
+        assert tokens[:256] == BYTES, "the first 256 tokens must be the bytes"
         assert len(set(tokens)) == len(tokens), "two tokens have the same bytes"
         self.digits = digits
         self.specials = {name: len(tokens) + i for i, name in enumerate(SPECIALS)}
         self.vocab_size = len(tokens) + len(SPECIALS)
         self.bos_id = self.specials["<|bos|>"]
-        self._tokens = [*tokens, *(name.encode() for name in SPECIALS)]
-        self._ranks = {token: i for i, token in enumerate(tokens)}
+        self._tokens = [*tokens, *(name.encode() for name in SPECIALS)]  # what decoding writes for each id
+        self._ranks = {token: i for i, token in enumerate(tokens)}  # special tokens are not among these
         self._encoder = Encoder(tokens, digits)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, digits: int = 2) -> "Tokenizer":
-        """Learns from `texts` on all cores. `vocab_size` counts the specials; it ends lower when no pair is left."""
+        """Learns from `texts` on all cores. `vocab_size` counts the special tokens; the result is smaller when the
+        texts have no pair left to merge."""
         if vocab_size < MIN_VOCAB:
             raise UserError(f"--vocab_size={vocab_size} is too small; give at least {MIN_VOCAB} (256 bytes and "
                             f"{len(SPECIALS)} special tokens)")
         return cls(train.learn_tokens(texts, vocab_size - len(SPECIALS), digits), digits)
 
-    def __reduce__(self) -> tuple:
-        """For worker processes: its caches stay here."""
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[list[bytes], int]]:
+        """How a tokenizer is sent to a worker process: as its tokens, without the caches of the encoder."""
         return Tokenizer, (self._tokens[:-len(SPECIALS)], self.digits)
 
     @property
@@ -60,12 +64,14 @@ class Tokenizer:
     def special_id(self, name: str) -> int:
         """The id of a special token such as `<|user_start|>`."""
         if name not in self.specials:
-            raise UserError(f"{name} is no special token; known: {' '.join(self.specials)}")
+            raise UserError(f"{name} is not a special token; known: {' '.join(self.specials)}")
         return self.specials[name]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`. Special tokens are never parsed out of it: "<|bos|>" in a text is seven characters."""
-        return self._encoder.encode([text])[0].tolist()
+        """The ids of `text`. Special tokens are never parsed: "<|bos|>" in a text is seven characters."""
+        # A user who types "<|assistant_end|>" into the chat must not be able to end the assistant's turn.
+        ids: list[int] = self._encoder.encode([text])[0].tolist()
+        return ids
 
     def encode_batch(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """All ids in one int32 array, and int64 offsets: text i has ids[offsets[i]:offsets[i + 1]]. Uses all cores."""
@@ -76,33 +82,37 @@ class Tokenizer:
         return b"".join([self._tokens[i] for i in ids])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def token_bytes(self) -> np.ndarray:
-        """How many bytes of text each id stands for, int32 (V,); 0 for specials."""
+        """How many bytes of text each id stands for, int32 (V,); 0 for special tokens."""
+        # Bits per byte count the bytes that a model predicts; a special token stands for no text.
         return np.array([len(token) for token in self._tokens[:-len(SPECIALS)]] + [0] * len(SPECIALS), np.int32)
 
     def save(self, folder: Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, readable by `tokenizers` and `transformers`."""
+        """Writes tokenizer.json and tokenizer_config.json, which `tokenizers` and `transformers` can read."""
         names = [_visible(token) for token in self._tokens[:-len(SPECIALS)]]
         added = [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
                   "special": True} for name, i in self.specials.items()]
+        # The pattern cuts the text, so ByteLevel must not do it (use_regex); it only turns bytes into characters.
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
+        # ignore_merges: a word that is a token becomes that token at once, as in tiktoken.
         model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
-                 "vocab": {name: i for i, name in enumerate(names)}, "merges": self._splits()}
-        whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-                 "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "post_processor": None,
-                 "decoder": byte_level, "model": model}
+                 "vocab": {name: i for i, name in enumerate(names)}, "merges": self._all_merges()}
+        content = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+                   "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "post_processor": None,
+                   "decoder": byte_level, "model": model}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
                   "bos_token": "<|bos|>", "eos_token": "<|assistant_end|>", "chat_template": chat.TEMPLATE}
-        files.write_atomic(Path(folder) / "tokenizer.json", json.dumps(whole, ensure_ascii=False))
+        files.write_atomic(Path(folder) / "tokenizer.json", json.dumps(content, ensure_ascii=False))
         files.write_json(Path(folder) / "tokenizer_config.json", config)
 
-    def _splits(self) -> list[tuple[str, str]]:
-        """Every way to make a token out of two, by its id: with all of them Hugging Face joins as tiktoken does."""
+    def _all_merges(self) -> list[tuple[str, str]]:
+        """Every way to make a token out of two, in the order of the tokens' ids."""
+        # Hugging Face joins only pairs that are listed. With all of them listed, its rule is tiktoken's.
         return [(_visible(token[:cut]), _visible(token[cut:])) for token in list(self._ranks)[256:]
                 for cut in range(1, len(token)) if token[:cut] in self._ranks and token[cut:] in self._ranks]
 
@@ -112,27 +122,31 @@ class Tokenizer:
         path = Path(folder) / "tokenizer.json"
         if not path.exists():
             raise UserError(f"no tokenizer at {path}; train one with `python -m scripts.tok_train`")
-        whole = files.read_json(path)
-        again = f"{path} is not a tokenizer of nanochat (%s); train one with `python -m scripts.tok_train`"
+        content = files.read_json(path)
         try:
-            pattern = whole["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            vocab = sorted(whole["model"]["vocab"].items(), key=lambda item: item[1])
-            specials = [(added["content"], added["id"]) for added in whole["added_tokens"]]
-            tokens = [bytes(_BYTES[character] for character in name) for name, _ in vocab]
+            pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            vocab = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])
+            specials = [(added["content"], added["id"]) for added in content["added_tokens"]]
+            tokens = [bytes(_BYTE_OF[character] for character in name) for name, _ in vocab]
         except (KeyError, IndexError, TypeError) as error:
-            raise UserError(again % f"{type(error).__name__} {error}") from None
+            raise _foreign(path, f"{type(error).__name__} {error}") from None
+        # From here on everything is checked that encoding relies on.
         digits = [n for n in range(1, 10) if PATTERN % n == pattern]
         if not digits:
-            raise UserError(again % f"its pattern is {pattern!r}")
-        if [i for _, i in vocab] != list(range(len(vocab))) or tokens[:256] != [bytes([b]) for b in range(256)]:
-            raise UserError(again % "its first 256 tokens are not the bytes, or an id is missing")
+            raise _foreign(path, f"its pattern is {pattern!r}")
+        if [i for _, i in vocab] != list(range(len(vocab))) or tokens[:256] != BYTES:
+            raise _foreign(path, "its first 256 tokens are not the bytes, or an id is missing")
         if specials != [(name, len(vocab) + i) for i, name in enumerate(SPECIALS)]:
-            raise UserError(again % f"its special tokens are {specials[:9]}")
+            raise _foreign(path, f"its special tokens are {specials[:9]}")
         return cls(tokens, digits[0])
 
 
+def _foreign(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is not a tokenizer of nanochat ({reason}); train one with `python -m scripts.tok_train`")
+
+
 class StreamDecoder:
-    """Text from one id at a time, never half a character: `push` returns what is complete, `finish` the rest.
+    """Text from one id at a time, never half a character: a token may end inside a character of several bytes.
 
     >>> decoder = StreamDecoder(Tokenizer([bytes([byte]) for byte in range(256)]))
     >>> [decoder.push(byte) for byte in "é!".encode()]
@@ -144,10 +158,11 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
+        """The characters that are complete with this id."""
         return self._decoder.decode(self._tokens[token_id])
 
     def finish(self) -> str:
-        """What is left when no more ids come: U+FFFD for a character that was never completed."""
+        """The rest when no more ids come: U+FFFD for a character that is still incomplete, else nothing."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -158,14 +173,16 @@ def _byte_characters() -> Iterator[str]:
     """
     spare = 0x100
     for byte in range(256):
+        # Not the space, control characters, and U+00AD, a hyphen that is not shown.
         visible = 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or 0xAE <= byte
         yield chr(byte if visible else spare)
         spare += not visible
 
 
 _CHARACTERS = list(_byte_characters())
-_BYTES = {character: byte for byte, character in enumerate(_CHARACTERS)}
+_BYTE_OF = {character: byte for byte, character in enumerate(_CHARACTERS)}
 
 
 def _visible(token: bytes) -> str:
+    """_visible(b" the") == "Ġthe"."""
     return "".join(_CHARACTERS[byte] for byte in token)

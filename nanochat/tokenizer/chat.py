@@ -1,51 +1,35 @@
-"""The chat format: a conversation becomes ids, and a mask of what the model is to learn.
+"""The chat format: a conversation becomes ids and a mask, which is 1 where the model learns to write the id.
 
-    <|bos|><|user_start|>7*8?<|user_end|><|assistant_start|>                 mask 0: given
-    <|python_start|>7*8<|python_end|>                                        mask 1: learnt
-    <|output_start|>56<|output_end|>                                         mask 0: the tool's
-    It is 56.<|assistant_end|>                                               mask 1: learnt
+    <|bos|><|user_start|>7*8?<|user_end|><|assistant_start|>                 0: written by others
+    <|python_start|>7*8<|python_end|>                                        1: the model calls the tool
+    <|output_start|>56<|output_end|>                                         0: written by the tool
+    It is 56.<|assistant_end|>                                               1: the model answers, and stops
 
 A system message joins the first user turn. Names of special tokens in a message are text, never special tokens.
-`TEMPLATE` says the same in Jinja for Hugging Face's `apply_chat_template`; a test compares the two.
+chat_template.jinja is the same format for Hugging Face's `apply_chat_template`; a test compares the two.
 """
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nanochat.system.files import UserError
 
 LEARNT, GIVEN, NEVER = 1, 0, -1  # how `_exchanges` marks ids: NEVER is not learnt with `learn_all` either
+if TYPE_CHECKING:  # bpe imports this file
+    from nanochat.tokenizer.bpe import Tokenizer
+
 PART_MARKERS = {"text": ("", ""), "python": ("<|python_start|>", "<|python_end|>"),
                 "python_output": ("<|output_start|>", "<|output_end|>")}
 
-TEMPLATE = """\
-{%- set system = messages[0]['content'] + '\\n\\n' if messages[0]['role'] == 'system' else '' -%}
-{{- '<|bos|>' -}}
-{%- for message in (messages[1:] if system else messages) -%}
-    {{- '<|' + message['role'] + '_start|>' + (system if loop.first else '') -}}
-    {%- if message['content'] is string -%}
-        {{- message['content'] -}}
-    {%- else -%}
-        {%- for part in message['content'] -%}
-            {%- if part['type'] == 'python' -%}
-                {{- '<|python_start|>' + part['text'] + '<|python_end|>' -}}
-            {%- elif part['type'] == 'python_output' -%}
-                {{- '<|output_start|>' + part['text'] + '<|output_end|>' -}}
-            {%- else -%}
-                {{- part['text'] -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-    {{- '<|' + message['role'] + '_end|>' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|assistant_start|>' -}}{%- endif -%}
-"""
+TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="ascii")
 
 
-def render(tokenizer, conversation: dict, max_tokens: int | None = None,
+def render(tokenizer: "Tokenizer", conversation: dict[str, Any], max_tokens: int | None = None,
            learn_all: bool = False) -> tuple[list[int], list[int]]:
-    """The ids of a conversation and, as long, its mask: 1 where the model is to learn to say the id.
+    """The ids of a conversation and its mask of the same length: 1 where the model is to learn to say the id.
 
-    With `max_tokens` whole exchanges are kept from the front; only a first exchange that is too long by itself is cut
-    inside. ([], []) when nothing to learn is left. With `learn_all` everything is learnt but messages of weight 0.
+    With `max_tokens` the first exchanges that fit are kept whole; only a first exchange that is too long by itself is
+    cut inside. ([], []) when nothing to learn is left. With `learn_all` everything is learnt but messages of weight 0.
     UserError names the message that is wrong.
     """
     ids, mask = [tokenizer.bos_id], [GIVEN]
@@ -60,8 +44,8 @@ def render(tokenizer, conversation: dict, max_tokens: int | None = None,
     return ids, [int(kind == LEARNT or learn_all and kind == GIVEN) for kind in mask]
 
 
-def render_prompt(tokenizer, conversation: dict) -> list[int]:
-    """The ids up to where the assistant is to speak: the last assistant message, if any, is left out."""
+def render_prompt(tokenizer: "Tokenizer", conversation: dict[str, Any]) -> list[int]:
+    """The ids up to the point where the assistant speaks; a last message of the assistant is left out."""
     messages = conversation.get("messages") or []
     if messages and messages[-1].get("role") == "assistant":
         messages = messages[:-1]
@@ -69,8 +53,8 @@ def render_prompt(tokenizer, conversation: dict) -> list[int]:
     return [*ids, tokenizer.special_id("<|assistant_start|>")]
 
 
-def _exchanges(tokenizer, conversation: dict) -> Iterator[tuple[list[int], list[int]]]:
-    """Ids of each user turn with the answer to it, and for each id whether it is LEARNT, GIVEN or NEVER learnt."""
+def _exchanges(tokenizer: "Tokenizer", conversation: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
+    """Ids of each user turn together with its answer, and for each id whether it is LEARNT, GIVEN or NEVER learnt."""
     ids: list[int] = []
     mask: list[int] = []
 
@@ -100,15 +84,15 @@ def _exchanges(tokenizer, conversation: dict) -> Iterator[tuple[list[int], list[
         yield ids, mask
 
 
-def _turns(conversation: dict) -> list[tuple[str, list[tuple[str, str]], int]]:
-    """(role, parts, weight) of each turn, checked: the system text in the first user turn, neighbouring texts joined.
+def _turns(conversation: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]], int]]:
+    """(role, parts, weight) of each turn, after checks, with the system text in the first user turn.
 
     The weight is 1, or 0 for an assistant message that is not to be learnt (as in OpenAI's files for fine-tuning).
     """
     messages = conversation.get("messages") if isinstance(conversation, dict) else None
     if not isinstance(messages, list) or not messages:
         raise UserError(f"a conversation is {{'messages': [...]}} with at least one message, not {conversation!r:.80}")
-    turns = []
+    turns: list[tuple[str, list[tuple[str, str]]]] = []
     system = ""
     for index, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
@@ -128,15 +112,15 @@ def _turns(conversation: dict) -> list[tuple[str, list[tuple[str, str]], int]]:
     return turns
 
 
-def _text_only(message: dict, index: int) -> str:
+def _text_only(message: dict[str, Any], index: int) -> str:
     parts = _parts(message, index)
     if any(kind != "text" for kind, _ in parts):
         raise UserError(f"message {index}: only an assistant can have parts other than text")
     return "".join(text for _, text in parts)
 
 
-def _parts(message: dict, index: int) -> list[tuple[str, str]]:
-    """(type, text) of a message's parts; neighbouring texts are one, as their words may join across the seam."""
+def _parts(message: dict[str, Any], index: int) -> list[tuple[str, str]]:
+    """(type, text) of a message's parts."""
     content = message.get("content")
     parts: list[tuple[str, str]] = []
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or [None]:
@@ -144,7 +128,7 @@ def _parts(message: dict, index: int) -> list[tuple[str, str]]:
         if kind not in PART_MARKERS or not isinstance(text, str):
             raise UserError(f"message {index} has a part {part!r:.80}; expected a string, or parts "
                             f"{{'type': {'|'.join(PART_MARKERS)}, 'text': string}}")
-        if kind == "text" and parts and parts[-1][0] == "text":
+        if kind == "text" and parts and parts[-1][0] == "text":  # joined: a word may go on across the seam
             parts[-1] = ("text", parts[-1][1] + text)
         else:
             parts.append((kind, text))

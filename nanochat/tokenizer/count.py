@@ -1,10 +1,13 @@
-"""Counting words: a hash table per thread, and nothing else is kept of the text.
+"""Counting words: a hash table per thread; nothing else of the text is kept.
 
-A word of up to 15 bytes is its own key: two 64-bit numbers, its length in the last byte. A longer one (1 % of English)
-has its hash as key and its bytes in a store beside the table, and is compared byte by byte. An entry is 32 bytes (key,
-key, count, place in the store), half a cache line. Words are hashed 32 at a time and their entries asked for before any
-is looked up, so that the processor waits for 32 entries at once. The order in which threads count cannot matter: counts
-are sums.
+A word of up to 15 bytes is its own key: its bytes fill two 64-bit numbers, and its length stands in the last byte, so
+that "ab" and "ab\\0" differ. Two such words are compared in two instructions. A longer word (1 % of English) has a hash
+as its key; its bytes lie in a store beside the table and are compared one by one. An entry of the table is 32 bytes
+(key, key, count, place in the store), half a cache line.
+
+Words are handled 32 at a time: all are hashed and their entries requested from memory, then all are looked up. So the
+processor waits for 32 entries at once instead of one after the other. The threads' tables are added at the end; counts
+are sums, so the order cannot matter.
 """
 from collections.abc import Iterable
 from queue import SimpleQueue
@@ -12,28 +15,30 @@ from queue import SimpleQueue
 import numpy as np
 
 from nanochat.system.jit import njit
-from nanochat.tokenizer import parallel, scan
-from nanochat.tokenizer.machine import prefetch
+from nanochat.tokenizer import parallel, split
+from nanochat.tokenizer.intrinsics import prefetch
 
-LONG = np.uint64(255 << 56)  # instead of a length: the key is a hash
-BATCH = 32
-MIX_LOW, MIX_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, half of their bits set
+LONG = np.uint64(255 << 56)  # in place of a length: the key is a hash
+BATCH = 32  # words whose entries are requested together
+MIX_LOW, MIX_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, with half of their bits set
+# The bytes of a word of a given size in the low and in the high half of its key.
 LOW_BYTES = np.array([(1 << 8 * min(size, 8)) - 1 for size in range(16)], np.uint64)
 HIGH_BYTES = np.array([(1 << 8 * max(size - 8, 0)) - 1 for size in range(16)], np.uint64)
 
 
 class WordCounts:
-    """Words and how often each was added."""
+    """A hash table from words to counts. The tokens of a vocabulary with their ids fit into it as well (encode.py)."""
 
     def __init__(self) -> None:
         self.table = np.zeros((1 << 12, 4), np.uint64)
         self.store = np.empty(1 << 12, np.uint8)
-        self.used = np.zeros(2, np.int64)  # entries, bytes in the store
+        self.used = np.zeros(2, np.int64)  # entries of the table, bytes of the store
 
     def add(self, data: np.ndarray, starts: np.ndarray, weights: np.ndarray) -> None:
-        """Counts the words of a buffer; weights[i] for the one at starts[i], or 1 each if there are none."""
-        entries = int(self.used[0] + (np.count_nonzero(weights) if len(weights) else len(starts)))  # if all were new
-        if 2 * entries > len(self.table):
+        """Counts the words of a buffer: weights[i] times the word at starts[i], or once if `weights` is empty."""
+        # The table and the store grow before the loop, as if all words were new: so the loop needs no test for space.
+        entries = int(self.used[0] + (np.count_nonzero(weights) if len(weights) else len(starts)))
+        if 2 * entries > len(self.table):  # more than half full: the runs of occupied entries become long
             old, self.table = self.table, np.zeros((1 << (2 * entries).bit_length(), 4), np.uint64)
             _move(old, self.table)
         if self.used[1] + len(data) > len(self.store):
@@ -41,12 +46,13 @@ class WordCounts:
         _count(data, data.view(np.uint64), starts, weights, self.table, self.store, self.used)
 
     def export(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All words of two bytes or more as (buffer, starts, weights), ready to be added elsewhere."""
+        """All words as (buffer, starts, weights), as `add` takes them, but for single bytes, which have no pair."""
         sizes = self.table[:, 1] >> np.uint64(56)
         sizes = np.where(sizes == 255, self.table[:, 1] & ~LONG, sizes).astype(np.int64)
         entries = np.flatnonzero(sizes > 1)
         ends = np.cumsum(sizes[entries] + 1)
         length = int(ends[-1]) + 1 if len(ends) else 1
+        # Words stand between 0xFF bytes, and the 0xFF after each of them counts as a word of weight 0 (see split.py).
         data = np.full(length + 128 - length % 64, 255, np.uint8)
         starts = np.stack([ends - sizes[entries], ends], axis=1).astype(np.int32).ravel()
         weights = np.stack([self.table[entries, 2].astype(np.int64), np.zeros(len(ends), np.int64)], axis=1).ravel()
@@ -55,19 +61,20 @@ class WordCounts:
 
 
 def count_words(texts: Iterable[str], digits: int) -> WordCounts:
-    """The words of all texts, counted by all cores."""
-    workers = [(scan.Scanner(digits), WordCounts()) for _ in range(parallel.num_threads())]
-    free: SimpleQueue = SimpleQueue()
+    """The words of all texts, counted on all cores."""
+    # One table per thread: a thread takes a free one, so none has to wait for a lock.
+    workers = [(split.Splitter(digits), WordCounts()) for _ in range(parallel.num_threads())]
+    free: SimpleQueue[tuple[split.Splitter, WordCounts]] = SimpleQueue()
     for worker in workers:
         free.put(worker)
 
     def count(piece: list[str]) -> None:
-        scanner, counts = worker = free.get()
-        counts.add(*scanner.words(piece), np.empty(0, np.int64))
+        splitter, counts = worker = free.get()
+        counts.add(*splitter.words(piece), np.empty(0, np.int64))
         free.put(worker)
 
     for _ in parallel.in_order(count, parallel.pieces(texts)):
-        pass
+        pass  # the results are in the tables
     _, total = workers.pop()
     while workers:
         total.add(*workers.pop()[1].export())
@@ -75,25 +82,26 @@ def count_words(texts: Iterable[str], digits: int) -> WordCounts:
 
 
 @njit(nogil=True)
-def load8(data64, i):
+def load8(data64: np.ndarray, i: int) -> np.uint64:
     """Eight bytes from byte i on as a little-endian uint64."""
+    # From two aligned numbers. The second moves by 1 and 63 − shift bits: by 64, which shift 0 needs, is undefined.
     shift = np.uint64(8 * (i & 7))
     return data64[i >> 3] >> shift | data64[(i >> 3) + 1] << np.uint64(1) << (np.uint64(63) - shift)
 
 
 @njit(nogil=True)
-def long_hash(data64, i, size):
-    """64 bits that depend on all bytes of a word of eight bytes or more."""
+def long_hash(data64: np.ndarray, i: int, size: int) -> np.uint64:
+    """A 64-bit hash of all bytes of a word of eight bytes or more."""
     mixed = np.uint64(size)
     for k in range(i, i + size - 7, 8):
         mixed = (mixed ^ load8(data64, k)) * MIX_LOW
         mixed ^= mixed >> np.uint64(29)
-    return (mixed ^ load8(data64, i + size - 8)) * MIX_HIGH
+    return (mixed ^ load8(data64, i + size - 8)) * MIX_HIGH  # the last eight bytes, some of them for a second time
 
 
 @njit(nogil=True)
-def slot_of(low, high, last):
-    """Where a key belongs in a table of `last` + 1 entries, a power of two."""
+def slot_of(low: np.uint64, high: np.uint64, last: int) -> np.int64:
+    """The place of a key in a table of `last` + 1 entries, a power of two; if it is taken, the next free place."""
     return np.int64((low ^ high * MIX_HIGH) * MIX_LOW >> np.uint64(32)) & last
 
 
@@ -104,35 +112,42 @@ def _count(data, data64, starts, weights, table, store, used):
     for base in range(0, len(starts) - 1, BATCH):
         batch = min(BATCH, len(starts) - 1 - base)
         for k in range(batch):
-            i, size = np.int64(starts[base + k]), np.int64(starts[base + k + 1] - starts[base + k])
-            if size < 16:
+            i = np.int64(starts[base + k])
+            size = np.int64(starts[base + k + 1]) - i
+            if size < 16:  # as in encode._find; a common function would not be inlined: a fifth slower
                 lows[k] = load8(data64, i) & LOW_BYTES[size]
                 highs[k] = load8(data64, i + 8) & HIGH_BYTES[size] | np.uint64(size) << np.uint64(56)
             else:
                 lows[k], highs[k] = long_hash(data64, i, size), LONG | np.uint64(size)
             slots[k] = slot_of(lows[k], highs[k], last)
-            prefetch(address + np.uint64(32) * np.uint64(slots[k]))
+            prefetch(address + np.uint64(32) * np.uint64(slots[k]))  # 32 bytes per entry
         for k in range(batch):
             i = np.int64(starts[base + k])
-            if data[i] == 255:
+            if data[i] == 255:  # a separator
                 continue
-            slot = slots[k]
-            low, high = lows[k], highs[k]
+            # Written out here: in a function that takes all these arrays, counting took twice as long.
+            slot, low, high = slots[k], lows[k], highs[k]
             while table[slot, 1] and (table[slot, 0] != low or table[slot, 1] != high or high >= LONG
                                       and not same_bytes(store, table[slot, 3], data, i, np.int64(high & ~LONG))):
-                slot = (slot + 1) & last
-            if not table[slot, 1]:
+                slot = (slot + 1) & last  # taken by another word: the next place
+            if not table[slot, 1]:  # a new word
                 table[slot, 0], table[slot, 1], table[slot, 3] = low, high, np.uint64(used[1])
                 used[0] += 1
-                if high >= LONG:
-                    for at in range(i, starts[base + k + 1]):
-                        store[used[1]] = data[at]
-                        used[1] += 1
+                used[1] += _keep_long(data, i, high, store, used[1])
             table[slot, 2] += np.uint64(weights[base + k]) if len(weights) else np.uint64(1)
 
 
 @njit(nogil=True)
-def same_bytes(store, place, data, i, size):
+def _keep_long(data, i, high, store, end):
+    """Appends the bytes of a long word to the store; returns how many."""
+    size = np.int64(high & ~LONG) if high >= LONG else 0
+    for k in range(size):
+        store[end + k] = data[i + k]
+    return size
+
+
+@njit(nogil=True)
+def same_bytes(store: np.ndarray, place: np.uint64, data: np.ndarray, i: int, size: int) -> bool:
     """Whether the bytes at `place` in the store are those of the long word at i."""
     for k in range(size):
         if store[np.int64(place) + k] != data[i + k]:

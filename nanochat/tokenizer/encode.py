@@ -1,11 +1,12 @@
-"""Words to ids: nearly every word was seen before, so look it up; if not, merge it by a table of pairs.
+"""Words to ids: nearly every word was seen before and is looked up; a new word is merged with a table of pairs.
 
-- The vocabulary is a table from bytes to id, of the kind that counts words in training (`count.WordCounts`).
-- The pair table maps two ids to the token they make, for *every* way to make a token out of two. So the rule is that of
-  tiktoken: a word that is a token is that token; else the neighbours that make the lowest id join, leftmost first.
-- A cache of words with up to six ids, 32 bytes each. Its size is fixed: a new word takes the first of two places, what
-  was there moves to the second, and what was in that is forgotten. A word of 16 to 31 bytes takes both.
-- Words of more than 48 bytes go through a heap, so that a megabyte of "a" takes n log n steps and not n².
+- The vocabulary is a table from bytes to id, of the same kind that counts words in training (`count.WordCounts`).
+- The pair table maps two ids to the token they make, for *every* way to make a token out of two. So the rule is
+  tiktoken's: a word that is a token is that token; else the neighbours that make the lowest id join, leftmost first.
+- The cache holds words of up to six ids in 32 bytes each. Its size is fixed. Every word has two possible places: a new
+  word takes the first one, the word that was there moves to the second, and the word that was in the second is
+  forgotten. A word of 16 to 31 bytes takes both places.
+- A word of more than 48 bytes is merged with a heap, so that a megabyte of "a" takes n log n steps and not n².
 """
 import heapq
 import re
@@ -15,15 +16,15 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from nanochat.system.jit import njit
-from nanochat.tokenizer import count, parallel, scan
+from nanochat.tokenizer import count, parallel, split
 from nanochat.tokenizer.count import BATCH, HIGH_BYTES, LONG, LOW_BYTES, load8, long_hash, same_bytes, slot_of
-from nanochat.tokenizer.machine import prefetch
+from nanochat.tokenizer.intrinsics import prefetch
 
-NO_TOKEN = (1 << 21) - 1  # ids take 21 bits: three fit a 64-bit number, and so do a pair and its token
+NO_TOKEN = (1 << 21) - 1  # ids have 21 bits: three of them fit into a 64-bit number, and so do a pair and its token
 ID = np.uint64(NO_TOKEN)
-CACHED_WORDS = 1 << 19  # 16 MiB a thread; half of it was 15 % slower on 70 MB of English
-MOST_CACHED_IDS = 6
-LONG_WORD = 48
+CACHED_WORDS = 1 << 19  # 16 MiB per thread; with half of it, 70 MB of English took 15 % longer
+MOST_CACHED_IDS = 6  # two 64-bit numbers of three ids
+LONG_WORD = 48  # bytes; longer words are merged with a heap
 WORD_BORDER = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])|(?<=\n)(?=[^\W_])")  # not every border, but a sure one
 
 
@@ -32,25 +33,26 @@ class Encoder:
 
     def __init__(self, tokens: list[bytes], digits: int):
         assert len(tokens) < NO_TOKEN, f"{len(tokens)} tokens, at most {NO_TOKEN - 1} are possible"
-        data, _ = scan.buffer(tokens)
+        data, _ = split.buffer(tokens)  # 0xFF, token, 0xFF, token, …; so every second start is that of a token
         starts = np.cumsum([0] + [size for token in tokens for size in (1, len(token))], dtype=np.int32)
         ids = np.zeros(len(starts), np.int64)
         ids[1::2] = np.arange(1, len(tokens) + 1)
         vocabulary = count.WordCounts()
-        vocabulary.add(data, starts, ids)  # a token's "count" is its id + 1
-        found = _all_pairs(data, data.view(np.uint64), starts, vocabulary.table, vocabulary.store)
-        pairs = np.zeros(1 << (2 * len(found) + 1).bit_length(), np.uint64)  # at least half of it stays free
-        _fill(pairs, found)
+        vocabulary.add(data, starts, ids)  # a token's "count" is its id + 1, that of a separator 0
+        all_pairs = _all_pairs(data, data.view(np.uint64), starts, vocabulary.table, vocabulary.store)
+        pairs = np.zeros(1 << (2 * len(all_pairs) + 1).bit_length(), np.uint64)  # at least half of it stays free
+        _fill(pairs, all_pairs)
         self.digits, self._tables = digits, (vocabulary.table, vocabulary.store, pairs)
-        self._idle: SimpleQueue = SimpleQueue()  # scanners and caches of threads that are done
+        # Splitters and caches that no thread uses now. A cache stays warm from call to call.
+        self._idle: SimpleQueue[tuple[split.Splitter, np.ndarray]] = SimpleQueue()
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """All ids, int32, and where the ids of each text end, int64."""
         try:
-            scanner, cache = worker = self._idle.get_nowait()
+            splitter, cache = worker = self._idle.get_nowait()
         except Empty:
-            scanner, cache = worker = scan.Scanner(self.digits), np.zeros((CACHED_WORDS, 4), np.uint64)
-        data, starts = scanner.words(texts)
+            splitter, cache = worker = split.Splitter(self.digits), np.zeros((CACHED_WORDS, 4), np.uint64)
+        data, starts = splitter.words(texts)
         ids, ends = np.empty(len(data), np.int32), np.empty(len(texts) + 1, np.int64)
         _encode(data, data.view(np.uint64), starts, *self._tables, cache, ids, ends)
         self._idle.put(worker)
@@ -91,11 +93,11 @@ def cut(text: str, size: int = parallel.PIECE) -> Iterator[str]:
 
 @njit(nogil=True)
 def _encode(data, data64, starts, vocabulary, store, pairs, cache, ids, ends):
-    """Fills `ids`, and `ends` with how many there are at each 0xFF."""
+    """Fills `ids`, and `ends` with the number of ids before each 0xFF."""
     lows, highs, slots = np.empty(BATCH, np.uint64), np.empty(BATCH, np.uint64), np.empty(BATCH, np.int64)
     ranks, last, address = np.empty(LONG_WORD, np.int64), len(cache) - 1, np.uint64(cache.ctypes.data)
-    found = text = 0
-    for base in range(0, len(starts), BATCH):
+    num_ids = num_ends = 0
+    for base in range(0, len(starts), BATCH):  # as in count.py: first request the entries of 32 words, then use them
         batch = min(BATCH, len(starts) - base)
         for k in range(batch):
             i = np.int64(starts[base + k])
@@ -108,28 +110,27 @@ def _encode(data, data64, starts, vocabulary, store, pairs, cache, ids, ends):
         for k in range(batch):
             i = np.int64(starts[base + k])
             if data[i] == 255:
-                ends[text] = found
-                text += 1
+                ends[num_ends] = num_ids
+                num_ends += 1
                 continue
             size, slot, low, high = starts[base + k + 1] - i, slots[k], lows[k], highs[k]
-            if size < 16:
+            if size < 16:  # the word is its own key, in the first place or in the second
                 hit = slot if cache[slot, 0] == low and cache[slot, 1] == high else slot ^ 1
                 known = cache[hit, 0] == low and cache[hit, 1] == high
-            else:
+            else:  # two entries: LONG and the size, the bytes, then the ids
                 slot &= ~1
                 hit = slot + 1
                 known = (cache[slot, 1] == LONG | np.uint64(size) and cache[hit, 1] == LONG and cache[slot, 0] == low
                          and cache[slot, 2] == high and cache[slot, 3] == _tail(data64, i, size, 16)
                          and cache[hit, 0] == _tail(data64, i, size, 24))
             if known:
-                found = _unpack(cache[hit, 2], ids, found)
-                if cache[hit, 3]:
-                    found = _unpack(cache[hit, 3], ids, found)
+                num_ids = _unpack(cache[hit, 2], ids, num_ids)
+                num_ids = _unpack(cache[hit, 3], ids, num_ids) if cache[hit, 3] else num_ids
                 continue
-            number = _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, ids[found:])
+            number = _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, ids[num_ids:])
             if number <= MOST_CACHED_IDS and size < 32:
-                _remember(cache, slot, low, high, data64, i, size, ids[found:found + number])
-            found += number
+                _remember(cache, slot, low, high, data64, i, size, ids[num_ids:num_ids + number])
+            num_ids += number
 
 
 @njit(nogil=True)
@@ -137,7 +138,7 @@ def _remember(cache, slot, low, high, data64, i, size, ids):
     """Puts a word and its ids into the cache."""
     entry = slot
     if size < 16:
-        for column in range(4):
+        for column in range(4):  # the word that was here moves to its second place
             cache[slot ^ 1, column] = cache[slot, column]
         cache[slot, 0], cache[slot, 1] = low, high
     else:
@@ -146,7 +147,7 @@ def _remember(cache, slot, low, high, data64, i, size, ids):
         cache[slot, 3], cache[entry, 0] = _tail(data64, i, size, 16), _tail(data64, i, size, 24)
         cache[entry, 1] = LONG
     cache[entry, 2] = cache[entry, 3] = 0
-    for k in range(len(ids)):
+    for k in range(len(ids)):  # as id + 1, so that 0 means "no id"
         cache[entry, 2 + k // 3] |= np.uint64(ids[k] + 1) << np.uint64(21 * (k % 3))
 
 
@@ -157,13 +158,14 @@ def _tail(data64, i, size, begin):
 
 
 @njit(nogil=True)
-def _unpack(three, ids, found):
-    """Writes up to three ids, kept as id + 1, and returns where the next goes."""
+def _unpack(three, ids, at):
+    """Writes up to three ids, kept as id + 1, and returns the index behind them."""
     second, third = three >> np.uint64(21), three >> np.uint64(42)
-    ids[found] = np.int32(three & ID) - 1
-    ids[found + 1] = np.int32(second & ID) - 1  # written in any case: the processor need not guess how many there are
-    ids[found + 2] = np.int32(third) - 1
-    return found + 1 + np.int64(second > 0) + np.int64(third > 0)
+    ids[at] = np.int32(three & ID) - 1
+    # Always written: a branch on the number of ids would be mispredicted often. The next word overwrites what is no id.
+    ids[at + 1] = np.int32(second & ID) - 1
+    ids[at + 2] = np.int32(third) - 1
+    return at + 1 + np.int64(second > 0) + np.int64(third > 0)
 
 
 @njit(nogil=True)
@@ -186,26 +188,26 @@ def _find(data, data64, i, size, vocabulary, store):
 @njit(nogil=True)
 def _all_pairs(data, data64, starts, vocabulary, store):
     """Every way to make a token out of two, as left id, right id and token id, 21 bits each."""
-    found, number = np.empty(len(data), np.uint64), 0  # fewer than there are bytes
+    triples, number = np.empty(len(data), np.uint64), 0  # a token can be cut in fewer places than it has bytes
     for token in range(256, len(starts) // 2):
         i, end = np.int64(starts[2 * token + 1]), np.int64(starts[2 * token + 2])
         for cut in range(i + 1, end):
             left = _find(data, data64, i, cut - i, vocabulary, store)
             right = _find(data, data64, cut, end - cut, vocabulary, store) if left != NO_TOKEN else NO_TOKEN
             if right != NO_TOKEN:
-                found[number] = (left << 21 | right) << 21 | token
+                triples[number] = (left << 21 | right) << 21 | token
                 number += 1
-    return found[:number]
+    return triples[:number]
 
 
 @njit(nogil=True)
-def _fill(pairs, found):
-    """Puts the pairs into their table."""
-    for k in range(len(found)):
-        slot = slot_of(found[k] >> np.uint64(21), np.uint64(0), len(pairs) - 1)
+def _fill(pairs, triples):
+    """Puts the pairs into their hash table, by their two ids."""
+    for k in range(len(triples)):
+        slot = slot_of(triples[k] >> np.uint64(21), np.uint64(0), len(pairs) - 1)
         while pairs[slot]:
             slot = (slot + 1) & (len(pairs) - 1)
-        pairs[slot] = found[k]
+        pairs[slot] = triples[k]
 
 
 @njit(nogil=True)
@@ -222,7 +224,7 @@ def _joined(left, right, pairs):
 
 @njit(nogil=True)
 def _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, parts):
-    """Writes the ids of one word into `parts` and returns how many."""
+    """Writes the ids of one word into `parts` and returns their number."""
     parts[0] = _find(data, data64, i, size, vocabulary, store)
     if parts[0] != NO_TOKEN:
         return 1
@@ -230,10 +232,10 @@ def _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, parts):
         parts[k] = data[i + k]
     if size > LONG_WORD:
         return _merge_long(parts[:size], pairs)
-    for k in range(size - 1):
+    for k in range(size - 1):  # ranks[k]: the token that parts k and k + 1 make
         ranks[k] = _joined(parts[k], parts[k + 1], pairs)
     while True:
-        at, rank = 0, NO_TOKEN
+        at, rank = 0, NO_TOKEN  # the lowest token that two neighbours make, leftmost first
         for k in range(size - 1):
             if ranks[k] < rank:
                 at, rank = k, ranks[k]
@@ -241,9 +243,9 @@ def _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, parts):
             return size
         parts[at] = rank
         size -= 1
-        for k in range(at + 1, size):
+        for k in range(at + 1, size):  # close the gap
             parts[k], ranks[k] = parts[k + 1], ranks[k + 1]
-        if at > 0:
+        if at > 0:  # the new part has new pairs with both neighbours
             ranks[at - 1] = _joined(parts[at - 1], rank, pairs)
         if at < size - 1:
             ranks[at] = _joined(rank, parts[at + 1], pairs)
@@ -251,7 +253,7 @@ def _encode_word(data, data64, i, size, vocabulary, store, pairs, ranks, parts):
 
 @njit(nogil=True)
 def _merge_long(parts, pairs):
-    """The same with a heap of (token, position) and links to the neighbours; the ids end at the front of `parts`."""
+    """Merges with a heap of (token, position) and links to the neighbours; the ids end at the front of `parts`."""
     size = len(parts)
     before, after = np.arange(-1, size - 1), np.arange(1, size + 1)
     heap = [_joined(parts[k], parts[k + 1], pairs) << 40 | k for k in range(size - 1)]
@@ -261,7 +263,7 @@ def _merge_long(parts, pairs):
         rank, k = top >> 40, top & ((1 << 40) - 1)
         right = after[k]
         if parts[k] < 0 or right == size or _joined(parts[k], parts[right], pairs) != rank:
-            continue  # one of the two was joined to another since
+            continue  # one of the two has been joined to another part since
         parts[k], parts[right], after[k] = rank, -1, after[right]
         if after[k] < size:
             before[after[k]] = k

@@ -1,10 +1,11 @@
-"""Byte-pair encoding, slow and obvious: what every fast path here is compared with.
+"""Byte-pair encoding in its simplest form: slow, and the oracle with which the tests compare every fast path.
 
-1. `split` cuts text into words: a contraction, letters with at most one other character before them, one or two digits,
-   punctuation with at most one space before it, line breaks, other white space.
-2. `learn` starts from the 256 bytes, finds the most frequent pair of neighbours inside the words, makes it a token, and
-   repeats.
-3. `merge` encodes one word: of all neighbours that together are a token, join those with the lowest id, and repeat.
+1. `split` cuts text into words: a contraction; letters with at most one other character before them; one or two digits;
+   punctuation with at most one space before it; line breaks; other white space.
+2. `learn` starts from the 256 bytes, finds the most frequent pair of neighbours inside the words, makes the pair a
+   token, and repeats. From "abab ab" it learns "ab" first, then "abab".
+3. `merge` encodes one word: among all neighbours that together are a token, it joins those that make the token with the
+   lowest id, and repeats.
 
 It does not know about special tokens, files or speed.
 """
@@ -17,22 +18,24 @@ from nanochat.tokenizer import unicode_ranges
 
 
 @functools.cache
-def compiled(digits: int) -> re.Pattern:
-    r"""`bpe.PATTERN` for Python's own `re`, which has no `\p{L}`: the ranges of the committed table are written out."""
-    L, N, S = ("".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
-               for ranges in (unicode_ranges.LETTERS, unicode_ranges.NUMBERS, unicode_ranges.SPACES))
+def compiled(digits: int) -> re.Pattern[str]:
+    r"""`bpe.PATTERN` for Python's own `re`, which has no `\p{L}`: the ranges of our table are written out."""
+    letters, numbers, spaces = (
+        "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+        for ranges in (unicode_ranges.LETTERS, unicode_ranges.NUMBERS, unicode_ranges.SPACES))
     return re.compile("|".join([
-        r"'(?:[sSſdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])",  # ſ, U+017F, folds to s, and nothing else to these
-        rf"[^\r\n{L}{N}]?[{L}]+",
-        rf"[{N}]{{1,{digits}}}",
-        rf" ?[^{S}{L}{N}]+[\r\n]*",
-        rf"[{S}]*[\r\n]",
-        rf"[{S}]+(?![^{S}])",
-        rf"[{S}]+"]))
+        # PATTERN ignores case in contractions. ſ (U+017F) counts as an s then, and no other foreign letter matches.
+        r"'(?:[sSſdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])",
+        rf"[^\r\n{letters}{numbers}]?[{letters}]+",
+        rf"[{numbers}]{{1,{digits}}}",
+        rf" ?[^{spaces}{letters}{numbers}]+[\r\n]*",
+        rf"[{spaces}]*[\r\n]",
+        rf"[{spaces}]+(?![^{spaces}])",
+        rf"[{spaces}]+"]))
 
 
 def split(text: str, digits: int = 2) -> list[str]:
-    """The words of `text`; joined they are `text` again.
+    """The words of `text`; joined, they are `text` again.
 
     >>> split("I'm 123 km  away!!")
     ['I', "'m", ' ', '12', '3', ' km', ' ', ' away', '!!']
@@ -46,12 +49,12 @@ def join(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
     >>> join([7, 7, 7, 8], (7, 7), 9)
     [9, 7, 8]
     """
-    out, i = [], 0
-    while i < len(ids):
-        hit = tuple(ids[i:i + 2]) == pair
-        out.append(new if hit else ids[i])
-        i += 2 if hit else 1
-    return out
+    joined, i = [], 0
+    while i < len(ids):  # from the left, so that in 7 7 7 the first two are a pair
+        is_pair = tuple(ids[i:i + 2]) == pair
+        joined.append(new if is_pair else ids[i])
+        i += 2 if is_pair else 1
+    return joined
 
 
 def learn(words: Iterable[bytes], num_merges: int) -> list[tuple[int, int]]:
@@ -63,14 +66,15 @@ def learn(words: Iterable[bytes], num_merges: int) -> list[tuple[int, int]]:
     counts = {tuple(word): count for word, count in Counter(words).items()}
     merges: list[tuple[int, int]] = []
     while len(merges) < num_merges:
-        pairs: Counter = Counter()
-        for word, count in counts.items():
+        pairs: Counter[tuple[int, int]] = Counter()
+        for word, count in counts.items():  # a word that occurs 1,000 times is looked at once
             for pair in zip(word, word[1:]):
                 pairs[pair] += count
-        if not pairs:
+        if not pairs:  # every word is one token
             break
+        # A rule for ties makes the result independent of the order of texts and threads.
         merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
-        joined: Counter = Counter()
+        joined: Counter[tuple[int, ...]] = Counter()
         for word, count in counts.items():
             joined[tuple(join(list(word), merges[-1], 255 + len(merges)))] += count
         counts = joined
@@ -78,16 +82,18 @@ def learn(words: Iterable[bytes], num_merges: int) -> list[tuple[int, int]]:
 
 
 def merge(word: bytes, ranks: dict[bytes, int]) -> list[int]:
-    """The ids of one word, as tiktoken defines them: any two neighbours may join whose bytes are a token.
+    """The ids of one word by tiktoken's rule: two neighbours may join if their bytes together are a token, also where
+    training never merged this pair.
 
     >>> merge(b"abc", {b"a": 0, b"b": 1, b"c": 2, b"bc": 3, b"ab": 4})
     [0, 3]
     """
-    parts = [bytes([byte]) for byte in word]
-    while word not in ranks and len(parts) > 1:
-        candidates = [(ranks.get(left + right, len(ranks)), i) for i, (left, right) in enumerate(zip(parts, parts[1:]))]
-        rank, i = min(candidates)
-        if rank == len(ranks):
+    pieces = [bytes([byte]) for byte in word]
+    while word not in ranks and len(pieces) > 1:
+        candidates = [(ranks.get(left + right, len(ranks)), i)
+                      for i, (left, right) in enumerate(zip(pieces, pieces[1:]))]
+        rank, i = min(candidates)  # the token learnt earliest; among equals the leftmost
+        if rank == len(ranks):  # no two neighbours make a token
             break
-        parts[i:i + 2] = [parts[i] + parts[i + 1]]
-    return [ranks[word]] if word in ranks else [ranks[part] for part in parts]
+        pieces[i:i + 2] = [pieces[i] + pieces[i + 1]]
+    return [ranks[word]] if word in ranks else [ranks[piece] for piece in pieces]

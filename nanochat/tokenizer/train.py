@@ -1,71 +1,91 @@
-"""Learning the merges from counted words, as `reference.learn` does, without ever counting the same pair twice.
+"""Learning the merges from counted words, as `reference.learn` does, without counting any pair twice.
 
-The words lie in one flat array of ids, -1 between them; a token's id stands at its first and at its last byte, so both
-neighbours of a token are one step away. Every pair of ids is a record: how often it occurs, and a list of where.
+All words stand in one flat array of ids, with −1 between them. The id of a token stands at its first and at its last
+byte, so that the neighbours of a token are one step away; the bytes between are GONE:
 
-What makes it simple: a pair that contains the id `new` can only arise when `new` is made. So its record is complete
-when it is written, its count can only fall, and its list only has places too many. When `new` is made, what changes is
-summed up by neighbour; then each neighbour costs one new record, and an old one that is lowered, found by a hash table.
+    "abab" with ab = 256:   97 98 97 98  →  256 256 256 256        with abab = 257:  →  257 GONE GONE 257
 
-Only records with a count of at least `floor` are in the heap, perhaps with a count that has fallen since. When the heap
-is empty the floor is halved and all records are looked through: most never matter, and the heap fits the cache.
+Every pair of ids has a record: how often the pair occurs, and a list of its places. This is simple because a pair that
+contains the id `new` can only arise when `new` is made. So a record is complete when it is written. Afterwards its
+count can only fall, and its list may keep places where the pair no longer stands. When `new` is made, the changes
+are summed by neighbour; each neighbour costs one new record and one lowered count, which a hash table finds.
+
+The heap holds only records with a count of at least `floor`; a count may have fallen since. When the heap is empty, the
+floor is halved and all records are looked through again. Most records never reach the heap, which stays small enough
+for the processor's cache.
 """
 import heapq
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from nanochat.system.jit import njit
 from nanochat.tokenizer.count import count_words, slot_of
-from nanochat.tokenizer.machine import prefetch
+from nanochat.tokenizer.intrinsics import prefetch
 
-AHEAD = 16  # places, for the processor to fetch in time
+AHEAD = 16  # places between a prefetch and the use of what it fetched
 GONE = -2  # a byte inside a token
-FIRST, SECOND, PLACE, LENGTH = range(4)  # the columns of a record: the pair, and where its list of occurrences is
-RECORDS, PLACES, TOKENS = range(3)  # what is used of each
+FIRST, SECOND, PLACE, LENGTH = range(4)  # columns of a record: the pair, and where its list of places is
+RECORDS, PLACES, TOKENS = range(3)  # what PairTable.used counts
+
+
+class PairTable(NamedTuple):
+    """Everything that is known about pairs."""
+
+    counts: np.ndarray   # int64, for each record: how often the pair occurs
+    records: np.ndarray  # int64 (·, 4)
+    slots: np.ndarray    # int32, a hash table: pair → number of its record
+    places: np.ndarray   # int32, the lists of places one behind the other
+    used: np.ndarray     # int64: records and places written so far, and the next token's id
 
 
 def learn_tokens(texts: Iterable[str], num_tokens: int, digits: int) -> list[bytes]:
     """The 256 bytes and the merged tokens, `num_tokens` in all, or fewer if no pair is left."""
     merges = Merges(*count_words(texts, digits).export())
     tokens = [bytes([byte]) for byte in range(256)]
-    distinct = dict.fromkeys(tokens)
+    distinct = dict.fromkeys(tokens)  # a set that keeps the order
     while len(distinct) < num_tokens and len(pairs := merges.more(num_tokens - len(distinct))):
         for first, second in pairs.tolist():
             tokens.append(tokens[first] + tokens[second])
-            distinct[tokens[-1]] = None  # two pairs may spell the same bytes: one token is enough
+            distinct[tokens[-1]] = None  # "ab" + "c" and "a" + "bc" are the same bytes: one token is enough
     return list(distinct)
 
 
 class Merges:
-    """The merges of counted words, as many as one asks for; the arguments are those of `WordCounts.export`."""
+    """The merges of counted words, as many as `more` is asked for; the arguments are what `WordCounts.export` gives."""
 
     def __init__(self, data: np.ndarray, starts: np.ndarray, weights: np.ndarray):
         self.ids = np.where(data == 255, np.int32(-1), data)
-        narrow = np.int32 if weights.max(initial=0) < 1 << 31 else np.int64
-        self.weights = np.repeat(weights.astype(narrow), np.diff(starts, append=len(data)))  # of the word around a byte
-        self.counts, self.records = np.empty(1 << 17, np.int64), np.empty((1 << 17, 4), np.int64)
-        # A merge makes one token of two and at most two new pairs: 3 places per byte suffice. Most are never touched.
-        self.places = np.empty(3 * len(data) + AHEAD, np.int32)
-        self.pairs, self.sizes = np.empty((256, 2), np.int32), np.ones(256, np.int32)
-        self.used = np.array([0, 0, 256])
-        self.index = np.full(1 << 18, -1, np.int32)  # a hash table: the records by their pair
-        _first_records(self.ids, self.weights, self.counts, self.records, self.index, self.places, self.used)
-        self.floor = int(self.counts[:self.used[RECORDS]].max(initial=0))
+        # For each byte the count of its word. 32 bits where they suffice: half the memory to read.
+        dtype = np.int32 if weights.max(initial=0) < 1 << 31 else np.int64
+        self.weights = np.repeat(weights.astype(dtype), np.diff(starts, append=len(data)))
+        self.pairs, self.sizes = np.empty((256, 2), np.int32), np.ones(256, np.int32)  # of the tokens; size in bytes
+        # A merge makes one token of two and at most two new pairs, so 3 places per byte suffice. The operating system
+        # gives memory to those that are touched only, and most never are.
+        places = np.empty(3 * len(data) + AHEAD, np.int32)
+        self.table = PairTable(np.empty(1 << 17, np.int64), np.empty((1 << 17, 4), np.int64),
+                               np.full(1 << 18, -1, np.int32), places, np.array([0, 0, 256]))
+        _first_records(self.ids, self.weights, *self.table)
+        self.floor = int(self.table.counts[:self.table.used[RECORDS]].max(initial=0))
 
     def more(self, number: int) -> np.ndarray:
-        """The next pairs, int32 (number, 2); fewer when none is left. The first pair of all makes token 256."""
-        begin = self.used[TOKENS]
+        """The next pairs to merge, int32 (number, 2); fewer when none is left. The first one makes token 256."""
+        used = self.table.used
+        begin = used[TOKENS]
         self.pairs, self.sizes = _grown(self.pairs, begin + number), _grown(self.sizes, begin + number)
-        while self.floor and self.used[TOKENS] < begin + number:
-            if 2 * (self.used[RECORDS] + len(self.sizes)) > len(self.counts):
-                self.counts, self.records = (_grown(array, 2 * len(array)) for array in (self.counts, self.records))
-                self.index = np.full(2 * len(self.index), -1, np.int32)
-                _index(self.records, 0, self.used[RECORDS], self.index)
-            if _merge(self.ids, self.weights, self.counts, self.records, self.index, self.places, self.used, self.pairs,
-                      self.sizes, self.floor, begin + number):
+        while self.floor and used[TOKENS] < begin + number:
+            if 2 * (used[RECORDS] + len(self.sizes)) > len(self.table.counts):
+                self._grow_table()
+            if _merge(self.ids, self.weights, self.table, self.pairs, self.sizes, self.floor, begin + number):
                 self.floor //= 2
-        return self.pairs[begin:self.used[TOKENS]]
+        return self.pairs[begin:used[TOKENS]]
+
+    def _grow_table(self) -> None:
+        counts, records = (_grown(array, 2 * len(array)) for array in (self.table.counts, self.table.records))
+        slots = np.full(2 * len(self.table.slots), -1, np.int32)
+        _index(records, 0, self.table.used[RECORDS], slots)
+        self.table = self.table._replace(counts=counts, records=records, slots=slots)
 
 
 def _grown(array: np.ndarray, length: int) -> np.ndarray:
@@ -75,8 +95,8 @@ def _grown(array: np.ndarray, length: int) -> np.ndarray:
 
 
 @njit()
-def _first_records(ids, weights, counts, records, index, places, used):
-    """The pairs of bytes."""
+def _first_records(ids, weights, counts, records, slots, places, used):
+    """Writes the records of all pairs of bytes."""
     lengths, sums = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
     for p in range(len(ids) - 1):
         if ids[p] >= 0 and ids[p + 1] >= 0:
@@ -85,8 +105,8 @@ def _first_records(ids, weights, counts, records, index, places, used):
     for pair in range(1 << 16):
         if lengths[pair]:
             _record(pair >> 8, pair & 255, sums[pair], lengths, pair, counts, records, used)
-    _index(records, 0, used[RECORDS], index)
-    for p in range(len(ids) - 1):
+    _index(records, 0, used[RECORDS], slots)
+    for p in range(len(ids) - 1):  # `lengths` now says where the next place of each pair goes
         if ids[p] >= 0 and ids[p + 1] >= 0:
             places[lengths[ids[p] << 8 | ids[p + 1]]] = p
             lengths[ids[p] << 8 | ids[p + 1]] += 1
@@ -94,7 +114,7 @@ def _first_records(ids, weights, counts, records, index, places, used):
 
 @njit()
 def _record(first, second, count, lengths, i, counts, records, used):
-    """Writes a record and reserves its list; lengths[i], the length of the list, becomes the place of the list."""
+    """Writes a record and reserves its list of lengths[i] places; lengths[i] becomes where the list begins."""
     counts[used[RECORDS]] = count
     records[used[RECORDS], FIRST], records[used[RECORDS], SECOND] = first, second
     records[used[RECORDS], PLACE], records[used[RECORDS], LENGTH] = used[PLACES], lengths[i]
@@ -104,40 +124,42 @@ def _record(first, second, count, lengths, i, counts, records, used):
 
 
 @njit()
-def _slot(first, second, records, index):
-    """Where in `index` the record of a pair is, or is to be."""
-    slot = slot_of(np.uint64(first), np.uint64(second), len(index) - 1)
-    while index[slot] >= 0 and (records[index[slot], FIRST] != first or records[index[slot], SECOND] != second):
-        slot = (slot + 1) & (len(index) - 1)
+def _slot(first, second, records, slots):
+    """Where in `slots` the number of a pair's record stands, or where it has to go."""
+    slot = slot_of(np.uint64(first), np.uint64(second), len(slots) - 1)
+    while slots[slot] >= 0 and (records[slots[slot], FIRST] != first or records[slots[slot], SECOND] != second):
+        slot = (slot + 1) & (len(slots) - 1)
     return slot
 
 
 @njit()
-def _index(records, begin, end, index):
+def _index(records, begin, end, slots):
     for r in range(begin, end):
-        index[_slot(records[r, FIRST], records[r, SECOND], records, index)] = r
+        slots[_slot(records[r, FIRST], records[r, SECOND], records, slots)] = r
 
 
 @njit()
-def _merge(ids, weights, counts, records, index, places, used, pairs, sizes, floor, limit):
-    """Merges while there are records of at least `floor` (True when there are no more), tokens to make, and room."""
+def _merge(ids, weights, table, pairs, sizes, floor, limit):
+    """Merges until there are `limit` tokens, or no record of at least `floor` (then True), or no room for records."""
+    counts, records, slots, places, used = table
+    # Sorted by the highest count, then by the smallest pair: the rule of `reference.learn`.
     heap = [(-counts[r], records[r, FIRST] << 32 | records[r, SECOND], r)
             for r in range(used[RECORDS]) if counts[r] >= floor]
     heapq.heapify(heap)
-    lengths, sums = np.zeros((2, limit), np.int64), np.zeros((2, limit), np.int64)  # by neighbour: left, right
+    lengths, sums = np.zeros((2, limit), np.int64), np.zeros((2, limit), np.int64)  # by neighbour, left and right
     while heap and used[TOKENS] < limit:
         if used[RECORDS] + 2 * limit > len(counts):
             return False
         count, pair, r = heapq.heappop(heap)
-        if counts[r] < -count:
+        if counts[r] < -count:  # the count has fallen since: back into the heap with the present one
             if counts[r] >= floor:
                 heapq.heappush(heap, (-counts[r], pair, r))
             continue
         old_records = used[RECORDS]
         pairs[used[TOKENS], 0], pairs[used[TOKENS], 1] = records[r, FIRST], records[r, SECOND]
-        _join(ids, weights, records[r], places, used, sizes, counts, records, index, lengths, sums)
+        _join(ids, weights, records[r], table, sizes, lengths, sums)
         counts[r] = 0
-        _index(records, old_records, used[RECORDS], index)
+        _index(records, old_records, used[RECORDS], slots)
         for n in range(old_records, used[RECORDS]):
             if counts[n] >= floor:
                 heapq.heappush(heap, (-counts[n], records[n, FIRST] << 32 | records[n, SECOND], n))
@@ -145,28 +167,31 @@ def _merge(ids, weights, counts, records, index, places, used, pairs, sizes, flo
 
 
 @njit()
-def _join(ids, weights, record, places, used, sizes, counts, records, index, lengths, sums):
-    """Makes the pair a token wherever it occurs, with a record of every pair that this token is part of."""
+def _join(ids, weights, record, table, sizes, lengths, sums):
+    """Makes the pair a token wherever it occurs, and writes the records of all pairs with this token."""
+    counts, records, slots, places, used = table
     new, first, second = used[TOKENS], record[FIRST], record[SECOND]
     size = sizes[first] + sizes[second]
     sizes[new] = size
     used[TOKENS] += 1
     begin = end = record[PLACE]
     address = np.uint64(ids.ctypes.data)
+    # 1. Write the token at each place. The places where it stands move to the front of the pair's list: begin … end.
     for k in range(begin, begin + record[LENGTH]):
         prefetch(address + np.uint64(ids.itemsize) * np.uint64(places[k + AHEAD]))  # a quarter faster
         p = places[k]
         q = p + sizes[first]
-        if ids[p] == first and ids[q] == second:  # not if one of the two has become part of something else
+        if ids[p] == first and ids[q] == second:  # else one of the two has become part of another token
             ids[q - 1] = ids[q] = GONE
             ids[p] = ids[p + size - 1] = new
             places[end] = p
             end += 1
-    neighbours = [(0, 0) for _ in range(0)]
+    # 2. Sum up, by neighbour, how often the token stands beside it and in how many places.
+    neighbours = [(0, 0) for _ in range(0)]  # an empty list whose type Numba knows
     for k in range(begin, end):
         p = places[k]
         left, right = ids[p - 1], ids[p + size]
-        if left >= 0 and left != new:  # if it is `new`, this is its right neighbour
+        if left >= 0 and left != new:  # new, new is one pair: its left token counts it
             if not lengths[0, left]:
                 neighbours.append((0, left))
             lengths[0, left] += 1
@@ -176,11 +201,13 @@ def _join(ids, weights, record, places, used, sizes, counts, records, index, len
                 neighbours.append((1, right))
             lengths[1, right] += 1
             sums[1, right] += weights[p]
+    # 3. For each neighbour: a record for the new pair, and a lower count for the pair that stood there before.
     for side, other in neighbours:
         pair = (new, other) if side else (other, new)
         lost = (second, first if other == new else other) if side else (other, first)
-        counts[index[_slot(lost[0], lost[1], records, index)]] -= sums[side, other]
+        counts[slots[_slot(lost[0], lost[1], records, slots)]] -= sums[side, other]
         _record(pair[0], pair[1], sums[side, other], lengths[side], other, counts, records, used)
+    # 4. Fill the new records' lists: `lengths` now says where the next place of each goes.
     for k in range(begin, end):
         p = places[k]
         left, right = ids[p - 1], ids[p + size]

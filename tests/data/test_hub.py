@@ -496,8 +496,7 @@ def test_without_a_gpu_the_default_is_the_kindergarten(tmp_path, monkeypatch, ca
             shards.write(data_dir / f"text/shard_{number:05d}.parquet", [f"Ann has {seed} cats."])
         shards.write_manifest(data_dir / "text", ["shard_00001.parquet"])
 
-    monkeypatch.setitem(sys.modules, "nanochat.kindergarten.make", types.SimpleNamespace(write=write))
-    monkeypatch.setattr("nanochat.kindergarten.make", types.SimpleNamespace(write=write), raising=False)
+    monkeypatch.setattr("kindergarten.write.write_all", write)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for _ in range(2):  # a second time replaces the first
         dataset.main(["-n", "8", "--seed=7", "--out", str(tmp_path)])

@@ -1,10 +1,10 @@
 """base_loss, base_eval and chat_eval, run as programs would run them, on a toy model and a few items."""
 import pytest
 
+from kindergarten import facts, functions, problems, words
+from kindergarten.world import World
 from nanochat import sandbox
 from nanochat.data import shards
-from nanochat.kindergarten import facts, functions, problems, words
-from nanochat.kindergarten.world import World
 from nanochat.model import GPT
 from nanochat.system import files, paths
 from nanochat.system.files import UserError

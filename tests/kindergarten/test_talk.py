@@ -1,8 +1,8 @@
 """Small talk: held-out phrasings in no lesson, answers that fit one topic only."""
 import random
 
-from nanochat.kindergarten import talk
-from nanochat.kindergarten.world import World
+from kindergarten import talk
+from kindergarten.world import World
 from tasks.common import ShortAnswer
 
 TASK = ShortAnswer("greetings", {})
@@ -10,16 +10,16 @@ TASK = ShortAnswer("greetings", {})
 
 def test_same_seed_same_talk():
     assert talk.exam(0, 30) == talk.exam(0, 30) != talk.exam(1, 30)
-    assert talk.lessons(random.Random(1)) == talk.lessons(random.Random(1))
+    assert talk.lesson(random.Random(1)) == talk.lesson(random.Random(1))
 
 
 def test_exam_phrasings_are_in_no_lesson():
     rng = random.Random(0)
-    said = {message["content"].lower().rstrip("?!.")
-            for _ in range(3000) for message in talk.lessons(rng)["messages"][::2]}
+    taught = {message["content"].lower().rstrip("?!.")
+              for _ in range(3000) for message in talk.lesson(rng)["messages"][::2]}
     asked = {item["question"].lower().rstrip("?!.") for item in talk.exam(0, 1000)}
-    assert not said & asked
-    prefixed = {text.split("! ", 1)[-1].removeprefix("tell me: ") for text in said}
+    assert not taught & asked
+    prefixed = {text.split("! ", 1)[-1].removeprefix("tell me: ") for text in taught}
     assert not prefixed & asked
 
 
@@ -41,7 +41,7 @@ def test_story_lessons_keep_their_subject():
     rng, world = random.Random(0), World(0)
     about = 0
     for _ in range(300):
-        asked, told = (message["content"] for message in talk.tale(rng, world)["messages"][:2])
+        asked, told = (message["content"] for message in talk.story_lesson(rng, world)["messages"][:2])
         if " about " in asked and "yourself" not in asked:
             subject = asked.split(" about ")[1].removesuffix(", please.").rstrip(".?").split()[-1]
             assert subject in told, asked

@@ -2,9 +2,9 @@
 import random
 import re
 
+from kindergarten import functions, problems, stories, talk, words
+from kindergarten.world import World
 from nanochat import sandbox
-from nanochat.kindergarten import functions, problems, stories, talk, words
-from nanochat.kindergarten.world import World
 from tasks.common import Spelling, WordProblem
 
 NUM = 600
@@ -13,18 +13,18 @@ NUM = 600
 def all_texts() -> str:
     rng, world = random.Random(0), World(0)
     texts = [stories.story(rng, world) for _ in range(NUM)]
-    texts += [make(rng) for make in (words.text, functions.text, problems.counting_text) for _ in range(NUM)]
-    makers = (words.lessons, problems.lesson, talk.lessons, functions.lessons)
-    lessons = [make(rng) for make in makers for _ in range(NUM)]
-    said = [message["content"] for lesson in lessons for message in lesson["messages"]]
-    texts += [text if isinstance(text, str) else " ".join(part["text"] for part in text) for text in said]
+    texts += [make(rng) for make in (words.drill_text, functions.code_text, problems.counting_text) for _ in range(NUM)]
+    makers = (words.spelling_lesson, words.counting_lesson, problems.lesson, talk.lesson, functions.lesson)
+    contents = [message["content"] for make in makers for _ in range(NUM) for message in make(rng)["messages"]]
+    texts += [text if isinstance(text, str) else " ".join(part["text"] for part in text) for text in contents]
     texts += [item["question"] for item in problems.exam(0, 200) + problems.practice(0, NUM)]
     return "\n".join(texts).lower()
 
 
 def test_same_seed_same_words():
-    assert words.exam(1, 30) == words.exam(1, 30) != words.exam(2, 30)
-    assert words.text(random.Random(1)) == words.text(random.Random(1))
+    for exam in (words.spelling_exam, words.counting_exam):
+        assert exam(1, 30) == exam(1, 30) != exam(2, 30)
+    assert words.drill_text(random.Random(1)) == words.drill_text(random.Random(1))
 
 
 def test_exam_words_occur_nowhere():
@@ -52,7 +52,7 @@ def test_items_spell_and_count_right():
 
 def test_drills_are_true():
     rng = random.Random(0)
-    lines = [line for _ in range(200) for line in words.text(rng).splitlines()]
+    lines = [line for _ in range(200) for line in words.drill_text(rng).splitlines()]
     spelled = [re.fullmatch(r"(\w+)(?: is spelled |: )([\w-]+)\.?", line) for line in lines]
     assert sum(map(bool, spelled)) > 200
     assert all(match[2].replace("-", "") == match[1].lower() for match in spelled if match)

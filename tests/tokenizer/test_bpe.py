@@ -51,7 +51,7 @@ def test_token_bytes(tokenizer):
 
 
 def test_unknown_special(tokenizer):
-    with pytest.raises(UserError, match="<|eos|> is no special token; known: <|bos|>".replace("|", r"\|")):
+    with pytest.raises(UserError, match="<|eos|> is not a special token; known: <|bos|>".replace("|", r"\|")):
         tokenizer.special_id("<|eos|>")
 
 

@@ -55,13 +55,13 @@ def test_counts_are_those_of_a_counter():
     words = ["".join(rng.choices("ab", k=rng.choice([1, 2, 7, 8, 15, 16, 17, 40]))) for _ in range(300)]
     texts = [" ".join(rng.choices(words, k=50)) for _ in range(200)]
     data, starts, weights = count_words(texts, 2).export()
-    found = {data[start:end].tobytes().decode(): int(weight)
-             for start, end, weight in zip(starts[::2], starts[1::2], weights[::2])}
+    counted = {data[start:end].tobytes().decode(): int(weight)
+               for start, end, weight in zip(starts[::2], starts[1::2], weights[::2])}
     expected: dict[str, int] = {}
     for text in texts:
         for word in reference.split(text):
             expected[word] = expected.get(word, 0) + 1
-    assert found == {word: count for word, count in expected.items() if len(word.encode()) > 1}
+    assert counted == {word: count for word, count in expected.items() if len(word.encode()) > 1}
 
 
 def test_two_ways_to_spell_a_token_count_once():

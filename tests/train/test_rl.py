@@ -1,7 +1,7 @@
 """chat_rl as a program: what it measures on the way, what it keeps, and that an interrupted run ends with the same."""
 import pytest
 
-from nanochat.kindergarten import problems
+from kindergarten import problems
 from nanochat.system import files, paths
 from nanochat.train import checkpoint
 from scripts import chat_rl

@@ -7,8 +7,8 @@ from collections import namedtuple
 
 import pytest
 
+from kindergarten import problems
 from nanochat.data import shards
-from nanochat.kindergarten import problems
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer

@@ -1,23 +1,31 @@
-r"""Text to words at memory speed: 64 bytes at a time, one bit per byte.
+r"""The pre-tokenizer: cuts text into words as the pattern in `bpe.py` does, 64 bytes at a time, one bit per byte.
 
-The pattern in `bpe.py` never needs to look far: whether a word starts at a character depends on its class and its
-neighbours' classes (letter, number, white space, line break, anything else). So every byte gets a class, a bit for each
-question one can ask about it; 64 answers to one question fill one 64-bit mask; and "a letter whose left neighbour is no
-letter" becomes `letter & ~(letter << 1)`, one instruction for 64 bytes. Four rules look further and take a loop, but
-only where they apply: runs of digits, contractions, white space after a line break, white space outside ASCII.
+The pattern hardly looks beyond the neighbouring character. Whether a word starts at a character depends on its class
+(letter, number, white space, line break, anything else) and on the classes of its neighbours. So every byte gets a
+class, and 64 answers to a question such as "is this byte a letter?" fill one 64-bit mask:
 
-Documents lie in one buffer, each between two bytes 0xFF, which UTF-8 never contains. `reference.split` is the oracle.
+    It isn't    letter      11011101   one bit per byte, the first byte on the left
+                letter << 1 01101110   the same, moved by one byte: "is the byte before this one a letter?"
+                start       10010001   letter & ~(letter << 1): a letter whose left neighbour is no letter
+
+Two instructions find the starts in 64 bytes. (Other rules then take the space to the word "isn" and make "'t" a word.)
+Four rules need a loop, which runs only where they apply: runs of digits, contractions, white space after a line break,
+white space outside ASCII.
+
+All documents lie in one buffer, each between two bytes 0xFF, which UTF-8 never contains. `reference.split` is the
+oracle.
 """
 import numpy as np
 
 from nanochat.system.jit import njit
 from nanochat.tokenizer import unicode_ranges
-from nanochat.tokenizer.machine import lowest_bit
+from nanochat.tokenizer.intrinsics import lowest_bit
 
 SEPARATOR = bytearray(b"\xff")
+# The classes are bits, and a byte can have several. SPACE is white space except line breaks; BLANK is U+0020, which is
+# a SPACE, too; an APOSTROPHE is an OTHER, too. INSIDE marks the second to fourth byte of a character, which also have
+# the class of the character. The separator 0xFF has none.
 LETTER, NUMBER, OTHER, SPACE, NEWLINE, BLANK, INSIDE, APOSTROPHE = (1 << bit for bit in range(8))
-# SPACE is white space except line breaks, BLANK is U+0020 (a SPACE, too), an APOSTROPHE is an OTHER; INSIDE marks the
-# bytes of a character after its first, which have its class as well. 0xFF has class 0.
 WORDLIKE = LETTER | NUMBER | OTHER  # what the pattern calls \S
 
 
@@ -38,11 +46,12 @@ ASCII_CLASSES = np.where(np.arange(256) < 128, CLASSES[:256], 0).astype(np.uint8
 ONE, TOP = np.uint64(1), np.uint64(63)
 BYTE_LOW_BITS = np.uint64(0x0101010101010101)
 BYTE_HIGH_BITS = np.uint64(0x8080808080808080)
-GATHER = np.uint64(0x0102040810204080)  # times eight 0/1 bytes: their bits, side by side, in the top byte
+GATHER = np.uint64(0x0102040810204080)  # times eight bytes that are 0 or 1: their bits, side by side, in the top byte
 
 
 def utf8(text: str) -> bytes:
-    """UTF-8; of lone surrogates, pairs become their character and others U+FFFD, as in tiktoken."""
+    """The text as UTF-8. Surrogates cannot be encoded: a pair becomes its character, a single one U+FFFD, as in
+    tiktoken."""
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -50,30 +59,31 @@ def utf8(text: str) -> bytes:
 
 
 def buffer(documents: list[bytes]) -> tuple[np.ndarray, int]:
-    """The documents between 0xFF bytes, with more of these so that one may read on; the length without them."""
+    """The documents in one array, each between two 0xFF bytes, and the length up to the last of these."""
+    # At least 64 more 0xFF follow: the loops read whole blocks of 64 bytes and the byte after a block.
     length = sum(map(len, documents)) + len(documents) + 1
     return np.frombuffer(SEPARATOR.join([b"", *documents, SEPARATOR * (128 - length % 64)]), np.uint8), length
 
 
-class Scanner:
-    """Finds the words of documents. It keeps its scratch memory, so each thread needs its own."""
+class Splitter:
+    """Finds the words of documents. It keeps its scratch memory between calls, so each thread needs its own."""
 
     def __init__(self, digits: int):
         self.digits = digits
         self._classes, self._starts = np.empty(0, np.uint8), np.empty(0, np.int32)
 
     def words(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """A buffer of the texts and where its words start, int32, valid until the next call.
+        """A uint8 buffer of the texts, and int32 indices where its words start; valid until the next call.
 
-        Each 0xFF between two texts is a word, too; the last start is that of the 0xFF after the last text.
+        Each 0xFF between two texts is a word, too. The last start is that of the 0xFF after the last text.
         """
         data, length = buffer([utf8(text) for text in texts])
         if len(data) > len(self._classes):
             self._classes, self._starts = np.empty(2 * len(data), np.uint8), np.empty(2 * len(data), np.int32)
         classes = self._classes[:len(data)]
         _classify(data, data.view(np.uint64), classes, CLASSES, ASCII_CLASSES)
-        found = _starts(data, classes, classes.view(np.uint64), length, self.digits, self._starts)
-        return data, self._starts[:found]
+        number = _starts(data, classes, classes.view(np.uint64), length, self.digits, self._starts)
+        return data, self._starts[:number]
 
 
 @njit(nogil=True)
@@ -82,29 +92,31 @@ def _classify(data, data64, classes, table, ascii_table):
     for i in range(len(data)):
         classes[i] = ascii_table[data[i]]
     for j in range(len(data64)):
-        if data64[j] & BYTE_HIGH_BITS:
-            for i in range(8 * j, 8 * j + 8):
-                if 0xC0 <= data[i] < 0xFF:
-                    _classify_one(data, i, classes, table)
+        if data64[j] & BYTE_HIGH_BITS:  # one test for eight bytes; English text rarely gets further
+            _classify_beyond_ascii(data, 8 * j, classes, table)
 
 
 @njit(nogil=True)
-def _classify_one(data, i, classes, table):
-    size = 2 + (data[i] >= 0xE0) + (data[i] >= 0xF0)
-    point = data[i] & (0x7F >> size)
-    for k in range(1, size):
-        point = point << 6 | (data[i + k] & 0x3F)
-    classes[i] = table[point]
-    for k in range(1, size):
-        classes[i + k] = table[point] | INSIDE
+def _classify_beyond_ascii(data, begin, classes, table):
+    """Classifies the characters of two to four bytes whose first byte is one of eight bytes."""
+    for i in range(begin, begin + 8):
+        if 0xC0 <= data[i] < 0xFF:  # the first byte of such a character
+            size = 2 + (data[i] >= 0xE0) + (data[i] >= 0xF0)
+            point = data[i] & (0x7F >> size)
+            for k in range(1, size):
+                point = point << 6 | (data[i + k] & 0x3F)
+            classes[i] = table[point]
+            for k in range(1, size):
+                classes[i + k] = table[point] | INSIDE
 
 
 @njit(nogil=True)
 def _starts(data, classes, classes64, length, digits, starts):
-    """Writes the word starts and returns how many. The comments quote the part of the pattern a line stands for."""
-    found = 0
+    """Writes the word starts and returns their number. The comments quote the part of the pattern that a line does."""
+    count = 0
     run = 0  # digits since the last start, carried from block to block
-    late = np.uint64(0)  # starts that the block before found in this one
+    late = np.uint64(0)  # starts in this block that were found while the block before was read
+    # The last bit of each mask of the block before: what stands in front of the first byte of this block.
     old_letter = old_number = old_other = old_space = old_newline = old_blank = old_single = np.uint64(0)
     for base in range(0, length, 64):
         letter = number = other = space = newline = blank = inside = apostrophe = np.uint64(0)
@@ -119,21 +131,23 @@ def _starts(data, classes, classes64, length, digits, starts):
             blank |= _gather(eight >> np.uint64(5)) << shift
             inside |= _gather(eight >> np.uint64(6)) << shift
             apostrophe |= _gather(eight >> np.uint64(7)) << shift
-        after = np.uint64(classes[base + 64])  # the first class of the next block
+        after = np.uint64(classes[base + 64])  # the class of the first byte of the next block
+        # A mask shifted left says of each byte what its left neighbour is, shifted right what its right neighbour is.
         wordlike = letter | number | other
         next_wordlike = wordlike >> ONE | np.uint64((after & np.uint64(WORDLIKE)) != 0) << TOP
         prev_space = space << ONE | old_space
         prev_newline = newline << ONE | old_newline
         prev_other = other << ONE | old_other
 
-        # ` ?[^\s\p{L}\p{N}]++`: the first of a run, unless U+0020 came before
+        # ` ?[^\s\p{L}\p{N}]++`: the first of a run of others, unless U+0020 stands before it and starts the word
         single = other & ~(prev_other | blank << ONE | old_blank)
         start = single
-        # `[^\r\n\p{L}\p{N}]?+\p{L}+`: the first letter, unless that one character came before (it may be long)
+        # `[^\r\n\p{L}\p{N}]?+\p{L}+`: the first letter, unless the one other character stands before it. That
+        # character may have up to four bytes: its bit moves on to its last byte.
         for _ in range(3 if inside else 0):
             single |= (single << ONE | old_single) & inside
         start |= letter & ~(letter << ONE | old_letter | prev_space | single << ONE | old_single)
-        # `\s+`: the first, and the last if a word follows; `[\r\n]*` belongs to the punctuation before it
+        # `\s+`: the first of a run, and the last if a word follows; `[\r\n]*` belongs to the punctuation before it
         start |= space & ~inside & (~(prev_space | prev_newline) | next_wordlike)
         start |= newline & ~(prev_space | prev_newline | prev_other)
         start |= ~(wordlike | space | newline)  # the separators
@@ -147,30 +161,30 @@ def _starts(data, classes, classes64, length, digits, starts):
         start |= _space_starts(classes, base, space & ~inside & (prev_newline | next_inside))
 
         while start:
-            starts[found] = base + np.int64(lowest_bit(start))
-            found += 1
-            start &= start - ONE
+            starts[count] = base + np.int64(lowest_bit(start))
+            count += 1
+            start &= start - ONE  # clears the lowest bit
         old_letter, old_number, old_other, old_space = letter >> TOP, number >> TOP, other >> TOP, space >> TOP
         old_newline, old_blank, old_single = newline >> TOP, blank >> TOP, single >> TOP
-    while starts[found - 1] >= length:  # the padding
-        found -= 1
-    return found
+    while starts[count - 1] >= length:  # the 0xFF bytes behind the last document
+        count -= 1
+    return count
 
 
 @njit(nogil=True)
 def _gather(eight):
-    """The lowest bits of eight bytes as eight bits."""
+    """The lowest bits of eight bytes, side by side."""
     return ((eight & BYTE_LOW_BITS) * GATHER) >> np.uint64(56)
 
 
 @njit(nogil=True)
 def _number_starts(number, inside, old_number, run, digits):
-    r"""`\p{N}{1,digits}`: how many digits since the last start at the end of the block, and the starts."""
+    r"""`\p{N}{1,digits}`: the number of digits since the last start, at the end of the block, and the starts."""
     starts = np.uint64(0)
     todo = number
     while todo:
         i = lowest_bit(todo)
-        if not (number >> (i - ONE) & ONE if i else old_number):
+        if not (number >> (i - ONE) & ONE if i else old_number):  # the byte before is no number: a new run
             run = 0
         if not inside >> i & ONE:
             starts |= np.uint64(run == 0) << i
@@ -181,18 +195,18 @@ def _number_starts(number, inside, old_number, run, digits):
 
 @njit(nogil=True)
 def _after_contractions(data, base, todo):
-    """`'(?i:[sdmt]|ll|ve|re)` at these apostrophes: the starts after them, in this block and in the next."""
+    """`'(?i:[sdmt]|ll|ve|re)` at these apostrophes: the starts behind these words, in this block and in the next."""
     now = late = np.uint64(0)
     while todo:
         i = lowest_bit(todo)
         at = base + np.int64(i)
-        first, second = data[at + 1] | 0x20, data[at + 2] | 0x20
+        first, second = data[at + 1] | 0x20, data[at + 2] | 0x20  # in small letters
         size = 0
         if first == 0x73 or first == 0x64 or first == 0x6D or first == 0x74:  # s d m t
             size = 2
         elif first == 0x6C and second == 0x6C or (first == 0x76 or first == 0x72) and second == 0x65:  # ll ve re
             size = 3
-        elif data[at + 1] == 0xC5 and data[at + 2] == 0xBF:  # U+017F, to Unicode an s
+        elif data[at + 1] == 0xC5 and data[at + 2] == 0xBF:  # ſ, U+017F, which matches s where case is ignored
             size = 3
         end = i + np.uint64(size)
         if size and end < np.uint64(64):
@@ -205,7 +219,7 @@ def _after_contractions(data, base, todo):
 
 @njit(nogil=True)
 def _space_starts(classes, base, todo):
-    """Which of these begin a word: white space after a line break or outside ASCII."""
+    """Which of these white space characters (after a line break, or outside ASCII) begin a word."""
     starts = np.uint64(0)
     while todo:
         i = lowest_bit(todo)
@@ -216,7 +230,7 @@ def _space_starts(classes, base, todo):
 
 @njit(nogil=True)
 def _starts_space(classes, i):
-    r"""Whether a word starts at i, a white space character: `\s*[\r\n]|\s+(?!\S)|\s+` spelt out."""
+    r"""Whether a word starts at the white space character at i: `\s*[\r\n]|\s+(?!\S)|\s+`."""
     before = i - 1
     while classes[before] & NEWLINE:
         before -= 1

@@ -1,26 +1,26 @@
-"""The bit-mask scanner cuts as the plain pattern does, and the plain pattern as the library that published it."""
+"""The bit-mask splitter cuts as the plain pattern does, and the plain pattern as other people's libraries do."""
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.tokenizer import reference, scan, unicode_ranges
+from nanochat.tokenizer import reference, split, unicode_ranges
 from nanochat.tokenizer.bpe import PATTERN
 from tests.tokenizer.texts import SENTENCES, any_texts, awkward_texts, runs
 
 
 def cut(texts: list[str], digits: int = 2) -> list[list[str]]:
-    """The words of each text, as the scanner finds them."""
-    data, starts = scan.Scanner(digits).words(texts)
+    """The words of each text, as the splitter finds them."""
+    data, starts = split.Splitter(digits).words(texts)
     assert starts[0] == 0 and starts[-1] + 1 <= len(data)
     words = [data[start:end].tobytes() for start, end in zip(starts, starts[1:])] + [b"\xff"]
-    found: list[list[str]] = []
+    words_of_texts: list[list[str]] = []
     for word in words[:-1]:
         if word == b"\xff":
-            found.append([])
+            words_of_texts.append([])
         else:
-            found[-1].append(word.decode())
-    return found
+            words_of_texts[-1].append(word.decode())
+    return words_of_texts
 
 
 @pytest.mark.parametrize("digits", [1, 2, 3])
@@ -48,8 +48,8 @@ def test_all_code_points():
     assert cut(texts + spaced) == [reference.split(text) for text in texts + spaced]
 
 
-def test_table_is_that_of_the_published_pattern():
-    """At both edges of every range; the whole table was compared when it was written."""
+def test_the_table_matches_the_published_pattern():
+    """At both edges of every range, to be fast; the whole table was compared once, when it was written."""
     tokenizers = pytest.importorskip("tokenizers")
     for name, ranges in (("L", unicode_ranges.LETTERS), ("N", unicode_ranges.NUMBERS)):
         theirs = tokenizers.pre_tokenizers.Split(tokenizers.Regex(rf"\p{{{name}}}"), "removed", invert=True)
@@ -57,8 +57,8 @@ def test_table_is_that_of_the_published_pattern():
             edges = [point for point in (first - 1, first, last, last + 1)
                      if point < 0x110000 and not 0xD800 <= point < 0xE000]
             inside = [chr(point) for point in edges if first <= point <= last]
-            found = [piece for piece, _ in theirs.pre_tokenize_str("".join(map(chr, edges)))]
-            assert found == inside, (name, hex(first))
+            matched = [piece for piece, _ in theirs.pre_tokenize_str("".join(map(chr, edges)))]
+            assert matched == inside, (name, hex(first))
 
 
 def test_pattern_is_the_published_one():
@@ -69,13 +69,13 @@ def test_pattern_is_the_published_one():
 
 
 def test_lone_surrogates_are_replaced():
-    assert scan.utf8("a\ud800b") == "a\ufffdb".encode()
-    assert scan.utf8("\ud83d\ude00") == "😀".encode()
+    assert split.utf8("a\ud800b") == "a\ufffdb".encode()
+    assert split.utf8("\ud83d\ude00") == "😀".encode()
 
 
-def test_scanner_can_be_used_again():
-    scanner = scan.Scanner(2)
-    small = scanner.words(["a b"])[1].tolist()
-    scanner.words(["long text " * 1000])
-    assert scanner.words(["a b"])[1].tolist() == small == [0, 1, 2, 4]
-    assert np.array_equal(scanner.words([])[1], [0])
+def test_a_splitter_can_be_used_again():
+    splitter = split.Splitter(2)
+    small = splitter.words(["a b"])[1].tolist()
+    splitter.words(["long text " * 1000])
+    assert splitter.words(["a b"])[1].tolist() == small == [0, 1, 2, 4]
+    assert np.array_equal(splitter.words([])[1], [0])

@@ -1,33 +1,33 @@
 """Short Python functions, scored by running them, like HumanEval; the exam asks for combinations never shown.
 
-A function is one operation ("Add 3 to x.") or two, one after the other. A stable hash of the pair decides whether it
-is taught or examined: a quarter of all pairs, and their names (`add_double`), occur in no lesson and no text. Every
-operation is taught, alone and in other pairs. An item's checks are inputs on which the likely mistakes (operations
-swapped, one forgotten, a constant off by one) come out wrong.
+A function is one operation ("Add 3 to x.") or two, one after the other. A stable hash of the pair decides whether it is
+taught or examined: a quarter of all pairs, and their names (`add_double`), occur in no lesson and no text. Every
+operation is taught, alone and in other pairs.
 
->>> lessons(random.Random(2))["messages"][1]["content"].splitlines()
+>>> lesson(random.Random(2))["messages"][1]["content"].splitlines()
 ['```python', 'def over_count(xs):', '    xs = [x for x in xs if x > 3]', '    return len(xs)', '```']
 
 The user's message is the header with its docstring, as HumanEval's prompts are; the answer is a fenced block with the
-whole function. Its body is two plain lines instead of one nested expression, so the first line depends on the first
-operation only. Not here: running model-written code (sandbox/); `exam` runs only what this file defines.
+whole function. The body has one plain line per operation, not one nested expression, so that each line depends on one
+operation only. An exam item's checks are inputs on which the likely mistakes (operations swapped, one forgotten, a
+constant off by one) give a wrong output. Not here: running what a model wrote (nanochat/sandbox/).
 """
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from nanochat.kindergarten.talk import dialogue
-from nanochat.kindergarten.world import THINGS
+from kindergarten.talk import dialogue
+from kindergarten.world import THINGS
 
 HELD_OUT_PAIRS = 4       # one pair of operations in four belongs to the exam
-SINGLE = 0.25            # of the lessons: one operation only
-NUM_CHECKS = 4           # asserts per item, at least
-LETTERS = "aeilnorst"
-VARIABLES = {"number": "x", "list": "xs", "text": "s"}
+SINGLE = 0.25            # share of the lessons that have one operation only
+NUM_CHECKS = 4           # asserts per item, at least; more where a mistake needs an input of its own
+LETTERS = "aeilnorst"    # frequent ones, so that a count is not always 0
+VARIABLES = {"number": "x", "list": "xs", "text": "s"}  # no operation takes a bool: it ends a function
 
 # takes, gives | name | what it does | code. {k}: 2 to 9, {c}: a letter, {v}: the variable or "the result".
 _OPERATIONS = """
@@ -80,55 +80,69 @@ text bool | starts | tell whether {v} starts with "{c}" | s.startswith("{c}")
 
 
 class Operation(NamedTuple):
-    """The types it takes and gives, its name, its words and its code."""
+    """One step of a function."""
 
-    takes: str
-    gives: str
+    takes: str  # a type: number, list, text
+    gives: str  # a type: number, list, text, bool
     name: str
     words: str
     code: str
 
     def filled(self, k: int, c: str) -> "Operation":
-        """With constants in words and code."""
-        words, code = (part.replace("{k}", str(k)).replace("{c}", c) for part in (self.words, self.code))
+        """The operation with the constants {k} and {c} in its words and its code."""
+        words, code = (text.replace("{k}", str(k)).replace("{c}", c) for text in (self.words, self.code))
         return self._replace(words=words, code=code)
 
 
-OPERATIONS = [Operation(*types.split(), *rest) for types, *rest in
-              (re.split(r" +\| +", line) for line in _OPERATIONS.strip().splitlines())]
-PAIRS = [(one, two) for one in OPERATIONS for two in OPERATIONS if one.gives == two.takes and one is not two]
-EXAM_PAIRS = [(one, two) for one, two in PAIRS if crc32(f"{one.name} then {two.name}".encode()) % HELD_OUT_PAIRS == 0]
-TRAINING_PAIRS = sorted(set(PAIRS) - set(EXAM_PAIRS))
+def _parse(line: str) -> Operation:
+    types, name, words, code = re.split(r" +\| +", line)
+    takes, gives = types.split()
+    return Operation(takes, gives, name, words, code)
 
 
-def _write(steps: list[Operation]) -> tuple[str, str, str]:
-    """(name, prompt, body): header and docstring, then one line for each step."""
+def _held_out(first: Operation, second: Operation) -> bool:
+    return crc32(f"{first.name} then {second.name}".encode()) % HELD_OUT_PAIRS == 0
+
+
+OPERATIONS = [_parse(line) for line in _OPERATIONS.strip().splitlines()]
+PAIRS = [(first, second) for first in OPERATIONS for second in OPERATIONS
+         if first.gives == second.takes and first is not second]
+EXAM_PAIRS = [pair for pair in PAIRS if _held_out(*pair)]
+TRAINING_PAIRS = sorted(pair for pair in PAIRS if not _held_out(*pair))
+
+
+def _write(steps: Sequence[Operation]) -> tuple[str, str, str]:
+    """(name, prompt, body): the prompt is the header with its docstring, the body has a line for each step."""
     name = "_".join(step.name for step in steps)
     variables = [VARIABLES[step.takes] for step in steps]
-    words = ", then ".join(step.words.replace("{v}", it) for step, it in zip(steps, (variables[0], "the result")))
+    words = ", then ".join(step.words.replace("{v}", subject)
+                           for step, subject in zip(steps, (variables[0], "the result")))
+    # The result of a step is assigned to the variable of its type, that of the last step is returned.
     targets = [f"{variable} = " for variable in variables[1:]] + ["return "]
     body = "".join(f"    {target}{step.code}\n" for target, step in zip(targets, steps))
     return name, f'def {name}({variables[0]}):\n    """{words[0].upper()}{words[1:]}."""\n', body
 
 
 def _taught(rng: random.Random) -> tuple[str, str, str]:
+    """A function of the training set, as `_write` gives it."""
     operations = (rng.choice(OPERATIONS),) if rng.random() < SINGLE else rng.choice(TRAINING_PAIRS)
     return _write([operation.filled(rng.randint(2, 9), rng.choice(LETTERS)) for operation in operations])
 
 
-def lessons(rng: random.Random) -> dict:
+def lesson(rng: random.Random) -> dict[str, Any]:
     """A conversation: the prompt, and a fenced block with the whole function."""
     _, prompt, body = _taught(rng)
     return dialogue(prompt, f"```python\n{prompt.splitlines()[0]}\n{body}```")
 
 
-def text(rng: random.Random) -> str:
+def code_text(rng: random.Random) -> str:
     """Base text: one to three functions with their docstrings."""
     return "\n\n".join(prompt + body for _, prompt, body in (_taught(rng) for _ in range(rng.randint(1, 3))))
 
 
-def _inputs(rng: random.Random, takes: str) -> list:
-    """Forty inputs of a type, plain ones first."""
+def _inputs(rng: random.Random, takes: str) -> list[Any]:
+    """Forty inputs of a type; numbers below zero only among the last twenty."""
+    # So many, because a mistake must show on at least one of them.
     if takes == "number":
         return [rng.randint(0, 20) for _ in range(20)] + [rng.randint(-20, 60) for _ in range(20)]
     if takes == "list":
@@ -137,43 +151,55 @@ def _inputs(rng: random.Random, takes: str) -> list:
 
 
 @lru_cache(maxsize=4096)
-def _compiled(code: str) -> Callable:
-    return eval(f"lambda x=None, xs=None, s=None: {code}")  # code: from the table above, never from a model
+def _compiled(code: str) -> Callable[..., Any]:
+    # eval is safe here: the code comes from the table above, never from a model.
+    return eval(f"lambda x=None, xs=None, s=None: {code}")  # type: ignore[no-any-return]
 
 
-def _apply(steps: list[Operation], value: Any) -> Any:
-    """The value after all steps, or the exception's type."""
+def _apply(steps: Sequence[Operation], value: Any) -> Any:
+    """The value after all steps, or the type of the exception that a step raised."""
+    # A wrong order of steps may not even fit by type: that is a mistake which shows, and not an error of ours.
     try:
         for step in steps:
             value = _compiled(step.code)(**{VARIABLES[step.takes]: value})
-    except (IndexError, ValueError, TypeError, AttributeError) as problem:
-        return type(problem)
+    except (IndexError, ValueError, TypeError, AttributeError) as error:
+        return type(error)
     return value
 
 
-def _checks(rng: random.Random, steps: list[Operation], mistakes: list[list[Operation]]) -> list[tuple[Any, Any]]:
-    """(input, output) pairs that tell `steps` from the mistakes; none if it can't be told from the first two."""
+def _checks(rng: random.Random, steps: Sequence[Operation], must_fail: list[list[Operation]],
+            should_fail: list[list[Operation]]) -> list[tuple[Any, Any]]:
+    """(input, output) pairs on which the wrong programs fail; [] if no input shows one that `must_fail`.
+
+    A program of `should_fail` may happen to be right: to add 2 and to subtract 3 is the same in either order.
+    """
+    # Inputs for which the function itself fails ("take the first item" of an empty list) are no checks.
     inputs = [value for value in _inputs(rng, steps[0].takes) if not isinstance(_apply(steps, value), type)]
+    if len(inputs) < NUM_CHECKS:
+        return []
     chosen = inputs[:NUM_CHECKS]
-    for i, mistake in enumerate(mistakes):
-        telling = [value for value in inputs if _apply(mistake, value) != _apply(steps, value)]
-        if not telling and i < 2 or len(chosen) < NUM_CHECKS:
+    for wrong in must_fail + should_fail:
+        telling = [value for value in inputs if _apply(wrong, value) != _apply(steps, value)]
+        if not telling and wrong in must_fail:
             return []
-        chosen += [value for value in telling[:1] if not any(value in telling for value in chosen)]
+        if telling and not any(value in telling for value in chosen):
+            chosen.append(telling[0])
     return [(value, _apply(steps, value)) for value in chosen]
 
 
-def exam(seed: int, n: int) -> list[dict]:
-    """`n` different items in HumanEval's form, every one a pair of operations that no lesson has."""
-    rng, found = random.Random(f"functions {seed}"), {}
-    while len(found) < n:
-        pair, ks, c = rng.choice(EXAM_PAIRS), (rng.randint(2, 9), rng.randint(2, 9)), rng.choice(LETTERS)
-        one, two = steps = [operation.filled(k, c) for operation, k in zip(pair, ks)]
-        bigger = [operation.filled(k + 1, c) for operation, k in zip(pair, ks)]
-        name, prompt, body = _write(steps)
-        checks = _checks(rng, steps, [[one], [two], [two, one], [bigger[0], two], [one, bigger[1]]])
-        if prompt not in found and checks:
+def exam(seed: int, n: int) -> list[dict[str, Any]]:
+    """`n` different items in HumanEval's form, each a pair of operations that no lesson has."""
+    rng = random.Random(f"functions {seed}")
+    items: dict[str, dict[str, Any]] = {}  # by prompt, so that no item comes twice
+    while len(items) < n:
+        pair, constants, letter = rng.choice(EXAM_PAIRS), (rng.randint(2, 9), rng.randint(2, 9)), rng.choice(LETTERS)
+        first, second = (operation.filled(k, letter) for operation, k in zip(pair, constants))
+        first_plus_1, second_plus_1 = (operation.filled(k + 1, letter) for operation, k in zip(pair, constants))
+        name, prompt, body = _write([first, second])
+        checks = _checks(rng, [first, second], must_fail=[[first], [second]],
+                         should_fail=[[second, first], [first_plus_1, second], [first, second_plus_1]])
+        if prompt not in items and checks:
             asserts = "".join(f"    assert candidate({value!r}) == {result!r}\n" for value, result in checks)
-            found[prompt] = {"task_id": f"kindergarten/{len(found)}", "prompt": prompt, "entry_point": name,
+            items[prompt] = {"task_id": f"kindergarten/{len(items)}", "prompt": prompt, "entry_point": name,
                              "canonical_solution": body, "test": f"def check(candidate):\n{asserts}"}
-    return list(found.values())
+    return list(items.values())
