@@ -65,11 +65,11 @@ class Row:
 class Tree:
     """The rows of an item in one sequence: the prefix that all rows share, then the other tokens of each row.
 
-        rows            7 8 1 2            tree      7 8 ┬ 8̲ 1 2      branch  0 0 ┬ −1 1 1
-                        7 8 3                            └ 8̲ 3                    └ −2 2
+        rows    7 8 1 2        tree    7 8 ┬ 8* 1 2        branch    0 0 ┬ −1 1 1
+                7 8 3                      └ 8* 3                        └ −2 2
 
     A mask lets a token see the prefix and the earlier tokens of its own branch, as it would in its row. The last token
-    of the prefix is repeated in front of each branch (8̲), where no token sees it: smear adds the embedding of the left
+    of the prefix is repeated in front of each branch (8*), where no token sees it: smear adds the embedding of the left
     neighbour, and in the row the left neighbour is this token.
     """
 
