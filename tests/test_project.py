@@ -82,6 +82,16 @@ def test_no_script_imports_another_or_runs_at_import():
         assert mains and [arg.arg for arg in mains[0].args.args] == ["argv"], path
 
 
+def test_every_file_has_its_line_in_the_tree():
+    tree = (ROOT / "docs/design.md").read_text(encoding="utf-8").split("```")[1]
+    files = [path for path in modules() if path.name != "__init__.py" and path.parts[len(ROOT.parts)] not in (
+        "tasks", "scripts")]  # these are found by their names: one task, one command
+    assert not [path for path in files if f"{path.name} " not in tree], "docs/design.md names every file"
+    named = re.findall(r"([a-z_]+\.py)\b", tree)
+    there = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    assert not [name for name in named if name not in there], "and no file that is gone"
+
+
 def commands_in(text: str) -> list[list[str]]:
     """The words of every `python -m …`, torchrun and `bash ….sh` command in a text, from the program on."""
     found = []
