@@ -19,7 +19,7 @@ from nanochat.train.loop import LossOf
 from nanochat.train.losses import can_compile, weighted_nll
 
 COMPILING_PAYS_FROM_MINUTES = 2  # compiling takes about a minute and doubles the speed
-LEAST_STEPS = 20  # fewer teach nothing: a busy machine may have spent the minutes on starting
+LEAST_STEPS = 60  # fewer teach nothing: a busy machine may have spent the minutes on starting
 USABLE = 0.9  # of the memory that is free: allocators waste some
 SHORT_ROW = 64  # tokens
 CPU_TOKENS = 4096  # rows × T at once on a processor, as in runs/laptop.py: more leaves its caches
@@ -135,9 +135,10 @@ def evaluation_seconds(model: GPT, batch: Batch, device: Runtime) -> float:
 def steps_for_minutes(minutes: float, *, spent: float, step: float, evaluation: float, eval_every: int) -> int:
     """The steps after which a run ends `minutes` after its start, of which `spent` seconds are over (start, compiling,
     measuring), when a step takes `step` seconds and a validation `evaluation`: one at the end and one every
-    `eval_every` steps (≤ 0: at the end only). At least LEAST_STEPS, even if they take longer."""
+    `eval_every` steps (≤ 0: at the end only). Where starting used up the time, LEAST_STEPS get the minutes anew."""
     left = 60 * minutes - spent - evaluation
-    return max(LEAST_STEPS, int(left / (step + (evaluation / eval_every if eval_every > 0 else 0))))
+    least = max(1, min(LEAST_STEPS, int(60 * minutes / step)))
+    return max(least, int(left / (step + (evaluation / eval_every if eval_every > 0 else 0))))
 
 
 def tokens_per_second_here(plan, seconds: float = 20) -> float:
