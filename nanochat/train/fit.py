@@ -135,10 +135,12 @@ def evaluation_seconds(model: GPT, batch: Batch, device: Runtime) -> float:
 def steps_for_minutes(minutes: float, *, spent: float, step: float, evaluation: float, eval_every: int) -> int:
     """The steps after which a run ends `minutes` after its start, of which `spent` seconds are over (start, compiling,
     measuring), when a step takes `step` seconds and a validation `evaluation`: one at the end and one every
-    `eval_every` steps (≤ 0: at the end only). Where starting used up the time, LEAST_STEPS get the minutes anew."""
+    `eval_every` steps (≤ 0: at the end only). Where starting took half of the time or more, up to LEAST_STEPS get the
+    minutes anew."""
     left = 60 * minutes - spent - evaluation
-    least = max(1, min(LEAST_STEPS, int(60 * minutes / step)))
-    return max(least, int(left / (step + (evaluation / eval_every if eval_every > 0 else 0))))
+    steps = int(left / (step + (evaluation / eval_every if eval_every > 0 else 0)))
+    least = min(LEAST_STEPS, int(60 * minutes / step)) if spent >= 30 * minutes else 1
+    return max(1, least, steps)
 
 
 def tokens_per_second_here(plan, seconds: float = 20) -> float:

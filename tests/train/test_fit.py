@@ -104,7 +104,7 @@ def test_minutes_become_steps_once_and_the_measuring_leaves_no_trace(text, monke
     (1.0, 10, 0, -1, 100),  # 50 s of steps that take half a second
     (1.0, 10, 5, -1, 90),  # the validation at the end is part of the minute
     (1.0, 10, 5, 10, 45),  # as are those on the way: each costs as much as ten steps
-    (10.0, 60, 2, 250, 1059), (0.1, 20, 0, -1, 12)])  # the time is over before it begins: the six seconds are given anew
+    (10.0, 60, 2, 250, 1059), (0.1, 20, 0, -1, 12)])  # the time is over before it begins: six seconds are given anew
 def test_minutes_are_those_of_the_whole_run(minutes, spent, evaluation, eval_every, steps):
     found = fit.steps_for_minutes(minutes, spent=spent, step=0.5, evaluation=evaluation, eval_every=eval_every)
     assert found == steps
