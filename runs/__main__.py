@@ -2,7 +2,7 @@
 
     bash speedrun.sh                         no GPU: the laptop's recipe; GPUs: the $100 recipe, one rank for each
     bash speedrun.sh --data DIR              your own text and conversations (docs/data.md)
-    bash speedrun.sh --minutes 0.3 --no-serve --out /tmp/trial       every stage in a trial of two minutes
+    bash speedrun.sh --minutes 0.3 --no-serve --out /tmp/trial       every stage in a trial of a few minutes
 
 Stop it whenever you like (Ctrl-C, kill, power cut) and run the same command again: it goes on from the last checkpoint
 and repeats no finished stage.
