@@ -21,7 +21,7 @@ from nanochat.data.packing import Document
 from nanochat.system import log, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
-from nanochat.tokenizer import chat
+from nanochat.tokenizer import Tokenizer, chat
 from tasks import conversations
 
 FLAGS: dict[str, Any] = dict(
@@ -41,13 +41,13 @@ def parse(spec: str) -> dict[str, float]:
         try:
             weights[name.strip()] = float(weight or 1)
         except ValueError:
-            raise UserError(f"--mixture: {part!r} is no source; write name or name*weight, e.g. gsm8k*4") from None
+            raise UserError(f"--mixture: {part!r} is not a source; write name or name*weight, e.g. gsm8k*4") from None
         if not 0 < weights[name.strip()] <= 1000:
             raise UserError(f"--mixture: {part!r} has a weight outside 0 … 1000; leave the source out, or lower it")
     return weights
 
 
-def documents(spec: str, tokenizer, *, own: str = "", max_tokens: int | None = None, seed: int = 0,
+def documents(spec: str, tokenizer: Tokenizer, *, own: str = "", max_tokens: int | None = None, seed: int = 0,
               learn_all: bool = False, data_dir: Path | None = None) -> list[Document]:
     """The mixture as token ids with masks, shuffled. With `learn_all` every token is learnt, else the assistant's.
 
@@ -133,7 +133,7 @@ def known(data_dir: Path) -> list[str]:
     return ["text", *sorted({*chat_files(data_dir), *tasks.names()})]
 
 
-def rows(name: str, data_dir: Path) -> list[dict]:
+def rows(name: str, data_dir: Path) -> list[dict[str, Any]]:
     """Rows {"messages"} or {"text"} of one source."""
     if name == "text":
         return [{"text": text} for text in shards.iter_texts(shards.train_shards(data_dir))]
@@ -145,7 +145,7 @@ def rows(name: str, data_dir: Path) -> list[dict]:
     return [task.conversation(item) for item in task.load("train", data_dir)]
 
 
-def _render(row: dict, tokenizer, learn_all: bool, max_tokens: int | None) -> tuple[Document, bool]:
+def _render(row: dict[str, Any], tokenizer: Tokenizer, learn_all: bool, max_tokens: int | None) -> tuple[Document, bool]:
     """Ids and mask, and whether something had to go; ([], []) when nothing to learn is left. Packing cuts text."""
     if "text" in row:
         ids = [tokenizer.bos_id, *tokenizer.encode(row["text"])]

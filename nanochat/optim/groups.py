@@ -133,10 +133,10 @@ class Optimizer:
         for group, saved_group in zip(self.groups, state["groups"], strict=True):
             for name, saved in saved_group.items():
                 moment = group.state[name]
-                for tensor, p in zip(saved, _shapes(group, moment), strict=True):
-                    if tensor.shape != p.shape:
-                        raise ValueError(f"optimizer state {name} has shape {tuple(tensor.shape)}, "
-                                         f"not {tuple(p.shape)}")
+                shapes = [tuple(tensor.shape) for tensor in saved]
+                expected = [tuple(tensor.shape) for tensor in _shapes(group, moment)]
+                if shapes != expected:
+                    raise ValueError(f"optimizer state {name} has shapes {shapes}, not {expected}")
                 for target, source in zip(moment, cut(list(saved), group.whole, *rank_and_world_size()), strict=True):
                     target.copy_(source)
 

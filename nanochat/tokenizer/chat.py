@@ -92,7 +92,7 @@ def _turns(conversation: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]
     messages = conversation.get("messages") if isinstance(conversation, dict) else None
     if not isinstance(messages, list) or not messages:
         raise UserError(f"a conversation is {{'messages': [...]}} with at least one message, not {conversation!r:.80}")
-    turns: list[tuple[str, list[tuple[str, str]]]] = []
+    turns: list[tuple[str, list[tuple[str, str]], int]] = []
     system = ""
     for index, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
