@@ -1,7 +1,7 @@
 """Run a Python program that a model wrote, where it can compute and print and do nothing else.
 
 The first call starts a fork server (server.py), a bare interpreter with an environment from scratch. It forks a child
-per program, and the child locks itself (locks.py) before the program begins. Out here are the wall clock and the
+per program, and the child locks itself (confine.py) before the program begins. Out here are the wall clock and the
 judgement: `ok` means that the nonce given to the child came back on a pipe that only the harness writes to, after the
 program's last line; no exit code and no output can stand in for it. Where a lock does not hold, `run` refuses, unless a
 recipe was given --unsafe-execution. Many threads may call it; as many programs run at once as there are processors.

@@ -24,7 +24,7 @@ import traceback
 import types
 
 if __name__ == "__main__":  # started by its path: this folder is importable, the package is not
-    import locks
+    import confine
 
 # Imported before the locks close: saves each program the time, and their shared libraries need not be readable.
 # Not threading: what it does after a fork would cost each program 0.6 ms, and threads are refused.
@@ -40,16 +40,16 @@ def serve() -> None:
     os.dup2(1, 0)  # /dev/null
     for name in PRELOADED:
         __import__(name)
-    pages = int(open("/proc/self/statm", encoding="ascii").read().split()[0]) if locks.LINUX else 0
+    pages = int(open("/proc/self/statm", encoding="ascii").read().split()[0]) if confine.LINUX else 0
     always = {"base_bytes": pages * os.sysconf("SC_PAGE_SIZE"), "server": os.getpid()}
     found = probe(always)
     always["locks"] = [name for name, problem in found.items() if not problem and name != "capabilities"]
     if not found.get("capabilities", "not asked for"):  # the rest of this is done once, here, for all children
-        locks.drop_capabilities()
+        confine.drop_capabilities()
     if "landlock" in always["locks"]:
-        locks.landlock_rules(LIBRARY, "")
+        confine.landlock_rules(LIBRARY, "")
     if "seccomp" in always["locks"]:
-        locks.seccomp_filter(False), locks.seccomp_filter(True)
+        confine.seccomp_filter(False), confine.seccomp_filter(True)
     gc.freeze()  # a collection in a child must not touch, and so copy, every page
     control.sendall(json.dumps(found).encode() + b"\n")
     running: dict[int, int] = {}  # life → pid
@@ -101,8 +101,8 @@ def child(request: dict, files: list[int]) -> None:
         os.setsid()
         for target, fd in enumerate(files):
             os.dup2(fd, target)
-        if locks.LINUX:
-            locks.prctl(locks.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if confine.LINUX:
+            confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGKILL)
         assert os.getppid() == request["server"], "the server has ended"
         if request["folder"]:
             os.chdir(request["folder"])
@@ -126,10 +126,10 @@ def lock(request: dict) -> None:
     """Puts on all locks that hold on this machine. An error here ends the child before the program begins."""
     memory, folder = request["base_bytes"] + (request["memory_mib"] << 20), request["folder"]
     steps = {
-        "rlimits": lambda: locks.limit_resources(memory, int(request["seconds"]) + 1, request["file_bytes"]),
-        "capabilities": lambda: locks.drop_capabilities(),
-        "landlock": lambda: locks.landlock(locks.landlock_rules(LIBRARY, folder)),
-        "seccomp": lambda: locks.seccomp(locks.seccomp_filter(bool(folder))),
+        "rlimits": lambda: confine.limit_resources(memory, int(request["seconds"]) + 1, request["file_bytes"]),
+        "capabilities": lambda: confine.drop_capabilities(),
+        "landlock": lambda: confine.landlock(confine.landlock_rules(LIBRARY, folder)),
+        "seccomp": lambda: confine.seccomp(confine.seccomp_filter(bool(folder))),
         "sandbox-exec": lambda: None,  # macOS: this process was started under it
     }
     for name in request["locks"]:
@@ -170,7 +170,7 @@ def probe(always: dict) -> dict[str, str]:
     receive, send = os.pipe()
     if os.fork() == 0:
         found = {}
-        for name in locks.NAMES:
+        for name in confine.NAMES:
             try:
                 lock(request | {"locks": [name]})
                 found[name] = "" if PROOFS[name]() else "it is on, but what it forbids is possible"

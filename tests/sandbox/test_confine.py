@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.sandbox import locks
+from nanochat.sandbox import confine
 
 HEADERS = {"x86_64": ["/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "/usr/include/asm/unistd_64.h"],
            "aarch64": ["/usr/include/asm-generic/unistd.h"]}  # aarch64 uses the generic numbers
@@ -21,25 +21,25 @@ def answer(program: list, audit: int, number: int, arguments: tuple = ()) -> int
     while True:
         code, if_true, if_false, constant = program[at]
         at += 1
-        if code == locks.RETURN:
+        if code == confine.RETURN:
             return constant
-        if code == locks.LOAD:
+        if code == confine.LOAD:
             register = words[constant // 4]
-        elif code == locks.AND:
+        elif code == confine.AND:
             register &= constant
         else:
-            assert code == locks.JUMP_EQUAL
+            assert code == confine.JUMP_EQUAL
             at += if_true if register == constant else if_false
 
 
 def allowed(machine: str, number: int, *arguments: int, files: bool = False) -> bool:
-    program = locks.filter_program(machine, files)
-    return answer(program, locks.ARCHITECTURES[machine][1], number, arguments) == locks.ALLOW
+    program = confine.filter_program(machine, files)
+    return answer(program, confine.ARCHITECTURES[machine][1], number, arguments) == confine.ALLOW
 
 
 def names_and_numbers(machine: str) -> dict[str, int]:
-    column = locks.ARCHITECTURES[machine][0]
-    listed = [entry.split() for entry in locks.SYSCALLS.split(",")]
+    column = confine.ARCHITECTURES[machine][0]
+    listed = [entry.split() for entry in confine.SYSCALLS.split(",")]
     return {name: int(numbers[column]) for name, *numbers in listed if numbers[column] != "-"}
 
 
@@ -50,15 +50,15 @@ def test_the_numbers_are_those_of_the_kernel_headers(machine):
         pytest.skip(f"the kernel headers for {machine} are not installed")
     known = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", header.read_text()))
     known["newfstatat"] = known.get("newfstatat", known.get("fstatat"))
-    numbers = names_and_numbers(machine) | {name: locks.FILTERED[name][locks.ARCHITECTURES[machine][0]]
-                                            for name in locks.FILTERED}
+    numbers = names_and_numbers(machine) | {name: confine.FILTERED[name][confine.ARCHITECTURES[machine][0]]
+                                            for name in confine.FILTERED}
     assert {name: int(known[name]) for name in numbers} == numbers
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_only_the_list_is_allowed(machine):
-    column = locks.ARCHITECTURES[machine][0]
-    listed = {*names_and_numbers(machine).values(), *(numbers[column] for numbers in locks.FILTERED.values())}
+    column = confine.ARCHITECTURES[machine][0]
+    listed = {*names_and_numbers(machine).values(), *(numbers[column] for numbers in confine.FILTERED.values())}
     assert {number for number in range(600) if allowed(machine, number)} == listed
     assert not any(allowed(machine, number | 0x40000000) for number in range(600))  # x32
 
@@ -78,5 +78,5 @@ def test_arguments_are_looked_at(machine, openat, fcntl, prlimit):
 
 
 def test_a_call_of_another_architecture_kills():
-    program = locks.filter_program("x86_64")
-    assert answer(program, 0x40000003, 4) == locks.KILL  # AUDIT_ARCH_I386
+    program = confine.filter_program("x86_64")
+    assert answer(program, 0x40000003, 4) == confine.KILL  # AUDIT_ARCH_I386
