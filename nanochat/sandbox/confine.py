@@ -1,16 +1,16 @@
-"""The locks that a process puts on itself before it runs code nobody has read. Linux, x86-64 and aarch64; only ctypes.
+"""Confinement: how a process gives up its own rights before it runs a program that nobody has read.
 
-In this order, each irrevocable for the process and all it starts; a kernel without one raises OSError:
+There are four layers, applied in this order. None can be undone, neither by the process nor by its children. A kernel
+that lacks a layer raises OSError. Linux on x86-64 and aarch64; only ctypes is needed.
 
-1. rlimits        memory, CPU seconds, file size, 64 descriptors, no core dump, no new processes
-2. capabilities   all of root's are dropped, and no setuid program brings them back
-3. Landlock       the standard library may be read, nothing else; no TCP, no signals to others, no abstract sockets
-4. seccomp        an allow-list of some 55 system calls, and of the arguments of three; all others fail with EPERM
+1. rlimits        memory, CPU seconds, size of output, 64 descriptors, no core dump, no new processes
+2. capabilities   all rights of root are dropped, and no setuid program brings them back
+3. Landlock       only the standard library may be read; no TCP, no signals to others, no abstract sockets
+4. seccomp        an allow-list of about 55 system calls, with checks of the arguments of three; others fail with EPERM
 
-Not covered: holes in the kernel, side channels, and `stat`, which tells whether a path exists. The numbers are those of
+Not covered: holes in the kernel, side channels, and `stat`, which tells whether a path exists. The numbers come from
 linux/{landlock,seccomp,filter,audit,capability,prctl}.h and asm/unistd.h.
 """
-
 import ctypes
 import functools
 import os
@@ -24,10 +24,10 @@ PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_A
 CAPABILITY_VERSION_3, LAST_CAPABILITY = 0x20080522, 40
 
 LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
-WRITE_FILE, READ_FILE, READ_DIR, MAKE_REG, TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 8, 1 << 14
-FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}  # all, from this ABI on
+READ_FILE, READ_DIR = 1 << 2, 1 << 3
+FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}  # ABI version: all its rights
 
-# What a Python program needs that computes, prints and imports: name, number on x86-64, number on aarch64.
+# What a Python program needs to compute, print and import: name, number on x86-64, number on aarch64.
 SYSCALLS = """
     read 0 63, write 1 64, close 3 57, fstat 5 80, lseek 8 62, pread64 17 67, readv 19 65, writev 20 66, mmap 9 222,
     mprotect 10 226, munmap 11 215, brk 12 214, mremap 25 216, madvise 28 233, rt_sigaction 13 134, futex 202 98,
@@ -38,107 +38,109 @@ SYSCALLS = """
     clock_getres 229 114, gettimeofday 96 169, times 100 153, getrusage 98 165, getrlimit 97 163, getpid 39 172,
     gettid 186 178, getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177, exit 60 93, exit_group 231 94,
     close_range 436 436"""
-SYSCALLS_FILES = ", ftruncate 77 46, fsync 74 82"
-# Calls whose arguments matter: their numbers, then (half of an argument, mask, what may be left) for each check.
-O_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-O_UNNAMED = 0o20000000  # of O_TMPFILE: a file without a name, which no count of a folder's files finds
+O_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20000000  # the last is of O_TMPFILE
 F_SAFE = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC; F_SETOWN sends signals to others
-LOW, HIGH = (lambda argument: 16 + 8 * argument), (lambda argument: 20 + 8 * argument)  # offsets in struct seccomp_data
-FILTERED = {
-    "openat": (257, 56, [(LOW(2), O_WRITES | O_UNNAMED, (0,))]),
-    "fcntl": (72, 25, [(LOW(1), 0xFFFFFFFF, F_SAFE)]),
-    "prlimit64": (302, 261, [(offset, 0xFFFFFFFF, (0,)) for offset in (LOW(0), LOW(2), HIGH(2))]),  # own, and only read
+# Calls whose arguments are checked: the two numbers, then for each check (32-bit half of an argument, counted from the
+# first argument's low half; mask; allowed values of the masked half).
+FILTERED: dict[str, tuple[int, int, list[tuple[int, int, tuple[int, ...]]]]] = {
+    "openat": (257, 56, [(4, O_WRITES, (0,))]),
+    "fcntl": (72, 25, [(2, 0xFFFFFFFF, F_SAFE)]),
+    "prlimit64": (302, 261, [(half, 0xFFFFFFFF, (0,)) for half in (0, 4, 5)]),  # of this process, and no new limits
 }
-ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
+ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of numbers above, AUDIT_ARCH
 LOAD, AND, JUMP_EQUAL, RETURN = 0x20, 0x54, 0x15, 0x06  # classic BPF, 32-bit words
 ALLOW, DENY, KILL = 0x7FFF0000, 0x00050000 | 1, 0x80000000  # DENY: the call returns EPERM
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def must(result: int, what: str) -> int:
-    """The result of a C call, or OSError with its errno."""
+def must(result: int, name: str) -> int:
+    """The result of a C call. OSError with its errno where the call failed."""
     if result < 0:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
     return result
 
 
 def prctl(option: int, *values: int) -> int:
-    return libc.prctl(option, *map(ctypes.c_ulong, (*values, 0, 0, 0, 0)[:4]))
+    return int(libc.prctl(option, *map(ctypes.c_ulong, (*values, 0, 0, 0, 0)[:4])))
 
 
-def limit_resources(memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
-    """Hard limits of this process. `memory_bytes` is all address space, the interpreter's included."""
-    limits = {"AS": memory_bytes, "CPU": cpu_seconds, "FSIZE": file_bytes, "NOFILE": 64, "CORE": 0, "NPROC": 0}
+def limit_resources(memory_bytes: int, cpu_seconds: int, output_bytes: int) -> None:
+    """Sets hard limits. `memory_bytes` counts the whole address space, with that of the interpreter."""
+    limits = {"AS": memory_bytes, "CPU": cpu_seconds, "FSIZE": output_bytes, "NOFILE": 64, "CORE": 0, "NPROC": 0}
     for name, value in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)  # a limit can only be lowered
         resource.setrlimit(kind, (value, value))
 
 
 def drop_capabilities() -> None:
-    """Root becomes an ordinary owner of its files; `no_new_privs` is also what Landlock and seccomp ask for."""
+    """Root becomes an ordinary user, who owns root's files."""
     for capability in range(LAST_CAPABILITY + 1):
-        prctl(PR_CAPBSET_DROP, capability)  # refused to an ordinary user, who has none
+        prctl(PR_CAPBSET_DROP, capability)  # the kernel refuses this to ordinary users, who have no capabilities
     prctl(PR_CAP_AMBIENT, 4)  # PR_CAP_AMBIENT_CLEAR_ALL
-    must(libc.capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), bytes(24)), "capset")  # all three sets empty
+    must(libc.capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), bytes(24)), "capset")  # all three sets become empty
+    forbid_new_privileges()
+
+
+def forbid_new_privileges() -> None:
+    """No program that is started later gets more rights, also no setuid program. Landlock and seccomp require this."""
     must(prctl(PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
 
 
 @functools.cache
-def landlock_rules(readable: tuple[str, ...], writable: str = "") -> int:
-    """Descriptor of a ruleset: `readable` folders may be read, files in `writable` made and written (not removed)."""
+def landlock_rules(readable: tuple[str, ...]) -> int:
+    """The descriptor of a ruleset by which only files in these folders may be opened, and only for reading."""
     abi = must(libc.syscall(LANDLOCK_CREATE, None, 0, 1), "Landlock (Linux 5.13 or later, enabled at boot)")
     handled = FILE_RIGHTS[max(version for version in FILE_RIGHTS if version <= abi)]
-    attributes = struct.pack("QQQ", handled, 3, 3)  # files; TCP bind, connect (ABI 4); abstract sockets, signals (6)
+    # Files; TCP bind and connect (from ABI 4 on); abstract sockets and signals (from ABI 6 on).
+    attributes = struct.pack("QQQ", handled, 3, 3)
     size = 8 if abi < 4 else 16 if abi < 6 else 24
     rules = must(libc.syscall(LANDLOCK_CREATE, attributes, size, 0), "Landlock rules")
-    read = READ_FILE | READ_DIR
-    grants = {folder: read for folder in readable if os.path.isdir(folder)}
-    if writable:
-        grants[writable] = (read | WRITE_FILE | MAKE_REG | TRUNCATE) & handled
-    for folder, rights in grants.items():
-        fd = os.open(folder, os.O_PATH)
-        must(libc.syscall(LANDLOCK_ADD_RULE, rules, 1, struct.pack("=Qi", rights, fd), 0), f"Landlock on {folder}")
-        os.close(fd)
+    for folder in filter(os.path.isdir, readable):
+        descriptor = os.open(folder, os.O_PATH)
+        rule = struct.pack("=Qi", READ_FILE | READ_DIR, descriptor)
+        must(libc.syscall(LANDLOCK_ADD_RULE, rules, 1, rule, 0), f"Landlock on {folder}")
+        os.close(descriptor)
     return rules
 
 
 def landlock(rules: int) -> None:
-    must(prctl(PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
+    """From now on this process can open only what the ruleset allows."""
+    forbid_new_privileges()
     must(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
 
 
-def filter_program(machine: str, files: bool = False) -> list[tuple[int, int, int, int]]:
+def filter_program(machine: str) -> list[tuple[int, int, int, int]]:
     """The allow-list as BPF instructions (code, jump if true, jump if false, constant) for a `platform.machine()`."""
-    column, audit = ARCHITECTURES[machine]  # struct seccomp_data: number at 0, architecture at 4, arguments from 16 on
+    column, audit = ARCHITECTURES[machine]
+    # In struct seccomp_data the call's number is at byte 0, the architecture at 4, the arguments from 16 on. A call of
+    # another architecture ends the process, because there the numbers have other meanings.
     program = [(LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, audit), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
-    for _, *numbers in map(str.split, (SYSCALLS + SYSCALLS_FILES * files).split(",")):
+    for _, *numbers in map(str.split, SYSCALLS.split(",")):
         if numbers[column] != "-":
             program += [(JUMP_EQUAL, 0, 1, int(numbers[column])), (RETURN, 0, 0, ALLOW)]
-    for name, (*numbers, checks) in FILTERED.items():
-        if files and name == "openat":
-            checks = [(LOW(2), O_UNNAMED, (0,))]  # where it may write is for Landlock to say
+    for *call_numbers, checks in FILTERED.values():
         body = []
-        for offset, mask, allowed in checks:
+        for half, mask, allowed in checks:
             jumps = [(JUMP_EQUAL, len(allowed) - i, 0, value) for i, value in enumerate(allowed)]
-            body += [(LOAD, 0, 0, offset), (AND, 0, 0, mask), *jumps, (RETURN, 0, 0, DENY)]
-        program += [(JUMP_EQUAL, 0, len(body) + 1, numbers[column]), *body, (RETURN, 0, 0, ALLOW)]
+            body += [(LOAD, 0, 0, 16 + 4 * half), (AND, 0, 0, mask), *jumps, (RETURN, 0, 0, DENY)]
+        program += [(JUMP_EQUAL, 0, len(body) + 1, call_numbers[column]), *body, (RETURN, 0, 0, ALLOW)]
     return [*program, (RETURN, 0, 0, DENY)]
 
 
 @functools.cache
-def seccomp_filter(files: bool) -> ctypes.Array:
-    """The filter in memory, as the kernel reads it."""
+def seccomp_filter() -> ctypes.Array[ctypes.c_char]:
+    """The filter in memory, in the form that the kernel reads."""
     if platform.machine() not in ARCHITECTURES:
         raise OSError(f"no list of system calls for {platform.machine()}, only for {', '.join(ARCHITECTURES)}")
-    program = b"".join(struct.pack("HBBI", *instruction) for instruction in filter_program(platform.machine(), files))
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in filter_program(platform.machine()))
     return ctypes.create_string_buffer(program, len(program))
 
 
-def seccomp(program: ctypes.Array) -> None:
-    """From here on a system call that is not on the list fails with EPERM; one of another architecture kills."""
-    must(prctl(PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
+def seccomp(program: ctypes.Array[ctypes.c_char]) -> None:
+    """From now on a system call that is not on the list fails with EPERM."""
+    forbid_new_privileges()
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(program))  # struct sock_fprog
     must(libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), header), "seccomp filter")

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 from nanochat import sandbox
-from nanochat.sandbox import locks
+from nanochat.sandbox import confine
 
 PRELUDE = """
 import ctypes, os, sys
@@ -286,13 +286,13 @@ def got_through(runner) -> list[str]:
 
 def forbid_namespaces() -> None:
     """As a default container does it: unshare, setns and mount fail, clone3 is said not to exist."""
-    column, _ = locks.ARCHITECTURES[platform.machine()]
-    program = [(locks.LOAD, 0, 0, 0)]
+    column, _ = confine.ARCHITECTURES[platform.machine()]
+    program = [(confine.LOAD, 0, 0, 0)]
     for *numbers, errno in [(272, 97, 1), (308, 268, 1), (165, 40, 1), (435, 435, 38)]:  # (x86-64, aarch64, errno)
-        program += [(locks.JUMP_EQUAL, 0, 1, numbers[column]), (locks.RETURN, 0, 0, 0x50000 | errno)]
-    program += [(locks.RETURN, 0, 0, locks.ALLOW)]
+        program += [(confine.JUMP_EQUAL, 0, 1, numbers[column]), (confine.RETURN, 0, 0, 0x50000 | errno)]
+    program += [(confine.RETURN, 0, 0, confine.ALLOW)]
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
-    locks.seccomp(ctypes.create_string_buffer(code, len(code)))
+    confine.seccomp(ctypes.create_string_buffer(code, len(code)))
     assert unprotected(PRELUDE.format(world={"done": "free"}) + KERNEL["user namespace"], dict(os.environ))[0] is False
 
 

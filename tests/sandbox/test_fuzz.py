@@ -29,12 +29,12 @@ def test_random_programs(programs, own_temporary_folder):  # noqa: F811
     sandbox.run("raise SystemExit")  # a program that fails is buried when `run` returns, one that ends well soon after
     time.sleep(0.5)  # those of earlier tests as well
     before, server = belongings(), python._server.process.pid
-    for i in range(programs):
+    for _ in range(programs):
         code = mutate(generator.choice(originals), generator)
         started = time.monotonic()
-        result = sandbox.run(code, seconds=0.3, files=i % 4 == 0)
+        result = sandbox.run(code, seconds=0.3)
         assert time.monotonic() - started < 60, code
         assert result.ok == (result.reason == ""), code
-        assert len(result.stdout) + len(result.stderr) <= 2 * python.MAX_FILE_BYTES
+        assert len(result.stdout) + len(result.stderr) <= 2 * python.MAX_OUTPUT_BYTES
     wait_until(belongings, before)
     assert python._server.process.pid == server and os.path.exists(f"/proc/{server}")

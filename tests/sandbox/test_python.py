@@ -19,25 +19,24 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform not in python.REQUIRED, reason="no sandbox on this system")
 
 
-@pytest.mark.parametrize("code,stdin,stdout", [
-    ("print(1 + 1)", "", "2\n"),
-    ("print(input()[::-1])", "añb\n", "bña\n"),
-    ("import sys; print(len(sys.stdin.read()))", "x" * 300_000, "300000\n"),
-    ("from typing import List; import math, re, collections, heapq; print(math.sqrt(16))", "", "4.0\n"),
-    ("import colorsys, csv, email, html.parser, logging, argparse, shlex; print('imported')", "", "imported\n"),
-    ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\nprint(P(1), __name__)", "",
+@pytest.mark.parametrize("code, stdout", [
+    ("print(1 + 1)", "2\n"),
+    ("import sys; print(len(sys.stdin.read()))", "0\n"),
+    ("from typing import List; import math, re, collections, heapq; print(math.sqrt(16))", "4.0\n"),
+    ("import colorsys, csv, email, html.parser, logging, argparse, shlex; print('imported')", "imported\n"),
+    ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\nprint(P(1), __name__)",
      "P(x=1) __main__\n"),
-    ("import os; print(sorted(os.environ), os.getcwd())", "", "['LC_ALL', 'PYTHONHASHSEED', 'TZ'] /\n"),
-    ("import time; time.sleep(0.01); print(time.localtime().tm_zone)", "", "UTC\n"),
-    ("", "", ""),
+    ("import os; print(sorted(os.environ), os.getcwd())", "['LC_ALL', 'PYTHONHASHSEED', 'TZ'] /\n"),
+    ("import time; time.sleep(0.01); print(time.localtime().tm_zone)", "UTC\n"),
+    ("", ""),
 ])
-def test_programs_that_end_well(code, stdin, stdout):
-    result = sandbox.run(code, stdin=stdin)
+def test_programs_that_end_well(code, stdout):
+    result = sandbox.run(code)
     assert (result.ok, result.stdout, result.stderr, result.reason) == (True, stdout, "", "")
     assert 0 < result.seconds < 5
 
 
-@pytest.mark.parametrize("code,reason", [
+@pytest.mark.parametrize("code, reason", [
     ("assert 1 == 2", "AssertionError"),
     ("1/0", "ZeroDivisionError: division by zero"),
     ("def f(:", "SyntaxError: invalid syntax"),
@@ -65,7 +64,7 @@ def test_programs_that_do_not(code, reason):
     endless = reason is None or reason == "time limit"
     result = sandbox.run(code, seconds=0.5 if endless else 30)
     assert not result.ok
-    assert len(result.stdout) + len(result.stderr) <= 2 * python.MAX_FILE_BYTES
+    assert len(result.stdout) + len(result.stderr) <= 2 * python.MAX_OUTPUT_BYTES
     assert result.reason and "\n" not in result.reason
     assert reason in (None, result.reason)
 
@@ -93,21 +92,6 @@ def test_programs_do_not_see_each_other():
 def test_memory_limit():
     assert sandbox.run("x = bytearray(100 << 20)", memory_mib=150).ok
     assert sandbox.run("x = bytearray(100 << 20)", memory_mib=50).reason == "MemoryError"
-
-
-def test_files_have_a_folder_of_their_own_that_goes_away(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    result = sandbox.run("import os; open('a', 'w').write('1'); print(open('a').read(), os.listdir())", files=True)
-    assert (result.ok, result.stdout) == (True, "1 ['a']\n")
-    for code in ("open('/tmp/x', 'w')", "open('../x', 'w')", "import os; os.symlink('/etc', 'x')",
-                 "import os; os.mkdir('x')", "import os; os.open('.', os.O_TMPFILE | os.O_RDWR)",
-                 "open('/etc/passwd')", "import socket; socket.socket()", "import os; os.fork()"):
-        assert sandbox.run(code, files=True).reason.startswith("PermissionError"), code
-    assert "File too large" in sandbox.run("open('a', 'wb').write(bytes(2 << 20))", files=True).reason
-    code = "for i in range(10**6): open(str(i), 'wb').write(bytes({}))"
-    for size in (0, 1 << 20):
-        assert sandbox.run(code.format(size), files=True, seconds=60).reason == "more than 64 MiB or 1000 files"
-    assert os.listdir(tmp_path) == []
 
 
 def test_many_threads_at_once():
@@ -212,7 +196,7 @@ def test_nothing_is_left_behind(runs, own_temporary_folder):
     before, server = belongings(), python._server.process.pid
     for i in range(runs):
         code = LEAKY[i % len(LEAKY)]
-        sandbox.run(code, seconds=0.05 if "while" in code else 5, files=i % 3 == 0)
+        sandbox.run(code, seconds=0.05 if "while" in code else 5)
     gc.collect()
     wait_until(belongings, before)
     assert python._server.process.pid == server, "the server had to be restarted"
