@@ -1,9 +1,9 @@
-"""The one flag parser. A recipe names its flags with their defaults; the type is that of the default.
+"""The one flag parser. A command names its flags with their defaults; the type of a flag is that of its default.
 
     args = cli.parse(argv, __doc__, depth=cli.flag(20, "layers", at_least=1), model_tag="", resume=False)
 
-Both spellings work (`--device_batch_size`, `--device-batch-size`), with `=` or a space, and a bare `--` (needed under
-torchrun) is accepted anywhere. A misspelt flag, a wrong type or an impossible value ends with one line and exit code 2.
+Both spellings work (`--device_batch_size`, `--device-batch-size`), with `=` or a space, and a bare `--` (which torchrun
+needs) is accepted anywhere. A misspelt flag, a wrong type or an impossible value ends with one line and exit code 2.
 """
 import argparse
 import codecs
@@ -16,22 +16,28 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from nanochat.system.files import UserError
 
 # Errors of the machine, not of the program: one line, no traceback. Disks (full, broken), limits (files, processes).
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE,
                   errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-# What the program prints where the terminal's encoding has no such character (ISO-8859-1, ASCII); others become "?".
+# What the program prints where the terminal's encoding lacks a character (ISO-8859-1, ASCII); others become "?".
 SPELLINGS = {"−": "-", "–": "-", "→": "->", "≈": "~", "×": "x", "…": "...", "±": "+-", "≤": "<=", "≥": ">=",
              "·": "*", "’": "'", "“": '"', "”": '"', "²": "^2", "½": "1/2"}
-_can_resume = True  # until a recipe's flags say otherwise; for what Ctrl-C answers
+DOORS = {"runs": "bash speedrun.sh"}  # modules that users start by another command than `python -m`
+exit_code = 0  # of this program, once it is known; nanochat/system/runtime.py reads it
+_can_resume = True  # whether the command has --resume: decides what Ctrl-C answers
 
 
 @dataclass(frozen=True)
-class flag:  # noqa: N801 (reads as a word in `parse(..., depth=flag(20, "layers"))`)
-    """One flag: its default (whose type it takes), a help text, and what values make sense."""
+class flag:
+    """One flag: its default (whose type it takes), a help text, and the values that make sense.
+
+    A default below `at_least`, such as -1, stands for "not given". The class has the name of a function, because it is
+    used like a function.
+    """
 
     default: Any
     help: str = ""
@@ -39,12 +45,12 @@ class flag:  # noqa: N801 (reads as a word in `parse(..., depth=flag(20, "layers
     at_least: float | None = None
     at_most: float | None = None
     short: str = ""
-    words: dict[str, Any] = field(default_factory=dict)  # that stand for a value: {"auto": -1}
+    words: dict[str, Any] = field(default_factory=dict)  # words that stand for a value: {"auto": -1}
 
     def check(self, name: str, value: Any) -> str:
-        """What is wrong with `value`, or ""."""
+        """The reason why `value` is impossible, or ""."""
         if self.choices and value not in self.choices:
-            known = ", ".join(str(one) for one in self.choices if one != "")
+            known = ", ".join(str(choice) for choice in self.choices if choice != "")
             return f"--{name}={value} is unknown; choose one of {known}"
         if self.at_least is not None and value < self.at_least and value not in (self.default, *self.words.values()):
             return f"--{name}={value} is too small; give at least {self.at_least}"
@@ -52,52 +58,74 @@ class flag:  # noqa: N801 (reads as a word in `parse(..., depth=flag(20, "layers
             return f"--{name}={value} is too large; give at most {self.at_most}"
         return ""
 
+    def help_text(self) -> str:
+        """The help with the default behind it, unless the default stands for "not given"."""
+        default = next((word for word, value in self.words.items() if value == self.default), self.default)
+        if isinstance(default, bool):
+            default = "on" if default else "off"
+        is_absent = default == "" or self.at_least is not None and default == self.default < self.at_least
+        return (self.help if is_absent else f"{self.help} (default: {default})").strip().replace("%", "%%")
+
 
 class Args(argparse.Namespace):
-    """The flags' values, as attributes. What the user did not type is not among `given`; `defaults` are this code's.
+    """The values of the flags, as attributes. `given` has the names that the user typed, `defaults` the defaults.
 
-    Slots, so that `vars(args)` has the flags and nothing else.
+    These two are slots, so that `vars(args)` has the flags and nothing else.
     """
 
     __slots__ = ("given", "defaults")
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         _complain(f"{self.prog}: {message}; see --help")
         raise SystemExit(2)
 
 
-def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
-    """The values of `flags`; keyword = name with underscores, value = default or `flag(...)`.
+class _Switch(argparse.Action):
+    """`--resume` turns on, `--no_resume` turns off."""
 
-    Booleans are switches: `--resume` turns on, `--no_resume` off. With NANOCHAT_PARSE_ONLY=1 it checks, says so and
-    exits 0: the tests use that to hold every documented command to its flags.
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, option_string != f"--no_{self.dest}")
+
+
+def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
+    """The values of `flags`: keyword = name with underscores, value = the default or `flag(...)`.
+
+    Booleans are switches. With NANOCHAT_PARSE_ONLY=1 it checks, says so and exits with 0: the tests check every
+    documented command in this way.
     """
     global _can_resume
     _can_resume = "resume" in flags
     described = {name: value if isinstance(value, flag) else flag(value) for name, value in flags.items()}
-    caller = sys._getframe(1).f_globals.get("__spec__")
-    parser = _Parser(prog=f"python -m {caller.name}" if caller else None, description=doc, allow_abbrev=False,
+    parser = _Parser(prog=_command(), description=doc, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, one in described.items():
-        _add(parser, name, one)
+    for name, settings in described.items():
+        _add(parser, name, settings)
     words = [_normal(word) for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
     typed, unknown = parser.parse_known_args(words)
-    args = Args(**{name: getattr(typed, name, one.default) for name, one in described.items()})
-    args.given, args.defaults = set(vars(typed)), {name: one.default for name, one in described.items()}
+    args = Args(**{name: getattr(typed, name, settings.default) for name, settings in described.items()})
+    args.given, args.defaults = set(vars(typed)), {name: settings.default for name, settings in described.items()}
     if unknown:
         known = [f"--{name}" for name in described]
         close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {' '.join(known)}"
         parser.error(f"unknown flag {unknown[0]}; {hint}")
-    for name, one in described.items():
-        if problem := one.check(name, getattr(args, name)):
+    for name, settings in described.items():
+        if problem := settings.check(name, getattr(args, name)):
             parser.error(problem)
     if os.environ.get("NANOCHAT_PARSE_ONLY"):
         print("flags ok")
         raise SystemExit(0)
     return args
+
+
+def _command() -> str | None:
+    """The command that the user typed; None where Python was not started with -m: then argparse names the file."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name.removesuffix(".__main__") if spec else None
+    return DOORS.get(module, f"python -m {module}") if module else None
 
 
 def _normal(word: str) -> str:
@@ -108,20 +136,18 @@ def _normal(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
-def _add(parser: argparse.ArgumentParser, name: str, one: flag) -> None:
-    names = [f"--{name}"] + ([f"-{one.short}"] if one.short else [])
-    help_text = (one.help + f" (default: {one.default!r})").replace("%", "%%").strip()
-    absent = argparse.SUPPRESS  # the default is filled in later, so that one can tell what was given
-    if isinstance(one.default, bool):
-        group = parser.add_mutually_exclusive_group()
-        group.add_argument(*names, dest=name, action="store_true", default=absent, help=help_text)
-        group.add_argument(f"--no_{name}", dest=name, action="store_false", default=absent,
-                           help=argparse.SUPPRESS)
-        return
-    parser.add_argument(*names, dest=name, type=_reader(type(one.default), one.words), default=absent, help=help_text)
+def _add(parser: argparse.ArgumentParser, name: str, settings: flag) -> None:
+    names = [f"--{name}"] + ([f"-{settings.short}"] if settings.short else [])
+    kind = type(settings.default)
+    how: dict[str, Any] = {"type": _reader(kind, settings.words), "metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
+    if kind is bool:
+        names, how = [*names, f"--no_{name}"], {"action": _Switch, "nargs": 0}
+    # Without a default here the parser does not set what the user has not typed: `parse` fills it in.
+    parser.add_argument(*names, dest=name, default=argparse.SUPPRESS, help=settings.help_text(), **how)
 
 
 def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:
+    """A function that reads a flag's text as a value. ValueError where it is not a finite value of this type."""
     def read(text: str) -> Any:
         if text in words:
             return words[text]
@@ -129,7 +155,7 @@ def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:
             try:
                 value = int(text)
             except ValueError:
-                if not float(text).is_integer():  # neither is infinity
+                if not float(text).is_integer():  # infinity is not either
                     raise
                 value = int(float(text))
         else:
@@ -138,25 +164,39 @@ def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:
             raise ValueError(text)
         return value
 
-    read.__name__ = {int: "whole number", float: "number"}.get(kind, kind.__name__)
+    read.__name__ = {int: "whole number", float: "number"}.get(kind, kind.__name__)  # argparse's errors name it
     return read
 
 
-exit_code = 0  # what this program ends with, once that is known
-
-
 def run(main: Callable[[], Any]) -> None:
-    """Runs a recipe as a program: what the user can mend ends in one line and exit code 1, Ctrl-C in 130.
+    """Runs a command as a program: an error that the user can mend ends in one line and exit code 1, Ctrl-C in 130.
 
-    A reader that goes away (`| head`) ends it without a word.
+    A reader that goes away (`| head`) ends the program without a word.
     """
     global exit_code
     _repair_streams()
+    exit_code = 1  # of errors that are ours, whose traceback Python prints
     try:
-        _run(main)
-    except BaseException as error:
-        exit_code = (error.code or 0) if isinstance(error, SystemExit) else 1
+        main()
+        exit_code = 0
+        return
+    except SystemExit as error:
+        exit_code = error.code if isinstance(error.code, int) else int(error.code is not None)
         raise
+    except UserError as error:
+        message = f"error: {error}"
+    except BrokenPipeError:
+        message, exit_code = "", 128 + 13  # as if killed by SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        message = f"error: {error.filename or 'the system refuses'}: {error.strerror}"
+    except KeyboardInterrupt:
+        message, exit_code = f"interrupted{': run the same command with --resume to go on' * _can_resume}", 130
+    if message:
+        _complain(message)
+    raise SystemExit(exit_code)
 
 
 def _repair_streams() -> None:
@@ -170,35 +210,21 @@ def _repair_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number: this one
-    codecs.register_error("spelling", lambda error: (
-        "".join(SPELLINGS.get(letter, "?") for letter in error.object[error.start:error.end]), error.end))
+    codecs.register_error("spelling", _spell)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for the program's life)
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open until the program ends)
         if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="replace" if mode == "r" else "spelling")
 
 
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Other letters for those that the encoding lacks, and the place behind them: what `codecs` wants to know."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(SPELLINGS.get(letter, "?") for letter in error.object[error.start:error.end]), error.end
+
+
 def _complain(text: str) -> None:
-    """One line on stderr, if there is still somebody at its other end."""
+    """Writes one line to stderr, if its reader is still there."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
-
-
-def _run(main: Callable[[], Any]) -> None:
-    try:
-        main()
-    except UserError as error:
-        _complain(f"error: {error}")
-        raise SystemExit(1) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
-        raise SystemExit(128 + 13) from None  # as if killed by SIGPIPE
-    except OSError as error:
-        if error.errno not in MACHINE_ERRORS:
-            raise
-        _complain(f"error: {error.filename or 'the system refuses'}: {error.strerror}")
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        _complain(f"interrupted{': run the same command with --resume to go on' * _can_resume}")
-        raise SystemExit(130) from None

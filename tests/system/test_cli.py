@@ -1,11 +1,16 @@
+import subprocess
+import sys
+
 import pytest
 
 from nanochat.system import cli
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
+from nanochat.system.paths import REPO
 
 FLAGS = dict(depth=flag(20, "layers", at_least=1), matrix_lr=flag(0.02, at_least=0, at_most=1), device_batch_size=32,
              num_iterations=flag(-1, "steps; -1 = all 100 %", at_least=1), model_tag="d4", resume=False, compile=True,
+             rows=flag(-1, at_least=1, words={"auto": -1}), warmup=flag(0, at_least=0),
              stage=flag("sft", choices=("mid", "sft")), prompt=flag("", "say this", short="p"))
 
 
@@ -80,13 +85,24 @@ def test_what_makes_no_sense_is_one_line_and_code_2(capsys, argv, said):
     assert said in refused(capsys, *argv)
 
 
-def test_help_shows_every_flag_with_its_default(capsys):
+def test_help_shows_every_flag_both_forms_of_a_switch_and_defaults_that_are_values(capsys):
     with pytest.raises(SystemExit) as stopped:
         parse("--help")
     assert stopped.value.code == 0
-    said = capsys.readouterr().out
-    assert all(f"--{name}" in said for name in FLAGS)
-    assert "layers (default: 20)" in said and "all 100 % (default: -1)" in said and "A recipe." in said
+    printed = capsys.readouterr().out
+    assert all(f"--{name}" in printed for name in FLAGS) and "A recipe." in printed
+    assert "layers (default: 20)" in printed and "(default: auto)" in printed and "(default: 0)" in printed
+    assert "all 100 %" in printed and "-1)" not in printed and "''" not in printed, "these mean: not given"
+    assert "--resume, --no_resume (default: off)" in " ".join(printed.split()) and "--no_compile" in printed
+
+
+@pytest.mark.parametrize("start, command", [
+    (["-m", "runs"], "bash speedrun.sh"), (["-m", "runs.laptop"], "python -m runs.laptop"),
+    (["-m", "scripts.tok_eval"], "python -m scripts.tok_eval"),
+    (["-c", "from scripts import tok_eval; tok_eval.main()"], "-c")])
+def test_an_error_names_the_command_that_was_typed(start, command):
+    ended = subprocess.run([sys.executable, *start, "--zzz"], cwd=REPO, capture_output=True, encoding="utf-8")
+    assert ended.stderr.startswith(f"{command}: unknown flag --zzz") and ended.returncode == 2
 
 
 def test_parse_only_checks_and_stops(capsys, monkeypatch):
@@ -118,7 +134,6 @@ def test_run_ends_in_one_line(capsys, error, code, said):
 def test_run_does_not_hide_our_own_mistakes(error):
     with pytest.raises(type(error)):
         cli.run(lambda: _raise(error))
-
 
 
 def test_ctrl_c_speaks_of_resume_only_where_there_is_one(capsys):

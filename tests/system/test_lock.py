@@ -1,8 +1,7 @@
-"""The lock of an out folder: flock, the file that takes its place, and neither."""
+"""The lock of an out folder: flock, a file elsewhere on this machine in its place, and neither."""
 import errno
-import json
+import fcntl
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -30,25 +29,34 @@ def hurry(monkeypatch):
 
 
 @pytest.fixture(params=[None, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL], ids=["flock", "ENOLCK", "ENOTSUP", "EINVAL"])
-def flock(request, monkeypatch):
-    """The file system's answer to flock: None = it works."""
-    def refuse(*_):
-        raise OSError(request.param, "No locks available")
+def flock(request, monkeypatch, tmp_path):
+    """The out folder's answer to flock: None = it works. In this machine's temporary folder it always works."""
+    works = fcntl.flock
+    monkeypatch.setattr(lock.caches, "private_folder", lambda: tmp_path)
+
+    def refuse_in_the_out_folder(descriptor, *rest):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("/.lock"):
+            raise OSError(request.param, "No locks available")
+        works(descriptor, *rest)
 
     if request.param:
-        monkeypatch.setattr(lock.fcntl, "flock", refuse)
+        monkeypatch.setattr(lock.fcntl, "flock", refuse_in_the_out_folder)
     return request.param
 
 
-def test_one_run_at_a_time_and_then_the_next(tmp_path, flock):
+def test_one_run_at_a_time_and_then_the_next(tmp_path, flock, capsys):
     for _ in range(2):
         with lock.run_lock(tmp_path / "out") as descriptor:
-            assert (descriptor is None) == bool(flock)
-            with pytest.raises(UserError) as refused, lock.run_lock(tmp_path / "out"):
-                pass
-            assert str(tmp_path / "out") in str(refused.value) and f"process {os.getpid()}" in str(refused.value)
+            assert descriptor is not None, "children inherit it"
+            (tmp_path / "same").unlink(missing_ok=True)
+            (tmp_path / "same").symlink_to("out")
+            for name in ("out", "same"):
+                with pytest.raises(UserError, match=f"{tmp_path}/{name}") as refused, lock.run_lock(tmp_path / name):
+                    pass
+                assert f"process {os.getpid()}" in str(refused.value)
             with lock.run_lock(tmp_path / "another"):
                 pass
+    assert ("warning" in capsys.readouterr().out) == bool(flock)
 
 
 def test_an_error_inside_releases_it(tmp_path, flock):
@@ -73,33 +81,14 @@ def test_a_child_keeps_the_folder_after_kill_9_of_its_parent(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("owner, taken", [
-    ({"host": platform.node(), "pid": 2**22 + 1, "started": "1"}, False),  # no such process
-    ({"host": platform.node(), "pid": os.getpid(), "started": "an hour ago"}, False),  # its number is another's now
-    ({"host": platform.node(), "pid": os.getppid(), "started": lock._start_of(os.getppid())}, True),
-    ({"host": "elsewhere", "pid": 2**22 + 1, "started": "1"}, True),  # a network folder: nobody can tell from here
-    ({}, True), ([1], True), (None, True)])
-def test_owners_that_are_gone(tmp_path, monkeypatch, owner, taken):
-    monkeypatch.setattr(lock.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
-    (tmp_path / lock.OWNER_FILE).write_text(json.dumps(owner) if owner is not None else "{half", encoding="utf-8")
-    if taken:
-        with pytest.raises(UserError, match=f"remove {tmp_path / lock.OWNER_FILE}"), lock.run_lock(tmp_path):
-            pass
-    else:
-        with lock.run_lock(tmp_path):
-            assert json.loads((tmp_path / lock.OWNER_FILE).read_text(encoding="utf-8"))["pid"] == os.getpid()
-        assert not (tmp_path / lock.OWNER_FILE).exists()
-
-
-def test_without_any_lock_it_goes_on_with_a_warning(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("temporary", ["a folder", "none"])
+def test_without_any_lock_it_goes_on_with_a_warning(tmp_path, monkeypatch, capsys, temporary):
     def refuse(*_):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    make = os.open
     monkeypatch.setattr(lock.fcntl, "flock", refuse)
-    monkeypatch.setattr(lock.os, "open", lambda path, flags, *mode: refuse() if flags & os.O_EXCL
-                        else make(path, flags, *mode))
-    with lock.run_lock(tmp_path) as descriptor:
+    monkeypatch.setattr(lock.caches, "private_folder", lambda: tmp_path if temporary == "a folder" else None)
+    with lock.run_lock(tmp_path / "out") as descriptor:
         assert descriptor is None
     printed = capsys.readouterr().out
     assert "warning" in printed and str(tmp_path) in printed and printed.count("\n") == 1
