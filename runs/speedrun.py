@@ -100,10 +100,12 @@ def check_disk(options: Namespace) -> None:
 
 def visible_gpus() -> tuple[int, str]:
     """(number, name) of the GPUs that PyTorch sees; CUDA_VISIBLE_DEVICES counts. (0, "") where there is none."""
-    code = "import torch; n = torch.cuda.device_count(); print(n, torch.cuda.get_device_name(0) if n else '')"
+    # A driver that is too old still counts its GPUs, but cannot compute on them: `is_available` is asked first.
+    code = ("from torch import cuda\n"
+            "if cuda.is_available(): print(cuda.device_count(), cuda.get_device_name(0))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     words = done.stdout.split(maxsplit=1)
-    return (int(words[0]), words[1].strip() if len(words) > 1 else "") if words else (0, "")
+    return (int(words[0]), words[1].strip()) if words else (0, "")
 
 
 def main(argv: list[str] | None = None) -> None:
