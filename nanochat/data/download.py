@@ -1,10 +1,11 @@
-"""Downloads a file over HTTP: continues what an earlier attempt left, checks it, and waits when the server asks.
+"""Downloads a file over HTTP: continues an earlier attempt, checks the file, and waits when the server asks for it.
 
 Why not `hf_hub_download`: version 2.4 of huggingface_hub throws a partial file away when the process ends, compares no
 SHA-256, only warns of a full disk, ignores Retry-After when it is a date, and needs an ETag from every server.
 """
 import contextlib
 import email.utils
+import fcntl
 import hashlib
 import os
 import re
@@ -18,17 +19,17 @@ from nanochat.data import shards
 from nanochat.system import log
 from nanochat.system.files import UserError
 
-FIRST_ATTEMPTS = 5  # before the server has sent anything, 15 s: a wrong address must be said soon
-ATTEMPTS = 8  # later, in a row without a new byte, two minutes: the network may be gone for a moment
-BAD_ATTEMPTS = 3  # of a file that arrives whole and wrong
+LISTING_ATTEMPTS = 5  # 15 s: a wrong address must be reported soon
+ATTEMPTS = 8  # in a row without a new byte, two minutes: the network may be gone for a moment
+BAD_ATTEMPTS = 3  # of a file that arrives complete and wrong: it may have many gigabytes
 PAUSE_SECONDS = 1  # after the first failure; it doubles each time
 TIMEOUT_SECONDS = 30  # without a byte from the server
-LONGEST_WAIT_SECONDS = 900  # that a server may ask for, at once or in sum without a new byte; the hub counts by 300 s
+LONGEST_WAIT_SECONDS = 900  # that a server may ask for, in sum without a new byte; the hub counts by 300 s
 T = TypeVar("T")
 
 
 class HttpError(Exception):
-    """An answer that is not the file."""
+    """The server answered, but not with the file."""
 
     def __init__(self, response: Any):
         self.status, self.headers = response.status_code, response.headers
@@ -40,50 +41,53 @@ class BadContent(Exception):
 
 
 class Attempts:
-    """Repeats requests that fail. The threads of a download share it: when the server asks one to wait, all wait."""
+    """Repeats requests that fail. The threads of a download share it: when the server asks one to wait, all wait.
+
+    As a context manager it tells the threads to stop at its end.
+    """
 
     def __init__(self) -> None:
-        self.stop, self._lock, self._not_before, self._is_alive = Event(), Lock(), 0.0, False
+        self.stop, self._lock, self._not_before = Event(), Lock(), 0.0
 
-    def run(self, name: str, request: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
-        """The result of `request`. `size` tells how many bytes are there: new bytes mean that the server is alive."""
+    def __enter__(self) -> "Attempts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+
+    def run(self, name: str, request: Callable[[], T], limit: int, size: Callable[[], int] = lambda: 0) -> T:
+        """The result of `request`. `limit` counts failures in a row; where `size` grows, the counting begins anew."""
         failures, waited = 0, 0.0
         while not self.stop.is_set():
             self._pause(self._not_before - time.monotonic())
             before = size()
             try:
-                result = request()
-                self._is_alive = True
-                return result
+                return request()
             except Exception as error:
                 if size() > before:
-                    failures, waited, self._is_alive = 0, 0.0, True
+                    failures, waited = 0, 0.0
                 if self.stop.is_set() or not may_pass(error):
                     raise
-                seconds = asked_wait(error)
-                if seconds is not None:
-                    waited += max(1, seconds)
-                    self._hold(max(1, seconds), waited, error)
+                if (seconds := asked_wait(error)) is not None:
+                    waited += seconds
+                    self._hold(seconds, waited, error)
                     continue
                 failures += 1
-                if failures >= self._limit(error):
+                if failures >= (min(limit, BAD_ATTEMPTS) if isinstance(error, BadContent) else limit):
                     raise
                 seconds = PAUSE_SECONDS * 2 ** (failures - 1)
                 log.say(f"{name}: {shards.first_line(error)}; trying again in {seconds:.0f} s")
                 self._pause(seconds)
         raise UserError("interrupted")
 
-    def _limit(self, error: Exception) -> int:
-        limit = ATTEMPTS if self._is_alive else FIRST_ATTEMPTS
-        return min(limit, BAD_ATTEMPTS) if isinstance(error, BadContent) else limit
-
     def _hold(self, seconds: float, waited: float, error: Exception) -> None:
+        """Makes all threads wait."""
         if waited > LONGEST_WAIT_SECONDS:
-            raise UserError(f"the server asks to wait {seconds / 60:.0f} minutes ({error}); "
-                            "run the same command again after that, what is there is kept") from error
+            raise UserError(f"the server asks to wait {seconds / 60:.0f} minutes ({error}); run the same command again "
+                            "after that: finished files are kept") from error
         with self._lock:
             until = time.monotonic() + seconds
-            if until > self._not_before + 1:  # said once, not by every thread
+            if until > self._not_before + 1:  # one message, not one of every thread
                 log.say(f"the hub asks to wait {seconds:.0f} s ({error})")
             self._not_before = max(self._not_before, until)
 
@@ -97,8 +101,8 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, HttpError):
         return error.status >= 500 or error.status in (408, 425, 429)
     names = {kind.__name__ for kind in type(error).__mro__}  # huggingface_hub 1 uses httpx, 2 uses httpx2
-    network = names & {"TransportError", "ConnectionError", "TimeoutError"}
-    return isinstance(error, BadContent) or bool(network and not names & {"UnsupportedProtocol", "LocalProtocolError"})
+    is_network = bool(names & {"TransportError", "ConnectionError", "TimeoutError"})
+    return isinstance(error, BadContent) or is_network and not names & {"UnsupportedProtocol", "LocalProtocolError"}
 
 
 def asked_wait(error: Exception) -> float | None:
@@ -107,26 +111,26 @@ def asked_wait(error: Exception) -> float | None:
         return None
     asked = error.headers.get("Retry-After", "").strip()
     if asked.isdigit():
-        return float(asked)
+        return max(1.0, float(asked))
     try:
         now = error.headers.get("Date")  # the server's clock: ours may be wrong
         start = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
-        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - start)
+        return max(1.0, email.utils.parsedate_to_datetime(asked).timestamp() - start)
     except ValueError:
         limit = re.search(r"\bt=(\d+)", error.headers.get("RateLimit", ""))
-        return float(limit[1]) if limit else None
+        return max(1.0, float(limit[1])) if limit else None
 
 
-def session() -> Any:
-    """The hub's HTTP client. It takes proxies from the environment."""
+def get(url: str, **settings: Any) -> contextlib.AbstractContextManager[Any]:
+    """The response to a GET, whose body is read as a stream. The client takes proxies from the environment, and the
+    token from HF_TOKEN or `hf auth login`."""
     from huggingface_hub import get_session
-    return get_session()
-
-
-def headers() -> dict[str, str]:
-    """The user's token (of HF_TOKEN or `hf auth login`). No compression: a range counts the bytes of the file."""
     from huggingface_hub.utils import build_hf_headers
-    return {**build_hf_headers(), "Accept-Encoding": "identity"}
+    # No compression: a range counts the bytes of the file.
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", **settings.pop("headers", {})}
+    response: contextlib.AbstractContextManager[Any] = get_session().stream(
+        "GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT_SECONDS, **settings)
+    return response
 
 
 def file_size(path: Path) -> int:
@@ -134,7 +138,7 @@ def file_size(path: Path) -> int:
 
 
 def fetch(url: str, partial: Path, num_bytes: int, sha256: str, attempts: Attempts) -> None:
-    """The Parquet file at `url`, whole and checked, as `partial`. `num_bytes` 0 and `sha256` "" mean unknown."""
+    """The Parquet file at `url`, complete and checked, as `partial`. `num_bytes` 0 and `sha256` "" mean unknown."""
     def attempt() -> None:
         have, stated = file_size(partial), 0
         if not num_bytes or have < num_bytes:
@@ -142,20 +146,18 @@ def fetch(url: str, partial: Path, num_bytes: int, sha256: str, attempts: Attemp
         _check(partial, num_bytes or stated, sha256)
 
     partial.parent.mkdir(parents=True, exist_ok=True)
-    attempts.run(partial.name, attempt, lambda: file_size(partial))
+    attempts.run(partial.name, attempt, ATTEMPTS, lambda: file_size(partial))
 
 
 def _append(url: str, partial: Path, have: int, stop: Event) -> int:
     """Appends the bytes from `have` on; the size that the server states for the whole file, 0 = none.
 
-    What arrived before an error is kept. A server that knows no ranges sends the whole file again.
+    Bytes that arrived before an error are kept. A server that knows no ranges sends the whole file again.
     """
-    ranges = {"Range": f"bytes={have}-"} if have else {}
-    with session().stream("GET", url, headers={**headers(), **ranges}, follow_redirects=True,
-                          timeout=TIMEOUT_SECONDS) as response:
+    with get(url, headers={"Range": f"bytes={have}-"} if have else {}) as response:
         start, total = _content_range(response)
         if response.status_code == 416 and total == have > 0:
-            return total  # everything was there
+            return total  # nothing was missing
         if response.status_code == 416 or response.status_code == 206 and start != have:
             partial.unlink(missing_ok=True)
             raise BadContent(f"the server sent a wrong range (HTTP {response.status_code})")
@@ -182,7 +184,7 @@ def _content_range(response: Any) -> tuple[int, int]:
 
 
 def _check(partial: Path, num_bytes: int, sha256: str) -> None:
-    """BadContent where the file is not what was announced. A file that only lacks its end is kept, else removed."""
+    """BadContent where the file is not the announced one. A file that only lacks its end is kept, else removed."""
     size = file_size(partial)
     with partial.open("rb") as stream:
         is_parquet = stream.read(4) == b"PAR1"
@@ -193,10 +195,11 @@ def _check(partial: Path, num_bytes: int, sha256: str) -> None:
     if shards.is_lfs_pointer(partial):
         problem = "the server sent a Git LFS pointer, not the data; set HF_ENDPOINT to another server"
     elif num_bytes and size != num_bytes or digest != sha256:
-        problem = "size or SHA-256 differs from what the hub announced"
+        problem = "size or SHA-256 differs from the announcement of the hub"
     else:
         try:
-            return shards.open_parquet(partial).close()
+            shards.open_parquet(partial).close()
+            return
         except UserError as error:
             problem = f"the server sent a file that is not Parquet ({shards.first_line(error.__cause__ or error)})"
     partial.unlink()
@@ -205,16 +208,11 @@ def _check(partial: Path, num_bytes: int, sha256: str) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process. A second process waits, and then finds everything there.
+    """Holds the folder for this process. A second process waits, and then finds every file complete.
 
     The lock is on the folder itself, so no lock file is left. On file systems without locks nothing is held.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

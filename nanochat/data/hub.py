@@ -1,22 +1,23 @@
 """Text, conversations and questions from the Hugging Face hub.
 
 A text source is a data set of parquet shards with a column `text`, shuffled, so that any prefix is a sample. Its last
-shard is the validation shard, however many are fetched: numbers stay comparable. Every shard is downloaded into
-`.fetching/`, checked, and only then renamed to its place. Two files lie beside the shards: `manifest.json` says where
-the text comes from, so that nothing is mixed with text from elsewhere, and `.listing.json` keeps the hub's list
+shard is the validation shard, however many shards are fetched: so results stay comparable. Every shard is downloaded
+into `.fetching/`, checked, and only then renamed to its place. Two files lie beside the shards: `manifest.json` says
+where the text comes from, so that it is never mixed with text from elsewhere, and `.listing.json` keeps the hub's list
 of files of that revision, so that a complete folder needs no network and a larger `-n` continues the same revision.
 
 HF_ENDPOINT names another hub with the same layout. A new corpus is one entry in `HUB`. So is a data set of
 conversations or questions: its parquet files become the JSONL files that `--mixture` and the tasks read.
 """
-import contextlib
+import json
+import multiprocessing
 import os
-import queue
 import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
+from multiprocessing.pool import IMapIterator, ThreadPool
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
@@ -24,16 +25,17 @@ from nanochat.data import download, shards
 from nanochat.system import files, log
 from nanochat.system.files import UserError
 
+T = TypeVar("T")
 FETCHING = ".fetching"
 LISTING = ".listing.json"  # hidden: an import of the folder must not read it
-THREADS = 4  # downloads at a time; the hub throttles above that
+THREADS = 4  # downloads at a time; the hub slows down clients with more
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set on the hub; `note` is what a user must know before using it and is printed.
+    """A data set on the hub. `note` is printed: what a user must know before using the data.
 
-    `lessons` maps the beginning of a parquet file's name to a JSONL below the data folder; without any it is text.
+    `lessons` maps the beginning of a parquet file's name to a JSONL file in the data folder; a text source has none.
     """
 
     repo: str
@@ -58,7 +60,7 @@ HUB = {
         "openai_humaneval/test-": "humaneval/HumanEval.jsonl"}),
 }
 LESSON_FIELDS = ("messages", "question", "choices", "answer", "subject",
-                 "prompt", "entry_point", "canonical_solution", "test")  # what is kept of a row
+                 "prompt", "entry_point", "canonical_solution", "test")  # the fields of a row that are kept
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class RemoteShard:
 
     @property
     def local(self) -> str:
-        """Its name here, where there are no folders."""
+        """Its name in our folder, which has no folders inside."""
         return self.name.replace("/", "--")
 
 
@@ -85,17 +87,17 @@ def hub_shards(source: HubSource, folder: Path, revision: str = "") -> tuple[str
     UserError when the hub does not answer or knows no such data set.
     """
     try:
-        kept = files.read_json(folder / LISTING)
-        if kept["repo"] == source.repo and kept["revision"] == (revision or kept["revision"]):
-            return kept["revision"], [RemoteShard(*row) for row in kept["shards"]]
-    except (UserError, KeyError, TypeError):  # not there, damaged, or of another version
+        saved = files.read_json(folder / LISTING)
+        if saved["repo"] == source.repo and saved["revision"] == (revision or saved["revision"]):
+            return saved["revision"], [RemoteShard(*row) for row in saved["shards"]]
+    except (UserError, KeyError, TypeError):  # missing, damaged, or of another version
         pass
     try:
         commit, remote = download.Attempts().run(
-            f"list of {source.repo}", lambda: _ask_for_shards(source, revision))
+            f"list of {source.repo}", lambda: _ask_for_shards(source, revision), download.LISTING_ATTEMPTS)
     except UserError:
         raise
-    except Exception as error:  # the client raises many kinds; the user's ways out are the same
+    except Exception as error:  # the client raises many kinds of errors; the user's ways out are the same
         raise UserError(f"cannot list {source.repo} on {endpoint()}: {_explain(error, source.repo)}; "
                         "or use --source=kindergarten or --data=FOLDER") from error
     files.write_json(folder / LISTING, {"repo": source.repo, "revision": commit,
@@ -105,96 +107,98 @@ def hub_shards(source: HubSource, folder: Path, revision: str = "") -> tuple[str
 
 def _ask_for_shards(source: HubSource, revision: str) -> tuple[str, list[RemoteShard]]:
     url = f"{endpoint()}/api/datasets/{source.repo}" + (f"/revision/{revision}" if revision else "")
-    response = download.session().get(url, params={"blobs": "true"}, headers=download.headers(), follow_redirects=True,
-                                      timeout=download.TIMEOUT_SECONDS)
-    if response.status_code != 200:
-        raise download.HttpError(response)
-    try:
-        info = response.json()
-        remote = [_remote_shard(entry) for entry in info["siblings"] if _is_wanted(source, entry["rfilename"])]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise download.BadContent("the answer is not a listing; does the network ask for a login, or is HF_ENDPOINT "
-                                  "not a hub") from error
-    absent = [start for start in source.lessons if not any(shard.name.startswith(start) for shard in remote)]
-    if absent or len(remote) < 2 and not source.lessons:
-        raise UserError(f"{source.repo} has no parquet files {absent[0]}…" if absent else
-                        f"{source.repo} has {len(remote)} parquet files at its root; expected at least 2")
+    with download.get(url, params={"blobs": "true"}) as response:
+        if response.status_code != 200:
+            raise download.HttpError(response)
+        try:
+            info = json.loads(response.read())
+            remote = [_remote_shard(entry) for entry in info["siblings"] if _is_needed(source, entry["rfilename"])]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise download.BadContent("the answer is not a listing; does the network ask for a login, or is "
+                                      "HF_ENDPOINT not a hub") from error
+    for start in source.lessons:
+        if not any(shard.name.startswith(start) for shard in remote):
+            raise UserError(f"{source.repo} has no parquet files {start}…")
+    if len(remote) < 2 and not source.lessons:
+        raise UserError(f"{source.repo} has {len(remote)} parquet files at its root; expected at least 2")
     return info.get("sha") or revision or "main", sorted(remote, key=lambda shard: shard.name)
 
 
-def _remote_shard(entry: dict) -> RemoteShard:
+def _remote_shard(entry: dict[str, Any]) -> RemoteShard:
     lfs = entry.get("lfs") or {}
     return RemoteShard(entry["rfilename"], entry.get("size") or lfs.get("size") or 0, lfs.get("sha256") or "")
 
 
-def _is_wanted(source: HubSource, name: str) -> bool:
-    in_place = name.startswith(tuple(source.lessons)) if source.lessons else "/" not in name
-    return in_place and name.endswith(".parquet") and not name.startswith(".")
+def _is_needed(source: HubSource, name: str) -> bool:
+    is_in_place = name.startswith(tuple(source.lessons)) if source.lessons else "/" not in name
+    return is_in_place and name.endswith(".parquet") and not name.startswith(".")
 
 
 def fetch(source: HubSource, count: int, text_dir: Path) -> None:
-    """The first `count` training shards (−1: all) and the validation shard into `text_dir`; what is there stays.
+    """Fetches the first `count` training shards (−1: all) and the validation shard; existing shards stay.
 
-    UserError when a shard can't be had, after all others were tried; a second run goes on where this one stopped.
+    UserError when a shard cannot be fetched, after all others were tried; a second call continues.
     """
     if count == 0:
         raise UserError("-n 0 fetches no training shards; give at least 1, or -1 for all")
     log.say(f"fetching {count if count > 0 else 'all'} training shards and the validation shard of {source.repo} "
             f"to {text_dir}")
     with download.alone_in(text_dir):
-        begun = any(text_dir.iterdir())  # an empty folder is claimed only once the hub has answered
-        manifest = {"files": {}, **(shards.claim(text_dir, source.repo) if begun else {})}
+        has_begun = any(text_dir.iterdir())  # an empty folder is claimed only after the hub has answered
+        manifest = {"files": {}, **(shards.claim(text_dir, source.repo) if has_begun else {})}
         if _is_complete(manifest, count, text_dir):
-            return log.say(f"{text_dir} is complete: nothing to fetch")
+            log.say(f"{text_dir} is complete: nothing to fetch")
+            return
         revision, remote = hub_shards(source, text_dir, manifest.get("revision", ""))
         train, validation = remote[:-1], remote[-1]
         if count > len(train):
             log.say(f"{source.repo} has {len(train)} training shards, fewer than the {count} asked for; fetching all")
         manifest |= {"origin": source.repo, "revision": revision, "validation": [validation.name]}
         files.write_json(text_dir / shards.MANIFEST, manifest)
-        wanted = [validation, *(train if count < 0 else train[:count])]
-        missing = [shard for shard in wanted if not _is_there(shard, manifest, text_dir)]
-        extra = len(shards.in_folder(text_dir)) - len(wanted) + len(missing)
+        needed = [validation, *(train if count < 0 else train[:count])]
+        missing = [shard for shard in needed if not _is_there(shard, manifest, text_dir)]
+        extra = len(shards.in_folder(text_dir)) - len(needed) + len(missing)
         if extra > 0:
             log.say(f"{extra} more training shards are in {text_dir} from before; they are used too")
         _fetch_all(source.repo, revision, missing, text_dir, manifest)
         shutil.rmtree(text_dir / FETCHING, ignore_errors=True)
 
 
-def _is_complete(manifest: dict, count: int, text_dir: Path) -> bool:
-    """Whether a folder without a listing, as older versions left it, has `count` shards; it is then not asked for."""
-    there = {name for name in manifest["files"] if (text_dir / name).exists()}
+def _is_complete(manifest: dict[str, Any], count: int, text_dir: Path) -> bool:
+    """Whether a folder without a listing, as older versions left it, has `count` shards: then it needs no listing."""
+    present = {name for name in manifest["files"] if (text_dir / name).exists()}
     pinned = set(manifest.get("validation", []))
-    return not (text_dir / LISTING).exists() and bool(pinned) and pinned <= there and 0 < count <= len(there - pinned)
+    return (not (text_dir / LISTING).exists() and bool(pinned) and pinned <= present
+            and 0 < count <= len(present - pinned))
 
 
-def _is_there(shard: RemoteShard, manifest: dict, text_dir: Path) -> bool:
+def _is_there(shard: RemoteShard, manifest: dict[str, Any], text_dir: Path) -> bool:
     path = text_dir / shard.local
     return (manifest["files"].get(shard.name) == shard.sha256 and path.exists()
             and path.stat().st_size == (shard.num_bytes or path.stat().st_size))
 
 
 def fetch_lessons(source: HubSource, data_dir: Path) -> dict[str, int]:
-    """The JSONL files of a data set of conversations or questions: {file: rows}; what is there stays."""
+    """Makes the JSONL files of a data set of conversations or questions: {file: rows}. Existing files stay."""
+    missing_files = {start: name for start, name in source.lessons.items() if not (data_dir / name).exists()}
+    if not missing_files:
+        return {}
     folder = data_dir / FETCHING / source.repo.replace("/", "--")
-    written: dict[str, int] = {}
-    if all((data_dir / target).exists() for target in source.lessons.values()):
-        return written
+    num_rows: dict[str, int] = {}
     with download.alone_in(folder):
-        wanted = {start: target for start, target in source.lessons.items() if not (data_dir / target).exists()}
         revision, remote = hub_shards(source, folder)
-        needed = [shard for shard in remote if shard.name.startswith(tuple(wanted))]
+        needed = [shard for shard in remote if shard.name.startswith(tuple(missing_files))]
         missing = [shard for shard in needed if not (folder / shard.local).exists()]
         _fetch_all(source.repo, revision, missing, folder, {"files": {}}, space=4)  # JSONL is not compressed
-        for start, target in wanted.items():
+        for start, name in missing_files.items():
             rows = [row for shard in needed if shard.name.startswith(start) for row in _lessons(folder / shard.local)]
-            files.write_jsonl(data_dir / target, rows)
-            written[target] = len(rows)
+            files.write_jsonl(data_dir / name, rows)
+            num_rows[name] = len(rows)
         shutil.rmtree(folder, ignore_errors=True)
-    return written
+    return num_rows
 
 
-def _lessons(path: Path) -> Iterator[dict]:
+def _lessons(path: Path) -> Iterator[dict[str, Any]]:
     try:
         yield from map(_lesson, pq.read_table(path).to_pylist())
     except (KeyError, TypeError, ValueError, OSError) as error:
@@ -202,82 +206,66 @@ def _lessons(path: Path) -> Iterator[dict]:
                         f"{shards.first_line(error)}); remove the file and run the same command again") from error
 
 
-def _lesson(row: dict) -> dict:
+def _lesson(row: dict[str, Any]) -> dict[str, Any]:
     row = row.get("train") or row  # MMLU's auxiliary set has its rows in a column of this name
     if "answerKey" in row:  # ARC: the choices' own labels are letters or numbers
         row = {**row, "choices": row["choices"]["text"], "answer": row["choices"]["label"].index(row["answerKey"])}
     return {name: row[name] for name in LESSON_FIELDS if name in row}
 
 
-def _fetch_all(repo: str, revision: str, missing: list[RemoteShard], folder: Path, manifest: dict,
+def _fetch_all(repo: str, revision: str, missing: list[RemoteShard], folder: Path, manifest: dict[str, Any],
                space: int = 1) -> None:
-    """Downloads in parallel and notes each finished shard in the manifest. UserError names what failed and why."""
+    """Downloads in parallel and notes each finished shard in the manifest. UserError names a failed shard and why."""
     if not missing:
         return
     _check_space(folder, missing, space)
     attempts, failed, left = download.Attempts(), [], len(missing)
-    results = _start_threads(repo, revision, missing, folder, attempts)
     total = sum(shard.num_bytes for shard in missing) // 10**6
-    sizes_known = all(shard.num_bytes for shard in missing)
-    try:
-        with log.Progress("fetch", *((total, "MB") if sizes_known else (left, "shards"))) as bar:
-            while left and not attempts.stop.is_set():
-                for shard, error in _finished(results):
-                    left -= 1
-                    failed += [f"{shard.name} ({_explain(error, repo)})"] if error else []
-                    if error and not _concerns_one_file(error):
-                        attempts.stop.set()  # the other shards would fail in the same way
-                    if not error:
-                        manifest["files"][shard.name] = shard.sha256
-                        files.write_json(folder / shards.MANIFEST, manifest)
-                megabytes = sum(_bytes_there(folder, shard) for shard in missing) // 10**6
-                bar.update(megabytes if sizes_known else len(missing) - left,
-                           **({} if sizes_known else {"MB": megabytes}), shards_left=left)
-    finally:  # also on Ctrl-C: the threads end at their next bytes, and what they have stays
-        attempts.stop.set()
+    knows_sizes = all(shard.num_bytes for shard in missing)
+
+    def fetch_one(shard: RemoteShard) -> tuple[RemoteShard, Exception | None]:
+        try:
+            url = hf_hub_url(repo, shard.name, repo_type="dataset", revision=revision, endpoint=endpoint())
+            partial = folder / FETCHING / shard.local
+            download.fetch(url, partial, shard.num_bytes, shard.sha256, attempts)
+            os.replace(partial, folder / shard.local)
+        except Exception as error:  # reported by the main thread
+            return shard, error
+        return shard, None
+
+    from huggingface_hub import hf_hub_url
+    bar = log.Progress("fetch", *((total, "MB") if knows_sizes else (left, "shards")))
+    # The threads are daemons, and `attempts` ends them at their next bytes: Ctrl-C need not wait for a silent server.
+    with ThreadPool(min(THREADS, left)) as pool, attempts, bar:
+        for result in _each_second(pool.imap_unordered(fetch_one, missing)):
+            megabytes = sum(_bytes_there(folder, shard) for shard in missing) // 10**6
+            left -= bool(result)
+            bar.update(megabytes if knows_sizes else len(missing) - left,
+                       **({} if knows_sizes else {"MB": megabytes}), shards_left=left)
+            if not result:
+                continue
+            shard, error = result
+            if not error:
+                manifest["files"][shard.name] = shard.sha256
+                files.write_json(folder / shards.MANIFEST, manifest)
+                continue
+            failed.append(f"{shard.name} ({_explain(error, repo)})")
+            if not (isinstance(error, download.BadContent) or getattr(error, "status", 0) == 404):
+                break  # the other shards would fail in the same way
     if failed:
         raise UserError(f"{len(failed)} of {len(missing)} shards failed: {failed[0]}; run the same command again, "
                         "finished shards are kept")
 
 
-def _start_threads(repo: str, revision: str, missing: list[RemoteShard], folder: Path,
-                   attempts: download.Attempts) -> queue.SimpleQueue:
-    """Threads that download; the queue gets (shard, error or None). Daemons, so that Ctrl-C need not wait for a server
-    that is silent."""
-    jobs: queue.SimpleQueue = queue.SimpleQueue()
-    results: queue.SimpleQueue = queue.SimpleQueue()
-    for shard in missing:
-        jobs.put(shard)
-
-    def work() -> None:
-        while not attempts.stop.is_set() and not jobs.empty():
-            with contextlib.suppress(queue.Empty):  # another thread was faster
-                shard = jobs.get_nowait()
-                try:
-                    _fetch_one(repo, revision, shard, folder, attempts)
-                    results.put((shard, None))
-                except Exception as error:  # reported by the main thread
-                    results.put((shard, error))
-
-    for _ in range(min(THREADS, len(missing))):
-        threading.Thread(target=work, daemon=True, name="fetch").start()
-    return results
-
-
-def _finished(results: queue.SimpleQueue) -> list[tuple[RemoteShard, Exception | None]]:
-    """The next result, or nothing after a second, so that the progress line moves."""
-    try:
-        return [results.get(timeout=1)]
-    except queue.Empty:
-        return []
-
-
-def _fetch_one(repo: str, revision: str, shard: RemoteShard, folder: Path, attempts: download.Attempts) -> None:
-    from huggingface_hub import hf_hub_url
-    url = hf_hub_url(repo, shard.name, repo_type="dataset", revision=revision, endpoint=endpoint())
-    partial = folder / FETCHING / shard.local
-    download.fetch(url, partial, shard.num_bytes, shard.sha256, attempts)
-    os.replace(partial, folder / shard.local)
+def _each_second(results: "IMapIterator[T]") -> Iterator[T | None]:
+    """The results as they come, and None after each second without a result, so that the progress line moves."""
+    while True:
+        try:
+            yield results.next(timeout=1)
+        except multiprocessing.TimeoutError:
+            yield None
+        except StopIteration:
+            return
 
 
 def _bytes_there(folder: Path, shard: RemoteShard) -> int:
@@ -285,6 +273,7 @@ def _bytes_there(folder: Path, shard: RemoteShard) -> int:
 
 
 def _check_space(folder: Path, missing: list[RemoteShard], space: int) -> None:
+    """UserError where the disk has no room for the missing bytes, times `space` for what is made of them."""
     needed = space * sum(max(0, shard.num_bytes - download.file_size(folder / FETCHING / shard.local))
                          for shard in missing)
     free = shutil.disk_usage(folder).free
@@ -293,13 +282,8 @@ def _check_space(folder: Path, missing: list[RemoteShard], space: int) -> None:
                         "(-n) or another folder (--out)")
 
 
-def _concerns_one_file(error: Exception) -> bool:
-    """Whether the other files may still be had: this one is missing or wrong on the hub."""
-    return isinstance(error, download.BadContent) or isinstance(error, download.HttpError) and error.status == 404
-
-
 def _explain(error: Exception, repo: str) -> str:
-    """One line for what went wrong, with the cure."""
+    """One line that says what went wrong, with the cure."""
     message, kind = shards.first_line(error), type(error).__name__
     if isinstance(error, download.HttpError):
         return message + _cure(error, repo)

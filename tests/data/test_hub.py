@@ -1,19 +1,11 @@
-"""Fetching from a hub: a small one, served here, which answers as badly as hubs, proxies and networks do."""
+"""Fetching from a hub: which shards, what stays, disks, locks, lessons."""
 import fcntl
-import hashlib
-import http.server
 import json
 import os
-import random
-import re
 import shutil
-import signal
 import subprocess
-import sys
 import threading
-import time
 import types
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,139 +13,11 @@ import pytest
 
 import tasks
 from nanochat import dataset
-from nanochat.data import download, shards
 from nanochat.data import hub as hub_module
+from nanochat.data import shards
 from nanochat.system import cli, files
 from nanochat.system.files import UserError
-
-REPO = "toy/stories"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-FIRST, SECOND, THIRD, LAST = (f"shard_{number:05d}.parquet" for number in range(4))
-HTML = b"<html>Welcome to the hotel. Please log in.</html>"
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 99\n"
-
-
-class Hub(http.server.ThreadingHTTPServer):
-    """The two routes of the hub that a download uses.
-
-    `answers[name]` (name of a shard, or "listing") are given first, one a request: (status, headers, body), or a word:
-    "half" closes the connection in the middle, "stall" is silent after the first half, "corrupt" changes the last byte,
-    "no ranges" ignores the range, "no length" names no length and ends early.
-    """
-
-    def __init__(self, contents: dict[str, bytes]):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.contents, self.ranges, self.gets, self.listings = contents, [], [], []
-        self.answers: dict[str, list] = {}
-        self.sizes, self.hashes = True, True
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, *_):
-        pass  # clients that hang up
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Hub
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        name = "listing" if self.path.startswith("/api/") else self.path.rpartition("/")[2]
-        self.server.gets.append(name)
-        left = self.server.answers.get(name)
-        answer = left.pop(0) if left else None
-        if isinstance(answer, tuple):
-            return self._send(*answer)
-        if name == "listing":
-            return self._listing()
-        assert self.path == f"/datasets/{REPO}/resolve/{COMMIT}/{self.path.split('/resolve/')[1].split('/', 1)[1]}"
-        self._file(self.path.split(COMMIT + "/")[1], answer)
-
-    def _send(self, status: int, headers: dict, body: bytes = b""):
-        self.send_response_only(status)
-        for key, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _listing(self):
-        self.server.listings.append(self.path)
-        if self.path.split("?")[0] not in (f"/api/datasets/{REPO}", f"/api/datasets/{REPO}/revision/{COMMIT}"):
-            return self._send(404, {})
-        siblings = [{"rfilename": name,
-                     **({"size": len(data)} if self.server.sizes else {}),
-                     **({"lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
-                        if self.server.hashes else {"lfs": None})}
-                    for name, data in {**self.server.contents, "README.md": b"x", ".hid.parquet": b"x"}.items()]
-        self._send(200, {"Content-Type": "application/json"},
-                   json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings}).encode())
-
-    def _file(self, name: str, answer: str | None):
-        data, start = self.server.contents[name], 0
-        if asked := self.headers.get("Range"):
-            self.server.ranges.append((name, asked))
-            start = 0 if answer == "no ranges" else int(asked.removeprefix("bytes=").split("-")[0])
-        if start >= len(data):
-            return self._send(416, {"Content-Range": f"bytes */{len(data)}"})
-        part = data[start:]
-        self.send_response(206 if start else 200)
-        if answer == "no length":
-            self.close_connection = True
-        else:
-            self.send_header("Content-Length", str(len(part)))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.end_headers()
-        if answer == "corrupt":
-            part = part[:-1] + bytes([part[-1] ^ 1])
-        if answer in ("half", "stall", "no length"):
-            part = part[:len(part) // 2]
-            self.close_connection = True
-        self.wfile.write(part)
-        if answer == "stall":
-            self.wfile.flush()
-            time.sleep(1.5)
-
-
-@pytest.fixture
-def pauses(monkeypatch):
-    """The pauses that a fetch wants to make; it makes none."""
-    wanted = []
-
-    def pause(self, seconds):
-        if round(seconds) > 0:
-            wanted.append(round(seconds))
-            self._not_before = 0.0
-
-    monkeypatch.setattr(download.Attempts, "_pause", pause)
-    return wanted
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch, pauses):
-    for number in range(4):
-        texts = [f"Story {number}.{index} of a hub." for index in range(50)]
-        if number == 0:  # a large one: many reads of the connection
-            texts.append(random.Random(0).randbytes(3_000_000).hex())
-        shards.write(tmp_path / f"made/shard_{number:05d}.parquet", texts)
-    server = Hub({path.name: path.read_bytes() for path in sorted((tmp_path / "made").iterdir())})
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", server.url + "/")  # people write the slash
-    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    monkeypatch.setitem(hub_module.HUB, "toy", hub_module.HubSource(REPO, "a toy"))
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def fetch(count, folder):
-    hub_module.fetch(hub_module.HUB["toy"], count, folder / "text")
-
-
-def is_whole(hub, folder, *names):
-    there = {path.name: path.read_bytes() for path in shards.in_folder(folder / "text")}
-    return there == {name: hub.contents[name] for name in names} and not (folder / "text/.fetching").exists()
+from tests.data.toy_hub import COMMIT, FIRST, LAST, REPO, SECOND, THIRD, fetch, is_whole
 
 
 def test_a_fetch_takes_the_first_shards_and_pins_the_last_for_validation(hub, tmp_path):
@@ -202,58 +66,6 @@ def test_more_shards_than_there_are_is_said(hub, tmp_path, capsys):
         fetch(0, tmp_path)
 
 
-HUGE_WAIT = (429, {"Retry-After": "86400"})
-MENDED = {  # what a shard's first answers are, and the pauses that a client makes; then it has the shard
-    "closed in the middle": (["half", "half", "half"], [1, 1, 1]),
-    "silent in the middle": (["stall"], [1]),
-    "no length and cut": (["no length"], [1]),
-    "closed, then no ranges": (["half", "no ranges"], [1]),
-    "corrupt": (["corrupt"], [1]),
-    "busy for a while": ([(503, {}), (500, {}), (502, {}), (504, {})], [1, 2, 4, 8]),
-    "told to wait": ([(429, {"Retry-After": "20"})] * 12, [20] * 12),
-    "told to wait until a date": ([(429, {"Retry-After": "Mon, 30 Nov 2026 12:00:30 GMT",
-                                          "Date": "Mon, 30 Nov 2026 12:00:00 GMT"})], [30]),
-    "told by the hub's own header": ([(429, {"RateLimit": '"resolvers";r=0;t=55'})], [55]),
-    "told nonsense": ([(429, {"Retry-After": "soon"})], [1]),
-    "told to wait 0 s": ([(503, {"Retry-After": "0"})], [1]),
-    "a page for guests": ([(200, {"Content-Type": "text/html"}, HTML)], [1]),
-    "a page as a file": ([(200, {}, HTML)], [1]),
-    "a pointer": ([(200, {}, POINTER)], [1]),
-    "half a page of bytes": ([(200, {}, b"PAR1 and a bit")], None),
-    "a range that is not there": ([(416, {})], [1]),
-    "moved": ([(302, {"Location": f"/datasets/{REPO}/resolve/{COMMIT}/{FIRST}"})], []),
-}
-
-
-@pytest.mark.parametrize("case, known", [
-    (case, known) for case in MENDED for known in (True, False)
-    if known or case not in ("corrupt", "no length and cut")])  # there nothing but a size or a hash can tell
-def test_a_shard_is_whole_after_bad_answers(hub, tmp_path, pauses, monkeypatch, case, known):
-    hub.sizes = hub.hashes = known
-    answers, expected = MENDED[case]
-    if "stall" in answers:
-        monkeypatch.setattr(download, "TIMEOUT_SECONDS", 1)
-    hub.answers[FIRST] = list(answers)
-    fetch(1, tmp_path)
-    assert is_whole(hub, tmp_path, FIRST, LAST) and not hub.answers[FIRST]
-    assert expected is None or pauses == expected
-
-
-def test_a_wait_is_said_once_for_all_threads(hub, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(download.Attempts, "_pause", lambda *_: None)
-    for name in (FIRST, SECOND, LAST):
-        hub.answers[name] = [(429, {"Retry-After": "20"})]
-    fetch(2, tmp_path)
-    assert capsys.readouterr().out.count("asks to wait 20 s") == 1
-
-
-def test_the_listing_is_asked_again_and_waited_for(hub, tmp_path, pauses, capsys):
-    hub.answers["listing"] = [(429, {"Retry-After": "20"}), (503, {}), (200, {}, HTML)]
-    fetch(1, tmp_path)
-    assert pauses == [20, 1, 2] and "asks to wait 20 s" in capsys.readouterr().out
-    assert is_whole(hub, tmp_path, FIRST, LAST)
-
-
 def test_a_listing_is_remembered_by_an_interrupted_fetch(hub, tmp_path):
     hub.answers[FIRST] = [(404, {})]
     with pytest.raises(UserError):
@@ -261,91 +73,6 @@ def test_a_listing_is_remembered_by_an_interrupted_fetch(hub, tmp_path):
     hub.answers["listing"] = [(500, {})] * 99
     fetch(1, tmp_path)
     assert hub.gets.count("listing") == 1 and is_whole(hub, tmp_path, FIRST, LAST)
-
-
-REFUSED = {
-    "gated": ((403, {"X-Error-Code": "GatedRepo"}), "gated.*HF_TOKEN"),
-    "private": ((401, {"X-Error-Code": "RepoNotFound"}), "does not exist or is not public.*HF_TOKEN"),
-    "an old token": ((401, {"X-Error-Message": "Invalid credentials in Authorization header"}), "unset it"),
-    "not there": ((404, {}), "HTTP 404.*does not have it"),
-    "a day's wait": (HUGE_WAIT, "asks to wait 1440 minutes"),
-    "a teapot": ((418, {}), "HTTP 418"),
-}
-
-
-@pytest.mark.parametrize("where", ["listing", SECOND])
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_refusal_is_one_line_and_is_not_asked_again(hub, tmp_path, pauses, case, where):
-    answer, message = REFUSED[case]
-    hub.answers[where] = [answer] * 99
-    with pytest.raises(UserError, match=message) as raised:
-        fetch(2, tmp_path)
-    assert "\n" not in str(raised.value) and not pauses and hub.gets.count(where) == 1
-
-
-@pytest.mark.parametrize("name, value, message", [
-    ("HF_ENDPOINT", "http://127.0.0.1:9", "http://127.0.0.1:9.*--source=kindergarten"),
-    ("HF_ENDPOINT", "127.0.0.1:9", "HF_ENDPOINT=https://"), ("HF_ENDPOINT", "ftp://127.0.0.1", "HF_ENDPOINT=https://"),
-    ("HF_ENDPOINT", "http://no host", "HF_ENDPOINT"), ("HTTP_PROXY", "http://127.0.0.1:9", "proxy"),
-    ("HTTP_PROXY", "socks9://127.0.0.1:9", "proxy"),
-])
-def test_a_wrong_address_is_one_line_and_claims_nothing(hub, tmp_path, name, value, message):
-    code = ("from pathlib import Path\nfrom nanochat.data import download, hub\nfrom nanochat.system import cli\n"
-            "download.Attempts._pause = lambda *_: None\n"
-            f"cli.run(lambda: hub.fetch(hub.HubSource({REPO!r}, ''), 1, Path('t')))")
-    root = Path(__file__).resolve().parents[2]
-    environment = {key: text for key, text in os.environ.items() if key.lower() != "no_proxy"}
-    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                           env={**environment, "PYTHONPATH": str(root), name: value})
-    lines = ended.stderr.strip().splitlines()
-    assert ended.returncode == 1 and len(lines) == 1 and re.search(message, lines[0]), ended.stderr
-    assert not list((tmp_path / "t").iterdir()), "another source may be used now"
-
-
-def test_an_unknown_data_set_and_offline_mode_are_said(hub, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="cannot list no/such"):
-        hub_module.fetch(hub_module.HubSource("no/such", ""), 1, tmp_path / "text")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
-        fetch(1, tmp_path)
-
-
-def test_what_a_broken_connection_brought_is_kept(hub, tmp_path):
-    hub.answers[FIRST] = ["half"]
-    fetch(1, tmp_path)
-    assert hub.ranges == [(FIRST, f"bytes={len(hub.contents[FIRST]) // 2}-")]
-
-
-@pytest.mark.parametrize("sizes", [True, False])
-@pytest.mark.parametrize("have", [1_500_000, None])
-def test_a_killed_fetch_goes_on_where_it_stopped(hub, tmp_path, have, sizes):
-    """Also one that was killed between the last byte and the renaming."""
-    hub.sizes = hub.hashes = sizes
-    (tmp_path / "text/.fetching").mkdir(parents=True)
-    (tmp_path / "text/.fetching" / FIRST).write_bytes(hub.contents[FIRST][:have])
-    fetch(1, tmp_path)
-    whole = len(hub.contents[FIRST])
-    assert hub.ranges == ([(FIRST, f"bytes={have or whole}-")] if have or not sizes else [])
-    assert is_whole(hub, tmp_path, FIRST, LAST)
-
-
-def test_a_fetch_killed_at_any_time_goes_on(hub, tmp_path):
-    """kill -9 of the process, not of a simulation; and its lock is gone with it."""
-    hub.answers[FIRST] = ["stall"] * 99
-    code = ("from nanochat.data import hub; from pathlib import Path\n"
-            f"hub.fetch(hub.HubSource({REPO!r}, ''), 1, Path('text'))")
-    root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.DEVNULL,
-                               env={**os.environ, "PYTHONPATH": str(root)})
-    end = time.monotonic() + 30
-    while FIRST not in hub.gets and time.monotonic() < end:
-        time.sleep(0.02)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    hub.answers.clear()
-    fetch(1, tmp_path)
-    assert is_whole(hub, tmp_path, FIRST, LAST) and hub.gets.count("listing") == 1
 
 
 def test_two_processes_fetch_one_after_the_other(hub, tmp_path, capsys):
@@ -368,28 +95,6 @@ def test_a_file_system_without_locks_is_no_reason_to_stop(hub, tmp_path, monkeyp
     monkeypatch.setattr(fcntl, "flock", no_locks)
     fetch(1, tmp_path)
     assert is_whole(hub, tmp_path, FIRST, LAST)
-
-
-@pytest.mark.parametrize("bad, message", [("corrupt", "SHA-256"), ((200, {}, POINTER), "Git LFS pointer"),
-                                          ((200, {"Content-Type": "text/html"}, HTML), "web page")])
-def test_a_wrong_shard_is_refused_and_the_others_are_kept(hub, tmp_path, bad, message):
-    hub.answers[SECOND] = [bad] * 99
-    with pytest.raises(UserError, match=f"1 of 4 shards failed: {SECOND}.*{message}"):
-        fetch(-1, tmp_path)
-    assert hub.gets.count(SECOND) == 3, "a large shard is not fetched for ever"
-    assert not (tmp_path / "text" / SECOND).exists()
-    hub.answers.clear()
-    hub.gets.clear()
-    fetch(-1, tmp_path)
-    assert hub.gets == [SECOND]
-
-
-def test_when_the_network_is_gone_not_every_shard_is_tried(hub, tmp_path, pauses, monkeypatch):
-    monkeypatch.setattr(hub_module, "THREADS", 1)
-    hub.answers[LAST] = [(500, {})] * 99
-    with pytest.raises(UserError, match="1 of 4 shards failed"):
-        fetch(-1, tmp_path)
-    assert hub.gets == ["listing"] + [LAST] * download.FIRST_ATTEMPTS and sum(pauses) == 15
 
 
 def test_the_revision_stays_when_the_data_set_grows(hub, tmp_path):
