@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nanochat.data.shards import BUFFER_BYTES, first_line, is_lfs_pointer, is_text
-from nanochat.system.files import UserError
+from nanochat.data import shards
+from nanochat.data.shards import Unreadable, first_line, is_lfs_pointer, is_text
 
 TEXT, JSON, PARQUET = (".txt", ".text", ".md", ".markdown"), (".jsonl", ".ndjson", ".json"), (".parquet",)
 PACKED = (".gz", ".zst")
@@ -30,14 +29,6 @@ SEPARATOR = re.compile(r"[\s,]*")
 # UTF-32's little-endian mark begins with UTF-16's: it is compared first.
 FOREIGN_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
                  (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
-
-
-class Unreadable(UserError):
-    """A file that is not what its suffix says. `reason` is the message without the path."""
-
-    def __init__(self, path: Path, reason: str, line: int = 0):
-        self.reason = f"line {line}: {reason}" if line else reason
-        super().__init__(f"{path}, {self.reason}" if line else f"{path}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -218,18 +209,10 @@ def _may_go_on(error: Exception, text: str) -> bool:
         error.pos > len(text) - 20 or error.msg.startswith("Unterminated string"))
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    try:
-        check_pointer(path)
-        return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise Unreadable(path, f"is damaged ({first_line(error)})") from error
-
-
 def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
-        for batch in open_parquet(path).iter_batches(256, columns=columns):
+        for batch in shards.open_parquet(path).iter_batches(256, columns=columns):
             for row in batch.to_pylist():
                 number += 1
                 if columns:  # of text, which some writers do not mark as UTF-8

@@ -10,6 +10,7 @@ group slice by slice, so memory does not grow with the row group.
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ import pyarrow.types as kinds
 
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
+from nanochat.system.numbers import ceil_div
 
 DOCUMENTS_PER_GROUP = 1024  # in the row groups that we write and in the slices that we read
 BUFFER_BYTES = 1 << 20  # read from the disk at a time; by default Arrow reads the whole column of a row group
@@ -25,12 +27,21 @@ NAMED_COLUMNS = 8  # columns that an error lists; some files have thousands
 Place = tuple[Path, int, int]  # shard, row group, slice in the row group
 
 
+class Unreadable(UserError):
+    """A file that is not what its suffix says. `reason` is the message without the path."""
+
+    def __init__(self, path: Path, reason: str, line: int = 0):
+        self.reason = f"line {line}: {reason}" if line else reason
+        super().__init__(f"{path}, {self.reason}" if line else f"{path}: {reason}")
+
+
 def train_shards(data_dir: Path | None = None) -> list[Path]:
-    """The training shards in order. UserError where there are none."""
+    """The training shards in order. UserError where the folder has none, or lacks a validation shard."""
     return _split(data_dir)[0]
 
 
 def validation_shards(data_dir: Path | None = None) -> list[Path]:
+    """The shards that are kept for validation, in order; the same errors."""
     return _split(data_dir)[1]
 
 
@@ -43,6 +54,7 @@ def in_folder(text_dir: Path) -> list[Path]:
 
 
 def _split(data_dir: Path | None) -> tuple[list[Path], list[Path]]:
+    """(training shards, validation shards)."""
     folder = Path(data_dir or paths.data_dir()) / "text"
     shards = in_folder(folder)
     if not shards:
@@ -74,26 +86,26 @@ def _pinned(manifest: Path) -> list[str]:
     return names
 
 
-def claim(text_dir: Path, origin: str) -> dict:
-    """The manifest of a folder that holds (or will hold) text of this origin and no other, else UserError."""
+def claim(text_dir: Path, origin: str) -> dict[str, Any]:
+    """The manifest of a folder for text of this origin; made where the folder is empty. UserError for other text."""
     path = text_dir / MANIFEST
     if not path.exists() and not in_folder(text_dir):
-        files.write_json(path, {"origin": origin, "validation": []})  # first of all, so that an interrupted run goes on
+        files.write_json(path, {"origin": origin, "validation": []})  # before any shard: an interrupted run continues
     manifest = files.read_json(path) if path.exists() else {"origin": "another place"}
     if not isinstance(manifest, dict):
         raise UserError(f"{path} is damaged (not an object); remove {text_dir}, or choose another folder with --out")
-    present = manifest.get("origin", "kindergarten")  # which writes its own manifest, without an origin
+    present = manifest.get("origin", "kindergarten")  # the kindergarten writes a manifest without an origin
     if present != origin:
         raise UserError(f"{text_dir} holds text from {present}, not {origin}; remove it, or choose another with --out")
     return manifest
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """The reader of a Parquet file. UserError says what the file is instead."""
+    """The reader of a Parquet file. Unreadable says what the file is instead."""
     try:
         return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"shard {path} {_what_it_is(path, error)}") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise Unreadable(path, _what_it_is(path, error)) from error
 
 
 def _what_it_is(path: Path, error: Exception) -> str:
@@ -107,7 +119,7 @@ def _what_it_is(path: Path, error: Exception) -> str:
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether the file is what git leaves in the place of a large file when Git LFS is not installed."""
+    """Whether the file is the short text that git writes in place of a large file when Git LFS is not installed."""
     try:
         with path.open("rb") as stream:
             return stream.read(40).startswith(b"version https://git-lfs.github.com/")
@@ -120,7 +132,7 @@ def first_line(error: BaseException) -> str:
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
-    """The shard's reader. UserError when it is damaged or has no column `text` of strings."""
+    """The reader of a shard. UserError when the shard is damaged or has no column `text` of strings."""
     shard = open_parquet(path)
     schema = shard.schema_arrow
     if schema.names.count("text") != 1 or not is_text(schema.field("text").type):
@@ -131,40 +143,40 @@ def open_shard(path: Path) -> pq.ParquetFile:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Strings in all of Arrow's layouts, and bytes: some writers do not mark their strings as UTF-8."""
+    """Whether a type is one of Arrow's strings, or of its bytes: some writers do not mark strings as UTF-8."""
     if kinds.is_dictionary(kind):
         kind = kind.value_type
-    return any(is_kind(kind) for is_kind in (kinds.is_string, kinds.is_large_string, kinds.is_string_view,
-                                             kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view))
+    return kind in (pa.string(), pa.large_string(), pa.string_view(),
+                    pa.binary(), pa.large_binary(), pa.binary_view())
 
 
 def places(path: Path) -> list[Place]:
-    """Where the slices of a shard are. An empty row group counts as one slice: the loader counted it always."""
+    """Where the slices of a shard are. An empty row group counts as one slice: states of the loader count it."""
     metadata = open_shard(path).metadata
     return [(path, group, number) for group in range(metadata.num_row_groups)
-            for number in range(max(1, -(-metadata.row_group(group).num_rows // DOCUMENTS_PER_GROUP)))]
+            for number in range(max(1, ceil_div(metadata.row_group(group).num_rows, DOCUMENTS_PER_GROUP)))]
 
 
 class Reader:
-    """Reads slices. Reading forwards continues in the open file; going back decodes the row group from its start."""
+    """Reads slices. The next slice is read from the open file; for an earlier one the row group is decoded again."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.path: Path | None = None
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["Reader"], tuple[()]]:
         return Reader, ()  # an open file does not travel to another process
 
     def read(self, path: Path, group: int, number: int) -> list[str]:
         """The documents of a slice; empty documents are left out. UserError when the shard is damaged."""
         if path != self.path:
-            self.shard, self.path, self.group = open_shard(path), path, None
+            self.shard, self.path, self.group = open_shard(path), path, -1
         if group != self.group or number < self.next_slice:
             batches = self.shard.iter_batches(DOCUMENTS_PER_GROUP, [group], ["text"])
             self.slices, self.group, self.next_slice = _slices(batches), group, 0
         try:
-            columns = next(islice(self.slices, number - self.next_slice, None), [])
-            texts = [text for column in columns for text in column.to_pylist() if text]
-            texts = [text.decode() if isinstance(text, bytes) else text for text in texts]
+            columns: list[pa.Array] = next(islice(self.slices, number - self.next_slice, None), [])
+            values = [value for column in columns for value in column.to_pylist() if value]
+            texts = [value.decode() if isinstance(value, bytes) else value for value in values]
         except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: text that is not UTF-8
             self.path = None
             raise UserError(f"shard {path}, row group {group}, is damaged ({first_line(error)}); "
@@ -175,7 +187,8 @@ class Reader:
 
 def _slices(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.Array]]:
     """Cuts batches of any size into slices of 1,024 documents; the last slice may be shorter."""
-    columns, size = [], 0
+    columns: list[pa.Array] = []
+    size = 0
     for batch in batches:
         column = batch.column("text")
         while len(column):
@@ -198,7 +211,7 @@ def iter_texts(shards: Iterable[Path]) -> Iterator[str]:
 
 
 def write(path: Path, texts: Iterable[str]) -> None:
-    """One shard, whole or not at all."""
+    """Writes one shard, complete or not at all."""
     with files.replacing(path) as temporary:
         pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), temporary,
                        row_group_size=DOCUMENTS_PER_GROUP, compression="zstd")

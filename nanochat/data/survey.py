@@ -20,9 +20,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nanochat.data import conversations, rows
-from nanochat.data.rows import TEXT_FIELDS, Unreadable
-from nanochat.data.shards import MANIFEST
+from nanochat.data import conversations, rows, shards
+from nanochat.data.rows import TEXT_FIELDS
+from nanochat.data.shards import MANIFEST, Unreadable
 from nanochat.system import files
 from nanochat.system.files import UserError
 
@@ -277,7 +277,7 @@ def _digest(path: Path) -> str:
 
 
 def _examine_parquet(path: Path) -> dict:
-    shard = rows.open_parquet(path)
+    shard = shards.open_parquet(path)
     sample = [row for _, row in islice(rows.rows(path), PEEK)]
     if any(conversations.kind(row) == "conversations" for row in sample):
         return _examine_rows(path, rows.rows(path))
