@@ -1,9 +1,9 @@
 """Documents into rows of one length, the same way for base, mid and SFT.
 
-A row holds T+1 tokens: inputs are its first T, targets its last T. Documents longer than a row are cut into pieces; all
-pieces are placed best fit, longest first, each into the fullest row that still has room (a bin packing with at most
-11/9 of the optimal rows: Johnson 1973). What stays free is padding, which is no target. Every piece starts with
-<|bos|>, so a row always does; no target is lost, and none is there twice.
+A row holds T+1 tokens: its inputs are the first T, its targets the last T. Documents longer than a row are cut into
+pieces. All pieces are placed by "best fit decreasing": longest first, each into the fullest row that still has room,
+which needs at most 11/9 of the optimal number of rows (Johnson 1973). The rest of a row is padding, which is not a
+target. Every piece starts with <|bos|>, so every row does too; no target is lost, and none appears twice.
 """
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-Document = tuple[Sequence[int], Sequence[int]]  # token ids, and for each 1 if the model is to predict it
+Document = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]  # token ids; 1 for those to be predicted
+Piece = tuple[np.ndarray, np.ndarray]  # the same as arrays: ids int32, mask bool
+Rows = tuple[np.ndarray, np.ndarray]  # R rows: ids (R, T+1) int32, mask (R, T+1) bool
 
 
 @dataclass(frozen=True)
 class Batch:
-    """ids and targets (B, T) int64, −1 where there is nothing to predict; `state` resumes the loader after this batch.
+    """ids and targets (B, T) int64, −1 where nothing is predicted; `state` resumes the loader after this batch.
 
-    `weights` (B, T) fp32 scales each target's loss (RL: the advantage); None = 1.
+    `weights` (B, T) fp32 scales the loss of each target (RL: the advantage); None = 1.
     """
 
     ids: torch.Tensor
@@ -30,42 +32,47 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
             return self
-        pin = torch.Tensor.pin_memory if device.type == "cuda" else lambda t: t  # from there a copy does not wait
-        move = lambda t: None if t is None else pin(t).to(device, non_blocking=True)  # noqa: E731
-        return Batch(move(self.ids), move(self.targets), self.state, move(self.weights))
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            if device.type == "cuda":
+                tensor = tensor.pin_memory()  # from pinned memory the GPU copies while the program goes on
+            return tensor.to(device, non_blocking=True)
+
+        weights = None if self.weights is None else move(self.weights)
+        return Batch(move(self.ids), move(self.targets), self.state, weights)
 
     def halves(self) -> list["Batch"]:
-        """The same rows as two batches; itself where it has but one."""
+        """The same rows as two batches; the batch itself where it has only one row."""
         middle = len(self.ids) // 2
-        parts = [slice(0, middle), slice(middle, None)] if middle else [slice(None)]
-        return [Batch(self.ids[part], self.targets[part], self.state,
-                      None if self.weights is None else self.weights[part]) for part in parts]
+        halves = [slice(0, middle), slice(middle, None)] if middle else [slice(None)]
+        return [Batch(self.ids[half], self.targets[half], self.state,
+                      None if self.weights is None else self.weights[half]) for half in halves]
 
 
-def pieces(document: Document, room: int, bos_id: int) -> list[Document]:
-    """Cuts a document to pieces of at most `room` tokens. Later pieces get a <|bos|> in front, and their first own
-    token, which nothing before it could tell, is no target.
+def pieces(document: Document, room: int, bos_id: int) -> list[Piece]:
+    """Cuts a document into pieces of at most `room` tokens. Later pieces start with <|bos|> in place of the last token
+    of the piece before. The token behind it is not a target: nothing in its piece could predict it.
 
     >>> [(ids.tolist(), mask.tolist()) for ids, mask in pieces(([0, 5, 6, 7, 8], [1, 1, 1, 1, 1]), 3, 0)]
     [([0, 5, 6], [True, True, True]), ([0, 7, 8], [False, False, True])]
     """
     ids, mask = np.asarray(document[0], np.int32), np.asarray(document[1], bool)
-    cut = [(ids[:room], mask[:room])]
+    result = [(ids[:room], mask[:room])]
     for start in range(room, len(ids), room - 1):
         piece_ids, piece_mask = ids[start - 1:start + room - 1].copy(), mask[start - 1:start + room - 1].copy()
         piece_ids[0], piece_mask[:2] = bos_id, False
-        cut.append((piece_ids, piece_mask))
-    return cut
+        result.append((piece_ids, piece_mask))
+    return result
 
 
-def pack(documents: Sequence[Document], row_len: int, bos_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (R, row_len) int32 of ids and of targets' mask (bool); padding is <|bos|> with mask 0.
+def pack(documents: Sequence[Document], row_len: int, bos_id: int) -> Rows:
+    """The documents in rows of `row_len` tokens; padding is <|bos|> with mask 0.
 
-    Pieces without a single target are left out, so no row is without targets.
+    Pieces without a single target are left out, so every row has a target.
     """
     parts = [part for document in documents for part in pieces(document, row_len, bos_id) if part[1][1:].any()]
     parts.sort(key=lambda part: -len(part[0]))  # stable: equal documents in equal order give equal rows
-    rows: list[list[Document]] = []
+    rows: list[list[Piece]] = []
     open_rows: list[tuple[int, int]] = []  # (free, row), sorted: bisect finds the fullest row with room
     for part in parts:
         size = len(part[0])
@@ -76,21 +83,18 @@ def pack(documents: Sequence[Document], row_len: int, bos_id: int) -> tuple[np.n
         else:
             free, row = open_rows.pop(place)
         rows[row].append(part)
-        if free - size > 1:
+        if free - size > 1:  # a piece of one token, <|bos|>, has no target
             insort(open_rows, (free - size, row))
     ids = np.full((len(rows), row_len), bos_id, dtype=np.int32)
     mask = np.zeros((len(rows), row_len), dtype=bool)
     for row, members in enumerate(rows):
-        at = 0
-        for part_ids, part_mask in members:
-            ids[row, at:at + len(part_ids)] = part_ids
-            mask[row, at:at + len(part_ids)] = part_mask
-            at += len(part_ids)
+        row_ids, row_mask = (np.concatenate(column) for column in zip(*members, strict=True))
+        ids[row, :len(row_ids)], mask[row, :len(row_ids)] = row_ids, row_mask
     return ids, mask
 
 
 def to_batch(ids: np.ndarray, mask: np.ndarray, state: dict[str, int]) -> Batch:
-    """Rows (B, T+1) to inputs and targets (B, T)."""
+    """Rows (B, T+1) as a batch of inputs and targets (B, T)."""
     whole = torch.from_numpy(ids.astype(np.int64))
     targets = whole[:, 1:].masked_fill(~torch.from_numpy(mask[:, 1:]), -1)
     return Batch(whole[:, :-1].contiguous(), targets, state)
