@@ -1,12 +1,13 @@
-"""Looks through a folder of somebody's own files: what is text, what are conversations, what is left out, and why.
+"""Looks through a folder of a user's own files: what is text, what are conversations, what is left out, and why.
 
     survey(Path("notes"), passed_over=(out,)) → Survey(texts, conversations, exams, left_out, …, fingerprint)
 
-Every file is read to its end before anything is imported or trained, so that a file which breaks in the middle is left
-out as a whole and named. What an earlier survey found is kept in `cache` and used for files that did not change since.
-A folder with text/*.parquet has the layout of out/data: then text lies in text/, conversations in chat/, and other
-files are left out. Elsewhere every file counts, wherever it lies. docs/data.md has the rules with examples.
+Every file is read to its end before anything is imported or trained, so that a file with an error in its middle is
+left out as a whole and named. The results are kept in the file `cache`, so files that have not changed are not read
+again. A folder with text/*.parquet has the layout of out/data: then text lies in text/, conversations in chat/, and
+other files are left out. In other folders every file counts. docs/data.md has the rules with examples.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -26,15 +27,15 @@ from nanochat.data.shards import MANIFEST, Unreadable
 from nanochat.system import files
 from nanochat.system.files import UserError
 
-# Files that are taken as they are: each task knows its own (a test compares this list with the tasks).
+# Files that are taken as they are. Each task names its own files; a test compares this list with the tasks.
 EXAMS = ("gsm8k/*.jsonl*", "arc/ARC-*.jsonl*", "mmlu/*.jsonl*", "humaneval/*.jsonl*", "kindergarten/*-t*.jsonl*",
          "misc/english_words.txt*", "chat/dolly_15k.jsonl*")
 CORE_EXAMS = ("core_tasks.yaml", "core/*.jsonl*")  # where there is a core_tasks.yaml
-# Names that hold nothing anybody wrote to be read: programs' own files, and leftovers of file systems and editors.
+# Names of files that nobody wrote for readers: files of programs, leftovers of file systems and editors.
 PASSED_OVER = ("node_modules", "__pycache__", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information",
                "Thumbs.db", "ehthumbs.db", "desktop.ini", "*~", "#*#", "~$*", ".*")
-LARGE_PARQUET = 1 << 26  # bytes; of a larger file only the footer is read here
-PEEK = 100  # rows that may pass before it is clear what a file holds
+LARGE_PARQUET = 1 << 26  # bytes; of a larger file of text only the footer is read here
+PEEK = 100  # rows after which a file that is neither text nor conversations is given up
 LISTED = 20  # files named on the terminal; imported.json has all
 IMPORTED = "imported.json"  # in a data folder: where its contents come from
 NEITHER = f"expected a document ({', '.join(TEXT_FIELDS)}) or a conversation"
@@ -42,7 +43,7 @@ NEITHER = f"expected a document ({', '.join(TEXT_FIELDS)}) or a conversation"
 
 @dataclass(frozen=True)
 class Item:
-    """A file that is taken. `name` is relative to the folder, `rows` the documents or conversations in it."""
+    """A file that is taken. `name` is relative to the folder, `rows` counts its documents or conversations."""
 
     path: Path
     name: str
@@ -54,12 +55,12 @@ class Item:
     bad_rows: int = 0
     first_bad: str = ""
     column: str = ""  # of a parquet file of text
-    is_ready: bool = False  # it is in our own format: it can be linked
+    is_ready: bool = False  # it has our own format, so it can be linked
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file, or several of one kind, that is not taken, and why in one line."""
+    """A file that is not taken, or several of one kind, with the reason in one line."""
 
     name: str
     reason: str
@@ -69,6 +70,8 @@ class LeftOut:
 
 @dataclass
 class Survey:
+    """The files of a folder, by what they hold."""
+
     folder: Path
     texts: list[Item] = field(default_factory=list)
     conversations: list[Item] = field(default_factory=list)
@@ -81,11 +84,11 @@ class Survey:
         taken = sorted((item.kind, item.name, item.sha256) for item in (*self.texts, *self.conversations, *self.exams))
         return hashlib.sha256(json.dumps(taken).encode()).hexdigest()
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For imported.json and the report."""
-        keep = ("name", "num_bytes", "rows", "characters", "bad_rows", "first_bad")
+        fields = ("name", "num_bytes", "rows", "characters", "bad_rows", "first_bad")
         return {"folder": shown(self.folder), "fingerprint": self.fingerprint,
-                **{kind: [{name: getattr(item, name) for name in keep} for item in getattr(self, kind)]
+                **{kind: [{name: getattr(item, name) for name in fields} for item in getattr(self, kind)]
                    for kind in ("texts", "conversations", "exams")},
                 "left_out": [asdict(item) for item in self.left_out]}
 
@@ -96,7 +99,8 @@ class Survey:
             if items := getattr(self, kind):
                 unit, amount = ("conversation", "rows") if kind == "conversations" else ("character", "characters")
                 count = sum(getattr(item, amount) for item in items)
-                lines.append(f"  {kind}: {_plural(len(items), 'file')}, {size(sum(item.num_bytes for item in items))}"
+                num_bytes = sum(item.num_bytes for item in items)
+                lines.append(f"  {kind}: {_plural(len(items), 'file')}, {files.size_text(num_bytes)}"
                              + (f", {_plural(count, unit)}" if count else ""))
         reasons = [f"    {item.name}: {item.bad_rows:,} of {item.bad_rows + item.rows:,} rows, the first is "
                    f"{item.first_bad}" for item in (*self.texts, *self.conversations) if item.bad_rows]
@@ -113,24 +117,16 @@ def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def size(num_bytes: int) -> str:
-    """`size(1_234_567)` → "1.2 MB"."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.1f} {unit}"
-    return f"{num_bytes} bytes"
-
-
 def shown(path: Path | str) -> str:
-    """A path that can be printed in one line, whatever bytes its name has."""
+    """The path in printable letters and in one line, whatever bytes its name has."""
     text = str(path).encode("utf-8", "backslashreplace").decode()
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def survey(folder: Path, passed_over: tuple[Path, ...] = (), cache: Path | None = None) -> Survey:
-    """What is to be read of a folder (or of a single file). UserError where there is no such folder.
+    """What is to be read of a folder, or of a single file. UserError where there is no such folder.
 
-    `passed_over` are folders that are no part of the data: the run's own. `cache` is a file that this function writes.
+    `passed_over` are folders that do not belong to the data: those of the run. `cache` is a file that is written here.
     """
     folder = Path(folder).expanduser().absolute()
     if not folder.exists():
@@ -144,7 +140,7 @@ def survey(folder: Path, passed_over: tuple[Path, ...] = (), cache: Path | None 
     exams = EXAMS * folder.is_dir() + CORE_EXAMS * ("core_tasks.yaml" in names.values())
     groups: dict[str, list[int]] = {}  # reason: sizes of the files
     for path, name in sorted(names.items(), key=lambda pair: pair[1]):
-        if name == f"text/{MANIFEST}":  # it says which shards are for validation
+        if name == f"text/{MANIFEST}":  # the import reads it: it names the shards for validation
             continue
         num_bytes, is_exam = 0, any(fnmatch(name, pattern) for pattern in exams)
         try:
@@ -166,7 +162,7 @@ def survey(folder: Path, passed_over: tuple[Path, ...] = (), cache: Path | None 
 
 
 def _kind_not_read(path: Path, name: str, has_layout: bool) -> str:
-    """Why no file of this kind is read, or ""."""
+    """The reason why no file of this kind is read, or ""."""
     suffix, packing = rows.suffixes(path)
     if has_layout and not name.startswith(("text/", "chat/")):
         return "outside of text/, chat/ and the exams' folders: only these are read beside text/*.parquet"
@@ -176,9 +172,9 @@ def _kind_not_read(path: Path, name: str, has_layout: bool) -> str:
 
 
 def _walk(folder: Path, passed_over: set[Path], left_out: list[LeftOut]) -> list[Path]:
-    """The regular files below a folder, each once; what else lies there is named in `left_out`."""
+    """The regular files below a folder, each once. Everything else there is named in `left_out`."""
     found: list[Path] = []
-    places: dict[tuple[int, int], Path] = {}  # where a file or folder was met first: links may lead to it again
+    places: dict[tuple[int, int], Path] = {}  # device and inode: the first path to them. Links may lead there again
     skipped: Counter[str] = Counter()
     waiting = [folder]
     while waiting:
@@ -187,9 +183,9 @@ def _walk(folder: Path, passed_over: set[Path], left_out: list[LeftOut]) -> list
             status = path.stat()
             entries = sorted(os.scandir(path), key=lambda entry: entry.name) if stat.S_ISDIR(status.st_mode) else []
         except OSError as error:
-            lost = path.is_symlink() and not path.exists()
-            left_out.append(LeftOut(shown(path.relative_to(folder)), "is a link to nothing" if lost else
-                                    f"cannot be read ({error.strerror})"))
+            is_dead = path.is_symlink() and not path.exists()
+            reason = "is a link to nothing" if is_dead else f"cannot be read ({error.strerror})"
+            left_out.append(LeftOut(shown(path.relative_to(folder)), reason))
             continue
         first = places.setdefault((status.st_dev, status.st_ino), path)
         if first != path:
@@ -202,52 +198,54 @@ def _walk(folder: Path, passed_over: set[Path], left_out: list[LeftOut]) -> list
         elif path != folder and (path.resolve() in passed_over or _is_made_by_programs(path)):
             skipped[f"{shown(path.name)}/"] += 1
         else:
-            kept = [entry for entry in entries if not any(fnmatch(entry.name, pattern) for pattern in PASSED_OVER)]
-            skipped.update(shown(entry.name) for entry in entries if entry not in kept)
-            waiting += [path / entry.name for entry in reversed(kept)]
+            names = [entry.name for entry in entries]
+            usable = [name for name in names if not any(fnmatch(name, pattern) for pattern in PASSED_OVER)]
+            skipped.update(shown(name) for name in names if name not in usable)
+            waiting += [path / name for name in reversed(usable)]
     if skipped:
-        names = ", ".join(sorted(skipped)[:8]) + (", …" if len(skipped) > 8 else "")
-        left_out.append(LeftOut(_plural(skipped.total(), "name"), f"passed over: {names}", count=skipped.total()))
+        examples = ", ".join(sorted(skipped)[:8]) + (", …" if len(skipped) > 8 else "")
+        left_out.append(LeftOut(_plural(skipped.total(), "name"), f"passed over: {examples}", count=skipped.total()))
     return found
 
 
 def _is_made_by_programs(folder: Path) -> bool:
-    """A Python environment, or the out folder of a run."""
+    """Whether it is a Python environment or the out folder of a run."""
     return (folder / "pyvenv.cfg").exists() or (folder / "data" / IMPORTED).exists() or (
         (folder / "stages").is_dir() and (folder / "data" / "text").is_dir())
 
 
 class _Memory:
-    """What was found in files, by path, size and dates, so that a file which did not change is read once only.
+    """The verdicts about files by path, size and dates, so that a file which has not changed is read only once.
 
-    Another version of this code may find something else: then everything is read again.
+    Another version of this code may judge otherwise: then everything is read again.
     """
 
     def __init__(self, path: Path | None):
-        self.path, self.known, self.fresh = path, {}, {}
+        self.path = path
         self.code = [_digest(Path(module)) for module in (__file__, rows.__file__, conversations.__file__)]
-        try:
+        self.old: dict[str, dict[str, Any]] = {}
+        self.new: dict[str, dict[str, Any]] = {}
+        with contextlib.suppress(UserError, KeyError, AttributeError):  # a damaged cache counts as an empty one
             content = files.read_json(path) if path and path.exists() else {}
-            self.known = content["files"] if content.get("code") == self.code else {}
-        except (UserError, KeyError, AttributeError):
-            pass  # a damaged cache is as good as none
+            self.old = content["files"] if content.get("code") == self.code else {}
 
-    def verdict(self, path: Path, is_exam: bool) -> dict:
-        """The fields of an Item from `kind` on. Unreadable or OSError where it cannot be taken."""
+    def verdict(self, path: Path, is_exam: bool) -> dict[str, Any]:
+        """The fields of an Item from `kind` on. Unreadable or OSError where the file cannot be taken."""
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, is_exam]
-        kept = self.known.get(shown(path), {})
-        if kept.get("stamp") != stamp:
-            kept = {"stamp": stamp, "verdict": _examine(path, is_exam)}
-        self.fresh[shown(path)] = kept
-        return kept["verdict"]
+        entry = self.old.get(shown(path), {})
+        if entry.get("stamp") != stamp:
+            entry = {"stamp": stamp, "verdict": _examine(path, is_exam)}
+        self.new[shown(path)] = entry
+        return dict(entry["verdict"])
 
     def save(self) -> None:
-        if self.path and self.fresh != self.known:
-            files.write_json(self.path, {"code": self.code, "files": self.fresh})
+        if self.path and self.new != self.old:
+            files.write_json(self.path, {"code": self.code, "files": self.new})
 
 
-def _examine(path: Path, is_exam: bool) -> dict:
+def _examine(path: Path, is_exam: bool) -> dict[str, Any]:
+    """The verdict about a file. Unreadable or OSError where it cannot be taken."""
     rows.check_pointer(path)
     if not path.stat().st_size:
         raise Unreadable(path, "is empty")
@@ -265,18 +263,18 @@ def _examine(path: Path, is_exam: bool) -> dict:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of the content; of a large parquet file that of its footer, which holds sizes and bounds of all pages."""
+    """SHA-256 of the content. Of a large parquet file: of its footer, which has sizes and bounds of all its pages."""
     with open(path, "rb") as stream:
-        size_ = path.stat().st_size
-        if size_ <= LARGE_PARQUET or rows.suffixes(path)[0] not in rows.PARQUET:
+        num_bytes = path.stat().st_size
+        if num_bytes <= LARGE_PARQUET or rows.suffixes(path)[0] not in rows.PARQUET:
             return hashlib.file_digest(stream, "sha256").hexdigest()
         stream.seek(-8, os.SEEK_END)
         length = int.from_bytes(stream.read(4), "little") + 8
-        stream.seek(-min(length, size_), os.SEEK_END)
-        return hashlib.sha256(stream.read() + str(size_).encode()).hexdigest()
+        stream.seek(-min(length, num_bytes), os.SEEK_END)
+        return hashlib.sha256(stream.read() + str(num_bytes).encode()).hexdigest()
 
 
-def _examine_parquet(path: Path) -> dict:
+def _examine_parquet(path: Path) -> dict[str, Any]:
     shard = shards.open_parquet(path)
     sample = [row for _, row in islice(rows.rows(path), PEEK)]
     if any(conversations.kind(row) == "conversations" for row in sample):
@@ -290,40 +288,42 @@ def _examine_parquet(path: Path) -> dict:
         groups = [shard.metadata.row_group(number) for number in range(shard.num_row_groups)]
         return {"kind": "texts", "rows": shard.metadata.num_rows, "column": column, "is_ready": True,
                 "characters": sum(group.total_byte_size for group in groups)}
-    num_rows = characters = 0
-    for _, row in rows.rows(path, [column]):
-        num_rows, characters = num_rows + bool(row[column]), characters + len(row[column] or "")
-    if not characters:
-        raise Unreadable(path, "is empty")
-    return {"kind": "texts", "rows": num_rows, "characters": characters, "column": column, "is_ready": is_ready}
+    texts = ((place, row[column]) for place, row in rows.rows(path, [column]) if row[column])
+    return {**_examine_rows(path, texts), "column": column, "is_ready": is_ready}
 
 
-def _examine_rows(path: Path, found: Iterator[tuple[str, Any]]) -> dict:
+def _examine_rows(path: Path, places_and_rows: Iterator[tuple[str, Any]]) -> dict[str, Any]:
     kind, num_rows, characters, bad_rows, first_bad, is_ready = "", 0, 0, 0, "", True
-    for number, (place, row) in enumerate(found, 1):
+    for number, (place, row) in enumerate(places_and_rows, 1):
         kind = kind or conversations.kind(row)
-        problem = ""
-        if kind == "conversations":
-            try:
-                parsed = conversations.parse(row)
-                characters += sum(len(conversations.words(message)) for message in parsed["messages"])
-                is_ready = is_ready and isinstance(row, dict) and row.get("messages") == parsed["messages"]
-            except ValueError as error:
-                problem = str(error)
-        elif (text := conversations.text_of(row)) is None:
-            problem = row.reason if isinstance(row, rows.Broken) else f"{_fields(row)}; {NEITHER}"
+        try:
+            length, is_ours = _measure(row, kind)
+        except ValueError as error:
+            bad_rows += 1
+            first_bad = first_bad or f"{place}: {error}"
         else:
-            characters += len(text)
-        num_rows, bad_rows, first_bad = num_rows + (not problem), bad_rows + bool(problem), first_bad or (
-            f"{place}: {problem}" if problem else "")
+            num_rows += 1
+            characters += length
+            is_ready = is_ready and is_ours
         if not kind and number == PEEK:
             break
     if not num_rows:
         raise Unreadable(path, f"no row can be read: {first_bad}" if first_bad else "is empty")
-    packing_fits = rows.suffixes(path) in ((".jsonl", ""), (".jsonl", ".gz"))
+    is_ready = is_ready and not bad_rows and rows.suffixes(path) in ((".jsonl", ""), (".jsonl", ".gz"))
     return {"kind": kind, "rows": num_rows, "characters": characters, "bad_rows": bad_rows, "first_bad": first_bad,
-            "is_ready": kind == "conversations" and is_ready and not bad_rows and packing_fits}
+            "is_ready": is_ready}
 
 
-def _fields(row: object) -> str:
-    return f"has the fields {', '.join(map(str, row))[:80]}" if isinstance(row, dict) and row else f"is {row!r:.40}"
+def _measure(row: Any, kind: str) -> tuple[int, bool]:
+    """(characters of a row, whether it is a conversation in our own format). ValueError: why it cannot be read."""
+    if kind == "conversations":
+        messages = conversations.parse(row)["messages"]
+        is_ours = isinstance(row, dict) and row.get("messages") == messages
+        return sum(len(conversations.words(message)) for message in messages), is_ours
+    if isinstance(row, rows.Broken):
+        raise ValueError(row.reason)
+    if (text := conversations.text_of(row)) is None:
+        has_fields = isinstance(row, dict) and row
+        content = f"has the fields {', '.join(map(str, row))[:80]}" if has_fields else f"is {row!r:.40}"
+        raise ValueError(f"{content}; {NEITHER}")
+    return len(text), False

@@ -24,11 +24,11 @@ class UserError(Exception):
 
 
 def size_text(num_bytes: float) -> str:
-    """`size_text(24_600_000)` → "25 MB", `size_text(15.2e9)` → "15.2 GB"."""
-    for unit, size, digits in (("GB", 1e9, 1), ("MB", 1e6, 0)):
+    """`size_text(24_600_000)` → "24.6 MB", `size_text(830)` → "830 bytes"."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if num_bytes >= size:
-            return f"{num_bytes / size:,.{digits}f} {unit}"
-    return f"{num_bytes / 1e3:.0f} kB"
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes:.0f} bytes"
 
 
 @contextlib.contextmanager
