@@ -1,18 +1,19 @@
-"""One row of somebody's file → a conversation in our format, or the reason why not.
+"""One row of a user's file → a conversation in our format, or the reason why it is none.
 
     {"messages": [{"role": "system" | "user" | "assistant", "content": …, "weight": 0 or 1}]}   ours and OpenAI's
     [{"role": …, "content": …}, …]                                                 the bare list of messages
     {"conversations": [{"from": "human" | "gpt" | "system", "value": …}]}          ShareGPT
     {"instruction": …, "input": …, "output": …}                                    Alpaca, Dolly, question and answer
 
-docs/data.md has the rules with examples. A field that changes what would be learnt is honoured or refused; the others
-(ids, sources, dates, scores) describe the conversation and are not learnt.
+docs/data.md has the rules with examples. A field that changes what would be learnt is followed or refused; all other
+fields (ids, sources, dates, scores) describe the conversation and are ignored.
 """
 import re
 from typing import Any
 
 from nanochat.data.rows import TEXT_FIELDS, Broken, is_message
 
+Fields = dict[str, Any]  # of a row or a message
 EXPECTED = ('expected {"messages": [{"role": …, "content": …}, …]}, a list of messages, {"conversations": [{"from": …, '
             '"value": …}, …]}, or {"instruction": …, "output": …}')
 LISTS = ("messages", "conversations", "conversation")  # fields that hold the messages
@@ -22,8 +23,8 @@ ROLES = {"user": "user", "human": "user", "prompter": "user", "assistant": "assi
          "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant", "bot": "assistant",
          "system": "system", "developer": "system"}
 PARTS = ("text", "python", "python_output")
-LEARN = ("weight", "train", "training")  # of a message: whether it is learnt
-# Fields that change what a row teaches, and that nanochat has no way to follow. Empty ones do no harm.
+LEARN = ("weight", "train", "training")  # fields of a message that say whether it is learnt
+# Fields that change what a row teaches, and that nanochat cannot follow. Empty ones do no harm.
 TOOLS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
 PREFERENCES = ("preferred_output", "non_preferred_output", "chosen", "rejected")
 REFUSED = {**dict.fromkeys(TOOLS, "tool calls are not supported"),
@@ -36,27 +37,28 @@ END_MARKS = re.compile(r"(?:\s*(?:<\|endoftext\|>|<\|end_of_text\|>|<\|im_end\|>
 
 
 def kind(row: Any) -> str:
-    """What a row is: "conversations", "texts", or "" for neither."""
+    """What a row holds: "conversations", "texts", or "" for neither."""
     if isinstance(row, list):
         return "conversations" if row and is_message(row[0]) else ""
     if isinstance(row, dict):
         fields = _filled(row)
-        if any(isinstance(fields.get(name), list) for name in LISTS) or _names(fields, PREFERENCES) or (
-                is_message(row) or str(fields.get("role")).lower() in ROLES or
-                _names(fields, QUESTIONS) and _names(fields, ANSWERS)):
-            return "conversations"
+        has_messages = any(isinstance(fields.get(name), list) for name in LISTS)
+        is_single_message = is_message(row) or str(fields.get("role")).lower() in ROLES
+        is_exchange = _names(fields, QUESTIONS) and _names(fields, ANSWERS)
+        if has_messages or is_single_message or is_exchange or _names(fields, PREFERENCES):
+            return "conversations"  # some of these are refused later, with the reason
     return "texts" if text_of(row) is not None else ""
 
 
 def text_of(row: Any, fields: tuple[str, ...] = TEXT_FIELDS) -> str | None:
-    """The document that a row is: a string, or the first of `fields` that is one; None for other rows."""
-    found = row if isinstance(row, str) else next(
-        (row[name] for name in fields if isinstance(row.get(name), str)), None) if isinstance(row, dict) else None
-    return found if found is None or _is_whole(found) else None
+    """The document in a row: the row if it is a string, or its first of `fields` that is one; None for other rows."""
+    values = [row, *(row.get(name) for name in fields)] if isinstance(row, dict) else [row]
+    text = next((value for value in values if isinstance(value, str)), None)
+    return text if text is not None and _is_whole(text) else None
 
 
-def parse(row: Any) -> dict:
-    """The conversation {"messages": […]} that a row is. ValueError says what is wrong with it."""
+def parse(row: Any) -> Fields:
+    """The conversation {"messages": […]} in a row. ValueError says what is wrong with it."""
     if isinstance(row, Broken):
         raise ValueError(row.reason)
     if not isinstance(row, (dict, list)):
@@ -78,76 +80,74 @@ def parse(row: Any) -> dict:
     return {"messages": _turns([message for message in checked if message])}
 
 
-def words(message: dict) -> str:
+def words(message: Fields) -> str:
     """The text of a message, that of its tool calls included."""
-    content = message["content"]
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+    return "".join(part["text"] for part in _parts(message["content"]))
 
 
-def _filled(row: dict) -> dict[str, Any]:
-    """The fields that hold something, by their names in small letters."""
+def _filled(row: Fields) -> Fields:
+    """The fields that are not empty, with their names in small letters."""
     return {str(name).lower(): value for name, value in row.items() if value not in (None, "", [], {})}
 
 
-def _names(fields: dict, names: tuple[str, ...]) -> list[str]:
+def _names(fields: Fields, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if name in fields]
 
 
-def _refuse(fields: dict, place: str) -> None:
+def _refuse(fields: Fields, place: str) -> None:
+    """ValueError where a field changes what would be learnt and cannot be followed."""
     for name in fields:
         if name in REFUSED:
             raise ValueError(f"{place}has {name!r}: {REFUSED[name]}")
 
 
-def _exchange(fields: dict) -> list[dict]:
-    """The messages of an instruction and its output, after those of `history`."""
+def _exchange(fields: Fields) -> list[Any]:
+    """The messages of an instruction and its output, behind those of `history`."""
     asked = [name for name in _names(fields, QUESTIONS) if name != "input" or not _names(fields, QUESTIONS[:-1])]
     answered = _names(fields, ANSWERS)
     if not asked or not answered:
         raise ValueError(f"has {'the fields ' + ', '.join(fields) if fields else 'no fields'}; {EXPECTED}")
-    if len(asked) > 1 or len(answered) > 1:
-        raise ValueError(f"has {' and '.join(asked if len(asked) > 1 else answered)}: one of them is the "
-                         f"{'question' if len(asked) > 1 else 'answer'}, remove the other")
+    for names, kind_of_text in ((asked, "question"), (answered, "answer")):
+        if len(names) > 1:
+            raise ValueError(f"has {' and '.join(names)}: one of them is the {kind_of_text}, remove the other")
     question, answer = fields[asked[0]], fields[answered[0]]
-    history = [message for pair in fields.get("history", []) for message in _pair(*_checked_pair(pair))]
+    history = []
+    for pair in fields.get("history", []):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError("`history` must be a list of [question, answer]")
+        history += _pair(*pair)
     if isinstance(question, list) and isinstance(answer, list):  # TRL's conversational prompt and completion
         return [*history, *question, *answer]
     extra = [fields[name] for name in INPUTS if name in fields and name != asked[0]]
     if not all(isinstance(text, str) for text in (question, answer, *extra)):
-        raise ValueError(f"{asked[0]} and {answered[0]} are to be strings")
+        raise ValueError(f"{asked[0]} and {answered[0]} must be strings")
     return [*history, *_pair("\n\n".join([question, *extra]), answer)]
 
 
-def _checked_pair(pair: Any) -> list:
-    if not isinstance(pair, list) or len(pair) != 2:
-        raise ValueError("`history` is to be a list of [question, answer]")
-    return pair
-
-
-def _pair(question: Any, answer: Any) -> list[dict]:
+def _pair(question: Any, answer: Any) -> list[Fields]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _message(message: Any, number: int) -> dict:
-    """{"role", "content"} of a message, with "weight" 0 where it is not to be learnt, and "name" until `_turns`.
+def _message(message: Any, number: int) -> Fields:
+    """{"role", "content"} of a message, with "weight" 0 where it is not to be learnt, and with "name" for `_turns`.
 
-    {} for an empty system message: many files have them.
+    {} for an empty system message, which many files have.
     """
     place = f"message {number} "
     if not isinstance(message, dict):
         raise ValueError(f"{place}is {message!r:.60}; expected an object with role and content")
     fields = _filled(message)
-    spoken = str(fields.get("role", fields.get("from", ""))).strip().lower()
-    if spoken in ("tool", "function", "observation", "function_call", "ipython", "tool_call", "tool_response"):
-        raise ValueError(f"{place}has the role {spoken!r}: {REFUSED['tools']}")
+    their_role = str(fields.get("role", fields.get("from", ""))).strip().lower()
+    if their_role in ("tool", "function", "observation", "function_call", "ipython", "tool_call", "tool_response"):
+        raise ValueError(f"{place}has the role {their_role!r}: {REFUSED['tools']}")
     _refuse(fields, place)
-    if spoken not in ROLES:
-        raise ValueError(f"{place}has the role {spoken!r}; expected one of {', '.join(ROLES)}")
-    role = ROLES[spoken]
+    if their_role not in ROLES:
+        raise ValueError(f"{place}has the role {their_role!r}; expected one of {', '.join(ROLES)}")
+    role = ROLES[their_role]
     content = next((fields[name] for name in ("content", "value", "text") if name in fields), "")
     if role == "system" and content == "":
         return {}
-    result = {"role": role, "content": _content(content, role, place)}
+    result: Fields = {"role": role, "content": _content(content, role, place)}
     if "name" in fields:
         result["name"] = fields["name"]
     for name in _names(fields, LEARN):
@@ -158,7 +158,8 @@ def _message(message: Any, number: int) -> dict:
     return result
 
 
-def _content(content: Any, role: str, place: str) -> str | list[dict]:
+def _content(content: Any, role: str, place: str) -> str | list[Fields]:
+    """The content of a message: a string, or parts where the calculator is used."""
     if isinstance(content, str):
         if not (stripped := content.rstrip()):
             raise ValueError(f"{place}({role}) is empty")
@@ -180,7 +181,7 @@ def _content(content: Any, role: str, place: str) -> str | list[dict]:
 
 
 def _is_whole(text: str) -> bool:
-    """False for text with half of a character, as "\\ud83d" in JSON gives it."""
+    """False for text with half of a character, which "\\ud83d" in JSON makes."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -188,15 +189,16 @@ def _is_whole(text: str) -> bool:
     return True
 
 
-def _turns(messages: list[dict]) -> list[dict]:
-    """The messages in turns: neighbours of one role are joined. ValueError where that makes no conversation."""
+def _turns(messages: list[Fields]) -> list[Fields]:
+    """The messages as turns: neighbours with the same role are joined. ValueError where they are no conversation."""
     for role in ("user", "assistant"):
         names = {str(message["name"]) for message in messages if "name" in message and message["role"] == role}
         if len(names) > 1:
-            raise ValueError(f"has several speakers as {role} ({', '.join(sorted(names))}), who would be taken for one")
-    turns: list[dict] = []
+            raise ValueError(f"has several speakers as {role} ({', '.join(sorted(names))}); the model cannot tell them "
+                             "apart")
+    turns: list[Fields] = []
     for message in messages:
-        turn = {name: message[name] for name in ("role", "content", "weight") if name in message}
+        turn = {name: value for name, value in message.items() if name != "name"}
         if not turns or turns[-1]["role"] != turn["role"]:
             turns.append(turn)
         elif turns[-1].get("weight") != turn.get("weight"):
@@ -212,9 +214,11 @@ def _turns(messages: list[dict]) -> list[dict]:
     return turns
 
 
-def _joined(first: str | list, second: str | list) -> str | list:
+def _joined(first: str | list[Fields], second: str | list[Fields]) -> str | list[Fields]:
     if isinstance(first, str) and isinstance(second, str):
         return f"{first}\n\n{second}"
-    before, after = ([{"type": "text", "text": content}] if isinstance(content, str) else content
-                     for content in (first, second))
-    return [*before, {"type": "text", "text": "\n\n"}, *after]
+    return [*_parts(first), *_parts("\n\n"), *_parts(second)]
+
+
+def _parts(content: str | list[Fields]) -> list[Fields]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content

@@ -1,8 +1,8 @@
-"""Reads other people's files: bytes → text → rows. Every door for data follows these rules (docs/data.md).
+"""Reads other people's files: bytes → text → rows. All commands that take data follow these rules (docs/data.md).
 
-The suffix says how a file is read: `.txt` and `.md` are text; `.jsonl`, `.json` and `.parquet` hold rows; `.gz` and
-`.zst` around them are unpacked. Text must be UTF-8. Files are read in blocks, so memory grows with the longest row of a
-file, not with the file. What a row means is the subject of nanochat/data/conversations.py.
+The suffix decides how a file is read: `.txt` and `.md` are text; `.jsonl`, `.json` and `.parquet` hold rows; `.gz` and
+`.zst` are unpacked. Text must be UTF-8. Files are read in blocks, so memory grows with the longest row of a file, not
+with the file. nanochat/data/conversations.py decides what a row means.
 """
 import codecs
 import gzip
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
@@ -25,8 +25,8 @@ TEXT, JSON, PARQUET = (".txt", ".text", ".md", ".markdown"), (".jsonl", ".ndjson
 PACKED = (".gz", ".zst")
 TEXT_FIELDS = ("text", "content", "document")  # of a row that is a document
 BLOCK = 1 << 20  # bytes
-SEPARATOR = re.compile(r"[\s,]*")
-# UTF-32's little-endian mark begins with UTF-16's: it is compared first.
+BEGINNING = re.compile(r"[^\s,]")  # of a value: all that is no separator
+# Byte-order marks. UTF-32 comes first, because its little-endian mark begins with that of UTF-16.
 FOREIGN_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
                  (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
 
@@ -39,7 +39,7 @@ class Broken:
 
 
 def suffixes(path: Path) -> tuple[str, str]:
-    """(the suffix that says how to read it, the packing around it).
+    """(the suffix that decides how to read the file, the suffix of its compression or "").
 
     >>> suffixes(Path("a/Notes.TXT.gz")), suffixes(Path("v1.2.jsonl"))
     (('.txt', '.gz'), ('.jsonl', ''))
@@ -60,17 +60,20 @@ def check_pointer(path: Path) -> None:
         raise Unreadable(path, "is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
 
 
-def _unpacked(path: Path) -> BinaryIO:
+def _unpacked(path: Path) -> Any:
+    """The file as a stream of bytes, decompressed."""
     packing = suffixes(path)[1]
     if packing == ".gz":
         return gzip.open(path, "rb")
-    if packing == ".zst" and not pa.Codec.is_available("zstd"):
-        raise Unreadable(path, "this pyarrow cannot unpack .zst; unpack it with: zstd -d FILE")
-    return pa.CompressedInputStream(pa.PythonFile(open(path, "rb")), "zstd") if packing else open(path, "rb")
+    if packing == ".zst":
+        if not pa.Codec.is_available("zstd"):
+            raise Unreadable(path, "cannot be unpacked by this pyarrow; unpack it with: zstd -d FILE")
+        return pa.CompressedInputStream(pa.PythonFile(open(path, "rb")), "zstd")
+    return open(path, "rb")
 
 
 def blocks(path: Path) -> Iterator[str]:
-    """The text of a file in pieces of about a megabyte, without byte-order marks, every line end as a newline."""
+    """The text of a file in pieces of about a megabyte, without byte-order marks, with newlines as line ends."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
     line = 1
     try:
@@ -85,7 +88,7 @@ def blocks(path: Path) -> Iterator[str]:
                     raise Unreadable(path, "has a NUL byte: it is not UTF-8 text but binary, or UTF-16 without a mark; "
                                      "save it as UTF-8 or remove it", line + _newlines(block[:at]))
                 text = decoder.decode(block)
-                yield text.replace("\ufeff", "")  # also inside: files were joined
+                yield text.replace("\ufeff", "")  # also in the middle, where files were joined
                 line += text.count("\n")
                 block = stream.read(BLOCK)
             decoder.decode(b"", final=True)
@@ -102,7 +105,7 @@ def _newlines(data: bytes) -> int:
 
 
 def lines(pieces: Iterable[str]) -> Iterator[str]:
-    """The lines of a text that comes in pieces, without their ends."""
+    """The lines of a text that comes in pieces, without their newlines."""
     pending: list[str] = []
     for piece in pieces:
         first, *others = piece.split("\n")
@@ -116,8 +119,8 @@ def lines(pieces: Iterable[str]) -> Iterator[str]:
 def rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[str, Any]]:
     """(place, row) of every row of a JSON or parquet file; a row that is not JSON is `Broken`.
 
-    The rows of a JSON file are its lines, or the elements of its array, or its only object. A list of messages is one
-    row. Raises Unreadable where the rest of the file cannot be read either.
+    The rows of a JSON file are its lines, or the elements of its array, or its only object. A list of messages is a
+    single row. Raises Unreadable where the file cannot be read on from there.
     """
     if suffixes(path)[0] in PARQUET:
         yield from _parquet_rows(path, columns)
@@ -130,12 +133,13 @@ def rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[str, An
 
 
 def is_message(value: object) -> bool:
-    """Whether it is a message of a conversation. (`from` and `text` alone may be a letter.)"""
+    """Whether a value is a message of a conversation. (`from` with `text` does not suffice: a letter has them too.)"""
     names = {str(name).lower() for name in value} if isinstance(value, dict) else set()
     return {"role", "content"} <= names or {"from", "value"} <= names
 
 
 def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, value) of each value in a JSON file. Its beginning decides how the rest is read."""
     pieces = blocks(path)
     line, head = 1, ""
     for piece in pieces:
@@ -144,10 +148,11 @@ def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
         if head:
             break
     first_line, newline, _ = head.partition("\n")
+    # A value that goes over several lines, as pretty printers write it: the first line alone is not JSON.
     is_spread = bool(newline) and isinstance(_parsed(first_line), Broken) and (
         suffixes(path)[0] == ".json" or first_line.strip() in ("{", "["))
     is_array, holds_messages = head.startswith("["), is_message(_first_value(head[1:]))
-    if is_array and holds_messages and is_spread:  # one conversation over many lines
+    if is_array and holds_messages and is_spread:  # a single conversation
         yield "element 1", [message for _, message in _stream(path, chain([head[1:]], pieces), in_array=True)]
     elif is_array and not holds_messages:
         yield from _stream(path, chain([head[1:]], pieces), in_array=True)
@@ -175,38 +180,45 @@ def _first_value(text: str) -> Any:
 
 
 def _stream(path: Path, pieces: Iterator[str], in_array: bool) -> Iterator[tuple[str, Any]]:
-    """The values of an array whose `[` was read, or values in a row, decoded as their text arrives."""
-    decoder, text, number, enough = json.JSONDecoder(), "", 0, 0
+    """The values of an array whose `[` has been read, or of a sequence, each decoded as soon as its text is there."""
+    text, number, enough = "", 0, 0
     for piece in chain(pieces, [None]):
         text += piece or ""
         if piece is not None and len(text) < enough:
             continue
         at = 0
-        while (at := SEPARATOR.match(text, at).end()) < len(text):
+        while match := BEGINNING.search(text, at):
+            at = match.start()
             if in_array and text[at] == "]":
-                if (text[at + 1:] + "".join(islice(pieces, 1))).strip():
-                    raise Unreadable(path, f"has text after its array of {number} elements; expected one array, or "
-                                     "one object a line")
+                _check_nothing_follows(path, text[at + 1:] + "".join(islice(pieces, 1)), number)
                 return
-            try:
-                value, end = decoder.raw_decode(text, at)
-            except (ValueError, RecursionError) as error:
-                if piece is None or not _may_go_on(error, text):
-                    raise Unreadable(path, f"element {number + 1}: not JSON ({getattr(error, 'msg', error)})") from None
+            decoded = _decoded(path, text, at, number + 1, is_last=piece is None)
+            if decoded is None:
                 break
-            if end == len(text) and piece is not None:
-                break  # a number may go on
-            number, at = number + 1, end
-            yield f"element {number}", value
+            number, at = number + 1, decoded[1]
+            yield f"element {number}", decoded[0]
         text = text[at:]
         enough = 2 * len(text)  # a long element is not decoded again for each piece of it
     if in_array:
         raise Unreadable(path, f"its array has no end after element {number}")
 
 
-def _may_go_on(error: Exception, text: str) -> bool:
-    return isinstance(error, json.JSONDecodeError) and (
-        error.pos > len(text) - 20 or error.msg.startswith("Unterminated string"))
+def _check_nothing_follows(path: Path, rest: str, number: int) -> None:
+    if rest.strip():
+        raise Unreadable(path, f"has text after its array of {number} elements; expected one array, or one object a line")
+
+
+def _decoded(path: Path, text: str, at: int, number: int, is_last: bool) -> tuple[Any, int] | None:
+    """(the value at a place, its end); None where more text may complete it. Unreadable where it is not JSON."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, at)
+    except (ValueError, RecursionError) as error:
+        # The value may be complete later if the error is at the end of the text, or in a string that has no end yet.
+        if not is_last and isinstance(error, json.JSONDecodeError) and (
+                error.pos > len(text) - 20 or error.msg.startswith("Unterminated string")):
+            return None
+        raise Unreadable(path, f"element {number}: not JSON ({getattr(error, 'msg', error)})") from None
+    return None if end == len(text) and not is_last else (value, end)  # at the end, a number may have more digits
 
 
 def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, Any]]:
@@ -215,7 +227,7 @@ def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, 
         for batch in shards.open_parquet(path).iter_batches(256, columns=columns):
             for row in batch.to_pylist():
                 number += 1
-                if columns:  # of text, which some writers do not mark as UTF-8
+                if columns:  # columns of text, which some writers do not mark as UTF-8
                     row = {name: text.decode() if isinstance(text, bytes) else text for name, text in row.items()}
                 yield f"row {number}", row
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: also text that is not UTF-8

@@ -169,7 +169,7 @@ class Reader:
     def read(self, path: Path, group: int, number: int) -> list[str]:
         """The documents of a slice; empty documents are left out. UserError when the shard is damaged."""
         if path != self.path:
-            self.shard, self.path, self.group = open_shard(path), path, -1
+            self.shard, self.path, self.group, self.next_slice = open_shard(path), path, -1, 0
         if group != self.group or number < self.next_slice:
             batches = self.shard.iter_batches(DOCUMENTS_PER_GROUP, [group], ["text"])
             self.slices, self.group, self.next_slice = _slices(batches), group, 0
