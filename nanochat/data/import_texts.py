@@ -1,15 +1,17 @@
 """Turns the files of a survey into a data folder: text shards, conversations, exams.
 
 Running text is cut into documents at end-of-text marks, else at blank lines, else at line ends, else between words.
-About 5 % of the documents are held out for validation. Their own content decides which, so equal documents land on the
-same side and the order of the files does not matter. Files that have our own format already are linked, not copied.
+About 5 % of the documents are held out for validation. The content of a document decides, so equal documents are on the
+same side, and the order of the files does not matter. Files that already have our own format are linked, not copied.
 """
+import contextlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 from unicodedata import combining
 from zlib import crc32
 
@@ -17,29 +19,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.data import conversations, rows, shards
+from nanochat.data.rows import TEXT_FIELDS
 from nanochat.data.survey import IMPORTED, Item, Survey, shown
 from nanochat.system import files
 from nanochat.system.files import UserError
+from nanochat.system.numbers import ceil_div
 
-ORIGIN = "plain files"  # in the manifest: these shards may be replaced by another import
-DOCUMENT = 2000  # characters of running text that make a document, to the next blank line
+ORIGIN = "plain files"  # in the manifest: another import may replace these shards
+DOCUMENT = 2000  # characters of running text after which a document ends at the next blank line
 SMALLER = (DOCUMENT, DOCUMENT // 4, DOCUMENT // 16, DOCUMENT // 40)  # tried in turn where there is little text
-LEAST = 500  # characters of text
-LONGEST = 100_000  # characters; longer rows are cut: a model sees far less at a time
-HELD_OUT, FEWEST, MOST = 0.05, 0.03, 0.1  # of the text: what is aimed at, and what is good enough
-FEW_WORDS = 0.1  # text is little where it has less than this part of the words of the conversations
-LINKED_HELD_OUT = 0.1  # of the documents: the last parquet file is for validation where it has no more than this
-IN_MEMORY = 20_000_000  # characters; less is shuffled and split as a whole
-CHARACTERS_PER_SHARD = 50_000_000  # 20 MB packed, a good unit of shuffling
-MOST_SHARDS = 16  # which are written at the same time: the prefix of any of them is a sample of all files
+LEAST = 500  # characters of text that an import needs
+LONGEST = 100_000  # characters; longer rows are cut, because a model sees far less at a time
+HELD_OUT, FEWEST, MOST = 0.05, 0.03, 0.1  # share of the text for validation: the aim, and the bounds that suffice
+FEW_WORDS = 0.1  # with a smaller share of the conversations' words, there is so little text that these words are added
+LINKED_HELD_OUT = 0.1  # the last parquet file is for validation if it has at most this share of the documents
+IN_MEMORY = 20_000_000  # characters; less text is shuffled and split as a whole
+CHARACTERS_PER_SHARD = 50_000_000  # 20 MB compressed
+MOST_SHARDS = 16  # all are written at the same time, so the beginning of each is a sample of all files
 GROUP = 2_000_000  # characters of a row group, at most
 MARKS = re.compile(r"<\|(?:endoftext|end_of_text|begin_of_text|bos|eos)\|>")
 ALL_MARKS = re.compile(MARKS.pattern + "|</?s>|<bos>|<eos>")
-STRUCK_OUT = re.compile(r"[^\s>] *<s>")  # HTML: there <s> and </s> are no marks
+STRUCK_OUT = re.compile(r"[^\s>] *<s>")  # HTML, where <s> and </s> are not marks
 
 
 def split_marks(text: str) -> list[str]:
-    """The texts between end-of-text marks, which are not learnt.
+    """The texts between end-of-text marks. The marks themselves are not learnt.
 
     >>> split_marks("One.<|endoftext|>Two.</s>"), split_marks("It is <s>red</s> blue.")
     (['One.', 'Two.', ''], ['It is <s>red</s> blue.'])
@@ -48,27 +52,29 @@ def split_marks(text: str) -> list[str]:
 
 
 def cut(pieces: Iterable[str], size: int = DOCUMENT) -> Iterator[str]:
-    """Documents of running text that comes in pieces. From `size` characters on they end at the next blank line; where
-    none comes before about twice that, at a line end; and a line longer than that is cut between words.
+    """Documents of running text that comes in pieces. From `size` characters on a document ends at the next blank line.
+    If none comes before about twice that length, it ends at a line end. An even longer line is cut between words.
 
-    The latter lengths vary, so that text which repeats itself still gives different documents to hold out.
+    The limits at line ends and in lines vary, so that text which repeats itself gives different documents.
     """
-    number, length, document = 0, 0, []
+    number, length = 0, 0
+    document: list[str] = []
     for line in chain(_marked_lines(pieces, 2 * size), [None]):
-        is_blank = not line or line.isspace()
+        text = line or ""
+        is_blank = not text or text.isspace()
         longest = 2 * size + number * 619 % size
-        if document and (line is None or is_blank and length >= size or length + len(line) > longest):
+        if document and (line is None or is_blank and length >= size or length + len(text) > longest):
             yield "\n".join(document).strip("\n")
             number, length, document = number + 1, 0, []
         if not is_blank:
-            document.append(line)
-            length += len(line) + 1
+            document.append(text)
+            length += len(text) + 1
         elif document and document[-1]:
             document.append("")
 
 
 def _marked_lines(pieces: Iterable[str], longest: int) -> Iterator[str | None]:
-    """The lines of a text; None where a document ends: at a mark, and around each part of a line that is longer."""
+    """The lines of a text; None where a document ends: at a mark, and around each part of a line above `longest`."""
     rest = ""
     for piece in chain(pieces, ["\n"]):
         *ended, last = split_marks(rest + piece.replace("\f", "\n"))  # a form feed ends a page, not a document
@@ -77,7 +83,7 @@ def _marked_lines(pieces: Iterable[str], longest: int) -> Iterator[str | None]:
             yield None
         *whole, rest = last.split("\n")
         yield from _short(whole, longest)
-        if len(rest) > longest:  # this line may be as long as the file
+        if len(rest) > longest:  # this line may be as long as the whole file
             *parts, rest = _parts(rest, longest)
             yield from chain.from_iterable((None, part, None) for part in parts)
 
@@ -91,13 +97,14 @@ def _short(lines: list[str], longest: int) -> Iterator[str | None]:
 
 
 def _parts(line: str, longest: int) -> list[str]:
-    """A line in parts of half to all of `longest`, cut after a space or a CJK full stop where there is one."""
-    parts, start = [], 0
+    """A line in parts of half to all of `longest`, cut after a space or a CJK full stop if there is one."""
+    parts: list[str] = []
+    start = 0
     while len(line) - start > longest:
         end = start + longest // 2 + (len(parts) + 1) * 619 % (longest // 2)
         space = max(line.rfind(mark, start + longest // 4, end) for mark in " \t。！？")
         end = space + 1 if space > 0 else end
-        while end < len(line) and combining(line[end]):
+        while end < len(line) and combining(line[end]):  # an accent stays with its letter
             end += 1
         parts.append(line[start:end])
         start = end
@@ -105,7 +112,7 @@ def _parts(line: str, longest: int) -> list[str]:
 
 
 def documents(items: Iterable[Item], size: int = DOCUMENT) -> Iterator[str]:
-    """The documents of files. A row is a document of its own; with a smaller `size` it is cut like running text."""
+    """The documents of files. A row is one document; with a smaller `size` it is cut like running text."""
     for item in items:
         if item.kind == "texts" and rows.suffixes(item.path)[0] in rows.TEXT:
             yield from cut(rows.blocks(item.path), size)
@@ -122,19 +129,19 @@ def documents(items: Iterable[Item], size: int = DOCUMENT) -> Iterator[str]:
 
 
 def row_texts(item: Item) -> Iterator[str]:
-    """The texts of the rows of a file; those of a conversation are its words."""
+    """The text of each row of a file; that of a conversation is its words."""
     if item.kind == "conversations":
         for conversation in read_conversations(item.path):
             yield "\n\n".join(conversations.words(message) for message in conversation["messages"])
         return
     for _, row in rows.rows(item.path, [item.column] if item.column else None):
-        text = conversations.text_of(row, (item.column,) if item.column else conversations.TEXT_FIELDS)
+        text = conversations.text_of(row, (item.column,) if item.column else TEXT_FIELDS)
         if text and text.strip():
             yield text.replace("\r\n", "\n").replace("\ufeff", "")
 
 
-def read_conversations(path: Path) -> Iterator[dict]:
-    """The good conversations of a file; the survey has named the others."""
+def read_conversations(path: Path) -> Iterator[conversations.Fields]:
+    """The good conversations of a file. The survey has named the others."""
     for _, row in rows.rows(path):
         try:
             yield conversations.parse(row)
@@ -142,18 +149,21 @@ def read_conversations(path: Path) -> Iterator[dict]:
             continue
 
 
-def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text: bool = True) -> dict:
-    """Makes `data_dir` of a survey and returns what it wrote into imported.json there, the last file to be written.
+def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text: bool = True) -> dict[str, Any]:
+    """Makes the data folder `data_dir` of a survey. Returns the content of imported.json, which it writes there last.
 
     `reserved` are names that no file of conversations may get. UserError: too little text, or text of another origin.
     """
-    old, numbers = _read_record(data_dir), {}
+    old: dict[str, Any] = {}
+    with contextlib.suppress(UserError):  # no earlier import, or a damaged record: then nothing is removed
+        old = files.read_json(data_dir / IMPORTED)
+    numbers: dict[str, int | bool] = {}
     if with_text:
         _check_origin(data_dir / "text")
         with files.replacing(data_dir / "text") as folder:
             folder.mkdir()
             numbers = _write_texts(found, folder)
-            (data_dir / IMPORTED).unlink(missing_ok=True)  # from now on the folder is not what this file says
+            (data_dir / IMPORTED).unlink(missing_ok=True)  # it does not describe the folder any more
     written = _write_others(found, data_dir, reserved)
     for name in set(old.get("written", ())) - set(written):
         (data_dir / name).unlink(missing_ok=True)
@@ -163,7 +173,7 @@ def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text
 
 
 def _check_origin(text_dir: Path) -> None:
-    """Text from the hub took hours to fetch, and the kindergarten's models need it: neither is replaced unasked."""
+    """UserError for text from the hub, which took hours to fetch, and of the kindergarten, which its models need."""
     manifest = text_dir / shards.MANIFEST
     if any(text_dir.glob("*.parquet")):
         origin = files.read_json(manifest).get("origin", "kindergarten") if manifest.exists() else "another place"
@@ -172,15 +182,8 @@ def _check_origin(text_dir: Path) -> None:
                             "with --out")
 
 
-def _read_record(data_dir: Path) -> dict:
-    try:
-        return files.read_json(data_dir / IMPORTED)
-    except UserError:  # none yet, or damaged: then nothing of an earlier import is removed
-        return {}
-
-
 def chat_names(found: Survey, reserved: Iterable[str]) -> list[str]:
-    """What --mixture calls each file of conversations: its name in letters, digits, `_` and `-`, each name once."""
+    """The name by which --mixture calls each file of conversations: letters, digits, `_` and `-`; all different."""
     names: list[str] = []
     for item in found.conversations:
         name = re.sub(r"[^\w-]+", "_", rows.stem(Path(item.name.removeprefix("chat/").replace("/", "-")))).strip("_")
@@ -192,7 +195,7 @@ def chat_names(found: Survey, reserved: Iterable[str]) -> list[str]:
 
 
 def _write_others(found: Survey, data_dir: Path, reserved: Iterable[str]) -> list[str]:
-    """Conversations to chat/, exams to their places; the names of the files."""
+    """Writes or links conversations into chat/ and exams to their places; returns the names of these files."""
     written: list[str] = []
     for item, name in zip(found.conversations, chat_names(found, reserved), strict=True):
         if item.is_ready:
@@ -209,32 +212,34 @@ def _write_others(found: Survey, data_dir: Path, reserved: Iterable[str]) -> lis
     return written
 
 
-def _write_texts(found: Survey, folder: Path) -> dict:
-    """Shards and manifest in `folder`; {"documents", "held_out", "linked"} as counts of documents and files."""
+def _write_texts(found: Survey, folder: Path) -> dict[str, int | bool]:
+    """Makes shards and manifest in `folder`; returns the numbers of documents and of linked files."""
     linked, validation = _to_link(found)
     for item in linked:
         files.link_or_copy(item.path, folder / _shard_name(item))
     items = [item for item in found.texts if item not in linked]
-    spoken = sum(item.characters for item in found.conversations)
-    needs_words = sum(item.characters for item in found.texts) < FEW_WORDS * spoken
+    words_of_conversations = sum(item.characters for item in found.conversations)
+    needs_words = sum(item.characters for item in found.texts) < FEW_WORDS * words_of_conversations
     if needs_words:
         items = items + found.conversations
-    counts = Counter()
+    num_documents = num_held_out = 0
     if items:
         prefix = "imported" if linked else "shard"
         characters = sum(item.characters for item in items)
-        counts = _write_large(items, folder, prefix, characters) if characters > IN_MEMORY else (
-            _write_small(items, folder, prefix, bool(linked), shown(found.folder)))
-        validation = validation + [f"{prefix}_validation.parquet"] * bool(counts["held_out"])
+        if characters > IN_MEMORY:
+            num_documents, num_held_out = _write_large(items, folder, prefix, characters)
+        else:
+            num_documents, num_held_out = _write_small(items, folder, prefix, bool(linked), shown(found.folder))
+        validation = validation + [f"{prefix}_validation.parquet"] * bool(num_held_out)
     files.write_json(folder / shards.MANIFEST, {"origin": ORIGIN, "validation": validation})
-    return {"documents": counts["documents"], "held_out": counts["held_out"], "linked": len(linked),
+    return {"documents": num_documents, "held_out": num_held_out, "linked": len(linked),
             "has_words_of_conversations": needs_words}
 
 
 def _to_link(found: Survey) -> tuple[list[Item], list[str]]:
-    """The parquet files that can stay as they are, and the names of those for validation.
+    """The parquet files that can be linked, and the names of the files for validation.
 
-    Without a manifest the last file by name is for validation, if it holds no more than a tenth of the documents. Else
+    Without a manifest the last file by name is for validation, if it holds at most a tenth of the documents. Otherwise
     all files are read, so that one document in twenty can be held out.
     """
     ready = [item for item in found.texts if item.is_ready]
@@ -256,9 +261,14 @@ def _shard_name(item: Item) -> str:
     return rows.stem(Path(item.name.removeprefix("text/").replace("/", "--"))) + ".parquet"
 
 
-def _write_small(items: list[Item], folder: Path, prefix: str, has_others: bool, where: str) -> Counter:
-    """Shuffles and splits text that fits into memory. Where it is little, or repeats itself, it is cut smaller."""
-    texts, held_out, best = [], set(), 1 / 3 - HELD_OUT  # a third is never held out
+def _write_small(items: list[Item], folder: Path, prefix: str, has_others: bool, where: str) -> tuple[int, int]:
+    """Shuffles and splits text that fits into memory, and cuts it smaller if it is little or repeats itself.
+
+    Returns (documents, those held out). `has_others` says that linked shards are there as well.
+    """
+    texts: list[str] = []
+    held_out: set[int] = set()
+    best = 1 / 3 - HELD_OUT  # a third is never held out
     for size in SMALLER:
         attempt = sorted(documents(items, size), key=_order)
         chosen, share = _held_out(attempt)
@@ -271,22 +281,25 @@ def _write_small(items: list[Item], folder: Path, prefix: str, has_others: bool,
         raise UserError(f"{where} has {characters:,} characters of text; expected at least {LEAST}, and not all the "
                         "same, because a part is held out for validation: add text")
     train = [text for text in texts if _order(text) not in held_out]
-    for name, part in (("00000", train), ("validation", [text for text in texts if _order(text) in held_out])):
-        if part:
-            shards.write(folder / f"{prefix}_{name}.parquet", part)
-    return Counter(documents=len(texts), held_out=len(texts) - len(train))
+    validation = [text for text in texts if _order(text) in held_out]
+    for name, documents_ in (("00000", train), ("validation", validation)):
+        if documents_:
+            shards.write(folder / f"{prefix}_{name}.parquet", documents_)
+    return len(texts), len(validation)
 
 
 def _order(text: str) -> int:
+    """A number that depends on the content alone: it decides about the order and the side of a document."""
     return crc32(text.strip().encode())
 
 
 def _held_out(texts: list[str]) -> tuple[set[int], float]:
-    """(the `_order` of documents that make about 5 % of the characters, or of the shortest one; their share)."""
-    sizes = Counter()
+    """(the `_order` of documents with about 5 % of the characters, or of the shortest document; their share)."""
+    sizes: Counter[int] = Counter()
     for text in texts:
         sizes[_order(text)] += len(text)
-    total, chosen, amount = max(1, sizes.total()), set(), 0
+    total, amount = max(1, sizes.total()), 0
+    chosen: set[int] = set()
     for order in sorted(sizes):
         if amount < HELD_OUT * total and amount + sizes[order] <= 1.5 * HELD_OUT * total:
             chosen.add(order)
@@ -296,9 +309,9 @@ def _held_out(texts: list[str]) -> tuple[set[int], float]:
     return chosen, sum(sizes[order] for order in chosen) / total
 
 
-def _write_large(items: list[Item], folder: Path, prefix: str, characters: int) -> Counter:
-    """Deals documents to shards by their content, in one pass over the files and in bounded memory."""
-    number = min(MOST_SHARDS, -(-characters // CHARACTERS_PER_SHARD))
+def _write_large(items: list[Item], folder: Path, prefix: str, characters: int) -> tuple[int, int]:
+    """Deals documents to shards by their content, in one pass and with bounded memory; returns the same numbers."""
+    number = min(MOST_SHARDS, ceil_div(characters, CHARACTERS_PER_SHARD))
     names = [*(f"{index:05d}" for index in range(number)), "validation"]
     writers = [_Shard(folder / f"{prefix}_{name}.parquet") for name in names]
     one_in = round(1 / HELD_OUT)
@@ -307,11 +320,11 @@ def _write_large(items: list[Item], folder: Path, prefix: str, characters: int) 
         writers[-1 if order % one_in == 0 else order // one_in % number].add(document)
     for writer in writers:
         writer.close()
-    return Counter(documents=sum(writer.count for writer in writers), held_out=writers[-1].count)
+    return sum(writer.count for writer in writers), writers[-1].count
 
 
 class _Shard:
-    """A shard that is written group by group, each group in the order of `_order`: a shuffle."""
+    """A shard that is written group by group. Each group is sorted by `_order`, which shuffles it."""
 
     def __init__(self, path: Path):
         self.schema = pa.schema([("text", pa.string())])

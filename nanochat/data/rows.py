@@ -205,7 +205,8 @@ def _stream(path: Path, pieces: Iterator[str], in_array: bool) -> Iterator[tuple
 
 def _check_nothing_follows(path: Path, rest: str, number: int) -> None:
     if rest.strip():
-        raise Unreadable(path, f"has text after its array of {number} elements; expected one array, or one object a line")
+        raise Unreadable(path, f"has text after its array of {number} elements; expected one array, or one object a "
+                         "line")
 
 
 def _decoded(path: Path, text: str, at: int, number: int, is_last: bool) -> tuple[Any, int] | None:
