@@ -1,9 +1,9 @@
 """Where libraries keep what they compile, on machines where their usual folders cannot be written.
 
 Numba, matplotlib, Triton and huggingface_hub write to the user's cache folder (`~/.cache`). A container often has no
-home folder, or one that cannot be written. Then `prepare` sends all of them to one private folder inside the temporary
-folder; where there is no such folder either, they keep nothing, and Numba compiles again in every process (about 10
-seconds). `import nanochat` calls it, because the libraries read these variables when they are imported.
+home folder that can be written. Then `prepare` sends all of them to one private folder inside the temporary folder.
+Where there is no such folder either, they store nothing, and Numba compiles again in every process (about 10 seconds).
+`import nanochat` calls `prepare`, because the libraries read these variables when they are imported.
 """
 import contextlib
 import functools
@@ -18,7 +18,7 @@ MOVED = {"NUMBA_CACHE_DIR": "numba", "MPLCONFIGDIR": "matplotlib", "TRITON_HOME"
 def prepare() -> None:
     """Sets the variables that move the caches, if the user's cache folder cannot be written.
 
-    PyTorch's compiler uses the temporary folder anyway, under a name that others can take before us: always moved.
+    The cache of PyTorch's compiler is always moved: its default name in the temporary folder can be taken by others.
     """
     if (folder := private_folder()) is None:
         return
@@ -31,7 +31,7 @@ def prepare() -> None:
 
 
 def _can_write(folder: Path) -> bool:
-    """Whether this process may write to `folder`, which is made if only it itself is missing."""
+    """Whether this process may write to `folder`. Makes the folder if its parent exists."""
     if not folder.is_absolute():  # "~" stays as it is where the user has no home folder
         return False
     with contextlib.suppress(OSError):
@@ -52,9 +52,10 @@ def private_folder() -> Path | None:
         folder = parent / f"nanochat-{os.geteuid()}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        found, around = folder.lstat(), parent.stat()
+        status, parent_status = folder.lstat(), parent.stat()
     except OSError:  # no temporary folder, or a full or read-only one
         return None
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
-    others_may_rename = around.st_mode & 0o022 and not around.st_mode & stat.S_ISVTX
-    return folder if ours and not others_may_rename and os.access(folder, os.W_OK | os.X_OK) else None
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+    # In a folder with the sticky bit, as /tmp has it, only the owner of an entry may rename the entry.
+    others_may_rename = parent_status.st_mode & 0o022 and not parent_status.st_mode & stat.S_ISVTX
+    return folder if is_ours and not others_may_rename and os.access(folder, os.W_OK | os.X_OK) else None

@@ -1,9 +1,9 @@
-"""What a container or a batch system leaves to this process: processor cores and bytes of memory. Needs no PyTorch.
+"""How many processor cores and bytes of memory a container or a batch system leaves to this process. Needs no PyTorch.
 
-Control groups (Linux) limit both. A group lies in a tree of folders, and the limit of every folder counts, from the
-process's own group up to the root. There are two versions of the files (v1: one tree per controller; v2: one tree for
-all). In a container the path in /proc/self/cgroup may be that of the host, of which the container sees only the end.
-`root` is "/" everywhere but in tests.
+Control groups (Linux) limit both. Groups form a tree of folders, and the limit of every folder counts, from the group
+of the process up to the root. There are two versions (v1: one tree per controller; v2: one tree for all). In a
+container the path in /proc/self/cgroup may be that of the host, and the container sees only the end of that path.
+`root` is "/" except in tests.
 """
 import math
 import os
@@ -15,8 +15,8 @@ NO_LIMIT = 1 << 60  # v1 writes 9223372036854771712 for "no limit"
 
 
 def usable_cores(root: Path = ROOT) -> int:
-    """Cores this process can keep busy: the smallest of its affinity, the quotas of its groups (rounded up) and Slurm's
-    --cpus-per-task; at least 1."""
+    """The number of cores that this process can keep busy: the smallest of its affinity, the quotas of its groups
+    (rounded up) and Slurm's --cpus-per-task; at least 1."""
     cores = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     for folder in groups("cpu", root):
         quota, period = (_words(folder / "cpu.max") + [""])[:2]
@@ -29,15 +29,15 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def share_of_cores() -> int:
-    """Cores for this process where torchrun has started several of them on this machine."""
+    """The cores of this process where torchrun has started several processes on this machine."""
     return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes that can still be allocated within the limits of the groups; None where nothing limits them.
+    """Bytes that can still be allocated within the limits of the groups; None where there is no limit.
 
-    Pages that the kernel keeps for files that nobody reads at the moment (`inactive_file`) count as free: the kernel
-    gives them up before it ends a process. Swap does not count: a model in swap does not train.
+    Cached pages of files that nobody reads at the moment (`inactive_file`) count as free: the kernel drops them before
+    it ends a process. Swap does not count: a model in swap trains too slowly.
     """
     free = []
     for folder in groups("memory", root):
@@ -60,14 +60,14 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
         mount = next((mounts / name for name in ([controller, names] if names else ["unified"])
                       if (mounts / name).is_dir()), mounts)
         parts = [part for part in Path(path).parts if part not in ("/", "..")]
-        # The container may see only the end of the path, or nothing of it: then its root is our group.
+        # The container may see only the end of the path, or nothing of it: then our group is the root that it sees.
         inner = next(folder for start in range(len(parts) + 1)
                      if (folder := mount.joinpath(*parts[start:])).is_dir() or start == len(parts))
         yield from (folder for folder in (inner, *inner.parents) if folder == mount or mount in folder.parents)
 
 
 def _inactive_file(path: Path) -> int:
-    """The pages of a group and of all groups inside it: v1 has them as `total_inactive_file`."""
+    """Cached bytes of a group with all groups inside it; v1 calls this sum `total_inactive_file`."""
     numbers = dict(line.split()[:2] for line in _text(path).splitlines() if len(line.split()) > 1)
     word = numbers.get("total_inactive_file", numbers.get("inactive_file", ""))
     return int(word) if word.isdigit() else 0

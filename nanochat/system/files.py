@@ -1,10 +1,10 @@
-"""Files that are either whole or absent, and reads that say what is wrong.
+"""Writes that leave a complete file or none, and reads that say what is wrong with a file.
 
-Every write goes to a temporary name in the same folder, is flushed to the disk, and is renamed over the target:
-a crash, a full disk or a kill -9 leaves the old file or the new one, never half of one.
+Every write goes to a temporary name in the same folder, is flushed to the disk, and is renamed over the target: a
+crash, a full disk or a kill -9 leaves the old file or the new file, never half a file.
 
-Not every file system can do everything: some refuse fsync (FUSE, network folders), hard links or symbolic links (FAT,
-SMB), or the renaming of a folder that came with a container image (overlay). Here each has its second way.
+Some file systems refuse fsync (FUSE, network folders), hard links or symbolic links (FAT, SMB), or the renaming of a
+folder that came with a container image (overlay). Each of these operations has a substitute here.
 """
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from typing import IO, Any
 
 
 class UserError(Exception):
-    """What a user, a file or the network can cause: one line with the value, what was expected, and the fix."""
+    """An error that a user, a file or the network can cause: one line with the value, the expectation and the fix."""
 
 
 def size_text(num_bytes: float) -> str:
@@ -33,10 +33,9 @@ def size_text(num_bytes: float) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success fsyncs it and renames it to `path`, else removes it.
+    """Yields a temporary path beside `path`. On success it is flushed and renamed to `path`, else it is removed.
 
-    The temporary may be written as a file or made as a directory (then every file in it is fsynced first,
-    and an existing directory at `path` is replaced).
+    The caller may make a file there or a directory, which replaces a directory at `path`.
     """
     path = Path(path)
     try:
@@ -66,7 +65,7 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def _swap(new: Path, path: Path, old: Path) -> None:
-    """`new` takes the place of the folder `path`, which goes to `old`, and comes back if that fails."""
+    """Moves the folder `path` to `old` and `new` to `path`. If the second step fails, the folder comes back."""
     _move(path, old)
     try:
         os.replace(new, path)
@@ -86,38 +85,39 @@ def _move(folder: Path, target: Path) -> None:
 
 
 def _fsync(path: Path) -> None:
-    """Flushes a file or folder to the disk, where the file system can do that."""
+    """Flushes a file or folder to the disk, if the file system can do that."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError as error:  # an error of the disk (EIO, ENOSPC, EDQUOT) is not among these
+    except OSError as error:  # "this is not supported", not an error of the disk (EIO, ENOSPC, EDQUOT)
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF):
             raise
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Makes the file `source` readable as `target` as well, without a copy where the file system has links.
+    """Makes the file `source` readable as `target` too, without a copy if the file system has links.
 
-    A hard link is tried first (it stays when `source` is removed), then a symbolic link (another disk), then a copy.
+    A hard link comes first, because it survives when `source` is removed; then a symbolic link, then a copy.
     """
     source = Path(source).resolve()
     with replacing(target) as temporary:
         for make in (os.link, os.symlink, shutil.copyfile):
             try:
-                return make(source, temporary)
-            except OSError:  # of the copy: the last way
+                make(source, temporary)
+                break
+            except OSError:
                 temporary.unlink(missing_ok=True)
-                if make is shutil.copyfile:
+                if make is shutil.copyfile:  # there is no other way
                     raise
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Replaces `path` by `data` (text as UTF-8). Raises UserError where the disk does not let it."""
+    """Replaces `path` by `data` (text as UTF-8). UserError where the disk refuses."""
     with replacing(path) as temporary:
-        # A name of a file that is not UTF-8 has letters that cannot be encoded; JSON has "\\udc80" for them.
+        # A file name that is not UTF-8 has characters that cannot be encoded. In JSON they are written as "\\udc80".
         temporary.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
 
 
@@ -125,12 +125,12 @@ def write_json(path: Path, obj: Any) -> None:
     write_atomic(path, json.dumps(obj, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_jsonl(path: Path, rows: list[dict]) -> None:
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_json(path: Path) -> Any:
-    """The file's object. UserError when it is missing or no JSON."""
+    """The object in a file. UserError when the file is missing or is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -141,22 +141,22 @@ def read_json(path: Path) -> Any:
 
 
 def beside(path: Path) -> Path:
-    """`path`, or the same file with .gz behind its name where only that file exists."""
+    """`path`, or `path` + ".gz" if only that file exists."""
     zipped = path.with_name(path.name + ".gz")
     return zipped if zipped.is_file() and not path.exists() else path
 
 
 def open_text(path: Path) -> IO[str]:
-    """A text file opened for reading; .gz is unpacked on the way."""
+    """A text file opened for reading; .gz is decompressed."""
     return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8")
 
 
-def read_jsonl(path: Path) -> list[dict]:
-    """One object per line; also reads `path` + '.gz'. UserError names the file and the line that is wrong."""
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects in the lines of `path` or `path` + ".gz". UserError names the file and the line that is wrong."""
     source = beside(Path(path))
     if not source.exists():
         raise UserError(f"{path} does not exist, neither plain nor with .gz")
-    rows: list[dict] = []
+    rows: list[dict[str, Any]] = []
     number = 0
     try:
         with open_text(source) as lines:

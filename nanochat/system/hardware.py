@@ -1,4 +1,4 @@
-"""What the machine is: names, memory and peak speed, for the plan, the report and MFU."""
+"""The machine: names, memory and peak speed, for the plan, the report and MFU (model FLOPs utilisation)."""
 import os
 import platform
 import resource
@@ -9,7 +9,7 @@ import torch
 from nanochat.system import container
 from nanochat.system.container import usable_cores
 
-# Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; matched by substring, first hit wins.
+# Peak of one device in bf16 without sparsity, FLOP/s, from the data sheets. The first name that is contained counts.
 PEAK_BF16_FLOPS = (
     ("B200", 2.25e15), ("H200", 989e12), ("H100 NVL", 835e12), ("H100 PCIe", 756e12), ("H100", 989e12),
     ("A100", 312e12), ("L40S", 362e12), ("L40", 181e12), ("L4", 121e12), ("A10G", 70e12),
@@ -19,7 +19,7 @@ PEAK_BF16_FLOPS = (
 
 @dataclass(frozen=True)
 class Hardware:
-    """One machine: `device` in words, its count, memory per device (bytes) and bf16 peak (FLOP/s; None = unknown)."""
+    """One machine: the name of its devices, their number, memory per device, bf16 peak in FLOP/s (None = unknown)."""
 
     device: str
     count: int
@@ -35,16 +35,16 @@ def peak_flops(device_name: str) -> float | None:
 def detect() -> Hardware:
     """This machine's GPUs, or its processor where there is none."""
     if torch.cuda.is_available():
-        one = torch.cuda.get_device_properties(0)
-        return Hardware(one.name, torch.cuda.device_count(), one.total_memory, peak_flops(one.name))
+        gpu = torch.cuda.get_device_properties(0)
+        return Hardware(gpu.name, torch.cuda.device_count(), gpu.total_memory, peak_flops(gpu.name))
     return Hardware(_cpu_name(), usable_cores(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None)
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on `device`.
 
-    On a GPU: what the driver has left and what PyTorch's own pool has left. Else the least of what the machine has
-    available (Linux; half of all memory elsewhere), what the container leaves (container.py), and `ulimit -v`.
+    On a GPU: free bytes of the driver and of PyTorch's pool. Elsewhere the smallest of what the machine has available
+    (on Linux; else half of all memory), what the container leaves (container.py), and what `ulimit -v` leaves.
     """
     if device.type == "cuda":
         pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -60,14 +60,14 @@ def free_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes this process ever held on `device`; on a processor, its whole memory."""
+    """The highest number of bytes that this process has used on `device`; on a CPU its whole memory counts."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return (_first_number("/proc/self/status", "VmHWM:") or 0) << 10
 
 
 def _first_number(path: str, label: str = "") -> int | None:
-    """The number after `label` at the beginning of a line; None where there is no such file, line or number."""
+    """The number behind `label` at the beginning of a line; None where there is no such file, line or number."""
     try:
         with open(path, encoding="ascii") as lines:
             return next((int(line.removeprefix(label).split()[0]) for line in lines if line.startswith(label)), None)

@@ -1,9 +1,9 @@
-"""`njit`: Numba's decorator with a cache on disk that can never stop a program.
+"""`njit`: Numba's decorator, with a cache on disk that can never stop a program.
 
-Numba's own `cache=True` raises where no folder can be written, where a cached file is damaged (a power cut) and where
-the disk is full. It also reuses machine code after an update of another file whose functions were inlined into it. Here
-the cache is only an optimisation: a function that cannot be loaded is compiled, a function that cannot be stored is
-compiled again next time, and an entry counts only while no file with compiled functions has changed.
+Numba's `cache=True` raises an error where no folder can be written, where a cached file is damaged (by a power cut) and
+where the disk is full. It also reuses machine code after a change in another file whose functions were inlined into it.
+Here the cache is only an optimisation: a function that cannot be loaded is compiled, a function that cannot be stored
+is compiled again next time, and an entry is valid only as long as no file with compiled functions has changed.
 """
 import contextlib
 import functools
@@ -14,16 +14,15 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache
-from numba.core.dispatcher import Dispatcher
 
 from nanochat.system import log
 
 
-def njit(**options: Any) -> Callable:
+def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`@njit(nogil=True)` is `@numba.njit(nogil=True, cache=True)` with the cache described above."""
-    def decorate(function: Callable) -> Callable:
-        compiled = numba.njit(**options)(function)
-        if isinstance(compiled, Dispatcher):  # with NUMBA_DISABLE_JIT=1 it is the plain function
+    def decorate(function: Callable[..., Any]) -> Any:
+        compiled: Any = numba.njit(**options)(function)
+        if hasattr(compiled, "py_func"):  # NUMBA_DISABLE_JIT=1 leaves the plain function
             with contextlib.suppress(RuntimeError, OSError):  # "no locator available": nothing can be written
                 compiled._cache = _Cache(function)
         return compiled
@@ -32,11 +31,11 @@ def njit(**options: Any) -> Callable:
 
 
 class _Cache(FunctionCache):
-    def __init__(self, function: Callable):
+    def __init__(self, function: Callable[..., Any]):
         super().__init__(function)
         self._cache_file._source_stamp = (self._cache_file._source_stamp, _digest_of_sources())
 
-    def load_overload(self, sig, target_context):
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
         stored = None
         try:
             stored = super().load_overload(sig, target_context)
@@ -47,7 +46,7 @@ class _Cache(FunctionCache):
             _announce()
         return stored
 
-    def save_overload(self, sig, data):
+    def save_overload(self, sig: Any, data: Any) -> None:
         with contextlib.suppress(OSError):  # a full disk, a quota, a folder that has become read-only
             super().save_overload(sig, data)
 
@@ -59,6 +58,6 @@ def _announce() -> None:
 
 @functools.cache
 def _digest_of_sources() -> str:
-    """One hash over all files of nanochat that compile functions: they inline each other's."""
+    """One hash of all files of nanochat with compiled functions, which inline each other."""
     sources = (path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py")))
     return hashlib.sha256(b"".join(text for text in sources if b"system.jit import" in text)).hexdigest()

@@ -1,7 +1,7 @@
-"""What a run says: metrics as JSON lines, a progress line, a run.json at the end.
+"""The output of a run: metrics as JSON lines, a progress line, a run.json at the end.
 
-Numbers are named `area/quantity_unit`; prose and pictures are rendered from them later (nanochat/report.py).
-Only the main rank writes.
+Numbers are named `area/quantity_unit`; the report makes prose and pictures of them later (nanochat/report.py). Only
+the main rank writes.
 """
 import contextlib
 import json
@@ -17,7 +17,7 @@ from nanochat.system import files, paths
 
 CLEAR = "\x1b[K"  # the terminal's command to clear the rest of the line
 DRAW_SECONDS = 0.1  # between two drawings of a progress line
-_line_is_drawn = False  # the terminal's cursor stands behind a progress line
+_line_is_drawn = False  # the cursor of the terminal is behind a progress line
 
 
 def is_main() -> bool:
@@ -33,66 +33,65 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """One line to a person who waits at a terminal. It goes to stderr, and programs that read this process do not get
-    it, because they wait for an answer."""
+    """Prints one line to stderr if that is a terminal: for a person who waits, not for a program that reads us."""
     if is_main() and sys.stderr is not None and sys.stderr.isatty():
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
 
 
 def _write(text: str) -> None:
-    """Writes to stdout, and goes on where stdout is gone: a closed terminal (EIO), a log reader that has ended (EPIPE)
-    or a full disk under a log file must not end a training run of hours, which is worth more than its output."""
+    """Writes to stdout, and continues where stdout is gone. A closed terminal (EIO), a reader that has ended (EPIPE) or
+    a full disk under a log file must not end a training run of hours, which is worth more than its output."""
     try:
         print(text, end="", flush=True)
-    except BlockingIOError:  # somebody has made the pipe non-blocking, and it is full: this text is lost
+    except BlockingIOError:  # another process has made the pipe non-blocking, and it is full: this text is lost
         pass
     except OSError:
         silence(sys.stdout)
 
 
 def silence(stream: Any) -> None:
-    """Everything written to this stream from now on goes nowhere, also what Python writes when it flushes at exit."""
+    """Sends everything that is written to this stream to /dev/null, also the rest that Python writes at its exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Metrics:
-    """Appends one JSON object per line to `path`. Before the first, lines beyond `start` are dropped, so that a killed
-    run and an undisturbed one leave the same curve; a run that fails before it leaves the old curve as it was."""
+    """Appends one JSON object per line to `path`. With the first line, old lines beyond step `start` are dropped: so a
+    killed run leaves the same curve as an undisturbed run. A run that fails before that leaves the old curve."""
 
     def __init__(self, path: Path, start: int = 0):
         self.path, self.start, self.begun = Path(path), start, False
 
-    def _kept(self) -> str:
+    def _earlier_lines(self) -> str:
         old = self.path.read_text(encoding="utf-8", errors="replace") if self.start and self.path.exists() else ""
         return "".join(line + "\n" for line in old.splitlines() if _step(line) <= self.start)
 
     def write(self, step: int, **numbers: float | int | str) -> None:
-        """`metrics.write(10, **{"train/loss_nats": 2.1})`; floats are kept to six digits."""
+        """`metrics.write(10, **{"train/loss_nats": 2.1})`; floats are rounded to six digits."""
         if not is_main():
             return
         rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in numbers.items()}
         line = json.dumps({"step": step, **rounded}) + "\n"
         if not self.begun:
-            files.write_atomic(self.path, self._kept() + line)
+            files.write_atomic(self.path, self._earlier_lines() + line)
             self.begun = True
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it: the run is worth more
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # a user may have removed it: the run is worth more
         with open(self.path, "a", encoding="utf-8") as lines:
             lines.write(line)
 
 
 def _step(line: str) -> float:
-    """The step of a line of metrics; infinite for half a line, which a kill may have left."""
+    """The step of a line of metrics; infinite for half a line, which a killed process may leave."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except ValueError:
         return math.inf
 
 
 def write_run(name: str, *, seconds: float, folder: Path | None = None, **facts: Any) -> None:
-    """`run.json` in `folder` (default: `out/results/<name>`): what the command did; the report is made from these."""
+    """Writes `run.json` into `folder` (default: `out/results/<name>`): what the command did, for the report."""
     if is_main():
         module = ".".join(Path(sys.argv[0]).with_suffix("").parts[-2:])  # scripts.base_train
         command = shlex.join(["python", "-m", module, *sys.argv[1:]])
@@ -102,8 +101,8 @@ def write_run(name: str, *, seconds: float, folder: Path | None = None, **facts:
 
 
 class Progress:
-    """How far a command is: one line that is drawn again and again on a terminal; elsewhere, a new line at most every
-    `every_seconds`. A terminal that is too narrow gets fewer numbers, never less of name, step and time left.
+    """The progress of a command: a line that is redrawn on a terminal; elsewhere a new line at most every
+    `every_seconds`. On a narrow terminal numbers are left out, but never name, step and time left.
 
     with Progress("base", total=800, unit="steps") as bar:
         bar.update(step, loss=2.31, tokens_per_second=21_000)
@@ -120,11 +119,11 @@ class Progress:
         return self
 
     def update(self, done: int, **numbers: float) -> None:
-        """`done` units of the total are finished (a total of 0 is unknown); the numbers are shown behind them."""
+        """`done` units of the total are finished (a total of 0 is unknown); the numbers are shown behind that."""
         if not is_main():
             return
         if self.first is None:
-            self.first = done  # a resumed run's time left counts from where it resumed
+            self.first = done  # the speed of a resumed run counts from the step where it resumed
         now = time.monotonic()
         if now - self.last_line < (DRAW_SECONDS if self.on_terminal else self.every_seconds) and done != self.total:
             return
@@ -137,7 +136,7 @@ class Progress:
 
     def _line(self, step: str, left: str, numbers: list[str]) -> str:
         """Name, step and time left, then as many numbers as fit into the terminal."""
-        width = _columns() - 1 if self.on_terminal else sys.maxsize  # some terminals wrap after the last
+        width = _columns() - 1 if self.on_terminal else sys.maxsize  # some terminals wrap after the last column
         ends = f"  {left} left" * bool(left)
         lines = [f"{self.title}: {step} {self.unit}{ends}", f"{self.title}: {step}{ends}"]
         line = next((line for line in lines if len(line) <= width), lines[1][:width])
@@ -159,12 +158,12 @@ class Progress:
 
 
 def _is_terminal() -> bool:
-    """Whether stdout is a terminal where a line can be drawn again."""
+    """Whether stdout is a terminal that can redraw a line."""
     return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def _columns() -> int:
-    """The terminal's width at the moment, or COLUMNS if that is less; 80 where neither is known."""
+    """The current width of the terminal, or COLUMNS if that is less; 80 where neither is known."""
     widths = [int(os.environ["COLUMNS"])] if os.environ.get("COLUMNS", "").isdigit() else []
     with contextlib.suppress(OSError, ValueError):
         widths.append(os.get_terminal_size(sys.stdout.fileno()).columns)

@@ -1,4 +1,4 @@
-"""Arithmetic that several rooms need and Python has no name for."""
+"""Arithmetic that several rooms need and that has no name in Python."""
 
 
 def ceil_div(number: int, divisor: int) -> int:

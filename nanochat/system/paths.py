@@ -1,7 +1,7 @@
-"""Where things lie. One folder holds everything a run makes (`out/`); delete it to start over.
+"""Paths. One folder, `out/`, holds everything that a run makes; delete it to start again.
 
-NANOCHAT_BASE_DIR moves that folder; NANOCHAT_DATA points at text and task files kept elsewhere (read only).
-Functions, not constants: the tests and `--out`/`--data` change the environment after import.
+NANOCHAT_BASE_DIR moves that folder. NANOCHAT_DATA names a folder of text and task files elsewhere, which is only read.
+These are functions, not constants, because the tests and `--out` change the environment after the import.
 """
 import os
 from pathlib import Path
@@ -9,11 +9,11 @@ from pathlib import Path
 from nanochat.system.files import UserError
 
 REPO = Path(__file__).resolve().parents[2]
-STAGES = ("base", "mid", "sft", "rl")  # the model-making stages, in order
+STAGES = ("base", "mid", "sft", "rl")  # the stages that train a model, in order
 
 
 def base_dir() -> Path:
-    """The folder of this run; made by whoever writes into it."""
+    """The folder of this run. Every function that writes into it makes it first."""
     return Path(os.environ.get("NANOCHAT_BASE_DIR") or REPO / "out").expanduser().absolute()
 
 
@@ -27,9 +27,9 @@ def tokenizer_dir() -> Path:
 
 
 def checkpoint_dir(stage: str, tag: str = "") -> Path:
-    """`out/checkpoints/<stage>[/<tag>]`; tags are named after the depth: d4, d20."""
+    """`out/checkpoints/<stage>[/<tag>]`. The default tag names the depth: d4, d20."""
     if tag != Path(tag).name or tag == "..":
-        raise UserError(f"--model_tag={tag} is no plain name; give one without slashes, e.g. d4")
+        raise UserError(f"--model_tag={tag} is not a plain name; give a name without slashes, e.g. d4")
     return base_dir() / "checkpoints" / stage / tag
 
 

@@ -1,11 +1,11 @@
-"""Whose results lie where, so that no model's results are lost to another's.
+"""Where the results of each model lie, so that no model replaces the results of another.
 
-    out/results/<stage>/…                 of one model, whose tag `model.json` names; the report reads these
+    out/results/<stage>/…                 of one model, whose tag is in `model.json`; the report reads these
     out/results/<stage>/models/<tag>/…    of every other model of the stage
-    …/earlier/<number>/…                  in both: what later training, or another measurement, would have replaced
+    …/earlier/<number>/…                  in both: results that later training or another measurement would replace
 
-The stage's folder belongs to the newest model that was trained without --model_tag (as the recipes train), or to the
-only one. A trial with a --model_tag of its own therefore leaves the results of the finished model where they are.
+The folder of a stage belongs to the newest model that was trained without --model_tag, as the recipes train, or to the
+only model. So a trial with its own --model_tag leaves the results of the finished model where they are.
 """
 import json
 import os
@@ -20,64 +20,65 @@ MODELS, EARLIER = "models", "earlier"
 
 
 def owner(stage: str) -> str:
-    """The tag of the model whose results lie in `results/<stage>/`; "" = nobody's, "?" = not known."""
+    """The tag of the model whose results lie in `results/<stage>/`; "" = there are none, "?" = not known."""
     folder = paths.results_dir(stage)
-    for name in ("model.json", "chat_eval.json", "base_loss.json", "base_eval.json"):  # older code has no first
+    # Older versions wrote no model.json, but their other results have the tag.
+    for name in ("model.json", "chat_eval.json", "base_loss.json", "base_eval.json"):
         try:
-            return files.read_json(folder / name)["tag"]
+            return str(files.read_json(folder / name)["tag"])
         except (UserError, KeyError, TypeError):
             continue
     return "?" if _entries(folder) else ""
 
 
 def folder_of(stage: str, tag: str) -> Path:
-    """Where the results of this model are, or go when there are none yet."""
-    main, now = paths.results_dir(stage), owner(stage)
-    own = main / MODELS / tag
-    return main if now == tag or now in ("", "?") and not own.exists() else own
+    """The folder of this model's results, whether there are some yet or not."""
+    main, owner_tag = paths.results_dir(stage), owner(stage)
+    separate = main / MODELS / tag
+    return main if owner_tag == tag or owner_tag in ("", "?") and not separate.exists() else separate
 
 
 def folder_for_training(stage: str, tag: str, named: bool) -> Path:
-    """Where a model that is trained from the beginning leaves its results; `named` = the user gave --model_tag."""
+    """The folder of results for a model that is trained from the beginning; `named` = the user gave --model_tag."""
     main = paths.results_dir(stage)
     return main / MODELS / tag if named and owner(stage) not in ("", tag) else main
 
 
 def begin(stage: str, tag: str, folder: Path) -> None:
-    """Makes `folder` the place of a model that is trained from the beginning. What lies there is moved, not lost."""
+    """Gives `folder` to a model that is trained from the beginning. Results in it are moved, not lost."""
     if not log.is_main():
         return
     before = owner(stage) if folder == paths.results_dir(stage) else tag
     is_of_another = before not in ("", "?", tag)
     is_more_than_a_start = {path.name for path in _entries(folder)} - {"model.json", "metrics.jsonl"}
     with files.replacing(folder / "model.json") as temporary:
-        temporary.write_bytes(json.dumps({"tag": tag}).encode())  # before anything is moved: the disk may be full
+        # Written before anything is moved: the disk may be full.
+        temporary.write_bytes(json.dumps({"tag": tag}).encode())
         if is_of_another or is_more_than_a_start:
             target = folder / MODELS / before if is_of_another else _next(folder)
-            if _entries(target):  # an even earlier model of that name
+            if _entries(target):  # of an even earlier model with that tag
                 _move(_entries(target), _next(target))
             _move(_entries(folder), target)
             log.say(f"the results of the {stage} model {before if is_of_another else 'before'} are now in {target}")
 
 
 def keep_earlier(*results: Path, copy: bool = False) -> None:
-    """Moves results (files or folders of one folder) to `earlier/<number>/` beside them; `copy` leaves the files there,
-    too."""
-    there = [path for path in results if path.exists()]
-    if there and log.is_main():
-        target = _next(there[0].parent)
-        _move(there, target, copy)
-        log.say(f"what was measured before ({', '.join(path.name for path in there)}) is now in {target}")
+    """Moves results (files or folders of one folder) to `earlier/<number>/` beside them, or copies them."""
+    existing = [path for path in results if path.exists()]
+    if existing and log.is_main():
+        target = _next(existing[0].parent)
+        _move(existing, target, copy)
+        log.say(f"the earlier results {', '.join(path.name for path in existing)} are now in {target}")
 
 
 def write(path: Path, content: dict[str, Any], identity: tuple[str, ...]) -> None:
-    """Writes a result. One that differs in one of the fields `identity` (the model, the number of items) is kept."""
+    """Writes a result. An old result that differs in a field of `identity` (the model, the number of items) is kept."""
     if not log.is_main():
         return
     if path.exists():
         try:
             before = files.read_json(path)
-        except UserError:  # damaged: there is nothing to keep
+        except UserError:  # damaged: nothing to keep
             before = content
         if any(before.get(name) != content.get(name) for name in identity):
             keep_earlier(path)
@@ -85,7 +86,7 @@ def write(path: Path, content: dict[str, Any], identity: tuple[str, ...]) -> Non
 
 
 def _entries(folder: Path) -> list[Path]:
-    """The results in a folder, without those of other models and of earlier times."""
+    """The results in a folder, without those of other models and without earlier results."""
     return [path for path in sorted(folder.glob("[!.]*")) if path.name not in (MODELS, EARLIER)]
 
 

@@ -1,7 +1,7 @@
-"""Device, dtype and ranks: what this process runs on, found once at start.
+"""The runtime: device, dtype and ranks of this process, found once at the start.
 
-torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one rank and no process group. Recipes call
-`start()` and pass what it returns; nothing below the recipes asks the environment.
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without torchrun there is one rank and no process group. A command calls
+`start()` and passes the result on. RANK is also read in log.py, so that only the main rank prints and writes.
 """
 import atexit
 import ctypes
@@ -20,7 +20,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where this process computes. `dtype` is that of activations; parameters stay fp32."""
+    """Where this process computes. `dtype` is the dtype of activations; parameters stay fp32."""
 
     device: torch.device
     dtype: torch.dtype
@@ -38,7 +38,7 @@ class Runtime:
 
 
 def start(device_type: str = "", dtype: str = "") -> Runtime:
-    """Joins the process group when torchrun started us, and picks device and dtype ("" = the best there is)."""
+    """Joins the process group if torchrun has started us, and chooses device and dtype ("" = the best available)."""
     rank, world_size, local_rank = (int(os.environ.get(name, default)) for name, default in
                                     (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     device = _device(device_type or _best_device_type(), local_rank)
@@ -50,30 +50,31 @@ def start(device_type: str = "", dtype: str = "") -> Runtime:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
-    if device.type == "cpu":  # else compiled code adds up an embedding's gradient in the order its threads arrive
+    if device.type == "cpu":
+        # Without this, torch.compile sums gradients of embeddings in the order of its threads, and two runs differ.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         _keep_freed_memory()
-    if "OMP_NUM_THREADS" not in os.environ:  # PyTorch counts the machine's cores, not those a container leaves us
+    if "OMP_NUM_THREADS" not in os.environ:  # PyTorch counts the cores of the machine, not those of the container
         torch.set_num_threads(min(torch.get_num_threads(), container.share_of_cores()))
     return Runtime(device, DTYPES[dtype] if dtype else best_dtype(device), rank, world_size, local_rank)
 
 
 def _keep_freed_memory() -> None:
-    """Has glibc reuse large blocks. By itself it gives each back to the kernel, which hands out the next one page by
-    page, zeroed: 18,000 page faults, a quarter of the time, in a step of the laptop's model (docs/LOG.md)."""
+    """Makes glibc reuse large blocks. By default it returns each to the kernel, which fills the next block page by page
+    with zeros: 18,000 page faults and a quarter of the time in a step of the laptop's model (docs/LOG.md)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:  # other C libraries have none
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most it takes
+    if mallopt:  # other C libraries do not have it
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the highest value that glibc accepts
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def _leave() -> None:
-    """The last word of one of several ranks. Gloo's threads outlive Python, and now and then (one process in a hundred)
-    abort while its libraries are taken down; what is to be written has been by now."""
+    """Ends one of several ranks by `os._exit`. The threads of Gloo outlive Python, and sometimes (in one process of a
+    hundred) crash while the interpreter shuts down. All files have been written by then."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(cli.exit_code or int(hasattr(sys, "last_value")))  # last_value: a traceback has been printed
+    os._exit(cli.exit_code or int(hasattr(sys, "last_value")))  # last_value: Python has printed a traceback
 
 
 def _best_device_type() -> str:
@@ -94,17 +95,17 @@ def _device(device_type: str, local_rank: int) -> torch.device:
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies in it, float32 elsewhere."""
+    """bfloat16 where the hardware can multiply in it, float32 elsewhere."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu" and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)():
-        # oneDNN says yes from AVX-512 on; without the dot-product instructions bf16 is slower than fp32
+        # oneDNN says yes from AVX-512 on; without instructions for bf16 products it is slower than fp32
         return torch.bfloat16 if "avx512_bf16" in cpu_flags() or "amx_bf16" in cpu_flags() else torch.float32
     return torch.float32
 
 
 def cpu_flags() -> set[str]:
-    """The processor's feature flags (Linux; empty elsewhere)."""
+    """The feature flags of the processor (on Linux; elsewhere none)."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(set(line.split(":")[1].split()) for line in lines if line.startswith("flags"))
@@ -113,15 +114,16 @@ def cpu_flags() -> set[str]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was asked, so that a clock means something."""
+    """Waits until the device has finished its work, so that a clock measures that work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
-    """Element-wise sum over ranks, in fp64 where the backend can (NCCL and gloo both do)."""
+    """Element-wise sum over ranks, in fp64, which NCCL and gloo support."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
-    return tensor.tolist()
+    sums: list[float] = tensor.tolist()
+    return sums

@@ -26,7 +26,7 @@ def test_places_follow_the_environment(base_dir, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("tag", ["a/b", "../d4", "..", "/d4", "d4/"])
 def test_a_tag_that_leads_elsewhere_is_refused(base_dir, tag):
-    with pytest.raises(UserError, match="is no plain name"):
+    with pytest.raises(UserError, match="is not a plain name"):
         paths.checkpoint_dir("base", tag)
 
 
