@@ -1,6 +1,6 @@
-"""The text a model is trained on: made, fetched or checked.
+"""The text for training a model: made, fetched or imported.
 
-    python -m nanochat.dataset                          no GPU: the kindergarten, made here from a seed in seconds
+    python -m nanochat.dataset                          no GPU: the kindergarten, made from a seed in seconds
     python -m nanochat.dataset -n 8                     with a GPU: 8 shards of FineWeb-Edu, 250M characters each
     python -m nanochat.dataset --source=climbmix -n 170
     python -m nanochat.dataset --source=smoltalk        conversations; likewise mmlu, gsm8k, arc, humaneval
@@ -19,8 +19,8 @@ from tasks import mixture
 
 
 def describe(data_dir: Path) -> str:
-    """What lies in a data folder, in words: shards, documents, characters (an estimate from the first group), exams and
-    lessons. UserError when a shard is damaged or training or validation text is missing."""
+    """The content of a data folder in words: shards, documents, characters (estimated from the first documents), exams
+    and lessons. UserError when a shard is damaged, or training or validation text is missing."""
     lines = []
     for split, paths_ in (("train", shards.train_shards(data_dir)), ("validation", shards.validation_shards(data_dir))):
         documents = sum(shards.open_shard(path).metadata.num_rows for path in paths_)
@@ -36,8 +36,8 @@ def describe(data_dir: Path) -> str:
 
 
 def use_own(source: Path, target: Path, with_text: bool = True) -> None:
-    """Imports a folder or a file of the user's own into the data folder `target`; checks `target` itself. Without
-    `with_text` only conversations and exams are imported, beside the text that is there."""
+    """Imports a folder or a file of the user into the data folder `target`. If `source` is `target`, only checks it.
+    Without `with_text` only conversations and exams are imported, beside the existing text."""
     source, target = source.expanduser().absolute(), target.absolute()
     if source.resolve() == target.resolve():
         log.say(f"{source}\n{describe(source)}")
@@ -52,7 +52,7 @@ def use_own(source: Path, target: Path, with_text: bool = True) -> None:
                         "(.jsonl .json .parquet), or these packed (.gz .zst); docs/data.md has examples")
     record = import_texts.write(found, target, mixture.names_of_tasks(), with_text)["imported"]
     if record.get("has_words_of_conversations"):
-        log.say("there is little text beside the conversations: their words are text to pretrain on as well")
+        log.say("there is little text beside the conversations, so their words are used for pretraining too")
     log.say(f"imported into {target}\n{describe(target)}")
 
 
@@ -63,8 +63,19 @@ def make_kindergarten(data_dir: Path, seed: int, scale: float = 1.0) -> None:
     log.say(f"made the kindergarten with seed {seed} in {data_dir}\n{describe(data_dir)}")
 
 
+def fetch(source: hub.HubSource, num_files: int, data_dir: Path) -> None:
+    """Fetches text, or conversations and questions, from the hub."""
+    log.say(source.note)
+    if source.lessons:
+        for name, num_rows in hub.fetch_lessons(source, data_dir).items():
+            log.say(f"{data_dir / name}: {num_rows:,} rows")
+    else:
+        hub.fetch(source, num_files, data_dir / "text")
+        log.say(describe(data_dir))
+
+
 def default_source() -> str:
-    """FineWeb-Edu where there is a GPU to learn it, else the kindergarten."""
+    """FineWeb-Edu if there is a GPU to train on it, else the kindergarten."""
     import torch
     return "fineweb-edu" if torch.cuda.is_available() else "kindergarten"
 
@@ -72,28 +83,22 @@ def default_source() -> str:
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=-1, short="n"),
-        source=cli.flag("", "empty = what suits this machine", choices=("", "kindergarten", *hub.HUB)),
+        source=cli.flag("", "default: what suits this machine", choices=("", "kindergarten", *hub.HUB)),
         data=cli.flag("", "a folder or a file of your own to import (docs/data.md)"),
         text=cli.flag(True, "with --data: import its text as well"),
         seed=cli.flag(1, "of the kindergarten"),
         scale=cli.flag(1.0, "the kindergarten's size; less for a trial", at_least=0.001, at_most=100),
-        out=cli.flag("", "the run's folder; empty = NANOCHAT_BASE_DIR or out/"))
+        out=cli.flag("", "the run's folder; default: NANOCHAT_BASE_DIR or out/"))
     target = Path(args.out) / "data" if args.out else paths.data_dir()
+    name = args.source or default_source()
     if args.data:
-        return use_own(Path(args.data), target, args.text)
-    source = args.source or default_source()
-    if source == "kindergarten":
+        use_own(Path(args.data), target, args.text)
+    elif name == "kindergarten":
         if not args.source:
-            log.say("no GPU here: making the kindergarten (real text: --source=fineweb-edu, a GPU's worth of work)")
-        return make_kindergarten(target, args.seed, args.scale)
-    if hub.HUB[source].lessons:
-        log.say(hub.HUB[source].note)
-        for name, rows in hub.fetch_lessons(hub.HUB[source], target).items():
-            log.say(f"{target / name}: {rows:,} rows")
-        return
-    log.say(hub.HUB[source].note)
-    hub.fetch(hub.HUB[source], args.num_files, target / "text")
-    log.say(describe(target))
+            log.say("no GPU here: making the kindergarten (real text, which needs a GPU: --source=fineweb-edu)")
+        make_kindergarten(target, args.seed, args.scale)
+    else:
+        fetch(hub.HUB[name], args.num_files, target)
 
 
 if __name__ == "__main__":

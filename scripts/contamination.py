@@ -1,14 +1,16 @@
-"""Does the training text hold the exams? Runs of words that a corpus shares with evaluation items.
+"""Searches the training text for the exams: runs of words that a corpus shares with items of exams.
 
     python -m scripts.contamination                                 the pretraining shards
     python -m scripts.contamination --mixture="text,dolly,gsm8k" --ngram=13
 
-An item overlaps when any run of --ngram words of any of its texts stands in the corpus (Brown et al. 2020, appendix C:
-13 words; letters in lower case, punctuation ignored). Items with no text of that length can't be checked, and say so.
+An item overlaps when any run of --ngram words of any of its texts is in the corpus (Brown et al. 2020, appendix C: 13
+words; letters in lower case, punctuation ignored). Items without a text of that length cannot be checked; the table
+shows how many could.
 """
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -28,25 +30,26 @@ NUM_EXAMPLES = 3
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(argv, __doc__, ngram=flag(13, "words in a run", at_least=2),
-                     mixture=flag("text", "the corpus, as --mixture of mid_train names it"))
+                     mixture=flag("text", "the corpus, named as in --mixture of mid_train"))
     started = time.monotonic()
     exams = {name: texts for name, texts in exam_items().items() if texts}
     if not exams:
         raise UserError(f"there are no exams in {paths.data_dir()} to compare with; name a folder that has some with "
                         "--data (NANOCHAT_DATA), or make the kindergarten: python -m nanochat.dataset")
+    # The hashes of the exams' runs fit into memory; the corpus is read once and compared with them.
     runs = {name: [np.unique(np.concatenate([hashes(text, args.ngram)[1] for text in item])) for item in items]
             for name, items in exams.items()}
-    wanted = np.unique(np.concatenate([own for items in runs.values() for own in items]))
-    found, documents, words = search(wanted, args.mixture, args.ngram)
+    exam_runs = np.unique(np.concatenate([item_runs for items in runs.values() for item_runs in items]))
+    shared, documents, words = search(exam_runs, args.mixture, args.ngram)
     result = {"ngram": args.ngram, "corpus": args.mixture, "documents": documents, "words": words,
-              "exams": {name: judge(items, found) for name, items in runs.items()}}
+              "exams": {name: judge(items, shared) for name, items in runs.items()}}
     results.write(paths.results_dir("contamination") / "contamination.json", result, identity=("ngram", "corpus"))
     show(result)
     log.write_run("contamination", seconds=time.monotonic() - started, flags=vars(args))
 
 
 def exam_items() -> dict[str, list[list[str]]]:
-    """{exam: the texts of each test item}; of CORE's files each one once."""
+    """{exam: the texts of each test item}; each file of CORE once, although several tasks may use it."""
     exams = {task.name: task.load("test") for task in map(tasks.find, tasks.names())
              if task.kind != "source" and task.path("test")}
     if (paths.data_dir() / "core_tasks.yaml").exists():
@@ -73,23 +76,24 @@ def hashes(text: str, ngram: int) -> tuple[list[str], np.ndarray]:
     return words, runs
 
 
-def search(wanted: np.ndarray, spec: str, ngram: int) -> tuple[dict[int, str], int, int]:
-    """({run found in the corpus: its words}, documents, words); `wanted` is sorted."""
-    found: dict[int, str] = {}
+def search(exam_runs: np.ndarray, spec: str, ngram: int) -> tuple[dict[int, str], int, int]:
+    """({run that is in the corpus too: its words}, documents, words); `exam_runs` is sorted."""
+    shared: dict[int, str] = {}
     documents = num_words = 0
     with log.Progress("contamination", 0, unit="documents") as bar:
         for text in corpus(spec):
             words, runs = hashes(text, ngram)
-            at = np.searchsorted(wanted, runs).clip(max=max(len(wanted) - 1, 0))
-            for place in np.flatnonzero(wanted[at] == runs) if len(wanted) else ():
-                found.setdefault(int(runs[place]), " ".join(words[place:place + ngram]))
+            # Binary search is faster than np.isin, which would sort all runs of the exams again for every document.
+            at = np.searchsorted(exam_runs, runs).clip(max=max(len(exam_runs) - 1, 0))
+            for place in np.flatnonzero(exam_runs[at] == runs) if len(exam_runs) else ():
+                shared.setdefault(int(runs[place]), " ".join(words[place:place + ngram]))
             documents, num_words = documents + 1, num_words + len(words)
-            bar.update(documents, runs=len(found))
-    return found, documents, num_words
+            bar.update(documents, runs=len(shared))
+    return shared, documents, num_words
 
 
 def corpus(spec: str) -> Iterator[str]:
-    """Every text of a mixture's sources, once."""
+    """Every text of the sources of a mixture, once."""
     for name in mixture.parse(spec) or mixture.everything(paths.data_dir()):
         for row in mixture.rows(name, paths.data_dir()):
             if "text" in row:
@@ -98,21 +102,22 @@ def corpus(spec: str) -> Iterator[str]:
                 yield from (text for message in row["messages"] for text in texts_in(message["content"]))
 
 
-def judge(items: list[np.ndarray], found: dict[int, str]) -> dict:
-    """{"items", "checked", "overlapping", "examples"} of one exam, whose items are given as their runs."""
-    known = np.fromiter(found, np.uint64, len(found))
-    shared = [np.intersect1d(own, known) for own in items]
-    examples = [found[int(own[0])] for own in shared if len(own)][:NUM_EXAMPLES]
-    return {"items": len(items), "checked": sum(len(own) > 0 for own in items),
-            "overlapping": sum(len(own) > 0 for own in shared), "examples": examples}
+def judge(items: list[np.ndarray], shared: dict[int, str]) -> dict[str, Any]:
+    """{"items", "checked", "overlapping", "examples"} of an exam, whose items are given as their runs."""
+    shared_runs = np.fromiter(shared, np.uint64, len(shared))
+    overlaps = [np.intersect1d(runs, shared_runs) for runs in items]
+    examples = [shared[int(overlap[0])] for overlap in overlaps if len(overlap)][:NUM_EXAMPLES]
+    return {"items": len(items), "checked": sum(len(runs) > 0 for runs in items),
+            "overlapping": sum(len(overlap) > 0 for overlap in overlaps), "examples": examples}
 
 
-def show(result: dict) -> None:
+def show(result: dict[str, Any]) -> None:
+    """Prints the table."""
     view = Table("exam", "items", "long enough", "overlapping", "example",
                  title=f"runs of {result['ngram']} words shared with {result['documents']:,} documents")
-    for name, one in result["exams"].items():
-        view.add_row(name, f"{one['items']:,}", f"{one['checked']:,}", f"{one['overlapping']:,}",
-                     one["examples"][0] if one["examples"] else "")
+    for name, exam in result["exams"].items():
+        view.add_row(name, f"{exam['items']:,}", f"{exam['checked']:,}", f"{exam['overlapping']:,}",
+                     exam["examples"][0] if exam["examples"] else "")
     Console().print(view)
 
 

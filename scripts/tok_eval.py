@@ -4,12 +4,14 @@
 
 With more bytes per token the same text has fewer tokens, and a model reads more text for the same work. The sample
 texts are in tok_eval.txt; for those that are not in Latin letters, a vocabulary learnt from English needs many tokens.
-GPT-2's and GPT-4's vocabularies come from tiktoken's cache or from the network, or are left out.
+The vocabularies of GPT-2 and GPT-4 come from tiktoken's cache or from the network, or are left out.
 """
 import hashlib
 import re
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,11 @@ def main(argv: list[str] | None = None) -> None:
              "training text": list(islice(shards.iter_texts(shards.train_shards()), args.documents)),
              "validation text": list(islice(shards.iter_texts(shards.validation_shards()), args.documents))}
     # 2. The tokenizers, as functions from texts to the number of tokens.
-    encoders = {"ours": lambda texts: len(tokenizer.encode_batch(texts)[0])}
+    encoders: dict[str, Callable[[list[str]], int]] = {"ours": lambda texts: len(tokenizer.encode_batch(texts)[0])}
     vocab_sizes = {"ours": tokenizer.vocab_size}
     for name, title in PEERS.items():
         if peer := from_tiktoken(name):
-            # "ordinary": names of special tokens are text, as with us.
-            encoders[title] = lambda texts, peer=peer: sum(map(len, peer.encode_ordinary_batch(texts)))
+            encoders[title] = partial(count_tokens, peer)
             vocab_sizes[title] = peer.n_vocab
         else:
             log.say(f"{title}'s vocabulary is not in tiktoken's cache and could not be fetched: left out")
@@ -79,6 +80,11 @@ def from_tiktoken(name: str) -> Any:
     thread.start()
     thread.join(TIMEOUT_SECONDS)
     return encodings[0] if encodings else None
+
+
+def count_tokens(encoding: Any, texts: list[str]) -> int:
+    """The tokens of tiktoken's encoding. "Ordinary" means that names of special tokens are text, as in our encoding."""
+    return sum(map(len, encoding.encode_ordinary_batch(texts)))
 
 
 def show(rows: list[dict[str, Any]], vocab_sizes: dict[str, int]) -> None:

@@ -1,11 +1,11 @@
-"""Learns the tokenizer from the training shards.
+"""Trains the tokenizer on the training shards.
 
     python -m scripts.tok_train --max_chars=2000000000 --vocab_size=65536
 
-Up to --max_chars it learns from all of the text. From a larger corpus it takes slices of documents at even distances,
-and of long documents pieces at even distances. Conversations that were imported with the text (nanochat.dataset --data)
-are read as well, up to the same number of characters: else a model on little text would spell its answers in bytes.
-The ids of the tokens go to out/tokenizer/, in Hugging Face's format.
+It reads all of a text up to --max_chars. From a larger corpus it takes slices of documents at even distances, and from
+long documents pieces at even distances. Conversations that were imported with the text (nanochat.dataset --data) are
+read as well, up to the same number of characters: otherwise a model on little text would spell its answers in bytes.
+The tokens go to out/tokenizer/, in Hugging Face's format.
 """
 import time
 from collections.abc import Iterator
@@ -16,38 +16,41 @@ from nanochat.data import shards
 from nanochat.data.conversations import words
 from nanochat.data.survey import IMPORTED
 from nanochat.system import cli, files, log, paths
-from nanochat.system.cli import flag
+from nanochat.system.cli import Args, flag
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
 from tasks import mixture
 
-COMPRESSION_SAMPLE = 1000  # documents
+COMPRESSION_SAMPLE = 1000  # documents on which compression is measured
 
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__,
         max_chars=flag(2_000_000_000, "characters to learn from", at_least=1),
-        doc_cap=flag(10_000, "characters of one document, where the text is longer than max_chars", at_least=10),
+        doc_cap=flag(10_000, "characters of a document, if the text is longer than --max_chars", at_least=10),
         vocab_size=flag(65_536, "tokens, with the 256 bytes and the 9 specials", at_least=265, at_most=1 << 20),
         digits=flag(2, "longest run of digits in a token", choices=(1, 2, 3)),
-        resume=flag(False, "keep the tokenizer that is there, if it was made with these flags"),
-        overwrite=flag(False, "replace the tokenizer that is there; models keep theirs in their checkpoints"))
+        resume=flag(False, "keep the existing tokenizer, if it was made with these flags"),
+        overwrite=flag(False, "replace the existing tokenizer; models keep theirs in their checkpoints"))
     if is_made(args):
         return
     started = time.monotonic()
+    # 1. Compile. A first tokenizer on a few words does it, so that the progress line shows the speed of the real work.
     train = shards.train_shards()
     num_documents = sum(shards.open_shard(path).metadata.num_rows for path in train)
     Tokenizer.train(["warm up, up"], 270)
     compile_seconds = time.monotonic() - started
     log.say(f"loops ready after {compile_seconds:.1f} s (compiled at the first use, about 10 s; then only loaded)")
+    # 2. Train.
     seen = Seen()
     with log.Progress("tok_train", num_documents, "documents") as bar:
         texts = chain(seen.texts(train, args.max_chars, args.doc_cap, bar), seen.conversations(paths.data_dir()))
         tokenizer = Tokenizer.train(texts, args.vocab_size, args.digits)
     if tokenizer.vocab_size < args.vocab_size:
         log.say(f"the text has only enough pairs for {tokenizer.vocab_size:,} tokens, fewer than --vocab_size")
+    # 3. Measure and save.
     measured = [text[:args.doc_cap] for text in islice(shards.iter_texts(train), COMPRESSION_SAMPLE)]
     bytes_per_token = compression(tokenizer, measured)
     tokenizer.save(paths.tokenizer_dir())
@@ -59,16 +62,16 @@ def main(argv: list[str] | None = None) -> None:
                   bytes_per_token=bytes_per_token)
 
 
-def is_made(args) -> bool:
-    """With --resume: whether the tokenizer that is there was made with these flags. UserError when it would be lost.
+def is_made(args: Args) -> bool:
+    """With --resume: whether the existing tokenizer was made with these flags. UserError when it would be lost.
 
-    With --overwrite, models of older code, which have no tokenizer in their checkpoints, are given theirs first.
+    With --overwrite, models of older versions get the tokenizer into their checkpoints first, where they lack it.
     """
     folder, record = paths.tokenizer_dir(), paths.results_dir("tokenizer") / "run.json"
     before = checkpoint.read_tokenizer(folder)
     try:
         size = Tokenizer.load(folder).vocab_size
-    except UserError:  # none, or damaged: nothing is lost
+    except UserError:  # missing or damaged: nothing is lost
         return False
     models = checkpoint.models_of(before)
     if args.overwrite:
@@ -88,16 +91,18 @@ def is_made(args) -> bool:
 
 
 class Seen:
-    """Passes texts on and counts them."""
+    """Passes texts to the trainer and counts them."""
 
     chars = documents = 0
 
     def texts(self, paths_: list[Path], max_chars: int, doc_cap: int, bar: log.Progress) -> Iterator[str]:
+        """The documents of shards, or a sample of `max_chars` characters."""
         places = [place for path in paths_ for place in shards.places(path)]
         share = max_chars / max(1, sum(map(num_bytes, paths_)))
         chosen = places[::max(1, int(1 / share))] if share < 1 else places
         reader = shards.Reader()
         for number, place in enumerate(chosen, 1):
+            # Each slice may fill up its share of the characters, so that the sample reaches the end of the corpus.
             limit = max_chars * number // len(chosen) if share < 1 else max_chars
             for text in reader.read(*place):
                 text = (sample(text, doc_cap) if share < 1 else text)[:limit - self.chars]
@@ -109,22 +114,21 @@ class Seen:
             bar.update(self.documents, million_characters=self.chars / 1e6)
 
     def conversations(self, data_dir: Path) -> Iterator[str]:
-        """The words of the user's own conversations, up to as many characters as there were of text."""
+        """The words of imported conversations, up to as many characters as the text had."""
         record = files.read_json(data_dir / IMPORTED) if (data_dir / IMPORTED).exists() else {}
         if not record or record["imported"]["has_words_of_conversations"]:
             return
         limit = 2 * self.chars
-        for name in mixture.chat_files(data_dir):
-            for row in mixture.rows(name, data_dir):
-                for text in map(words, row["messages"]):
-                    if self.chars >= limit:
-                        return
-                    self.chars += len(text)
-                    yield text
+        rows = (row for name in mixture.chat_files(data_dir) for row in mixture.rows(name, data_dir))
+        for text in (words(message) for row in rows for message in row["messages"]):
+            if self.chars >= limit:
+                return
+            self.chars += len(text)
+            yield text
 
 
 def num_bytes(path: Path) -> int:
-    """Bytes of text in a shard."""
+    """The bytes of text in a shard."""
     metadata = shards.open_shard(path).metadata
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     columns = [group.column(index) for group in groups for index in range(group.num_columns)]
