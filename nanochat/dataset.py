@@ -90,10 +90,9 @@ def main(argv: list[str] | None = None) -> None:
         scale=cli.flag(1.0, "the kindergarten's size; less for a trial", at_least=0.001, at_most=100),
         out=cli.flag("", "the run's folder; default: NANOCHAT_BASE_DIR or out/"))
     target = Path(args.out) / "data" if args.out else paths.data_dir()
-    name = args.source or default_source()
     if args.data:
         use_own(Path(args.data), target, args.text)
-    elif name == "kindergarten":
+    elif (name := args.source or default_source()) == "kindergarten":
         if not args.source:
             log.say("no GPU here: making the kindergarten (real text, which needs a GPU: --source=fineweb-edu)")
         make_kindergarten(target, args.seed, args.scale)
