@@ -5,12 +5,13 @@ A corpus is a sequence of groups of documents. Each group is packed into rows by
 walk through the same stream: of every N micro-batches rank r keeps the r-th. Therefore one rank that accumulates N
 micro-batches sees the same rows as N ranks.
 """
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -81,7 +82,7 @@ def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: 
     at = dict(state or START)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []  # (ids, mask) of rows that wait for their batch
     packed = _packed(corpus, sequence_len + 1, bos_id, _groups(corpus, at, epochs), workers)
-    for epoch in _count(at["epoch"], epochs):
+    for epoch in _numbers(at["epoch"], epochs):
         # A state may lie at the end of an epoch, where no row is left: that is no error.
         is_empty = at["group"] == at["row"] == 0
         for group in range(at["group"], corpus.num_groups()):
@@ -108,16 +109,15 @@ def _batch(rows: list[tuple[np.ndarray, np.ndarray]], epoch: int, group: int, ro
     return to_batch(ids, mask, {"epoch": epoch, "group": group, "row": row})
 
 
-def _count(first: int, epochs: int | None) -> Iterator[int]:
-    while epochs is None or first < epochs:
-        yield first
-        first += 1
+def _numbers(first: int, epochs: int | None) -> Iterable[int]:
+    """The epochs from `first` on."""
+    return itertools.count(first) if epochs is None else range(first, epochs)
 
 
 def _groups(corpus: Corpus, at: dict[str, int], epochs: int | None) -> Iterator[int]:
     """The groups in the order in which `batches` asks for them."""
     first = at["group"]
-    for _ in _count(at["epoch"], epochs):
+    for _ in _numbers(at["epoch"], epochs):
         yield from range(first, corpus.num_groups())
         first = 0
 

@@ -8,7 +8,7 @@ A Parquet file stores its rows in row groups, and a writer may put the whole fil
 group slice by slice, so memory does not grow with the row group.
 """
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -172,34 +172,18 @@ class Reader:
             self.shard, self.path, self.group, self.next_slice = open_shard(path), path, -1, 0
         if group != self.group or number < self.next_slice:
             batches = self.shard.iter_batches(DOCUMENTS_PER_GROUP, [group], ["text"])
-            self.slices, self.group, self.next_slice = _slices(batches), group, 0
+            # One stream of documents, because Arrow may make batches that are smaller than asked for.
+            self.documents = chain.from_iterable(batch.column("text").to_pylist() for batch in batches)
+            self.group, self.next_slice = group, 0
+        start = (number - self.next_slice) * DOCUMENTS_PER_GROUP
+        self.next_slice = number + 1
         try:
-            columns: list[pa.Array] = next(islice(self.slices, number - self.next_slice, None), [])
-            values = [value for column in columns for value in column.to_pylist() if value]
-            texts = [value.decode() if isinstance(value, bytes) else value for value in values]
+            values = [value for value in islice(self.documents, start, start + DOCUMENTS_PER_GROUP) if value]
+            return [value.decode() if isinstance(value, bytes) else value for value in values]
         except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: text that is not UTF-8
             self.path = None
             raise UserError(f"shard {path}, row group {group}, is damaged ({first_line(error)}); "
                             "remove the file, or copy or fetch it again") from error
-        self.next_slice = number + 1
-        return texts
-
-
-def _slices(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.Array]]:
-    """Cuts batches of any size into slices of 1,024 documents; the last slice may be shorter."""
-    columns: list[pa.Array] = []
-    size = 0
-    for batch in batches:
-        column = batch.column("text")
-        while len(column):
-            columns.append(column.slice(0, DOCUMENTS_PER_GROUP - size))
-            size += len(columns[-1])
-            column = column.slice(len(columns[-1]))
-            if size == DOCUMENTS_PER_GROUP:
-                yield columns
-                columns, size = [], 0
-    if columns:
-        yield columns
 
 
 def iter_texts(shards: Iterable[Path]) -> Iterator[str]:
