@@ -39,10 +39,10 @@ def use_own(source: Path, target: Path, with_text: bool = True) -> None:
     """Imports a folder or a file of the user into the data folder `target`. If `source` is `target`, only checks it.
     Without `with_text` only conversations and exams are imported, beside the existing text."""
     source, target = source.expanduser().absolute(), target.absolute()
-    if source.resolve() == target.resolve():
+    if source.resolve() == target.resolve():  # there is nothing to import, but the data can be checked
         log.say(f"{source}\n{describe(source)}")
         return
-    if target.resolve() in source.resolve().parents:
+    if target.resolve() in source.resolve().parents:  # the import would remove what it reads
         raise UserError(f"--data={source} lies in {target}, which the import writes; move it, or choose another folder "
                         "with --out")
     found = survey.survey(source, passed_over=(target.parent,), cache=target / "survey.json")
@@ -76,7 +76,7 @@ def fetch(source: hub.HubSource, num_files: int, data_dir: Path) -> None:
 
 def default_source() -> str:
     """FineWeb-Edu if there is a GPU to train on it, else the kindergarten."""
-    import torch
+    import torch  # takes a second, and most sources do not need it
     return "fineweb-edu" if torch.cuda.is_available() else "kindergarten"
 
 

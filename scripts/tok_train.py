@@ -98,7 +98,7 @@ class Seen:
     def texts(self, paths_: list[Path], max_chars: int, doc_cap: int, bar: log.Progress) -> Iterator[str]:
         """The documents of shards, or a sample of `max_chars` characters."""
         places = [place for path in paths_ for place in shards.places(path)]
-        share = max_chars / max(1, sum(map(num_bytes, paths_)))
+        share = max_chars / max(1, sum(map(num_bytes, paths_)))  # bytes, as the shards do not count characters
         chosen = places[::max(1, int(1 / share))] if share < 1 else places
         reader = shards.Reader()
         for number, place in enumerate(chosen, 1):
@@ -118,7 +118,7 @@ class Seen:
         record = files.read_json(data_dir / IMPORTED) if (data_dir / IMPORTED).exists() else {}
         if not record or record["imported"]["has_words_of_conversations"]:
             return
-        limit = 2 * self.chars
+        limit = 2 * self.chars  # as many characters again as the text had
         rows = (row for name in mixture.chat_files(data_dir) for row in mixture.rows(name, data_dir))
         for text in (words(message) for row in rows for message in row["messages"]):
             if self.chars >= limit:
@@ -140,6 +140,7 @@ def sample(text: str, num_chars: int) -> str:
     piece = num_chars // 10
     if len(text) <= num_chars:
         return text
+    # From the very beginning to the very end.
     starts = [(len(text) - piece) * number // 9 for number in range(10)]
     return " ".join(text[start:start + piece] for start in starts)
 

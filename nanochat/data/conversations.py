@@ -63,13 +63,14 @@ def parse(row: Any) -> Fields:
         raise ValueError(row.reason)
     if not isinstance(row, (dict, list)):
         raise ValueError(f"is {row!r:.40}; {EXPECTED}")
-    fields = _filled(row) if isinstance(row, dict) else {"messages": row}
+    fields = _filled(row) if isinstance(row, dict) else {"messages": row}  # a bare list of messages
     _refuse(fields, "")
+    # A true or false label marks good and bad answers of one question (KTO), a number or word describes the row.
     if "weight" in fields and fields["weight"] != 1 or isinstance(fields.get("label"), bool):
         raise ValueError("the fields `weight` and `label` of a whole conversation are not supported; leave out the "
                          "rows that are not to be learnt")
     lists = [fields[name] for name in LISTS if isinstance(fields.get(name), list)]
-    if len(lists) > 1:
+    if len(lists) > 1:  # which of the two is meant cannot be known
         raise ValueError(f"has two lists of messages ({', '.join(_names(fields, LISTS))}); keep one")
     if not lists and (is_message(row) or "role" in fields):
         raise ValueError(f"is a single message; {EXPECTED}")
@@ -103,6 +104,7 @@ def _refuse(fields: Fields, place: str) -> None:
 
 def _exchange(fields: Fields) -> list[Any]:
     """The messages of an instruction and its output, behind those of `history`."""
+    # `input` is the question only where no other field is: Alpaca has both, and then it is what the question is about.
     asked = [name for name in _names(fields, QUESTIONS) if name != "input" or not _names(fields, QUESTIONS[:-1])]
     answered = _names(fields, ANSWERS)
     if not asked or not answered:
@@ -153,7 +155,7 @@ def _message(message: Any, number: int) -> Fields:
     for name in _names(fields, LEARN):
         if fields[name] not in (0, 1) or fields[name] and role != "assistant":
             raise ValueError(f"{place}has {name} {fields[name]!r}; expected 0 or 1, and 1 for the assistant only")
-        if not fields[name] and role == "assistant":
+        if not fields[name] and role == "assistant":  # what a user says is never learnt
             result["weight"] = 0
     return result
 
@@ -165,6 +167,7 @@ def _content(content: Any, role: str, place: str) -> str | list[Fields]:
             raise ValueError(f"{place}({role}) is empty")
         if not _is_whole(content):
             raise ValueError(f"{place}has {content!r:.60}; expected whole characters")
+        # Other chat formats end a message with a mark, which our model would learn to write out.
         return END_MARKS.sub("", content) if stripped[-1] == ">" else content
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise ValueError(f"{place}has the content {content!r:.60}; expected a string or a list of parts")
@@ -192,6 +195,7 @@ def _is_whole(text: str) -> bool:
 def _turns(messages: list[Fields]) -> list[Fields]:
     """The messages as turns: neighbours with the same role are joined. ValueError where they are no conversation."""
     for role in ("user", "assistant"):
+        # The model sees roles, not names.
         names = {str(message["name"]) for message in messages if "name" in message and message["role"] == role}
         if len(names) > 1:
             raise ValueError(f"has several speakers as {role} ({', '.join(sorted(names))}); the model cannot tell them "
@@ -201,12 +205,12 @@ def _turns(messages: list[Fields]) -> list[Fields]:
         turn = {name: value for name, value in message.items() if name != "name"}
         if not turns or turns[-1]["role"] != turn["role"]:
             turns.append(turn)
-        elif turns[-1].get("weight") != turn.get("weight"):
+        elif turns[-1].get("weight") != turn.get("weight"):  # a joined turn can have only one weight
             raise ValueError("has neighbouring assistant messages of different weight; put a user message between them")
         else:
             turns[-1] = {**turn, "content": _joined(turns[-1]["content"], turn["content"])}
     roles = [turn["role"] for turn in turns]
-    first = roles[roles[:1] == ["system"]:]
+    first = roles[roles[:1] == ["system"]:]  # without a system message at the beginning
     if not first or first != (["user", "assistant"] * len(first))[:len(first)]:
         raise ValueError(f"the roles are {roles}; expected (system,) user, assistant, user, assistant, …")
     if not any(turn["role"] == "assistant" and turn.get("weight", 1) for turn in turns):

@@ -41,7 +41,7 @@ class BadContent(Exception):
 
 
 class Attempts:
-    """Repeats requests that fail. The threads of a download share it: when the server asks one to wait, all wait.
+    """Repeats requests that fail. The threads of a download share it: if the server asks one to wait, all wait.
 
     As a context manager it tells the threads to stop at its end.
     """
@@ -59,19 +59,19 @@ class Attempts:
         """The result of `request`. `limit` counts failures in a row; where `size` grows, the counting begins anew."""
         failures, waited = 0, 0.0
         while not self.stop.is_set():
-            self._pause(self._not_before - time.monotonic())
+            self._pause(self._not_before - time.monotonic())  # another thread may have been asked to wait
             before = size()
             try:
                 return request()
             except Exception as error:
-                if size() > before:
+                if size() > before:  # the server is alive: a bad line may break off a large file many times
                     failures, waited = 0, 0.0
-                if self.stop.is_set() or not may_pass(error):
+                if self.stop.is_set() or not may_pass(error):  # a refusal stays a refusal
                     raise
                 if (seconds := asked_wait(error)) is not None:
                     waited += seconds
                     self._hold(seconds, waited, error)
-                    continue
+                    continue  # a wait that the server asks for is not a failure
                 failures += 1
                 if failures >= (min(limit, BAD_ATTEMPTS) if isinstance(error, BadContent) else limit):
                     raise
@@ -93,13 +93,13 @@ class Attempts:
 
     def _pause(self, seconds: float) -> None:
         if seconds > 0:
-            self.stop.wait(seconds)
+            self.stop.wait(seconds)  # unlike a sleep, it ends at once when the download stops
 
 
 def may_pass(error: Exception) -> bool:
     """Whether another attempt may succeed: after trouble of the network or the server, not after a refusal."""
     if isinstance(error, HttpError):
-        return error.status >= 500 or error.status in (408, 425, 429)
+        return error.status >= 500 or error.status in (408, 425, 429)  # timeout, too early, too many requests
     names = {kind.__name__ for kind in type(error).__mro__}  # huggingface_hub 1 uses httpx, 2 uses httpx2
     is_network = bool(names & {"TransportError", "ConnectionError", "TimeoutError"})
     return isinstance(error, BadContent) or is_network and not names & {"UnsupportedProtocol", "LocalProtocolError"}
@@ -124,7 +124,7 @@ def asked_wait(error: Exception) -> float | None:
 def get(url: str, **settings: Any) -> contextlib.AbstractContextManager[Any]:
     """The response to a GET, whose body is read as a stream. The client takes proxies from the environment, and the
     token from HF_TOKEN or `hf auth login`."""
-    from huggingface_hub import get_session
+    from huggingface_hub import get_session  # imported here: a complete folder needs neither it nor a network
     from huggingface_hub.utils import build_hf_headers
     # No compression: a range counts the bytes of the file.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity", **settings.pop("headers", {})}
@@ -141,7 +141,7 @@ def fetch(url: str, partial: Path, num_bytes: int, sha256: str, attempts: Attemp
     """The Parquet file at `url`, complete and checked, as `partial`. `num_bytes` 0 and `sha256` "" mean unknown."""
     def attempt() -> None:
         have, stated = file_size(partial), 0
-        if not num_bytes or have < num_bytes:
+        if not num_bytes or have < num_bytes:  # else the process was killed between the last byte and the renaming
             stated = _append(url, partial, have, attempts.stop)
         _check(partial, num_bytes or stated, sha256)
 
@@ -157,7 +157,7 @@ def _append(url: str, partial: Path, have: int, stop: Event) -> int:
     with get(url, headers={"Range": f"bytes={have}-"} if have else {}) as response:
         start, total = _content_range(response)
         if response.status_code == 416 and total == have > 0:
-            return total  # nothing was missing
+            return total  # nothing was missing: we only learn the size
         if response.status_code == 416 or response.status_code == 206 and start != have:
             partial.unlink(missing_ok=True)
             raise BadContent(f"the server sent a wrong range (HTTP {response.status_code})")
@@ -165,7 +165,7 @@ def _append(url: str, partial: Path, have: int, stop: Event) -> int:
             raise HttpError(response)
         if "text/html" in response.headers.get("Content-Type", ""):
             raise BadContent("the server sent a web page, not the file; does the network ask for a login?")
-        if response.status_code == 200 and "Content-Encoding" not in response.headers:
+        if response.status_code == 200 and "Content-Encoding" not in response.headers:  # else it is the packed size
             total = int(response.headers.get("Content-Length", 0))
         with partial.open("ab" if response.status_code == 206 else "wb") as out:
             for chunk in response.iter_bytes():
@@ -188,7 +188,7 @@ def _check(partial: Path, num_bytes: int, sha256: str) -> None:
     size = file_size(partial)
     with partial.open("rb") as stream:
         is_parquet = stream.read(4) == b"PAR1"
-        if is_parquet and size < num_bytes:
+        if is_parquet and size < num_bytes:  # a beginning that is right is worth keeping
             raise BadContent(f"the connection ended after {size:,} of {num_bytes:,} bytes")
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256").hexdigest() if sha256 else ""
@@ -202,7 +202,7 @@ def _check(partial: Path, num_bytes: int, sha256: str) -> None:
             return
         except UserError as error:
             problem = f"the server sent a file that is not Parquet ({shards.first_line(error.__cause__ or error)})"
-    partial.unlink()
+    partial.unlink()  # else the next attempt would continue behind wrong bytes
     raise BadContent(problem)
 
 
@@ -216,7 +216,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # without waiting, so that a wait can be announced
         except BlockingIOError:
             log.say(f"another process is fetching into {folder}; waiting for it")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -224,4 +224,4 @@ def alone_in(folder: Path) -> Iterator[None]:
             pass
         yield
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # this releases the lock, as the end of a killed process does

@@ -100,6 +100,7 @@ def hub_shards(source: HubSource, folder: Path, revision: str = "") -> tuple[str
     except Exception as error:  # the client raises many kinds of errors; the user's ways out are the same
         raise UserError(f"cannot list {source.repo} on {endpoint()}: {_explain(error, source.repo)}; "
                         "or use --source=kindergarten or --data=FOLDER") from error
+    # Remembered before the first byte of data: an interrupted download continues without a second request.
     files.write_json(folder / LISTING, {"repo": source.repo, "revision": commit,
                                         "shards": [astuple(shard) for shard in remote]})
     return commit, remote
@@ -130,6 +131,7 @@ def _remote_shard(entry: dict[str, Any]) -> RemoteShard:
 
 
 def _is_needed(source: HubSource, name: str) -> bool:
+    # The shards of our text sources are at the root of the data set.
     is_in_place = name.startswith(tuple(source.lessons)) if source.lessons else "/" not in name
     return is_in_place and name.endswith(".parquet") and not name.startswith(".")
 
@@ -149,12 +151,13 @@ def fetch(source: HubSource, count: int, text_dir: Path) -> None:
         if _is_complete(manifest, count, text_dir):
             log.say(f"{text_dir} is complete: nothing to fetch")
             return
+        # The revision stays when the data set grows: else the old validation shard would be trained on.
         revision, remote = hub_shards(source, text_dir, manifest.get("revision", ""))
         train, validation = remote[:-1], remote[-1]
         if count > len(train):
             log.say(f"{source.repo} has {len(train)} training shards, fewer than the {count} asked for; fetching all")
         manifest |= {"origin": source.repo, "revision": revision, "validation": [validation.name]}
-        files.write_json(text_dir / shards.MANIFEST, manifest)
+        files.write_json(text_dir / shards.MANIFEST, manifest)  # first of all: it pins the validation shard
         needed = [validation, *(train if count < 0 else train[:count])]
         missing = [shard for shard in needed if not _is_there(shard, manifest, text_dir)]
         extra = len(shards.in_folder(text_dir)) - len(needed) + len(missing)
@@ -194,7 +197,7 @@ def fetch_lessons(source: HubSource, data_dir: Path) -> dict[str, int]:
             rows = [row for shard in needed if shard.name.startswith(start) for row in _lessons(folder / shard.local)]
             files.write_jsonl(data_dir / name, rows)
             num_rows[name] = len(rows)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)  # the parquet files are not needed any more
     return num_rows
 
 
@@ -228,7 +231,7 @@ def _fetch_all(repo: str, revision: str, missing: list[RemoteShard], folder: Pat
             url = hf_hub_url(repo, shard.name, repo_type="dataset", revision=revision, endpoint=endpoint())
             partial = folder / FETCHING / shard.local
             download.fetch(url, partial, shard.num_bytes, shard.sha256, attempts)
-            os.replace(partial, folder / shard.local)
+            os.replace(partial, folder / shard.local)  # only now it is a shard for all other code
         except Exception as error:  # reported by the main thread
             return shard, error
         return shard, None
@@ -277,7 +280,7 @@ def _check_space(folder: Path, missing: list[RemoteShard], space: int) -> None:
     needed = space * sum(max(0, shard.num_bytes - download.file_size(folder / FETCHING / shard.local))
                          for shard in missing)
     free = shutil.disk_usage(folder).free
-    if free < needed * 1.05:
+    if free < needed * 1.05:  # with 5 % to spare
         raise UserError(f"{folder} has {free / 1e9:.1f} GB free; the shards need {needed / 1e9:.1f} GB: take fewer "
                         "(-n) or another folder (--out)")
 
@@ -305,7 +308,7 @@ def _cure(error: download.HttpError, repo: str) -> str:
     if error.headers.get("X-Error-Code") == "GatedRepo":
         return (f": {repo} is gated; accept its terms on {endpoint()}/datasets/{repo} and set HF_TOKEN to a token of "
                 "that account")
-    if error.status in (401, 403):  # the hub does not say whether a data set is private or does not exist
+    if error.status in (401, 403):  # the hub gives the same answer for a private and a missing data set
         return (f": {repo} does not exist or is not public; check its name, or set HF_TOKEN to a token of an account "
                 "that may read it")
     if error.status == 404:

@@ -57,19 +57,19 @@ def cut(pieces: Iterable[str], size: int = DOCUMENT) -> Iterator[str]:
 
     The limits at line ends and in lines vary, so that text which repeats itself gives different documents.
     """
-    number, length = 0, 0
+    number, length = 0, 0  # documents so far, characters of this document
     document: list[str] = []
     for line in chain(_marked_lines(pieces, 2 * size), [None]):
         text = line or ""
         is_blank = not text or text.isspace()
-        longest = 2 * size + number * 619 % size
+        longest = 2 * size + number * 619 % size  # 619 is prime: the limits do not repeat with the text
         if document and (line is None or is_blank and length >= size or length + len(text) > longest):
             yield "\n".join(document).strip("\n")
             number, length, document = number + 1, 0, []
         if not is_blank:
             document.append(text)
             length += len(text) + 1
-        elif document and document[-1]:
+        elif document and document[-1]:  # several blank lines become one
             document.append("")
 
 
@@ -114,7 +114,7 @@ def _parts(line: str, longest: int) -> list[str]:
 def documents(items: Iterable[Item], size: int = DOCUMENT) -> Iterator[str]:
     """The documents of files. A row is one document; with a smaller `size` it is cut like running text."""
     for item in items:
-        if item.kind == "texts" and rows.suffixes(item.path)[0] in rows.TEXT:
+        if item.kind == "texts" and rows.suffixes(item.path)[0] in rows.TEXT:  # running text
             yield from cut(rows.blocks(item.path), size)
             continue
         for text in row_texts(item):
@@ -122,7 +122,7 @@ def documents(items: Iterable[Item], size: int = DOCUMENT) -> Iterator[str]:
                 yield from cut([text], size)
                 continue
             for document in split_marks(text):
-                if len(document) > LONGEST:
+                if len(document) > LONGEST:  # `cut` may make documents of three times its size
                     yield from cut([document], LONGEST // 3)
                 elif document.strip():
                     yield document
@@ -137,7 +137,7 @@ def row_texts(item: Item) -> Iterator[str]:
     for _, row in rows.rows(item.path, [item.column] if item.column else None):
         text = conversations.text_of(row, (item.column,) if item.column else TEXT_FIELDS)
         if text and text.strip():
-            yield text.replace("\r\n", "\n").replace("\ufeff", "")
+            yield text.replace("\r\n", "\n").replace("\ufeff", "")  # as `rows.blocks` does with running text
 
 
 def read_conversations(path: Path) -> Iterator[conversations.Fields]:
@@ -160,12 +160,12 @@ def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text
     numbers: dict[str, int | bool] = {}
     if with_text:
         _check_origin(data_dir / "text")
-        with files.replacing(data_dir / "text") as folder:
+        with files.replacing(data_dir / "text") as folder:  # an interrupted import leaves the old text
             folder.mkdir()
             numbers = _write_texts(found, folder)
             (data_dir / IMPORTED).unlink(missing_ok=True)  # it does not describe the folder any more
     written = _write_others(found, data_dir, reserved)
-    for name in set(old.get("written", ())) - set(written):
+    for name in set(old.get("written", ())) - set(written):  # files of an earlier import; a user's own files stay
         (data_dir / name).unlink(missing_ok=True)
     record = {**found.as_dict(), "imported": numbers, "written": written}
     files.write_json(data_dir / IMPORTED, record)
@@ -188,7 +188,7 @@ def chat_names(found: Survey, reserved: Iterable[str]) -> list[str]:
     for item in found.conversations:
         name = re.sub(r"[^\w-]+", "_", rows.stem(Path(item.name.removeprefix("chat/").replace("/", "-")))).strip("_")
         number = 2
-        while name in {"text", "", *reserved, *names}:
+        while name in {"text", "", *reserved, *names}:  # --mixture calls the shards "text"
             name, number = f"{name.removesuffix(f'_{number - 1}')}_{number}", number + 1
         names.append(name)
     return names
@@ -217,14 +217,14 @@ def _write_texts(found: Survey, folder: Path) -> dict[str, int | bool]:
     linked, validation = _to_link(found)
     for item in linked:
         files.link_or_copy(item.path, folder / _shard_name(item))
-    items = [item for item in found.texts if item not in linked]
+    items = [item for item in found.texts if item not in linked]  # these are read and written anew
     words_of_conversations = sum(item.characters for item in found.conversations)
     needs_words = sum(item.characters for item in found.texts) < FEW_WORDS * words_of_conversations
     if needs_words:
         items = items + found.conversations
     num_documents = num_held_out = 0
     if items:
-        prefix = "imported" if linked else "shard"
+        prefix = "imported" if linked else "shard"  # linked files may be called shard_00000 too
         characters = sum(item.characters for item in items)
         if characters > IN_MEMORY:
             num_documents, num_held_out = _write_large(items, folder, prefix, characters)
@@ -274,7 +274,7 @@ def _write_small(items: list[Item], folder: Path, prefix: str, has_others: bool,
         chosen, share = _held_out(attempt)
         if abs(share - HELD_OUT) < best or not texts:
             texts, held_out, best = attempt, chosen if share < 1 / 3 else set(), abs(share - HELD_OUT)
-        if FEWEST <= share <= MOST or has_others:
+        if FEWEST <= share <= MOST or has_others:  # linked shards have validation text of their own
             break
     characters = sum(map(len, texts))
     if not has_others and (not held_out or characters < LEAST):
@@ -301,6 +301,7 @@ def _held_out(texts: list[str]) -> tuple[set[int], float]:
     total, amount = max(1, sizes.total()), 0
     chosen: set[int] = set()
     for order in sorted(sizes):
+        # A document that would overshoot the aim by far is passed over: it may be half of the text.
         if amount < HELD_OUT * total and amount + sizes[order] <= 1.5 * HELD_OUT * total:
             chosen.add(order)
             amount += sizes[order]
@@ -314,9 +315,10 @@ def _write_large(items: list[Item], folder: Path, prefix: str, characters: int) 
     number = min(MOST_SHARDS, ceil_div(characters, CHARACTERS_PER_SHARD))
     names = [*(f"{index:05d}" for index in range(number)), "validation"]
     writers = [_Shard(folder / f"{prefix}_{name}.parquet") for name in names]
-    one_in = round(1 / HELD_OUT)
+    one_in = round(1 / HELD_OUT)  # one document in twenty is held out
     for document in documents(items):
         order = _order(document)
+        # The quotient is independent of the remainder, so all training shards are equally large.
         writers[-1 if order % one_in == 0 else order // one_in % number].add(document)
     for writer in writers:
         writer.close()
@@ -335,7 +337,7 @@ class _Shard:
     def add(self, document: str) -> None:
         self.group.append(document)
         self.count, self.size = self.count + 1, self.size + len(document)
-        if self.size >= GROUP or len(self.group) == shards.DOCUMENTS_PER_GROUP:
+        if self.size >= GROUP or len(self.group) == shards.DOCUMENTS_PER_GROUP:  # bounds the memory
             self.flush()
 
     def flush(self) -> None:

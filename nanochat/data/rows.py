@@ -80,6 +80,7 @@ def blocks(path: Path) -> Iterator[str]:
         check_pointer(path)
         with _unpacked(path) as stream:
             block = stream.read(BLOCK)
+            # Other encodings are refused, not guessed: a wrong guess would be learnt as noise.
             for mark, name in FOREIGN_MARKS:
                 if block.startswith(mark):
                     raise Unreadable(path, f"not UTF-8 but {name}; save it as UTF-8: iconv -f {name} -t UTF-8 FILE", 1)
@@ -91,7 +92,7 @@ def blocks(path: Path) -> Iterator[str]:
                 yield text.replace("\ufeff", "")  # also in the middle, where files were joined
                 line += text.count("\n")
                 block = stream.read(BLOCK)
-            decoder.decode(b"", final=True)
+            decoder.decode(b"", final=True)  # raises if the file ends in the middle of a character
     except UnicodeDecodeError as error:
         place = line + _newlines(error.object[:error.start])
         raise Unreadable(path, f"not UTF-8 (byte 0x{error.object[error.start]:02x}); save it as UTF-8, e.g. with: "
@@ -109,7 +110,7 @@ def lines(pieces: Iterable[str]) -> Iterator[str]:
     pending: list[str] = []
     for piece in pieces:
         first, *others = piece.split("\n")
-        pending.append(first)
+        pending.append(first)  # joined only at the end of the line: a line may have many pieces
         for other in others:
             yield "".join(pending)
             pending = [other]
@@ -125,7 +126,7 @@ def rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[str, An
     if suffixes(path)[0] in PARQUET:
         yield from _parquet_rows(path, columns)
         return
-    for place, value in _json_values(path):
+    for place, value in _json_values(path):  # a line may be an array of rows
         if isinstance(value, list) and value and not is_message(value[0]):
             yield from ((f"{place}, element {number}", element) for number, element in enumerate(value, 1))
         else:
@@ -166,7 +167,7 @@ def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except RecursionError:
+    except RecursionError:  # brackets inside brackets, a hundred thousand deep
         return Broken("not JSON that can be read (nested too deeply)")
     except ValueError as error:
         return Broken(f"not JSON ({getattr(error, 'msg', error)})")
@@ -231,7 +232,7 @@ def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, 
                 if columns:  # columns of text, which some writers do not mark as UTF-8
                     row = {name: text.decode() if isinstance(text, bytes) else text for name, text in row.items()}
                 yield f"row {number}", row
-    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: also text that is not UTF-8
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: text that is not UTF-8
         raise Unreadable(path, f"is damaged after row {number} ({first_line(error)})") from error
 
 

@@ -58,11 +58,12 @@ def _split(data_dir: Path | None) -> tuple[list[Path], list[Path]]:
     folder = Path(data_dir or paths.data_dir()) / "text"
     shards = in_folder(folder)
     if not shards:
-        nested = next(folder.rglob("*.parquet"), None)
+        nested = next(folder.rglob("*.parquet"), None)  # as partitioned data sets have them
         hint = (f"{nested.relative_to(folder)} lies in a folder below: put the shards into {folder} itself" if nested
                 else "make or fetch some with: python -m nanochat.dataset")
         raise UserError(f"no *.parquet in {folder}; {hint}")
     pinned = _pinned(folder / MANIFEST) if (folder / MANIFEST).exists() else [shards[-1].name]
+    # Without this check a lost validation shard would silently change what all results are measured on.
     missing = sorted(set(pinned) - {shard.name for shard in shards})
     if missing:
         raise UserError(f"validation shard {missing[0]} is missing in {folder}, which {MANIFEST} names; put it there, "
@@ -80,7 +81,7 @@ def _pinned(manifest: Path) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f'{manifest} names no validation shards; expected {{"validation": ["shard_….parquet"]}}; '
                         "remove it to keep the last shard for validation")
-    if not names:  # `claim` writes this before the first shard is there
+    if not names:  # `claim` writes an empty list before the first shard is there
         raise UserError(f"{manifest} names no validation shard; if a download was interrupted, run the same "
                         "nanochat.dataset command again, else remove the file to keep the last shard for validation")
     return names
@@ -144,7 +145,7 @@ def open_shard(path: Path) -> pq.ParquetFile:
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether a type is one of Arrow's strings, or of its bytes: some writers do not mark strings as UTF-8."""
-    if kinds.is_dictionary(kind):
+    if kinds.is_dictionary(kind):  # "category" columns of pandas
         kind = kind.value_type
     return kind in (pa.string(), pa.large_string(), pa.string_view(),
                     pa.binary(), pa.large_binary(), pa.binary_view())
@@ -181,7 +182,7 @@ class Reader:
             values = [value for value in islice(self.documents, start, start + DOCUMENTS_PER_GROUP) if value]
             return [value.decode() if isinstance(value, bytes) else value for value in values]
         except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: text that is not UTF-8
-            self.path = None
+            self.path = None  # the iterator is broken: the next read opens the file again
             raise UserError(f"shard {path}, row group {group}, is damaged ({first_line(error)}); "
                             "remove the file, or copy or fetch it again") from error
 

@@ -81,6 +81,7 @@ class Survey:
     @property
     def fingerprint(self) -> str:
         """Changes with the names and contents of the files that are read, not with their dates or their place."""
+        # Without paths and dates: a copy of the folder elsewhere counts as the same data.
         taken = sorted((item.kind, item.name, item.sha256) for item in (*self.texts, *self.conversations, *self.exams))
         return hashlib.sha256(json.dumps(taken).encode()).hexdigest()
 
@@ -176,7 +177,7 @@ def _walk(folder: Path, passed_over: set[Path], left_out: list[LeftOut]) -> list
     found: list[Path] = []
     places: dict[tuple[int, int], Path] = {}  # device and inode: the first path to them. Links may lead there again
     skipped: Counter[str] = Counter()
-    waiting = [folder]
+    waiting = [folder]  # a stack, not recursion: folders may be nested deeper than Python allows calls
     while waiting:
         path = waiting.pop()
         try:
@@ -187,6 +188,7 @@ def _walk(folder: Path, passed_over: set[Path], left_out: list[LeftOut]) -> list
             reason = "is a link to nothing" if is_dead else f"cannot be read ({error.strerror})"
             left_out.append(LeftOut(shown(path.relative_to(folder)), reason))
             continue
+        # A second way to a file would count its text twice; a link to a folder above would never end.
         first = places.setdefault((status.st_dev, status.st_ino), path)
         if first != path:
             reason = f"is the same as {shown(first.relative_to(folder))}"
@@ -236,7 +238,7 @@ class _Memory:
         entry = self.old.get(shown(path), {})
         if entry.get("stamp") != stamp:
             entry = {"stamp": stamp, "verdict": _examine(path, is_exam)}
-        self.new[shown(path)] = entry
+        self.new[shown(path)] = entry  # files that have gone are forgotten
         return dict(entry["verdict"])
 
     def save(self) -> None:
@@ -256,6 +258,7 @@ def _examine(path: Path, is_exam: bool) -> dict[str, Any]:
         return {**_examine_parquet(path), **digest}
     if rows.suffixes(path)[0] in rows.JSON:
         return {**_examine_rows(path, rows.rows(path)), **digest}
+    # To the end: an error in the encoding may come late.
     characters = sum(0 if piece.isspace() else len(piece) for piece in rows.blocks(path))
     if not characters:
         raise Unreadable(path, "is empty")
@@ -277,13 +280,13 @@ def _digest(path: Path) -> str:
 def _examine_parquet(path: Path) -> dict[str, Any]:
     shard = shards.open_parquet(path)
     sample = [row for _, row in islice(rows.rows(path), PEEK)]
-    if any(conversations.kind(row) == "conversations" for row in sample):
+    if any(conversations.kind(row) == "conversations" for row in sample):  # it may have a column `text` as well
         return _examine_rows(path, rows.rows(path))
     column = rows.text_column(shard.schema_arrow)
     if not column:
         raise Unreadable(path, f"has the columns {', '.join(shard.schema_arrow.names)}; expected a column `text` of "
                          "strings, or conversations")
-    is_ready = column == "text" and shard.schema_arrow.names.count("text") == 1
+    is_ready = column == "text" and shard.schema_arrow.names.count("text") == 1  # what `shards.open_shard` takes
     if is_ready and path.stat().st_size > LARGE_PARQUET:
         groups = [shard.metadata.row_group(number) for number in range(shard.num_row_groups)]
         return {"kind": "texts", "rows": shard.metadata.num_rows, "column": column, "is_ready": True,
@@ -295,7 +298,7 @@ def _examine_parquet(path: Path) -> dict[str, Any]:
 def _examine_rows(path: Path, places_and_rows: Iterator[tuple[str, Any]]) -> dict[str, Any]:
     kind, num_rows, characters, bad_rows, first_bad, is_ready = "", 0, 0, 0, "", True
     for number, (place, row) in enumerate(places_and_rows, 1):
-        kind = kind or conversations.kind(row)
+        kind = kind or conversations.kind(row)  # the first row that says it decides for the file
         try:
             length, is_ours = _measure(row, kind)
         except ValueError as error:

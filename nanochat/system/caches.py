@@ -23,6 +23,7 @@ def prepare() -> None:
     if (folder := private_folder()) is None:
         return
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    # A user's cache folder that works is left alone: other programs share what is in it.
     if _can_write(Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))):
         return
     os.environ["XDG_CACHE_HOME"] = str(folder)
@@ -36,7 +37,7 @@ def _can_write(folder: Path) -> bool:
         return False
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
-        return os.access(folder, os.W_OK | os.X_OK)
+        return os.access(folder, os.W_OK | os.X_OK)  # to make files needs both rights
     return False
 
 
@@ -49,7 +50,7 @@ def private_folder() -> Path | None:
     """
     try:
         parent = Path(tempfile.gettempdir())
-        folder = parent / f"nanochat-{os.geteuid()}"
+        folder = parent / f"nanochat-{os.geteuid()}"  # the number, because a user in a container may have no name
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         status, parent_status = folder.lstat(), parent.stat()

@@ -99,10 +99,12 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
     global _can_resume
     _can_resume = "resume" in flags
     described = {name: value if isinstance(value, flag) else flag(value) for name, value in flags.items()}
+    # Abbreviations are refused: `--dep` would change its meaning with the next new flag.
     parser = _Parser(prog=_command(), description=doc, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, settings in described.items():
         _add(parser, name, settings)
+    # torchrun passes on the `--` that separates its own flags from ours.
     words = [_normal(word) for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
     typed, unknown = parser.parse_known_args(words)
     args = Args(**{name: getattr(typed, name, settings.default) for name, settings in described.items()})

@@ -20,11 +20,11 @@ def usable_cores(root: Path = ROOT) -> int:
     cores = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     for folder in groups("cpu", root):
         quota, period = (_words(folder / "cpu.max") + [""])[:2]
-        if not quota:  # v1
+        if not quota:  # there is no cpu.max: version 1
             quota, period = (_words(folder / f"cpu.cfs_{name}_us")[0] for name in ("quota", "period"))
         if quota.isdigit() and period.isdigit() and int(period):  # neither "max" nor "-1"
-            cores.append(math.ceil(int(quota) / int(period)))
-    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+            cores.append(math.ceil(int(quota) / int(period)))  # rounded up: 1.5 cores keep two threads busy
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")  # some clusters only ask for it and do not enforce it
     return max(1, min(cores + [int(slurm)] if slurm.isdigit() else cores))
 
 
@@ -45,7 +45,7 @@ def free_memory(root: Path = ROOT) -> int | None:
                   if (word := _words(folder / name)[0]).isdigit() and int(word) < NO_LIMIT]
         used = next((int(word) for name in ("memory.current", "memory.usage_in_bytes")
                      if (word := _words(folder / name)[0]).isdigit()), 0)
-        if limits:
+        if limits:  # a group without a limit says nothing, but a group around it may
             free.append(max(0, min(limits) - max(0, used - _inactive_file(folder / "memory.stat"))))
     return min(free, default=None)
 
@@ -55,7 +55,7 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
     mounts = root / "sys/fs/cgroup"
     lines = [line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines() if line.count(":") >= 2]
     for _, names, path in lines or [["0", "", "/"], ["1", controller, "/"]]:
-        if names and controller not in names.split(","):
+        if names and controller not in names.split(","):  # v2 has no names: one group for all controllers
             continue
         mount = next((mounts / name for name in ([controller, names] if names else ["unified"])
                       if (mounts / name).is_dir()), mounts)

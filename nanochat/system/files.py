@@ -40,19 +40,20 @@ def replacing(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, because files cannot be renamed from one disk to another.
         scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:100]}."))
     except OSError as error:
         raise _cannot_write(path, error) from error
     temporary = scratch / path.name
     try:
         yield temporary
-        for file in (*temporary.rglob("*"), temporary):
+        for file in (*temporary.rglob("*"), temporary):  # before the renaming, or a power cut leaves an empty file
             _fsync(file)
         if path.is_dir() and not path.is_symlink() and temporary.is_dir():
-            _swap(temporary, path, scratch / "old")
+            _swap(temporary, path, scratch / "old")  # no system call replaces a folder that is not empty
         else:
             os.replace(temporary, path)
-        _fsync(path.parent)
+        _fsync(path.parent)  # the renaming itself
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
@@ -102,7 +103,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
     A hard link comes first, because it survives when `source` is removed; then a symbolic link, then a copy.
     """
-    source = Path(source).resolve()
+    source = Path(source).resolve()  # a symbolic link must not depend on the folder in which it is made
     with replacing(target) as temporary:
         for make in (os.link, os.symlink, shutil.copyfile):
             try:
@@ -157,7 +158,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not source.exists():
         raise UserError(f"{path} does not exist, neither plain nor with .gz")
     rows: list[dict[str, Any]] = []
-    number = 0
+    number = 0  # of the line, for errors
     try:
         with open_text(source) as lines:
             for line in lines:

@@ -49,12 +49,12 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + pool
-    available = _first_number("/proc/meminfo", "MemAvailable:")
+    available = _first_number("/proc/meminfo", "MemAvailable:")  # in kB, with caches that the kernel would give up
     free = [available << 10 if available else detect().memory_bytes // 2]
     if (left := container.free_memory()) is not None:
         free.append(left)
     limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _first_number("/proc/self/status", "VmSize:")
-    if limit != resource.RLIM_INFINITY and used:
+    if limit != resource.RLIM_INFINITY and used:  # the limit counts addresses, not pages in use
         free.append(max(0, limit - (used << 10)))
     return min(free)
 
@@ -63,7 +63,7 @@ def peak_memory(device: torch.device) -> int:
     """The highest number of bytes that this process has used on `device`; on a CPU its whole memory counts."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return (_first_number("/proc/self/status", "VmHWM:") or 0) << 10
+    return (_first_number("/proc/self/status", "VmHWM:") or 0) << 10  # the "high water mark", in kB
 
 
 def _first_number(path: str, label: str = "") -> int | None:

@@ -33,6 +33,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 class _Cache(FunctionCache):
     def __init__(self, function: Callable[..., Any]):
         super().__init__(function)
+        # Numba compares this stamp with that of the stored entry: date and size of one file, and now our digest.
         self._cache_file._source_stamp = (self._cache_file._source_stamp, _digest_of_sources())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

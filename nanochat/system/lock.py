@@ -77,6 +77,6 @@ def _lock(descriptor: int, folder: Path) -> None:
             owner = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "unknown"
             raise UserError(f"another run ({owner}) is writing to {folder}; wait for it, or choose another folder")
         time.sleep(0.1)
-    os.ftruncate(descriptor, 0)
+    os.ftruncate(descriptor, 0)  # what follows is only for the error message of a second run
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}, since {since}".encode(), 0)

@@ -73,7 +73,7 @@ class Metrics:
             return
         rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in numbers.items()}
         line = json.dumps({"step": step, **rounded}) + "\n"
-        if not self.begun:
+        if not self.begun:  # the only rewrite; later lines are appended
             files.write_atomic(self.path, self._earlier_lines() + line)
             self.begun = True
             return
@@ -93,6 +93,7 @@ def _step(line: str) -> float:
 def write_run(name: str, *, seconds: float, folder: Path | None = None, **facts: Any) -> None:
     """Writes `run.json` into `folder` (default: `out/results/<name>`): what the command did, for the report."""
     if is_main():
+        # The path of the program as a module, because `python scripts/base_train.py` would not find our packages.
         module = ".".join(Path(sys.argv[0]).with_suffix("").parts[-2:])  # scripts.base_train
         command = shlex.join(["python", "-m", module, *sys.argv[1:]])
         files.write_json((folder or paths.results_dir(name)) / "run.json", {
@@ -125,6 +126,7 @@ class Progress:
         if self.first is None:
             self.first = done  # the speed of a resumed run counts from the step where it resumed
         now = time.monotonic()
+        # A command may report thousands of times a second; the end is always shown.
         if now - self.last_line < (DRAW_SECONDS if self.on_terminal else self.every_seconds) and done != self.total:
             return
         self.last_line = now
@@ -154,7 +156,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self.on_terminal and self.last:
             self._draw()
-            say(self.last)
+            say(self.last)  # the last state stays on the screen
 
 
 def _is_terminal() -> bool:

@@ -47,9 +47,10 @@ def folder_for_training(stage: str, tag: str, named: bool) -> Path:
 def begin(stage: str, tag: str, folder: Path) -> None:
     """Gives `folder` to a model that is trained from the beginning. Results in it are moved, not lost."""
     if not log.is_main():
-        return
+        return  # files are moved by one rank only
     before = owner(stage) if folder == paths.results_dir(stage) else tag
     is_of_another = before not in ("", "?", tag)
+    # A run that stopped before its end has only these two files, and its own restart does not keep them.
     is_more_than_a_start = {path.name for path in _entries(folder)} - {"model.json", "metrics.jsonl"}
     with files.replacing(folder / "model.json") as temporary:
         # Written before anything is moved: the disk may be full.
@@ -91,6 +92,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _next(folder: Path) -> Path:
+    # The highest number plus one: a folder that the user has removed in the middle leaves a gap.
     numbers = [int(path.name) for path in (folder / EARLIER).glob("*") if path.name.isdecimal()]
     return folder / EARLIER / str(max(numbers, default=0) + 1)
 

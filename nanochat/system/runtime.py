@@ -42,10 +42,10 @@ def start(device_type: str = "", dtype: str = "") -> Runtime:
     rank, world_size, local_rank = (int(os.environ.get(name, default)) for name, default in
                                     (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     device = _device(device_type or _best_device_type(), local_rank)
-    if dtype and dtype not in DTYPES:
+    if dtype and dtype not in DTYPES:  # before the process group, which waits for all ranks
         raise UserError(f"--dtype={dtype} is unknown; choose one of {', '.join(DTYPES)}")
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")  # NCCL works on GPUs only
         atexit.register(_leave)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -88,6 +88,7 @@ def _device(device_type: str, local_rank: int) -> torch.device:
         raise UserError(f"--device_type={device_type} is unknown; choose cuda, mps or cpu")
     if device_type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device_type=cuda, but PyTorch sees no GPU here; use --device_type=cpu")
+    # Only after is_available: a driver that is too old still counts GPUs that PyTorch cannot use.
     if device_type == "cuda" and local_rank >= torch.cuda.device_count():
         raise UserError(f"rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
                         f"use torchrun --nproc_per_node={torch.cuda.device_count()}")
@@ -122,7 +123,7 @@ def synchronize(device: torch.device) -> None:
 def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
     """Element-wise sum over ranks, in fp64, which NCCL and gloo support."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return values
+        return values  # without a detour through fp64 tensors
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     sums: list[float] = tensor.tolist()
