@@ -266,16 +266,14 @@ def _write_small(items: list[Item], folder: Path, prefix: str, has_others: bool,
 
     Returns (documents, those held out). `has_others` says that linked shards are there as well.
     """
-    texts: list[str] = []
-    held_out: set[int] = set()
-    best = 1 / 3 - HELD_OUT  # a third is never held out
+    attempts = []
     for size in SMALLER:
-        attempt = sorted(documents(items, size), key=_order)
-        chosen, share = _held_out(attempt)
-        if abs(share - HELD_OUT) < best or not texts:
-            texts, held_out, best = attempt, chosen if share < 1 / 3 else set(), abs(share - HELD_OUT)
+        texts = sorted(documents(items, size), key=_order)
+        held_out, share = _held_out(texts)
+        attempts.append((abs(share - HELD_OUT), texts, held_out if share < 1 / 3 else set()))  # never a third
         if FEWEST <= share <= MOST or has_others:  # linked shards have validation text of their own
             break
+    _, texts, held_out = min(attempts, key=lambda attempt: attempt[0])
     characters = sum(map(len, texts))
     if not has_others and (not held_out or characters < LEAST):
         raise UserError(f"{where} has {characters:,} characters of text; expected at least {LEAST}, and not all the "

@@ -87,6 +87,7 @@ def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: 
         is_empty = at["group"] == at["row"] == 0
         for group in range(at["group"], corpus.num_groups()):
             ids, mask = next(packed)
+            # The shuffle depends on nothing else, so a resumed run makes the same one.
             order = np.random.default_rng((seed, epoch, group)).permutation(len(ids))
             for row in range(at["row"], len(ids)):
                 is_empty = False
@@ -143,14 +144,14 @@ def _start_worker(corpus: Corpus, row_len: int, bos_id: int) -> None:
     """Leaves Ctrl-C to the trainer. The worker ends when the trainer ends, also when the trainer is killed."""
     global _work
     _work = corpus, row_len, bos_id
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all processes of the command
     threading.Thread(target=_end_with_the_trainer, daemon=True).start()
 
 
 def _end_with_the_trainer() -> None:
     if trainer := multiprocessing.parent_process():
         trainer.join()
-        os._exit(1)
+        os._exit(1)  # at once: the main thread may be packing a group
 
 
 def _pack_group(group: int) -> Rows:

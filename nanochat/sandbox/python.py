@@ -111,12 +111,12 @@ def layers() -> list[str]:
 
 
 def _attempt(request: dict[str, Any], code: bytes) -> Result:
-    require()
+    require()  # the server may have been replaced by one without a layer
     server, nonce, started = _running_server(), secrets.token_hex(16), time.monotonic()
     (note, note_write), (life, their_life) = os.pipe(), socket.socketpair()
     with _memory_file() as program, _memory_file() as out, _memory_file() as err, life, open(note, "rb"):
         program.write(code)
-        program.seek(0)
+        program.seek(0)  # the child inherits the position
         with their_life, open(note_write, "wb"):
             descriptors = [program.fileno(), out.fileno(), err.fileno(), note_write, their_life.fileno()]
             server.send(request | {"nonce": nonce}, descriptors)
@@ -185,7 +185,7 @@ class _Server:
 
     def send(self, request: dict[str, Any], descriptors: list[int]) -> None:
         try:
-            with self.sending:
+            with self.sending:  # requests of two threads must not mix
                 socket.send_fds(self.control, [json.dumps(request).encode()], descriptors)
         except OSError as error:
             raise ServerGone(f"its server has ended ({error})") from None
@@ -195,7 +195,7 @@ def _running_server() -> _Server:
     """The server. It is started if there is none, or if it has ended."""
     global _server
     with _starting:
-        if _server is None or _server.process.poll() is not None:
+        if _server is None or _server.process.poll() is not None:  # killed, say by the kernel for lack of memory
             _stop()
             _server = _Server()
         return _server
@@ -216,10 +216,10 @@ def _forget() -> None:
     _server, _starting, _slots = None, threading.Lock(), threading.BoundedSemaphore(max(2, usable_cores()))
 
 
-_unsafe = False
+_unsafe = False  # --unsafe-execution was given
 _server: _Server | None = None
-_starting: threading.Lock
-_slots: threading.BoundedSemaphore
+_starting: threading.Lock  # only one thread starts the server
+_slots: threading.BoundedSemaphore  # as many programs at a time as processors: waiting is not on their clock
 _forget()
 atexit.register(_stop)
 os.register_at_fork(after_in_child=_forget)
