@@ -125,7 +125,7 @@ def get(url: str, **settings: Any) -> contextlib.AbstractContextManager[Any]:
     """The response to a GET, whose body is read as a stream. The client takes proxies from the environment, and the
     token from HF_TOKEN or `hf auth login`."""
     from huggingface_hub import get_session  # imported here: a complete folder needs neither it nor a network
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in __all__
     # No compression: a range counts the bytes of the file.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity", **settings.pop("headers", {})}
     response: contextlib.AbstractContextManager[Any] = get_session().stream(

@@ -30,7 +30,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-class _Cache(FunctionCache):
+class _Cache(FunctionCache):  # type: ignore[misc]  # Numba has no types
     def __init__(self, function: Callable[..., Any]):
         super().__init__(function)
         # Numba compares this stamp with that of the stored entry: date and size of one file, and now our digest.
