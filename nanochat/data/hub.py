@@ -222,19 +222,25 @@ def _fetch_all(repo: str, revision: str, missing: list[RemoteShard], folder: Pat
     if not missing:
         return
     _check_space(folder, missing, space)
-    attempts, failed, left = download.Attempts(), [], len(missing)
+    attempts, left = download.Attempts(), len(missing)
+    failed: list[str] = []
     total = sum(shard.num_bytes for shard in missing) // 10**6
     knows_sizes = all(shard.num_bytes for shard in missing)
 
-    def fetch_one(shard: RemoteShard) -> tuple[RemoteShard, Exception | None]:
+    def fetch_one(shard: RemoteShard) -> tuple[RemoteShard, bool]:
+        """(the shard, whether it is there now); in a thread."""
         try:
             url = hf_hub_url(repo, shard.name, repo_type="dataset", revision=revision, endpoint=endpoint())
             partial = folder / FETCHING / shard.local
             download.fetch(url, partial, shard.num_bytes, shard.sha256, attempts)
             os.replace(partial, folder / shard.local)  # only now it is a shard for all other code
-        except Exception as error:  # reported by the main thread
-            return shard, error
-        return shard, None
+        except Exception as error:
+            if not attempts.stop.is_set():  # else this thread has only been told to stop
+                failed.append(f"{shard.name} ({_explain(error, repo)})")
+            if not (isinstance(error, download.BadContent) or getattr(error, "status", 0) == 404):
+                attempts.stop.set()  # the other shards would fail in the same way
+            return shard, False
+        return shard, True
 
     from huggingface_hub import hf_hub_url
     bar = log.Progress("fetch", *((total, "MB") if knows_sizes else (left, "shards")))
@@ -245,16 +251,12 @@ def _fetch_all(repo: str, revision: str, missing: list[RemoteShard], folder: Pat
             left -= bool(result)
             bar.update(megabytes if knows_sizes else len(missing) - left,
                        **({} if knows_sizes else {"MB": megabytes}), shards_left=left)
-            if not result:
-                continue
-            shard, error = result
-            if not error:
+            shard, is_there = result or (None, False)
+            if shard and is_there:
                 manifest["files"][shard.name] = shard.sha256
                 files.write_json(folder / shards.MANIFEST, manifest)
-                continue
-            failed.append(f"{shard.name} ({_explain(error, repo)})")
-            if not (isinstance(error, download.BadContent) or getattr(error, "status", 0) == 404):
-                break  # the other shards would fail in the same way
+            if attempts.stop.is_set():
+                break
     if failed:
         raise UserError(f"{len(failed)} of {len(missing)} shards failed: {failed[0]}; run the same command again, "
                         "finished shards are kept")

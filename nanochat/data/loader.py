@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,8 +24,6 @@ from nanochat.data.packing import Batch, Document, Rows, pack, to_batch
 from nanochat.system.files import UserError
 from nanochat.system.numbers import ceil_div
 
-if TYPE_CHECKING:
-    from nanochat.tokenizer import Tokenizer
 START = {"epoch": 0, "group": 0, "row": 0}
 T = TypeVar("T")
 _work: tuple["Corpus", int, int]  # in a worker process: the corpus, the length of a row, the id of <|bos|>
@@ -39,10 +37,19 @@ class Corpus(Protocol):
     def group(self, index: int) -> list[Document]: ...
 
 
+class Encoder(Protocol):
+    """What a corpus of text needs of a tokenizer; rooms of one level do not import each other."""
+
+    @property
+    def bos_id(self) -> int: ...
+
+    def encode_batch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]: ...
+
+
 class TextCorpus:
     """Slices of at most 1,024 documents of parquet shards; every token is a target."""
 
-    def __init__(self, paths: Sequence[Path], tokenizer: "Tokenizer"):
+    def __init__(self, paths: Sequence[Path], tokenizer: Encoder):
         self.tokenizer, self.reader = tokenizer, shards.Reader()
         self.places = [place for path in paths for place in shards.places(path)]
 

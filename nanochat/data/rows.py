@@ -201,7 +201,7 @@ def _stream(path: Path, pieces: Iterator[str], in_array: bool) -> Iterator[tuple
         text = text[at:]
         enough = 2 * len(text)  # a long element is not decoded again for each piece of it
     if in_array:
-        raise Unreadable(path, f"its array has no end after element {number}")
+        raise Unreadable(path, f"has an array that has no end after element {number}")
 
 
 def _check_nothing_follows(path: Path, rest: str, number: int) -> None:
@@ -219,7 +219,7 @@ def _decoded(path: Path, text: str, at: int, number: int, is_last: bool) -> tupl
         if not is_last and isinstance(error, json.JSONDecodeError) and (
                 error.pos > len(text) - 20 or error.msg.startswith("Unterminated string")):
             return None
-        raise Unreadable(path, f"element {number}: not JSON ({getattr(error, 'msg', error)})") from None
+        raise Unreadable(path, f"has an element {number} that is not JSON ({getattr(error, 'msg', error)})") from None
     return None if end == len(text) and not is_last else (value, end)  # at the end, a number may have more digits
 
 

@@ -28,11 +28,11 @@ Place = tuple[Path, int, int]  # shard, row group, slice in the row group
 
 
 class Unreadable(UserError):
-    """A file that is not what its suffix says. `reason` is the message without the path."""
+    """A file that is not what its suffix says. `reason` is the message without the path: a verb and more."""
 
     def __init__(self, path: Path, reason: str, line: int = 0):
         self.reason = f"line {line}: {reason}" if line else reason
-        super().__init__(f"{path}, {self.reason}" if line else f"{path}: {reason}")
+        super().__init__(f"{path}, {self.reason}" if line else f"{path} {reason}")
 
 
 def train_shards(data_dir: Path | None = None) -> list[Path]:

@@ -311,7 +311,7 @@ def _examine_rows(path: Path, places_and_rows: Iterator[tuple[str, Any]]) -> dic
         if not kind and number == PEEK:
             break
     if not num_rows:
-        raise Unreadable(path, f"no row can be read: {first_bad}" if first_bad else "is empty")
+        raise Unreadable(path, f"has no row that can be read: {first_bad}" if first_bad else "is empty")
     is_ready = is_ready and not bad_rows and rows.suffixes(path) in ((".jsonl", ""), (".jsonl", ".gz"))
     return {"kind": kind, "rows": num_rows, "characters": characters, "bad_rows": bad_rows, "first_bad": first_bad,
             "is_ready": is_ready}
