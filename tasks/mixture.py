@@ -145,7 +145,8 @@ def rows(name: str, data_dir: Path) -> list[dict[str, Any]]:
     return [task.conversation(item) for item in task.load("train", data_dir)]
 
 
-def _render(row: dict[str, Any], tokenizer: Tokenizer, learn_all: bool, max_tokens: int | None) -> tuple[Document, bool]:
+def _render(row: dict[str, Any], tokenizer: Tokenizer, learn_all: bool,
+            max_tokens: int | None) -> tuple[Document, bool]:
     """Ids and mask, and whether something had to go; ([], []) when nothing to learn is left. Packing cuts text."""
     if "text" in row:
         ids = [tokenizer.bos_id, *tokenizer.encode(row["text"])]
