@@ -35,7 +35,7 @@ def step_seconds() -> float:
     from nanochat.optim import Optimizer, Schedule
     from nanochat.optim.groups import groups_of
     from nanochat.system import runtime
-    from nanochat.train.fit import random_batch
+    from nanochat.train.probe import random_batch
     here = runtime.start("cpu")
     torch.set_num_threads(1)
     config = GPTConfig(sequence_len=256, vocab_size=2048, n_layer=4, n_head=2, n_kv_head=2, n_embd=128, head_dim=64)

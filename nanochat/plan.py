@@ -147,8 +147,8 @@ def deepest(limit: float, unit: str, on: Machine, options: PlanOptions = DEFAULT
 
 def measured(plan: Plan, dollars_per_hour: float = -1) -> Machine:
     """This machine, by what it computes in 20 seconds of training this plan's model (on its first GPU, if any)."""
-    from nanochat.train import fit  # imports torch, which a plan alone does not need
-    flops = fit.tokens_per_second_here(plan) * plan.flops_per_token
+    from nanochat.train import probe  # imports torch, which a plan alone does not need
+    flops = probe.tokens_per_second_here(plan) * plan.flops_per_token
     return Machine("this machine", 1, flops, dollars_per_hour if dollars_per_hour > 0 else None, mfu=1.0)
 
 

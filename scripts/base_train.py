@@ -20,7 +20,7 @@ from nanochat.system import cli, hardware, log, paths, runtime
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import fit, target
+from nanochat.train import probe, target
 from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     at_once = args.max_seq_len * device.world_size  # tokens of one row on every rank
     rows = args.device_batch_size
     if rows < 0:
-        rows = fit.rows_that_fit(model, args.max_seq_len, max(1, args.total_batch_size // at_once), device)
+        rows = probe.rows_that_fit(model, args.max_seq_len, max(1, args.total_batch_size // at_once), device)
     accumulate = accumulation(args.total_batch_size, rows * at_once)
     loss_of = weighted_nll(model, compiles(args) and can_compile(device.device))
     if args.minutes > 0:
@@ -139,23 +139,23 @@ def optimizer_of(args, model: GPT, device: runtime.Runtime) -> Optimizer:
 
 def compiles(args) -> bool:
     """Whether to compile: that takes about a minute and doubles the speed, so a run of less than two gains nothing."""
-    return args.compile and (args.minutes < 0 or args.minutes >= fit.COMPILING_PAYS_FROM_MINUTES
+    return args.compile and (args.minutes < 0 or args.minutes >= probe.COMPILING_PAYS_FROM_MINUTES
                              or "compile" in args.given)
 
 
 def timed(args, model: GPT, loss_of, rows: int, started: float, device: runtime.Runtime) -> int:
     """The steps for --minutes, measured here. Spoils the weights."""
-    batch = fit.random_batch(rows, args.max_seq_len, model.config.vocab_size, device.device)
-    speed = fit.tokens_per_second(loss_of, optimizer_of(args, model, device), batch, args.total_batch_size, device,
+    batch = probe.random_batch(rows, args.max_seq_len, model.config.vocab_size, device.device)
+    speed = probe.tokens_per_second(loss_of, optimizer_of(args, model, device), batch, args.total_batch_size, device,
                                   seconds=min(20, 6 * args.minutes))
-    one_batch = fit.evaluation_seconds(model, batch, device)
+    one_batch = probe.evaluation_seconds(model, batch, device)
     if "eval_tokens" not in args.given:
         affordable = max(1, int(60 * args.minutes / 20 / one_batch))
         args.eval_tokens = min(args.eval_tokens, affordable * rows * args.max_seq_len * device.world_size)
     evaluation = one_batch * validation_steps(args, rows, device)
     spent = runtime.all_reduce_sum([time.monotonic() - started], device.device)[0] / device.world_size
     step = args.total_batch_size / speed
-    steps = fit.steps_for_minutes(args.minutes, spent=spent, step=step, evaluation=evaluation,
+    steps = probe.steps_for_minutes(args.minutes, spent=spent, step=step, evaluation=evaluation,
                                   eval_every=args.eval_every)
     log.say(f"base: {speed:,.0f} tokens per second, so {steps:,} steps in {steps * step / 60:.2f} of the "
             f"{args.minutes:g} minutes; {spent:.0f} s are spent on starting{', compiling' * compiles(args)} and "

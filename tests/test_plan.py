@@ -104,9 +104,9 @@ def test_the_money_the_depth_and_the_minutes(capsys, monkeypatch):
     plan.main(["--", "--budget", "100", "--gpu", "8xH100"])
     printed = capsys.readouterr().out
     assert "$100 buys\n  d20 on 8×H100" in printed and "11,219.8M tokens" in printed and "bpb, CORE 0.24" in printed
-    from nanochat.train import fit
+    from nanochat.train import probe
     measured = []
-    monkeypatch.setattr(fit, "tokens_per_second_here", lambda made: measured.append(made) or 10_000)
+    monkeypatch.setattr(probe, "tokens_per_second_here", lambda made: measured.append(made) or 10_000)
     plan.main(["--gpu=here", "--minutes=60", *LAPTOP_FLAGS])
     here = budget.Machine("this machine", 1, 10_000 * measured[0].flops_per_token, None, 1.0)
     depth = plan.deepest(60, "minutes", here, PlanOptions(**LAPTOP))[0].n_layer

@@ -8,7 +8,7 @@ a command reads has to be there: optimizer.pt (twice the size of the weights) se
 Of a model with LoRA, model.safetensors has the merged matrices and lora.safetensors the thin ones, for resuming.
 `state.json` holds the recipe's own numbers and the SHA-256 of the other files; a damaged checkpoint is named and passed
 over. `format` is the version of this layout and of the model's parameters: older ones stay readable. A `--portable`
-model's folder is also what transformers loads (portable.py).
+model's folder is also what transformers loads (formats/transformers.py).
 """
 import hashlib
 import pickle
@@ -22,14 +22,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from nanochat.formats import transformers
+from nanochat.formats.transformers import TOKENIZER_FILES
 from nanochat.model import GPT, PORTABLE, GPTConfig, lora
 from nanochat.optim import Optimizer
 from nanochat.system import files, log, paths
 from nanochat.system.files import UserError
 from nanochat.system.runtime import all_reduce_sum
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import portable
-from nanochat.train.portable import TOKENIZER_FILES
 
 FORMAT = 1
 RECIPES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
@@ -88,7 +88,7 @@ def write(folder: Path, step: int, taken: Snapshot, state: dict[str, Any], token
     with files.replacing(target) as temporary:
         temporary.mkdir()
         try:
-            portable.add_files(temporary, taken.config, tokenizer)
+            transformers.add_files(temporary, taken.config, tokenizer)
             for name, weights in taken.weights.items():
                 save_file(weights, temporary / name)
             if taken.optimizer is not None:

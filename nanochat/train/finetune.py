@@ -13,7 +13,7 @@ from nanochat.optim.groups import groups_of
 from nanochat.system import log, runtime
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
-from nanochat.train import checkpoint, fit, target
+from nanochat.train import checkpoint, probe, target
 from nanochat.train.journal import Journal
 from nanochat.train.loop import LossOf, due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
@@ -62,15 +62,16 @@ def finetune(stage: str, source: str, args: Namespace, documents_of: Callable[[A
     optimizer = fresh_optimizer()
     most = max(1, args.total_batch_size // (device.world_size * row))
     auto = args.device_batch_size < 0
-    rows = fit.rows_that_fit(model, row, most, device) if auto else fit.largest_divisor(most, args.device_batch_size)
+    rows = (probe.rows_that_fit(model, row, most, device) if auto
+            else probe.largest_divisor(most, args.device_batch_size))
     accumulate = most // rows
     one_pass = sum(len(ids) for ids, _ in documents) // (accumulate * device.world_size * rows * row)
     steps = max(1, one_pass) if args.num_iterations == -1 else args.num_iterations
     at_once = rows * row * device.world_size  # tokens of a micro-batch on every rank
-    compiles = args.compile and not 0 < args.minutes < fit.COMPILING_PAYS_FROM_MINUTES and can_compile(device.device)
+    compiles = args.compile and not 0 < args.minutes < probe.COMPILING_PAYS_FROM_MINUTES and can_compile(device.device)
     loss_of = weighted_nll(model, compiles)
     if args.minutes > 0:
-        batch = fit.random_batch(rows, row, model.config.vocab_size, device.device)
+        batch = probe.random_batch(rows, row, model.config.vocab_size, device.device)
         steps = place.found[1]["steps"] if place.found else timed(
             args.minutes, model, loss_of, optimizer, batch, at_once * accumulate, started, device)
         optimizer = fresh_optimizer()  # measuring has filled the moments
@@ -95,10 +96,10 @@ def timed(minutes: float, model: GPT, loss_of: LossOf, optimizer: Optimizer, bat
           started: float, device: runtime.Runtime) -> int:
     """The steps for --minutes, measured here with steps that are undone: the weights are as before, moments are not."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    speed = fit.tokens_per_second(loss_of, optimizer, batch, total_batch, device, seconds=min(20, 6 * minutes))
+    speed = probe.tokens_per_second(loss_of, optimizer, batch, total_batch, device, seconds=min(20, 6 * minutes))
     model.load_state_dict(before)
     spent = runtime.all_reduce_sum([time.monotonic() - started], device.device)[0] / device.world_size
-    steps = fit.steps_for_minutes(minutes, spent=spent, step=total_batch / speed, evaluation=0, eval_every=-1)
+    steps = probe.steps_for_minutes(minutes, spent=spent, step=total_batch / speed, evaluation=0, eval_every=-1)
     log.say(f"{speed:,.0f} tokens per second, so {steps:,} steps in {steps * total_batch / speed / 60:.2f} of the "
             f"{minutes:g} minutes; {spent:.0f} s are spent on starting and measuring")
     return steps
