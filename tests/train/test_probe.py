@@ -129,5 +129,5 @@ def test_two_lengths_are_one_too_many(text, other):
 
 
 def test_every_rank_takes_what_fits_on_all(tiny_model, monkeypatch):
-    monkeypatch.setattr(probe, "all_reduce_sum", lambda values, device: [values[0], 2.0])  # the other rank has room for 2
+    monkeypatch.setattr(probe, "all_reduce_sum", lambda values, device: [values[0], 2.0])  # the other has room for 2
     assert probe.rows_that_fit(tiny_model(), 32, 8, Runtime(torch.device("cpu"), torch.float32, 0, 2), 10**9) == 2
