@@ -16,8 +16,8 @@ MEASURED_SECONDS = 3.0
 
 
 def slowness() -> float:
-    """This machine's seconds over the reference's; 1.0 where it cannot be measured. A process of its own measures, so
-    that PyTorch's memory is free again afterwards."""
+    """This machine's seconds over the reference's; 1.0 where it cannot be measured."""
+    # In a process of its own, so that PyTorch's memory is free again afterwards.
     done = subprocess.run([sys.executable, "-m", "nanochat.machine_speed"], capture_output=True, encoding="utf-8")
     try:
         return float(done.stdout.split()[-1])
@@ -26,26 +26,28 @@ def slowness() -> float:
 
 
 def step_seconds() -> float:
-    """Seconds of a training step of the laptop's model with random tokens on one core: the fastest of some, because
-    what else the machine does in these seconds says nothing about the next minutes. One core, because on a busy machine
-    several wait for each other at every small product, which compiled training does far less."""
+    """Seconds of a training step of the laptop's model with random tokens on one core.
+
+    The fastest of several steps: what else the machine does in these seconds says nothing about the next minutes. One
+    core: on a busy machine several cores wait for each other at every small product, and in compiled training far less.
+    """
     import torch
 
     from nanochat.model import GPT, GPTConfig
     from nanochat.optim import Optimizer, Schedule
     from nanochat.optim.groups import groups_of
-    from nanochat.system import runtime
+    from nanochat.system.runtime import start as start_runtime
     from nanochat.train.probe import random_batch
-    here = runtime.start("cpu")
+    runtime = start_runtime("cpu")
     torch.set_num_threads(1)
     config = GPTConfig(sequence_len=256, vocab_size=2048, n_layer=4, n_head=2, n_kv_head=2, n_embd=128, head_dim=64)
-    model = GPT(config, here.dtype).init_weights(0)
-    optimizer = Optimizer(groups_of(model, matrix_lr=0.0, embedding_lr=0.0, head_lr=0.0), here.dtype)
-    batch = random_batch(16, config.sequence_len, config.vocab_size, here.device)
+    model = GPT(config, runtime.dtype).init_weights(0)
+    optimizer = Optimizer(groups_of(model, matrix_lr=0.0, embedding_lr=0.0, head_lr=0.0), runtime.dtype)
+    batch = random_batch(16, config.sequence_len, config.vocab_size, runtime.device)
     seconds: list[float] = []
     while len(seconds) < 5 or sum(seconds) < MEASURED_SECONDS:
         began = time.perf_counter()
-        model.loss(batch.ids, batch.targets).backward()
+        model.loss(batch.ids, batch.targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step(Schedule(1), 0)
         seconds.append(time.perf_counter() - began)
     return min(seconds)

@@ -3,19 +3,22 @@
     python -m scripts.contamination                                 the pretraining shards
     python -m scripts.contamination --mixture="text,dolly,gsm8k" --ngram=13
 
-An item overlaps when any run of --ngram words of any of its texts stands in the corpus (Brown et al. 2020, appendix C:
-13 words; letters in lower case, punctuation ignored). Items with no text of that length can't be checked, and say so.
+An item overlaps when the corpus has any run of --ngram words of any of the item's texts (Brown et al. 2020, appendix C:
+13 words; letters in lower case, punctuation ignored). Items with no text of that length cannot be checked; the result
+counts them.
 """
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
 import tasks
-from nanochat.eval import core
+from nanochat.eval import core, record
 from nanochat.system import cli, files, log, paths, results
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
@@ -24,95 +27,101 @@ from tasks import mixture
 WORD = re.compile(r"\w+")
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits without a pattern: 2^64 / golden ratio
 NUM_EXAMPLES = 3
+Runs = npt.NDArray[np.uint64]  # the hashes of runs of words
 
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(argv, __doc__, ngram=flag(13, "words in a run", at_least=2),
                      mixture=flag("text", "the corpus, as --mixture of mid_train names it"))
     started = time.monotonic()
+
+    # ---- The exams. Their runs are kept in memory: 8 bytes a word, where the corpus would not fit.
     exams = {name: texts for name, texts in exam_items().items() if texts}
     if not exams:
         raise UserError(f"there are no exams in {paths.data_dir()} to compare with; name a folder that has some with "
                         "--data (NANOCHAT_DATA), or make the kindergarten: python -m nanochat.dataset")
-    runs = {name: [np.unique(np.concatenate([hashes(text, args.ngram)[1] for text in item])) for item in items]
-            for name, items in exams.items()}
-    wanted = np.unique(np.concatenate([own for items in runs.values() for own in items]))
-    found, documents, words = search(wanted, args.mixture, args.ngram)
+    runs_of_items = {name: [np.unique(np.concatenate([hashes(text, args.ngram)[1] for text in item]))
+                            for item in items] for name, items in exams.items()}
+    exam_runs = np.unique(np.concatenate([runs for items in runs_of_items.values() for runs in items]))
+
+    # ---- The corpus, once from beginning to end.
+    matches, documents, words = search(exam_runs, args.mixture, args.ngram)
     result = {"ngram": args.ngram, "corpus": args.mixture, "documents": documents, "words": words,
-              "exams": {name: judge(items, found) for name, items in runs.items()}}
-    results.write(paths.results_dir("contamination") / "contamination.json", result, identity=("ngram", "corpus"))
+              "exams": {name: judge(items, matches) for name, items in runs_of_items.items()}}
+    folder = paths.results_dir("contamination")
+    results.write(folder / "contamination.json", result, identity=("ngram", "corpus"))
     show(result)
-    log.write_run("contamination", seconds=time.monotonic() - started, flags=vars(args))
+    record.write_run("contamination", folder, args, started)
 
 
 def exam_items() -> dict[str, list[list[str]]]:
-    """{exam: the texts of each test item}; of CORE's files each one once."""
+    """{exam: the texts of each test item}. Several of CORE's tasks may share a file, which is read once."""
     exams = {task.name: task.load("test") for task in map(tasks.find, tasks.names())
              if task.kind != "source" and task.path("test")}
     if (paths.data_dir() / "core_tasks.yaml").exists():
-        for task in {task.path: task for task in core.read_tasks(paths.data_dir())}.values():
-            if files.beside(task.path).exists():
-                exams[f"CORE {task.path.stem}"] = files.read_jsonl(task.path)
+        for path in {task.path for task in core.read_tasks(paths.data_dir()) if files.beside(task.path).exists()}:
+            exams[f"CORE {path.stem}"] = files.read_jsonl(path)
     return {name: [texts_in(item) for item in items] for name, items in exams.items()}
 
 
 def texts_in(item: object) -> list[str]:
-    """`texts_in({"question": "Who?", "choices": ["I", "you"], "answer": 0})` → ["Who?", "I", "you"]."""
+    """Every text in an item of any shape.
+
+    >>> texts_in({"question": "Who?", "choices": ["I", "you"], "answer": 0})
+    ['Who?', 'I', 'you']
+    """
     if isinstance(item, (dict, list)):
-        return [text for part in (item.values() if isinstance(item, dict) else item) for text in texts_in(part)]
+        return [text for value in (item.values() if isinstance(item, dict) else item) for text in texts_in(value)]
     return [item] if isinstance(item, str) else []
 
 
-def hashes(text: str, ngram: int) -> tuple[list[str], np.ndarray]:
-    """The words of a text, and a 64-bit hash (uint64) of each run of `ngram` of them, the same within this process."""
+def hashes(text: str, ngram: int) -> tuple[list[str], Runs]:
+    """The words of a text, and a 64-bit hash of each run of `ngram` words, the same within this process."""
     words = WORD.findall(text.lower())
-    each = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+    word_hashes = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
     runs = np.zeros(max(0, len(words) - ngram + 1), np.uint64)
     for first in range(ngram if len(runs) else 0):
-        runs = runs * FACTOR + each[first:first + len(runs)]
+        runs = runs * FACTOR + word_hashes[first:first + len(runs)]
     return words, runs
 
 
-def search(wanted: np.ndarray, spec: str, ngram: int) -> tuple[dict[int, str], int, int]:
-    """({run found in the corpus: its words}, documents, words); `wanted` is sorted."""
-    found: dict[int, str] = {}
-    documents = num_words = 0
+def search(exam_runs: Runs, spec: str, ngram: int) -> tuple[dict[int, str], int, int]:
+    """({run that the corpus and an exam share: its words}, documents, words); `exam_runs` is sorted."""
+    matches: dict[int, str] = {}
+    num_documents = num_words = 0
     with log.Progress("contamination", 0, unit="documents") as bar:
         for text in corpus(spec):
             words, runs = hashes(text, ngram)
-            at = np.searchsorted(wanted, runs).clip(max=max(len(wanted) - 1, 0))
-            for place in np.flatnonzero(wanted[at] == runs) if len(wanted) else ():
-                found.setdefault(int(runs[place]), " ".join(words[place:place + ngram]))
-            documents, num_words = documents + 1, num_words + len(words)
-            bar.update(documents, runs=len(found))
-    return found, documents, num_words
+            nearest = np.searchsorted(exam_runs, runs).clip(max=max(len(exam_runs) - 1, 0))
+            for start in np.flatnonzero(exam_runs[nearest] == runs) if len(exam_runs) else ():
+                matches.setdefault(int(runs[start]), " ".join(words[start:start + ngram]))
+            num_documents, num_words = num_documents + 1, num_words + len(words)
+            bar.update(num_documents, runs=len(matches))
+    return matches, num_documents, num_words
 
 
 def corpus(spec: str) -> Iterator[str]:
     """Every text of a mixture's sources, once."""
     for name in mixture.parse(spec) or mixture.everything(paths.data_dir()):
         for row in mixture.rows(name, paths.data_dir()):
-            if "text" in row:
-                yield row["text"]
-            else:
-                yield from (text for message in row["messages"] for text in texts_in(message["content"]))
+            yield from [row["text"]] if "text" in row else texts_in([turn["content"] for turn in row["messages"]])
 
 
-def judge(items: list[np.ndarray], found: dict[int, str]) -> dict:
+def judge(items: list[Runs], matches: dict[int, str]) -> dict[str, Any]:
     """{"items", "checked", "overlapping", "examples"} of one exam, whose items are given as their runs."""
-    known = np.fromiter(found, np.uint64, len(found))
-    shared = [np.intersect1d(own, known) for own in items]
-    examples = [found[int(own[0])] for own in shared if len(own)][:NUM_EXAMPLES]
-    return {"items": len(items), "checked": sum(len(own) > 0 for own in items),
-            "overlapping": sum(len(own) > 0 for own in shared), "examples": examples}
+    matching_runs = np.fromiter(matches, np.uint64, len(matches))
+    shared = [np.intersect1d(runs, matching_runs) for runs in items]
+    examples = [matches[int(runs[0])] for runs in shared if len(runs)][:NUM_EXAMPLES]
+    return {"items": len(items), "checked": sum(len(runs) > 0 for runs in items),
+            "overlapping": sum(len(runs) > 0 for runs in shared), "examples": examples}
 
 
-def show(result: dict) -> None:
+def show(result: dict[str, Any]) -> None:
     view = Table("exam", "items", "long enough", "overlapping", "example",
                  title=f"runs of {result['ngram']} words shared with {result['documents']:,} documents")
-    for name, one in result["exams"].items():
-        view.add_row(name, f"{one['items']:,}", f"{one['checked']:,}", f"{one['overlapping']:,}",
-                     one["examples"][0] if one["examples"] else "")
+    for name, exam in result["exams"].items():
+        view.add_row(name, f"{exam['items']:,}", f"{exam['checked']:,}", f"{exam['overlapping']:,}",
+                     exam["examples"][0] if exam["examples"] else "")
     Console().print(view)
 
 
