@@ -6,6 +6,7 @@
 The dial is --depth. nanochat/plan.py computes everything else from it; an explicit flag beats the plan.
 """
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -23,7 +24,7 @@ from nanochat.system.runtime import Runtime
 from nanochat.system.runtime import start as start_runtime
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import probe, target
-from nanochat.train.flags import CHECKPOINTS, MACHINE, RATES, wants_compiling
+from nanochat.train.flags import CHECKPOINTS, MACHINE, RATES, rates, wants_compiling
 from nanochat.train.journal import Journal
 from nanochat.train.loop import LossOf, due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
@@ -75,13 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     config, steps = planned(args, tokenizer)
 
     # ---- Model. A kernel or a number format that this machine lacks is left out, and a line says so.
-    kernel = attention.enable_fastest_kernel(runtime.device, runtime.dtype, config.head_dim, args.max_seq_len)
-    log.say(f"attention: {kernel}")
-    model = GPT(config, runtime.dtype).init_weights(args.seed).to(runtime.device)
-    model.recompute = args.recompute
-    if args.fp8:
-        problem = fp8.unsupported(runtime.device)
-        log.say(f"FP8 is off: {problem}" if problem else f"FP8: {fp8.switch_on(model)} matrices")
+    model = new_model(args, config, runtime)
 
     # ---- A step. Where memory runs out all the same, the loop goes on with half as many rows at a time.
     row_tokens = args.max_seq_len * runtime.world_size  # of one row on every rank
@@ -92,13 +87,15 @@ def main(argv: list[str] | None = None) -> None:
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
     # ---- How long. A resumed run keeps its steps: another measurement would give another schedule.
-    if place.steps:
-        steps = place.steps
-    elif args.minutes > 0:
-        steps, place.flags["eval_tokens"] = steps_in_time(args, model, loss_of, rows, runtime, started)
+    def new_optimizer() -> Optimizer:
+        return Optimizer(groups_of(model, **rates(args), weight_decay=args.weight_decay), runtime.dtype)
+
+    steps = place.steps or steps
+    if args.minutes > 0 and not place.steps:
+        steps, place.flags["eval_tokens"] = steps_in_time(args, model, loss_of, new_optimizer, rows, runtime, started)
 
     # ---- Optimizer and data. The journal puts weights, moments and the place in the data back to where a run stopped.
-    optimizer = optimizer_of(args, model, runtime)
+    optimizer = new_optimizer()
     journal = Journal(place, model, optimizer, steps=steps)
     log.say(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {steps:,} steps of "
             f"{args.total_batch_size:,} tokens on {runtime.world_size} × {runtime.device} in {runtime.dtype}, "
@@ -145,6 +142,17 @@ def planned(args: cli.Args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
     return GPTConfig(**plan.shape(), **features), plan.steps
 
 
+def new_model(args: cli.Args, config: GPTConfig, runtime: Runtime) -> GPT:
+    kernel = attention.enable_fastest_kernel(runtime.device, runtime.dtype, config.head_dim, config.sequence_len)
+    log.say(f"attention: {kernel}")
+    model = GPT(config, runtime.dtype).init_weights(args.seed).to(runtime.device)
+    model.recompute = args.recompute
+    if args.fp8:
+        problem = fp8.unsupported(runtime.device)
+        log.say(f"FP8 is off: {problem}" if problem else f"FP8: {fp8.switch_on(model)} matrices")
+    return model
+
+
 def accumulation(total_batch: int, tokens_at_once: int) -> int:
     """Micro-batches per step and rank. UserError when the batch is not a multiple of the tokens of a micro-batch."""
     if total_batch % tokens_at_once:
@@ -154,13 +162,8 @@ def accumulation(total_batch: int, tokens_at_once: int) -> int:
     return total_batch // tokens_at_once
 
 
-def optimizer_of(args: cli.Args, model: GPT, runtime: Runtime) -> Optimizer:
-    return Optimizer(groups_of(model, matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr, head_lr=args.head_lr,
-                               weight_decay=args.weight_decay), runtime.dtype)
-
-
-def steps_in_time(args: cli.Args, model: GPT, loss_of: LossOf, rows: int, runtime: Runtime,
-                  started: float) -> tuple[int, int]:
+def steps_in_time(args: cli.Args, model: GPT, loss_of: LossOf, new_optimizer: Callable[[], Optimizer], rows: int,
+                  runtime: Runtime, started: float) -> tuple[int, int]:
     """(steps, validation tokens) for --minutes. Without --eval_tokens a validation takes at most a twentieth of it."""
     batch = probe.random_batch(rows, args.max_seq_len, model.config.vocab_size, runtime.device)
     batch_seconds = probe.evaluation_seconds(model, batch, runtime)
@@ -169,8 +172,8 @@ def steps_in_time(args: cli.Args, model: GPT, loss_of: LossOf, rows: int, runtim
     if "eval_tokens" not in args.given:
         eval_tokens = min(eval_tokens, max(1, int(60 * args.minutes / 20 / batch_seconds)) * batch_tokens)
     steps = probe.steps_for_minutes(
-        args.minutes, model, loss_of, lambda: optimizer_of(args, model, runtime), batch, args.total_batch_size, runtime,
-        started=started, evaluation=batch_seconds * max(1, eval_tokens // batch_tokens), eval_every=args.eval_every)
+        args.minutes, model, loss_of, new_optimizer, batch, args.total_batch_size, runtime, started=started,
+        evaluation=batch_seconds * max(1, eval_tokens // batch_tokens), eval_every=args.eval_every)
     return steps, eval_tokens
 
 

@@ -24,7 +24,7 @@ from nanochat.system.files import UserError
 from nanochat.system.runtime import start as start_runtime
 from nanochat.tokenizer import Tokenizer, chat
 from nanochat.train import checkpoint, target
-from nanochat.train.flags import CHECKPOINTS, MACHINE, NEXT_STAGE, RATES, wants_compiling
+from nanochat.train.flags import CHECKPOINTS, MACHINE, NEXT_STAGE, RATES, rates, wants_compiling
 from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import can_compile, mean_kl, weighted_nll
@@ -70,9 +70,8 @@ def main(argv: list[str] | None = None) -> None:
                                       runtime.dtype)[0] if args.eval_every > 0 else None
 
     # ---- Rollouts. The engine samples with the very weights that are trained, so it must not keep copies of them.
-    scale = args.init_lr_frac
-    optimizer = Optimizer(groups_of(model, matrix_lr=args.matrix_lr * scale, embedding_lr=args.embedding_lr * scale,
-                                    head_lr=args.head_lr * scale, scalar_lr=0.0), runtime.dtype)
+    # The factors of the residual stream do not learn in RL: our choice, which nobody has measured.
+    optimizer = Optimizer(groups_of(model, **rates(args, args.init_lr_frac) | {"scalar_lr": 0.0}), runtime.dtype)
     journal = Journal(place, model, optimizer, steps=steps, source=origin)
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.examples_per_step * args.num_samples)
 

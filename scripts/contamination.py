@@ -59,8 +59,9 @@ def exam_items() -> dict[str, list[list[str]]]:
     exams = {task.name: task.load("test") for task in map(tasks.find, tasks.names())
              if task.kind != "source" and task.path("test")}
     if (paths.data_dir() / "core_tasks.yaml").exists():
-        for path in {task.path for task in core.read_tasks(paths.data_dir()) if files.beside(task.path).exists()}:
-            exams[f"CORE {path.stem}"] = files.read_jsonl(path)
+        for path in dict.fromkeys(task.path for task in core.read_tasks(paths.data_dir())):
+            if files.beside(path).exists():
+                exams[f"CORE {path.stem}"] = files.read_jsonl(path)
     return {name: [texts_in(item) for item in items] for name, items in exams.items()}
 
 

@@ -7,16 +7,14 @@ import time
 
 from nanochat import plan as dial
 from nanochat.data import loader
-from nanochat.model import GPT
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
 from nanochat.system import cli
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
-from nanochat.system.runtime import Runtime
 from nanochat.system.runtime import start as start_runtime
 from nanochat.train import checkpoint, probe, target
-from nanochat.train.flags import CHECKPOINTS, CONVERSATIONS, MACHINE, RATES, wants_compiling
+from nanochat.train.flags import CHECKPOINTS, CONVERSATIONS, MACHINE, RATES, rates, wants_compiling
 from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
@@ -52,25 +50,24 @@ def main(argv: list[str] | None = None) -> None:
                                   seed=args.seed, learn_all=args.loss_on == "all")
 
     # ---- A step. Where memory runs out all the same, the loop goes on with half as many rows at a time.
-    rows, accumulate = probe.rows_and_accumulation(model, row_len, args.total_batch_size, args.device_batch_size,
-                                                   runtime)
+    rows, accumulate = probe.rows_and_accumulation(
+        model, row_len, args.total_batch_size, args.device_batch_size, runtime)
     step_tokens = rows * accumulate * row_len * runtime.world_size
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
     # ---- How long. A resumed run keeps its steps: other steps would give another schedule.
-    if place.steps:
-        steps = place.steps
-    elif args.minutes > 0:
+    def new_optimizer() -> Optimizer:
+        return Optimizer(groups_of(model, **rates(args, args.init_lr_frac)), runtime.dtype)
+
+    one_pass = max(1, sum(len(ids) for ids, _ in documents) // step_tokens)
+    steps = place.steps or (args.num_iterations if args.num_iterations > 0 else one_pass)
+    if args.minutes > 0 and not place.steps:
         batch = probe.random_batch(rows, row_len, model.config.vocab_size, runtime.device)
-        steps = probe.steps_for_minutes(args.minutes, model, loss_of, lambda: optimizer_of(args, model, runtime), batch,
-                                        step_tokens, runtime, started=started)
-    elif args.num_iterations > 0:
-        steps = args.num_iterations
-    else:  # one pass over the documents
-        steps = max(1, sum(len(ids) for ids, _ in documents) // step_tokens)
+        steps = probe.steps_for_minutes(args.minutes, model, loss_of, new_optimizer, batch, step_tokens, runtime,
+                                        started=started)
 
     # ---- Train. A loss that diverges, a full disk and a signal end the run with the last checkpoint intact.
-    optimizer = optimizer_of(args, model, runtime)
+    optimizer = new_optimizer()
     journal = Journal(place, model, optimizer, steps=steps, source=origin)
     batches = loader.prefetched(loader.batches(
         loader.ListCorpus(documents), rows, row_len, tokenizer.bos_id, seed=args.seed, rank=runtime.rank,
@@ -85,13 +82,6 @@ def main(argv: list[str] | None = None) -> None:
             journal.stop_if_asked(step)
         journal.finish(documents=len(documents), source=origin["path"].rsplit("/", 3)[-3:])
     runtime.close()
-
-
-def optimizer_of(args: cli.Args, model: GPT, runtime: Runtime) -> Optimizer:
-    """A new optimizer at pretraining's rates × --init_lr_frac."""
-    scale = args.init_lr_frac
-    return Optimizer(groups_of(model, matrix_lr=args.matrix_lr * scale, embedding_lr=args.embedding_lr * scale,
-                               head_lr=args.head_lr * scale, scalar_lr=0.5 * scale), runtime.dtype)
 
 
 if __name__ == "__main__":

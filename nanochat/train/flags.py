@@ -4,7 +4,7 @@ from typing import Any
 from nanochat.system.cli import Args, flag
 
 # Learning rates at the peak of the schedule. AdamW's two are those of width 768: optim/groups.py scales them.
-MUON_LR, EMBEDDING_LR, HEAD_LR = 0.02, 0.3, 0.008
+MUON_LR, EMBEDDING_LR, HEAD_LR, SCALAR_LR = 0.02, 0.3, 0.008, 0.5
 COMPILING_PAYS_FROM_MINUTES = 2  # compiling takes about a minute and doubles the speed
 
 RATES: dict[str, Any] = dict(
@@ -46,6 +46,13 @@ CONVERSATIONS: dict[str, Any] = dict(  # mid and SFT
 FREE = {*CHECKPOINTS, "compile", "device_type", "model_tag", "source_tag", "eval_every", "device_batch_size",
         "recompute", "workers", "eval_questions", "unsafe_execution", "run"}
 MAY_CHANGE_AFTER_DIVERGING = {*RATES, "weight_decay"}
+
+
+def rates(args: Args, scale: float = 1.0) -> dict[str, float]:
+    """The learning rates for `optim.groups.groups_of`. Stages after pretraining scale all of them: the weights have
+    settled."""
+    return dict(matrix_lr=args.matrix_lr * scale, embedding_lr=args.embedding_lr * scale, head_lr=args.head_lr * scale,
+                scalar_lr=SCALAR_LR * scale)
 
 
 def wants_compiling(args: Args) -> bool:

@@ -9,7 +9,7 @@ from nanochat.data.loader import batches, prefetched
 from nanochat.optim import Schedule
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
-from nanochat.train import checkpoint, stop, target
+from nanochat.train import checkpoint, flags, stop, target
 from nanochat.train.journal import Journal
 from nanochat.train.loop import Step, due, optimize
 from nanochat.train.losses import weighted_nll
@@ -24,7 +24,7 @@ class Killed(BaseException):
 
 def settings(**changed):
     """The flags of a training script."""
-    return Namespace(**{**FLAGS, **{name: flag.default for name, flag in target.FLAGS.items()}, **changed})
+    return Namespace(**{**FLAGS, **{name: value.default for name, value in flags.CHECKPOINTS.items()}, **changed})
 
 
 def journal_of(model, optimizer, stage="base", steps=5, **changed):

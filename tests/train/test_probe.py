@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from nanochat.system import files, paths
 from nanochat.system.files import UserError
 from nanochat.system.runtime import Runtime
 from nanochat.train import probe
+from nanochat.train.flags import wants_compiling
 from nanochat.train.losses import weighted_nll
 
 
@@ -19,7 +22,7 @@ def test_memory_grows_linearly_with_the_rows(tiny_model):
 
 def test_as_many_rows_as_fit(tiny_model, cpu):
     model = tiny_model()
-    one, two = probe._guess(model, 32, 1e12)
+    one, two = probe.estimate_from_short_rows(model, 32, 1e12)
     assert [one, two] == pytest.approx([probe.bytes_of_pass(model, rows, 32) for rows in (1, 2)], rel=0.2)
     for rows, found in ((1, 1), (2, 2), (5, 4), (8, 6), (100, 12)):  # of the divisors of 12
         room = (one + (rows - 1) * (two - one)) / probe.USABLE + 1
@@ -86,7 +89,7 @@ def test_minutes_become_steps_once_and_the_measuring_leaves_no_trace(text, monke
         return 6
 
     monkeypatch.setattr(probe, "tokens_per_second", quick)
-    monkeypatch.setattr(probe, "steps_for_minutes", six)
+    monkeypatch.setattr(probe, "steps_that_fit", six)
     base_train.main([*SMALL, "--device_batch_size=auto", "--minutes=0.02"])
     said = capsys.readouterr().out
     assert "6 steps of 64 tokens" in said and "4 rows at a time" in said and "attention: plain" in said
@@ -106,7 +109,7 @@ def test_minutes_become_steps_once_and_the_measuring_leaves_no_trace(text, monke
     (1.0, 10, 5, 10, 45),  # as are those on the way: each costs as much as ten steps
     (10.0, 60, 2, 250, 1059), (0.1, 20, 0, -1, 12)])  # the time is over before it begins: six seconds are given anew
 def test_minutes_are_those_of_the_whole_run(minutes, spent, evaluation, eval_every, steps):
-    found = probe.steps_for_minutes(minutes, spent=spent, step=0.5, evaluation=evaluation, eval_every=eval_every)
+    found = probe.steps_that_fit(minutes, spent=spent, step=0.5, evaluation=evaluation, eval_every=eval_every)
     assert found == steps
     validations = 1 + (steps // eval_every if eval_every > 0 else 0)
     seconds = spent + 0.5 * steps + evaluation * validations
@@ -117,15 +120,16 @@ def test_minutes_are_those_of_the_whole_run(minutes, spent, evaluation, eval_eve
     ([], True), (["--minutes=0.5"], False), (["--minutes=1.9"], False), (["--minutes=2"], True),
     (["--minutes=0.5", "--compile"], True), (["--minutes=9", "--no_compile"], False)])
 def test_a_run_too_short_to_gain_from_compiling_is_not_compiled(flags, compiled):
-    from scripts import base_train
-    assert base_train.compiles(base_train.flags(flags)) == compiled
+    from scripts import base_train, chat_sft, mid_train
+    for script in (base_train, mid_train, chat_sft):
+        assert wants_compiling(script.flags(flags)) == compiled
 
 
-@pytest.mark.parametrize("other", ["--num_iterations=3", "--target_flops=1e9"])
-def test_two_lengths_are_one_too_many(text, other):
-    from scripts import base_train
+@pytest.mark.parametrize("script, other", [("base_train", "--num_iterations=3"), ("base_train", "--target_flops=1e9"),
+                                           ("mid_train", "--num_iterations=3"), ("chat_sft", "--num_iterations=3")])
+def test_two_lengths_are_one_too_many(text, script, other):
     with pytest.raises(UserError, match="each say how long"):
-        base_train.main([*SMALL, "--device_batch_size=2", "--minutes=1", other])
+        importlib.import_module(f"scripts.{script}").main(["--device_batch_size=2", "--minutes=1", other])
 
 
 def test_every_rank_takes_what_fits_on_all(tiny_model, monkeypatch):
