@@ -21,38 +21,40 @@ Points = list[tuple[float, float]]
 
 
 class Plot:
-    """A plot at `left` pixels: collects SVG elements, and turns numbers into places."""
+    """A plot at `left` pixels: collects SVG elements, and turns numbers into pixels."""
 
-    def __init__(self, left: float, width: float, x_range: tuple[float, float], y_range: tuple[float, float],
-                 title: str):
+    def __init__(self, left: float, width: float, x_range: tuple[float, ...], y_range: tuple[float, ...], title: str):
         self.left, self.width, self.x_range, self.y_range = left + LEFT, width - LEFT - RIGHT, x_range, y_range
         self.elements: list[str] = []
-        self.text(self.left + self.width / 2, 18, title, "middle")
+        self.text(self.left + self.width / 2, 18, title)
         for value in ticks(*y_range):
-            y = self.y(value)
-            self.line([(self.left, y), (self.left + self.width, y)], "#ddd")
-            self.text(self.left - 6, y + 4, f"{value:g}", "end")
+            x, y = self.place(x_range[0], value)
+            self.line([(x, y), (x + self.width, y)], "#ddd")
+            self.text(x - 6, y + 4, f"{value:g}", "end")
 
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return self.left + self.width * (value - low) / ((high - low) or 1)
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        x_share, y_share = ((value - low) / ((high - low) or 1)
+                            for value, (low, high) in ((x, self.x_range), (y, self.y_range)))
+        return self.left + self.width * x_share, HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y_share
 
-    def y(self, value: float) -> float:
-        low, high = self.y_range
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / ((high - low) or 1)
+    def text(self, x: float, y: float, content: str, anchor: str = "middle", degrees: int = 0) -> None:
+        self.elements.append(f'<text transform="translate({x:.1f} {y:.1f}) rotate({degrees})" text-anchor="{anchor}">'
+                             f'{escape(content)}</text>')
 
-    def text(self, x: float, y: float, content: str, anchor: str = "start", more: str = "") -> None:
-        self.elements.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{escape(content)}</text>')
-
-    def line(self, places: Points, colour: str, more: str = "") -> None:
+    def line(self, places: Points, colour: str, dashes: str = "none") -> None:
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        self.elements.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" {more}/>')
+        self.elements.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="1.3" '
+                             f'stroke-dasharray="{dashes}"/>')
+
+    def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
+        self.elements.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
+                             f'fill="{colour}"/>')
 
     def legend(self, labels: list[str]) -> None:
         for number, label in enumerate(labels):
             x = self.left + number * self.width / len(labels)
-            self.elements.append(f'<rect x="{x:.1f}" y="28" width="9" height="9" fill="{COLOURS[number]}"/>')
-            self.text(x + 13, 37, label)
+            self.box(x, 28, 9, 9, COLOURS[number])
+            self.text(x + 13, 37, label, "start")
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -70,9 +72,8 @@ def ticks(low: float, high: float) -> list[float]:
 def save(name: str, width: float, plots: list[Plot]) -> None:
     elements = "\n".join(element for plot in plots for element in plot.elements)
     files.write_atomic(paths.report_dir() / f"{name}.svg", (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {HEIGHT}" width="{width:.0f}" '
-        f'height="{HEIGHT}" font-family="sans-serif" font-size="11">\n'
-        f'<rect width="100%" height="100%" fill="white"/>\n{elements}\n</svg>\n'))
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{HEIGHT}" font-family="sans-serif" '
+        f'font-size="11">\n<rect width="100%" height="100%" fill="white"/>\n{elements}\n</svg>\n'))
 
 
 def panels(metrics: Metrics) -> list[tuple[str, dict[str, str]]]:
@@ -87,27 +88,25 @@ def panels(metrics: Metrics) -> list[tuple[str, dict[str, str]]]:
 
 def curves(stage: str, metrics: Metrics) -> bool:
     """Draws <stage>.svg with the panels in which a line has two points or more; returns whether there are any."""
-    plots: list[Plot] = []
+    width, plots = 480, list[Plot]()
     for title, keys in panels(metrics):
-        lines = {label: [(line["step"], line[key]) for line in metrics if math.isfinite(line.get(key, math.nan))]
-                 for label, key in keys.items()}
-        points = [point for line in lines.values() for point in line]
-        if len(points) <= len(lines):
+        lines = [[(line["step"], line[key]) for line in metrics if key in line] for key in keys.values()]
+        steps, values = zip(*(point for line in lines for point in line))
+        if len(steps) <= len(lines):
             continue
-        x_range, y_range = ((min(values), max(values)) for values in zip(*points))
-        plot = Plot(480 * len(plots), 480, x_range, y_range, title)
-        for colour, line in zip(COLOURS, lines.values()):
-            places = [(plot.x(step), plot.y(value)) for step, value in line]
-            plot.line(places, colour, 'stroke-width="1.5"')
-            if len(line) < 30:  # few points: show where they are
-                plot.elements += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in places]
-        for value in ticks(*x_range):
-            plot.text(plot.x(value), HEIGHT - BOTTOM + 18, f"{value:g}", "middle")
-        plot.text(plot.left + plot.width / 2, HEIGHT - BOTTOM + 36, "step", "middle")
-        plot.legend(list(lines) if len(lines) > 1 else [])
+        plot = Plot(width * len(plots), width, (min(steps), max(steps)), (min(values), max(values)), title)
+        for colour, line in zip(COLOURS, lines):
+            places = [plot.place(*point) for point in line]
+            plot.line(places, colour)
+            for x, y in places if len(line) < 30 else ():  # few points: show where they are
+                plot.box(x - 2, y - 2, 4, 4, colour)
+        for step in ticks(*plot.x_range):
+            plot.text(plot.place(step, 0)[0], HEIGHT - BOTTOM + 18, f"{step:g}")
+        plot.text(plot.left + plot.width / 2, HEIGHT - BOTTOM + 36, "step")
+        plot.legend(list(keys) if len(keys) > 1 else [])
         plots.append(plot)
     if plots:
-        save(stage, 480 * len(plots), plots)
+        save(stage, width * len(plots), plots)
     return bool(plots)
 
 
@@ -116,19 +115,16 @@ def exams_figure(scores: dict[str, dict[str, dict[str, Any]]]) -> None:
     line for chance."""
     width = max(560, 120 * len(scores))
     plot = Plot(0, width, (-0.5, len(scores) - 0.5), (0, 1), "accuracy ± standard error; dashed: chance")
-    bar = plot.x(0.2) - plot.x(0)  # four bars of width .2 around each exam
     for exam, (name, by_stage) in enumerate(scores.items()):
         for number, stage in enumerate(paths.STAGES):
-            if (score := by_stage.get(stage)) is None:
-                continue
-            left, top = plot.x(exam) + (number - 2) * bar, plot.y(score["accuracy"])
-            plot.elements.append(f'<rect x="{left:.1f}" y="{top:.1f}" width="{bar:.1f}" '
-                                 f'height="{plot.y(0) - top:.1f}" fill="{COLOURS[number]}"/>')
+            score = by_stage.get(stage, {"accuracy": 0.0})
+            x = exam + (number - 2) * 0.2  # four bars of width .2 around the exam
+            (left, top), (right, bottom) = plot.place(x, score["accuracy"]), plot.place(x + 0.2, 0)
+            plot.box(left, top, right - left, bottom - top, COLOURS[number])
             error = score.get("stderr") or 0.0
-            plot.line([(left + bar / 2, plot.y(score["accuracy"] + way * error)) for way in (-1, 1)], "black")
-        chance = plot.y(next(iter(by_stage.values())).get("chance", 0.0))
-        plot.line([(plot.x(exam - 0.45), chance), (plot.x(exam + 0.45), chance)], "black", 'stroke-dasharray="5 3"')
-        plot.text(plot.x(exam), HEIGHT - BOTTOM + 18, name, "end",
-                  f'transform="rotate(-20 {plot.x(exam):.1f} {HEIGHT - BOTTOM + 18})"')
+            plot.line([plot.place(x + 0.1, score["accuracy"] + way * error) for way in (-1, 1)], "black")
+        chance = next(iter(by_stage.values())).get("chance", 0.0)
+        plot.line([plot.place(exam - 0.45, chance), plot.place(exam + 0.45, chance)], "black", "5 3")
+        plot.text(plot.place(exam, 0)[0], HEIGHT - BOTTOM + 18, name, "end", degrees=-20)
     plot.legend([stage.upper() for stage in paths.STAGES])
     save("exams", width, [plot])

@@ -60,12 +60,10 @@ def generate(dollars_per_hour: float = -1) -> Path:
     scores, means = exam_scores(missing)
     records = stage_records()
     seconds = sum(record["seconds"] for record in records.values())
-    tables = [results_table(scores, means), "![exams by stage](exams.svg)"] if scores else []
     if scores:
         exams_figure(scores)
     sections = {  # heading → content; empty sections are left out
-        "What each stage can do": "\n\n".join([
-            *(["Accuracy ± standard error (number of held-out items)."] if scores else []), *tables]),
+        "What each stage can do": results_table(scores, means) if scores else "",
         "The calculator": tool_table(scores),
         "What was not asked": exams_left_out(),
         "What was read": files_read(),
@@ -105,8 +103,7 @@ def exam_scores(missing: list[str]) -> tuple[ByStage, ByStage]:
             scores.setdefault(task, {})[stage] = score
         if content.get("chat_core") is not None:  # None: not all of its five exams were taken
             means.setdefault("ChatCORE", {})[stage] = mean(content["chat_core"], content.get("chat_core_stderr"))
-        path = paths.results_dir(stage) / "base_eval.json"  # a recipe need not have it for later stages
-        core = (read_optional(path, missing) if path.exists() else None) or {}
+        core = read_optional(paths.results_dir(stage) / "base_eval.json") or {}  # of later stages it is optional
         if core.get("label", "").startswith("CORE") and "value" in core:
             means.setdefault(core["label"], {})[stage] = mean(core["value"], core.get("stderr"))
     return scores, means
@@ -198,38 +195,33 @@ def fenced(text: str) -> str:
 
 def header(seconds: float, missing: list[str]) -> str:
     import torch
+
+    from nanochat import sandbox
     machine = hardware.detect()
-    commit = git("rev-parse", "--short", "HEAD")
-    changed = " with uncommitted changes" if git("status", "--porcelain") else ""
+    try:
+        layers = ", ".join(sandbox.layers())
+    except UserError as error:
+        layers = "none: programs that the model writes cannot be isolated here"
+        missing.append(f"isolation of programs that the model writes ({error})")
     return table(["", "this run"], [
         ["written", time.strftime("%Y-%m-%d %H:%M")], ["all stages took", clock(seconds)],
         ["machine", f"{machine.count} × {machine.device}, {machine.memory_bytes / 2**30:.0f} GiB"],
         ["software", f"Python {platform.python_version()}, PyTorch {torch.__version__}"],
-        ["commit", commit + changed if commit else "not a git checkout"], ["sandbox", sandbox_layers(missing)]])
+        ["commit", commit() or "not a git checkout"], ["sandbox", layers]])
 
 
-def git(*words: str) -> str:
-    """The output of a git command in the project's folder; "" where there is no git or no repository."""
+def commit() -> str:
+    """The commit of the project's folder, with "-dirty" behind it where files have changed; "" where there is none."""
+    # Without optional locks: on a full disk git leaves an empty index.lock, and no later commit succeeds.
+    words = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        # Without optional locks: on a full disk `git status` leaves an empty index.lock, and no later commit succeeds.
-        return subprocess.run(["git", "--no-optional-locks", *words], cwd=paths.REPO, capture_output=True,
-                              encoding="utf-8", check=True).stdout.strip()
+        return subprocess.run(words, cwd=paths.REPO, capture_output=True, encoding="utf-8", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 
 
-def sandbox_layers(missing: list[str]) -> str:
-    """What isolates programs that the model writes from this machine; a machine without the means says so."""
-    from nanochat import sandbox
-    try:
-        return ", ".join(sandbox.layers())
-    except Exception as error:  # the report must not fail where the sandbox cannot start
-        missing.append(f"isolation of programs that the model writes ({error})")
-        return "none: programs that the model writes cannot be isolated here"
-
-
 def results_table(scores: ByStage, means: ByStage) -> str:
-    """Accuracy ± standard error (items) of every exam by stage, the mean of what is above chance, and `means`."""
+    """Every exam by stage, the mean of the accuracy above chance, and `means`."""
     chance = {task: next(iter(by_stage.values())).get("chance", 0.0) for task, by_stage in scores.items()}
     rows = [[task, f"{chance[task]:.2f}", *[cell(by_stage.get(stage)) for stage in STAGES]]
             for task, by_stage in scores.items()]
@@ -240,7 +232,8 @@ def results_table(scores: ByStage, means: ByStage) -> str:
         above_chance.append(f"{fmean(centred):.3f}" if len(centred) == len(scores) else "–")
     rows.append(["**mean above chance**", "0", *above_chance])
     rows += [[f"**{name}**", "0", *[by_stage.get(stage, "–") for stage in STAGES]] for name, by_stage in means.items()]
-    return table(["exam", "chance", *HEADS], rows)
+    return ("Accuracy ± standard error (number of held-out items).\n\n" + table(["exam", "chance", *HEADS], rows)
+            + "\n\n![exams by stage](exams.svg)")
 
 
 def tool_table(scores: ByStage) -> str:

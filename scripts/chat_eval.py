@@ -68,9 +68,16 @@ def main(argv: list[str] | None = None) -> None:
         log.say(f"left out: {tasks.find(name).title}, whose answers are programs; {reason}")
 
     # ---- The exams. Scores are saved after every task, so an interruption loses one task at most.
+    settings = chat.ExamSettings(
+        batch_size=args.batch_size, samples=args.num_samples, temperature=args.temperature, top_k=args.top_k or None,
+        seed=args.seed, max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None)
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
-            scores[task.name] = examine(task, engine, args, folder, number, bar)
+            began = time.monotonic()
+            score = chat.evaluate(task, engine, limit(task, args), settings, save_to=folder / f".{task.name}.jsonl",
+                                  report=lambda done, number=number, name=task.name: bar.update(number, **{name: done}))
+            scores[task.name] = {**score.as_dict(), "sampling": sampling_of(args),
+                                 "seconds": round(time.monotonic() - began, 2)}
             core, stderr = chat.chat_core(scores) or (None, None)
             if runtime.is_main and number == 0:
                 keep_earlier(folder / "chat_eval.json", about, chosen, args)
@@ -89,18 +96,6 @@ def main(argv: list[str] | None = None) -> None:
         log.say(f"ChatCORE is not computed: it needs {', '.join(names)} as well")
     record.write_run(f"chat_eval_{args.source}", folder / "chat_eval", args, started)
     runtime.close()
-
-
-def examine(task: tasks.Task, engine: Engine, args: cli.Args, folder: Path, number: int,
-            bar: log.Progress) -> dict[str, Any]:
-    """The score of exam `number`; the answers go to a hidden file, which `save` puts into its place."""
-    settings = chat.ExamSettings(
-        batch_size=args.batch_size, samples=args.num_samples, temperature=args.temperature, top_k=args.top_k or None,
-        seed=args.seed, max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None)
-    began = time.monotonic()
-    score = chat.evaluate(task, engine, limit(task, args), settings, save_to=folder / f".{task.name}.jsonl",
-                          report=lambda done: bar.update(number, **{task.name: done}))
-    return {**score.as_dict(), "sampling": sampling_of(args), "seconds": round(time.monotonic() - began, 2)}
 
 
 def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
@@ -25,9 +23,8 @@ from nanochat.system.files import UserError
 from tasks import mixture
 
 WORD = re.compile(r"\w+")
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits without a pattern: 2^64 / golden ratio
 NUM_EXAMPLES = 3
-Runs = npt.NDArray[np.uint64]  # the hashes of runs of words
+Run = tuple[str, ...]  # of words
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,19 +32,27 @@ def main(argv: list[str] | None = None) -> None:
                      mixture=flag("text", "the corpus, as --mixture of mid_train names it"))
     started = time.monotonic()
 
-    # ---- The exams. Their runs are kept in memory: 8 bytes a word, where the corpus would not fit.
-    exams = {name: texts for name, texts in exam_items().items() if texts}
+    # ---- The exams. Their runs stay in memory; the corpus, which is far larger, is read only once.
+    exams = {name: [{run for text in item for run in runs_of(words_of(text), args.ngram)} for item in items]
+             for name, items in exam_items().items() if items}
     if not exams:
         raise UserError(f"there are no exams in {paths.data_dir()} to compare with; name a folder that has some with "
                         "--data (NANOCHAT_DATA), or make the kindergarten: python -m nanochat.dataset")
-    runs_of_items = {name: [np.unique(np.concatenate([hashes(text, args.ngram)[1] for text in item]))
-                            for item in items] for name, items in exams.items()}
-    exam_runs = np.unique(np.concatenate([runs for items in runs_of_items.values() for runs in items]))
+    exam_runs = {run for items in exams.values() for runs in items for run in runs}
 
-    # ---- The corpus, once from beginning to end.
-    matches, documents, words = search(exam_runs, args.mixture, args.ngram)
-    result = {"ngram": args.ngram, "corpus": args.mixture, "documents": documents, "words": words,
-              "exams": {name: judge(items, matches) for name, items in runs_of_items.items()}}
+    # ---- The corpus. Letters in lower case without punctuation, so that another layout of a question is found too.
+    shared: set[Run] = set()
+    num_documents = num_words = 0
+    with log.Progress("contamination", 0, unit="documents") as bar:
+        for text in corpus(args.mixture):
+            words = words_of(text)
+            shared |= exam_runs.intersection(runs_of(words, args.ngram))
+            num_documents, num_words = num_documents + 1, num_words + len(words)
+            bar.update(num_documents, runs=len(shared))
+
+    # ---- The result. One of another corpus or length is kept beside it.
+    result = {"ngram": args.ngram, "corpus": args.mixture, "documents": num_documents, "words": num_words,
+              "exams": {name: judge(items, shared) for name, items in exams.items()}}
     folder = paths.results_dir("contamination")
     results.write(folder / "contamination.json", result, identity=("ngram", "corpus"))
     show(result)
@@ -76,29 +81,13 @@ def texts_in(item: object) -> list[str]:
     return [item] if isinstance(item, str) else []
 
 
-def hashes(text: str, ngram: int) -> tuple[list[str], Runs]:
-    """The words of a text, and a 64-bit hash of each run of `ngram` words, the same within this process."""
-    words = WORD.findall(text.lower())
-    word_hashes = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
-    runs = np.zeros(max(0, len(words) - ngram + 1), np.uint64)
-    for first in range(ngram if len(runs) else 0):
-        runs = runs * FACTOR + word_hashes[first:first + len(runs)]
-    return words, runs
+def words_of(text: str) -> list[str]:
+    return WORD.findall(text.lower())
 
 
-def search(exam_runs: Runs, spec: str, ngram: int) -> tuple[dict[int, str], int, int]:
-    """({run that the corpus and an exam share: its words}, documents, words); `exam_runs` is sorted."""
-    matches: dict[int, str] = {}
-    num_documents = num_words = 0
-    with log.Progress("contamination", 0, unit="documents") as bar:
-        for text in corpus(spec):
-            words, runs = hashes(text, ngram)
-            nearest = np.searchsorted(exam_runs, runs).clip(max=max(len(exam_runs) - 1, 0))
-            for start in np.flatnonzero(exam_runs[nearest] == runs) if len(exam_runs) else ():
-                matches.setdefault(int(runs[start]), " ".join(words[start:start + ngram]))
-            num_documents, num_words = num_documents + 1, num_words + len(words)
-            bar.update(num_documents, runs=len(matches))
-    return matches, num_documents, num_words
+def runs_of(words: list[str], ngram: int) -> Iterator[Run]:
+    """`runs_of(["a", "b", "c"], 2)` → ("a", "b"), ("b", "c")."""
+    return zip(*(words[first:] for first in range(ngram)))
 
 
 def corpus(spec: str) -> Iterator[str]:
@@ -108,13 +97,11 @@ def corpus(spec: str) -> Iterator[str]:
             yield from [row["text"]] if "text" in row else texts_in([turn["content"] for turn in row["messages"]])
 
 
-def judge(items: list[Runs], matches: dict[int, str]) -> dict[str, Any]:
+def judge(items: list[set[Run]], shared: set[Run]) -> dict[str, Any]:
     """{"items", "checked", "overlapping", "examples"} of one exam, whose items are given as their runs."""
-    matching_runs = np.fromiter(matches, np.uint64, len(matches))
-    shared = [np.intersect1d(runs, matching_runs) for runs in items]
-    examples = [matches[int(runs[0])] for runs in shared if len(runs)][:NUM_EXAMPLES]
-    return {"items": len(items), "checked": sum(len(runs) > 0 for runs in items),
-            "overlapping": sum(len(runs) > 0 for runs in shared), "examples": examples}
+    overlaps = [" ".join(min(runs & shared)) for runs in items if not runs.isdisjoint(shared)]
+    return {"items": len(items), "checked": sum(bool(runs) for runs in items), "overlapping": len(overlaps),
+            "examples": overlaps[:NUM_EXAMPLES]}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -49,9 +49,6 @@ def flags(stage: str) -> dict[str, Any]:
                 step=flag(-1, "checkpoint step; −1 = the newest", at_least=0, short="s"))
 
 
-# ---- Writing
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """The content of a checkpoint: copies on the CPU, so that training goes on while they are written.
@@ -126,9 +123,6 @@ def keep_only(checkpoints: list[Path], folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-# ---- Reading and checking
-
-
 def steps(folder: Path) -> list[tuple[int, Path]]:
     """(step, folder) of every checkpoint, oldest first."""
     matches = [(re.fullmatch(r"step_(\d+)", path.name), path) for path in Path(folder).glob("step_*")]
@@ -137,19 +131,15 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
 
 def present(folder: Path) -> tuple[Path, State] | None:
     """The newest checkpoint that seems whole, and its state; None if there is none. Quick: nothing is hashed."""
-    for _, path in reversed(steps(folder)):
-        if (state := _state_if_whole(path)) is not None:
-            return path, state
-    return None
+    return next(((path, state) for _, path in reversed(steps(folder)) if (state := _state_if_whole(path))), None)
 
 
 def _state_if_whole(path: Path) -> State | None:
     try:
-        state = read_state(path)
         if not is_lfs_pointer(path / "model.safetensors"):
             with safe_open(path / "model.safetensors", "pt"):  # compares the file's size with its table of contents
                 pass
-        return state
+        return read_state(path)
     except (UserError, SafetensorError, OSError):
         return None
 
@@ -212,9 +202,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ---- Loading
-
-
 def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
     """Copies a checkpoint into an existing model and optimizer. UserError where they have another shape."""
     if lora.trained(model):
@@ -271,20 +258,16 @@ def tokenizer_folder(path: Path) -> Path:
 
 def models_of(tokenizer: dict[str, bytes]) -> list[tuple[str, Path]]:
     """(stage/tag, newest checkpoint) of every model that was made with this tokenizer."""
-    models: list[tuple[str, Path]] = []
-    for folder in (folder for stage in paths.STAGES for folder in sorted(paths.checkpoint_dir(stage).glob("[!.]*"))):
-        newest = present(folder)
-        if newest and newest[1].get("tokenizer") == tokenizer_digest(tokenizer):
-            models.append((f"{folder.parent.name}/{folder.name}", newest[0]))
-    return models
+    folders = [folder for stage in paths.STAGES for folder in sorted(paths.checkpoint_dir(stage).glob("[!.]*"))]
+    return [(f"{folder.parent.name}/{folder.name}", newest[0]) for folder in folders
+            if (newest := present(folder)) and newest[1].get("tokenizer") == tokenizer_digest(tokenizer)]
 
 
 def give_tokenizer(path: Path, tokenizer: dict[str, bytes]) -> None:
     """Puts the tokenizer into all checkpoints beside `path` that have none, because older code made them."""
     for _, folder in steps(path.parent):
-        if not (folder / TOKENIZER_FILES[0]).exists():
-            for name, content in tokenizer.items():
-                files.write_atomic(folder / name, content)
+        for name, content in tokenizer.items() if not (folder / TOKENIZER_FILES[0]).exists() else ():
+            files.write_atomic(folder / name, content)
 
 
 def load_tokenizer(path: Path, state: State) -> Tokenizer:
