@@ -125,18 +125,22 @@ def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "
     folder = RunFolder(options.out)
     try:
         with folder.claimed(settings, options.fresh) as lock:
-            for number, stage in enumerate(stages, 1):
-                title = f"== {stage.name} (stage {number} of {len(stages)}"
-                if folder.is_done(stage.name) and not stage.every_time:
-                    say(f"{title}): done before")
-                    continue
-                left = slowness * sum(later.seconds for later in stages[number - 1:] if not folder.is_done(later.name))
-                say(f"{title}, about {clock(left)} left): {shlex.join(['python', *stage.words()])}")
-                _run_stage(stage, folder, lock)
+            _run_stages(stages, folder, lock, slowness)
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
     return folder
+
+
+def _run_stages(stages: list[Stage], folder: RunFolder, lock: int | None, slowness: float) -> None:
+    for number, stage in enumerate(stages, 1):
+        title = f"== {stage.name} (stage {number} of {len(stages)}"
+        if folder.is_done(stage.name) and not stage.every_time:
+            say(f"{title}): done before")
+            continue
+        left = slowness * sum(later.seconds for later in stages[number - 1:] if not folder.is_done(later.name))
+        say(f"{title}, about {clock(left)} left): {shlex.join(['python', *stage.words()])}")
+        _run_stage(stage, folder, lock)
 
 
 def _run_stage(stage: Stage, folder: RunFolder, lock: int | None) -> None:

@@ -79,11 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     model = new_model(args, config, runtime)
 
     # ---- A step. Where memory runs out all the same, the loop goes on with half as many rows at a time.
-    row_tokens = args.max_seq_len * runtime.world_size  # of one row on every rank
-    rows = args.device_batch_size
-    if rows < 0:
-        rows = probe.rows_that_fit(model, args.max_seq_len, max(1, args.total_batch_size // row_tokens), runtime)
-    accumulate = accumulation(args.total_batch_size, rows * row_tokens)
+    rows, accumulate = step_shape(args, model, runtime)
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
     # ---- How long. A resumed run keeps its steps: another measurement would give another schedule.
@@ -153,13 +149,18 @@ def new_model(args: cli.Args, config: GPTConfig, runtime: Runtime) -> GPT:
     return model
 
 
-def accumulation(total_batch: int, tokens_at_once: int) -> int:
-    """Micro-batches per step and rank. UserError when the batch is not a multiple of the tokens of a micro-batch."""
-    if total_batch % tokens_at_once:
-        raise UserError(f"--total_batch_size={total_batch} is not a multiple of {tokens_at_once} (rows × tokens × "
-                        "ranks); lower --device_batch_size or give e.g. "
-                        f"{max(1, round(total_batch / tokens_at_once)) * tokens_at_once}")
-    return total_batch // tokens_at_once
+def step_shape(args: cli.Args, model: GPT, runtime: Runtime) -> tuple[int, int]:
+    """(rows per micro-batch, micro-batches per step and rank). UserError when these do not make up a step exactly."""
+    row_tokens = args.max_seq_len * runtime.world_size  # of one row on every rank
+    rows = args.device_batch_size
+    if rows < 0:
+        rows = probe.rows_that_fit(model, args.max_seq_len, max(1, args.total_batch_size // row_tokens), runtime)
+    accumulate, rest = divmod(args.total_batch_size, rows * row_tokens)
+    if rest:
+        nearest = max(1, round(args.total_batch_size / (rows * row_tokens))) * rows * row_tokens
+        raise UserError(f"--total_batch_size={args.total_batch_size} is not a multiple of {rows * row_tokens} (rows × "
+                        f"tokens × ranks); lower --device_batch_size or give e.g. {nearest}")
+    return rows, accumulate
 
 
 def steps_in_time(args: cli.Args, model: GPT, loss_of: LossOf, new_optimizer: Callable[[], Optimizer], rows: int,

@@ -104,27 +104,23 @@ def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:
     Exams that run programs are left out where this machine cannot isolate them. UserError if no exam is left, or if a
     named task would have to be left out.
     """
-    if names:
-        chosen = [tasks.find(name) for name in names.split("|")]
-        for task in chosen:
-            if task.kind == "source":
-                raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
-            task.require_path("test")
-        if any(task.runs_programs for task in chosen):
-            sandbox.require()
-        return chosen, {}
-    chosen = [task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
+    chosen = [tasks.find(name) for name in names.split("|")] if names else [
+        task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
     if not chosen:
         raise UserError(f"there are no exams in {paths.data_dir()}; make the kindergarten's with "
                         "`python -m nanochat.dataset`, or name a folder of real data with --data (NANOCHAT_DATA)")
+    for task in chosen:
+        if task.kind == "source":
+            raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
+        task.require_path("test")
     with_programs = [task for task in chosen if task.runs_programs]
     try:
         if with_programs:
             sandbox.require()
     except UserError as error:
-        if with_programs == chosen:
+        if names or with_programs == chosen:
             raise
-        return ([task for task in chosen if not task.runs_programs],
+        return ([task for task in chosen if task not in with_programs],
                 {task.name: str(error) for task in with_programs})
     return chosen, {}
 
