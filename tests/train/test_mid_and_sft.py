@@ -59,6 +59,16 @@ def test_interrupted_it_goes_on(base, train, stage, stopped_behind_a_save):
     assert whole.read_bytes() == cut.read_bytes()
 
 
+def test_a_resumed_run_keeps_its_steps_when_the_data_has_grown(base, base_dir, stopped_behind_a_save):
+    with stopped_behind_a_save():
+        mid("--save_every=1")
+    rows = files.read_jsonl(base_dir / "data/chat/mine.jsonl")
+    files.write_jsonl(base_dir / "data/chat/mine.jsonl", rows * 3)
+    steps = checkpoint.present(paths.checkpoint_dir("mid", "d2"))[1]["steps"]
+    mid("--resume")
+    assert checkpoint.load_model("mid")[2]["step"] == steps
+
+
 def test_minutes_become_steps_and_measuring_leaves_no_trace(base):
     sft("--minutes=0.01", "--model_tag=timed")
     steps = checkpoint.load_model("sft", "timed")[2]["step"]
