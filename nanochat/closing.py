@@ -27,7 +27,7 @@ FIRST_PORT, PORTS = 8000, 100
 
 def show(folder: RunFolder, has_own_conversations: bool = False) -> None:
     """Prints the results of the run. The questions at the end are the first of the user's own conversations, if any."""
-    os.environ["NANOCHAT_BASE_DIR"] = str(folder.path)
+    os.environ["NANOCHAT_BASE_DIR"] = str(folder.path)  # the functions below find the run by it
     stage, tag = newest_model(folder)
     if table := exam_table():
         say("\n" + table)
@@ -63,12 +63,13 @@ def exam_table() -> str:
 
 
 def own_questions(folder: RunFolder) -> list[str]:
-    """First questions of the user's own conversations, from every file in turn: the answers show what was learnt."""
+    """First questions of the user's own conversations: their answers show what was learnt."""
     by_file = []
     for path in mixture.chat_files(folder.path / "data").values():
         rows = islice(conversations.iterate(path), LOOKED_AT)
         asked = (message["content"] for row in rows for message in row["messages"][:2] if message["role"] == "user")
         by_file.append(dict.fromkeys(text for text in asked if isinstance(text, str)))
+    # From every file in turn: one long file must not hide the others.
     in_turn = [text for texts in zip_longest(*by_file) for text in texts if text]
     return in_turn[:NUM_QUESTIONS] or list(QUESTIONS)
 
@@ -77,12 +78,13 @@ def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, s
     """(question, answer) with the model's likeliest answers. A base model knows no chat, so it continues the text."""
     model, tokenizer, _ = checkpoint.load_model(stage, tag)
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS)
-    room = min(ANSWER_TOKENS, model.config.sequence_len // 2)
+    room = min(ANSWER_TOKENS, model.config.sequence_len // 2)  # half of a short context is for the question
     if stage == "base":
         prompts = [[tokenizer.bos_id, *tokenizer.encode(question)[-room:]] for question in questions]
     else:
         prompts = [fit_prompt(tokenizer, [{"role": "user", "content": question}], model.config.sequence_len, room)[0]
                    for question in questions]
+    # Greedy, so that the same run shows the same answers again.
     completions = engine.generate(prompts, max_tokens=room, temperature=0.0)
     return [(question, "".join(f"[{call} = {result}] " for call, result in completion.tool_calls)
              + completion.text.strip()) for question, (completion,) in zip(questions, completions, strict=True)]

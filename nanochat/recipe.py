@@ -149,7 +149,7 @@ def _run_stage(stage: Stage, folder: RunFolder, lock: int | None) -> None:
     code = _run_process([sys.executable, *words], folder.path, lock)
     if code == 130:
         raise KeyboardInterrupt
-    if code:
+    if code:  # a negative code is the number of the signal; 137 is a shell's code for SIGKILL
         why = "killed, perhaps because memory ran out" if code in (-signal.SIGKILL, 137) else f"exit code {code}"
         raise UserError(f"{stage.name} failed ({why}, see above); when that is mended, run the same command again: "
                         "it goes on from here")
@@ -157,16 +157,15 @@ def _run_stage(stage: Stage, folder: RunFolder, lock: int | None) -> None:
 
 
 def _run_process(words: list[str], out: Path, lock: int | None) -> int:
-    """Runs a command of the project to its end; returns its exit code.
-
-    The process inherits the lock's descriptor, so the folder stays locked when only this process is killed. Ctrl-C
-    reaches both from the terminal. SIGTERM and SIGHUP may reach only this process, so they are passed on; the stage
-    then saves its work and ends with code 130.
-    """
+    """Runs a command of the project to its end; returns its exit code, 130 after an interruption."""
+    # The stages read OUT/data, which the data stage has filled, also from the user's own folder.
     environment = {name: value for name, value in os.environ.items() if name != "NANOCHAT_DATA"}
+    # It inherits the lock's descriptor, so the folder stays locked if only this process is killed.
     process = subprocess.Popen(words, cwd=paths.REPO, pass_fds=() if lock is None else (lock,),
                                env={**environment, "NANOCHAT_BASE_DIR": str(out)})
-    passed_on = [sign for sign in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(sign) != signal.SIG_IGN]  # nohup
+    # Ctrl-C reaches both processes from the terminal. These two signals may reach only this process, so they are passed
+    # on: the stage then saves its work and ends with code 130. Signals that nohup ignores stay ignored.
+    passed_on = [sign for sign in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(sign) != signal.SIG_IGN]
     before = {sign: signal.signal(sign, lambda *_: process.terminate()) for sign in passed_on}
     interrupted = False
     try:

@@ -121,7 +121,7 @@ def stage_records() -> dict[str, Record]:
     runs = [run for path in paths_of_runs if (run := read_optional(path))]
     for run in sorted(runs, key=lambda run: str(run.get("finished", ""))):
         name = run.get("name", "")
-        if name in records or not is_recipe:
+        if name in records or not is_recipe:  # a trial beside a recipe's run is not part of its time
             record = records.get(name, {})
             seconds = max(record.get("seconds", 0.0), float(run.get("seconds", 0.0)))
             records[name] = {"command": run.get("command", ""), **record, "seconds": seconds}
@@ -229,6 +229,7 @@ def results_table(scores: ByStage, means: ByStage) -> str:
     for stage in STAGES:
         centred = [(by_stage[stage]["accuracy"] - chance[task]) / (1 - chance[task])
                    for task, by_stage in scores.items() if stage in by_stage]
+        # Only if all exams were taken: a mean over fewer exams would look like progress.
         above_chance.append(f"{fmean(centred):.3f}" if len(centred) == len(scores) else "–")
     rows.append(["**mean above chance**", "0", *above_chance])
     rows += [[f"**{name}**", "0", *[by_stage.get(stage, "–") for stage in STAGES]] for name, by_stage in means.items()]
@@ -337,7 +338,8 @@ def stage_section(stage: str, missing: list[str]) -> str:
 
 
 def key_numbers(metrics: Metrics) -> Record:
-    """Every curve that is drawn as the means of its first and its last tenth, and the median speed."""
+    """Every curve that is drawn, at its beginning and its end, and the median speed."""
+    # Means of a tenth, because a single step is noise, and the first and last of them show how far the stage came.
     numbers: Record = {}
     for key in (key for _, lines in panels(metrics) for key in lines.values()):
         values = [line[key] for line in metrics if key in line]

@@ -39,7 +39,7 @@ class RunFolder:
 
         UserError where no run made the folder, another run writes to it, or its run was begun with other settings.
         """
-        self._refuse_foreign()
+        self._refuse_foreign()  # before the lock, which makes a file in the folder
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,11 +63,10 @@ class RunFolder:
         return {path.stem: files.read_json(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime)}
 
     def begin(self, name: str, words: list[str]) -> list[str]:
-        """Notes that a stage begins; the words to run. A stage that had begun before an update of the code goes on
-        with the command it was begun with: its checkpoint belongs to that command."""
+        """Notes that a stage begins; returns the words to run."""
         path = self.stages / f"{name}.begun.json"
         before = files.read_json(path) if path.exists() else {"command": words, "attempts": 0}
-        if before["command"] != words:
+        if before["command"] != words:  # the code was updated, and the stage's checkpoint belongs to the old command
             say(f"{name} goes on with the command it was begun with, which has changed since: "
                 + shlex.join(before["command"]))
         files.write_json(path, {"command": before["command"], "attempts": before["attempts"] + 1})
@@ -99,10 +98,11 @@ class RunFolder:
             raise UserError(f"--out={self.path} holds {strange[0]}, which no run made; choose a new or empty folder")
 
     def _remove(self) -> None:
-        """Removes what a run made. Shards from the hub stay: they are checked, and fetching them again takes hours."""
+        """Removes what a run made."""
         if not self._is_run() and (entries := self._entries()):
             raise UserError(f"--fresh removes only what a recipe's run made, and --out={self.path} holds {entries[0]} "
                             "and no run.json; choose a new or empty folder")
+        # Shards from the hub stay: they are checked, and fetching them again takes hours.
         manifest = self.path / "data/text/manifest.json"
         is_from_the_hub = manifest.exists() and "revision" in files.read_json(manifest)
         for name in MADE_BY_A_RUN:

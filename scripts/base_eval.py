@@ -60,6 +60,7 @@ def run_core(model: GPT, tokenizer: Tokenizer, max_per_task: int, before: Result
              resume: bool) -> Result:
     """CORE task by task. A finished task is shown and saved into `before`, so an interruption costs one task at most.
     """
+    # Tasks that were finished under other settings are not in `before`, so they are asked again.
     finished: Result = dict(before.get("tasks", {})) if resume else {}
 
     def on_task(label: str, result: Result) -> None:

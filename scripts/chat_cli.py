@@ -93,7 +93,7 @@ def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None
         command, _, value = text.partition(" ")
         if command in ("/quit", "/exit"):
             return
-        if command == "/again" and messages:
+        if command == "/again" and messages:  # the same question, and another random number
             text = [str(message["content"]) for message in messages if message["role"] == "user"][-1]
             messages = messages[:-2]
         elif command in ("/new", "/clear", "/system"):

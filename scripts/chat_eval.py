@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
             scores[task.name] = {**score.as_dict(), "sampling": sampling_of(args),
                                  "seconds": round(time.monotonic() - began, 2)}
             core, stderr = chat.chat_core(scores) or (None, None)
-            if runtime.is_main and number == 0:
+            if runtime.is_main and number == 0:  # not earlier: a run that fails at once must move nothing
                 keep_earlier(folder / "chat_eval.json", about, chosen, args)
             if runtime.is_main:
                 save(folder, task.name, {**about, "chat_core": core, "chat_core_stderr": stderr, "left_out": left_out,
@@ -144,6 +144,7 @@ def sampling_of(args: cli.Args) -> list[float]:
 def keep_earlier(path: Path, about: dict[str, Any], chosen: list[tasks.Task], args: cli.Args) -> None:
     """Keeps the scores and answers that this run replaces, once it has a result: all scores of another model, and tasks
     that are asked fewer items now or with other sampling."""
+    # Fewer items or other sampling is another measurement; the same items with the same sampling repeat this one.
     answers, before = path.parent / "generations", scores_so_far(path, about)
     if not before:
         return results.keep_earlier(path, answers)

@@ -64,6 +64,7 @@ class Snapshot:
 def snapshot(model: GPT, optimizer: Optimizer | None) -> Snapshot:
     """A collective: each rank holds a part of the moments."""
     tensors = {"model": lora.merged(model), "lora": lora.trained(model)} if log.is_main() else {}
+    # Copies: the optimizer changes the tensors while a thread writes the file.
     weights = {f"{name}.safetensors": {parameter: tensor.to("cpu", copy=True).contiguous()
                                        for parameter, tensor in by_parameter.items()}
                for name, by_parameter in tensors.items() if by_parameter}
@@ -165,7 +166,7 @@ def check(path: Path, optimizer: bool = False) -> State:
     names = ["config.json", "model.safetensors", *(name for name in TOKENIZER_FILES if name in digests)]
     if optimizer:
         names += ["optimizer.pt", *(["lora.safetensors"] if "lora.safetensors" in digests else [])]
-    for name in names:
+    for name in names:  # all of them before the first digest: hashing gigabytes takes a while
         _require(path / name)
     for name in names:
         digest = _sha256(path / name) if name in digests or name == "model.safetensors" else None
@@ -211,6 +212,7 @@ def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
     if optimizer is None:
         return
     try:
+        # weights_only: a pickle could run any code, and checkpoints come from other people too.
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -328,6 +330,7 @@ def default_tag(source: str) -> str:
 
     def rank(tag: str) -> tuple[int, bool, str]:
         depth = re.match(r"d(\d+)", tag)
-        return (int(depth[1]), depth[0] == tag, tag) if depth else (0, False, tag)  # d4 before d4-trial
+        # The model of the depth itself counts more than a trial of the same depth: d4 before d4-trial.
+        return (int(depth[1]), depth[0] == tag, tag) if depth else (0, False, tag)
 
     return max(tags, key=rank)

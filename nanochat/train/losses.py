@@ -42,13 +42,14 @@ def _compiled(function: Compilable) -> Compilable:
     """
     # Compile the backward pass together with the forward pass, so that its failure is seen here.
     functorch_config.force_non_lazy_backward_lowering = True
+    # Every shape is compiled for itself: a stage has one shape, and fixed sizes give faster code.
     run: Compilable = torch.compile(function, dynamic=False)
 
     def guarded(ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         nonlocal run
         try:
             return run(ids, targets, weights)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError:  # the loop answers it with half as many rows
             raise
         except Exception as error:
             if run is function:

@@ -48,12 +48,14 @@ class Target:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folders that the run writes to, on its main rank. UserError if another process writes to them, or
-        has written checkpoints since `claim`: they would be replaced unseen."""
-        if not log.is_main():
+        """Holds the folders that the run writes to. UserError if another process writes to them, or has written
+        checkpoints since `claim`."""
+        if not log.is_main():  # the ranks of a run are several processes, and the main rank writes for all
             yield
             return
+        # The results as well: models of two names may have the same folder of results.
         with run_lock(self.folder), run_lock(self.results):
+            # A run that ended between `claim` and now has left a model that would be replaced unseen.
             if checkpoint.steps(self.folder) != self.there_before:
                 raise UserError(f"another run has written to {self.folder} since this one began; look at what is "
                                 "there, then give the command again")
@@ -76,6 +78,7 @@ def claim(stage: str, tag: str, args: Namespace, source: tuple[str, str] | None 
     if args.overwrite and source == (stage, tag):
         raise UserError(f"--overwrite would replace {stage}/{tag}, which this run starts from; give --model_tag=NAME")
     there_before = checkpoint.steps(folder)
+    # Quick: hashing gigabytes only to refuse would make the user wait.
     present = checkpoint.present(folder)
     if present and not args.resume and not args.overwrite:
         raise UserError(f"{_described(stage, tag, *present)} is there already, in {folder}; --model_tag=NAME makes "
@@ -117,6 +120,7 @@ def _newest_to_resume(stage: str, tag: str, folder: Path) -> Found | None:
     first_problem = None
     for _, path in reversed(checkpoint.steps(folder)):
         try:
+            # The last checkpoint of a finished run has no optimizer, because nothing goes on from it.
             return path, checkpoint.check(path, optimizer=not is_finished(checkpoint.read_state(path)))
         except UserError as error:
             log.say(f"warning: {error}; trying the checkpoint before it")
@@ -135,7 +139,7 @@ def _settle_flags(stage: str, resumed: Found, args: Namespace) -> None:
     changed, new_rates, taken_over, gone = [], [], [], []
     for name, value in saved.items():
         now = getattr(args, name, None)
-        if not hasattr(args, name):
+        if not hasattr(args, name):  # a flag of older code
             gone.append(f"--{name}={value}")
         elif now != value and name not in typed:
             setattr(args, name, value)
