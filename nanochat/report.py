@@ -54,7 +54,7 @@ def reset() -> None:
 
 def generate(dollars_per_hour: float = -1) -> Path:
     """Writes report.md and its figures; returns its path. UserError when no stage has left any result."""
-    if not any(paths.results_dir("").glob("*/*")):
+    if not any(paths.results_dir("").glob("*/[!.]*")):
         raise UserError(f"nothing to report in {paths.results_dir('')}; train something first: bash speedrun.sh")
     missing: list[str] = []
     scores, means = exam_scores(missing)
