@@ -93,7 +93,7 @@ def absolute(path: str) -> Path:
 
 
 def is_trial(options: Namespace) -> bool:
-    return options.minutes < 1
+    return bool(options.minutes < 1)
 
 
 def steps(options: Namespace, in_ten_minutes: int) -> int:

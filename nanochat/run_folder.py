@@ -65,7 +65,7 @@ class RunFolder:
     def begin(self, name: str, words: list[str]) -> list[str]:
         """Notes that a stage begins; returns the words to run."""
         path = self.stages / f"{name}.begun.json"
-        before = files.read_json(path) if path.exists() else {"command": words, "attempts": 0}
+        before: Record = files.read_json(path) if path.exists() else {"command": words, "attempts": 0}
         if before["command"] != words:  # the code was updated, and the stage's checkpoint belongs to the old command
             say(f"{name} goes on with the command it was begun with, which has changed since: "
                 + shlex.join(before["command"]))
