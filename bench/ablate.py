@@ -31,7 +31,7 @@ from nanochat.system import cli, files, paths, runtime
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import fit
+from nanochat.train import probe
 from nanochat.train.loop import optimize
 from nanochat.train.losses import can_compile, weighted_nll
 
@@ -140,8 +140,8 @@ def speed(size: Size, variant: str, seconds: float) -> float:
     """Tokens per second of one thread."""
     with original_attention():
         here, _, optimizer, loss_of = start(size, variant, 0)
-        batch = fit.random_batch(size.rows, size.max_seq_len, size.vocab_size, here.device)
-        return fit.tokens_per_second(loss_of, optimizer, batch, size.batch, here, seconds)
+        batch = probe.random_batch(size.rows, size.max_seq_len, size.vocab_size, here.device)
+        return probe.tokens_per_second(loss_of, optimizer, batch, size.batch, here, seconds)
 
 
 def train(size: Size, variant: str, seed: int, steps: int, rows_path: Path) -> float:

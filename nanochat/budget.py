@@ -57,12 +57,12 @@ class Machine:
 
 
 def machine(spec: str, mfu: float = DEFAULT_MFU, dollars_per_gpu_hour: float = -1) -> Machine:
-    """`machine("8xH100")`. UserError for a device whose peak is unknown."""
-    from nanochat.system.hardware import PEAK_BF16_FLOPS, peak_flops  # imports torch, which most callers do not need
+    """`machine("8xH100")`, or with PyTorch's name, "8xNVIDIA H100 80GB HBM3". UserError for an unknown device."""
+    from nanochat.system.hardware import PEAK_BF16_FLOPS  # imports torch, which most callers do not need
     match = re.fullmatch(r"(?:(\d+)\s*[x×]\s*)?(.+)", spec.strip())
-    count, name = match.groups() if match else ("0", "")
-    peak = peak_flops(name)
-    if not peak or count == "0":
+    count, typed_name = match.groups() if match else ("0", "")
+    name, peak = next(((gpu, flops) for gpu, flops in PEAK_BF16_FLOPS if gpu.lower() in typed_name.lower()), ("", 0.0))
+    if not name or count == "0":
         known = ", ".join(gpu for gpu, _ in PEAK_BF16_FLOPS)
         raise UserError(f"--gpu={spec} is unknown; write e.g. 8xH100, with one of: {known}")
     price = dollars_per_gpu_hour if dollars_per_gpu_hour > 0 else DOLLARS_PER_GPU_HOUR.get(name)

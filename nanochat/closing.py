@@ -20,14 +20,14 @@ from tasks import conversations, mixture
 
 QUESTIONS = ("Who are you?", "What is 12 * 34?", "Tell me a story about a fox.")
 NUM_QUESTIONS = 3
-LOOKED_AT = 20  # conversations of a file in which questions are looked for
+LOOKED_AT = 20  # conversations of each file
 ANSWER_TOKENS = 96
 FIRST_PORT, PORTS = 8000, 100
 
 
 def show(folder: RunFolder, has_own_conversations: bool = False) -> None:
-    """Prints what the run came to. The questions at the end are the first ones of the user's own conversations."""
-    os.environ["NANOCHAT_BASE_DIR"] = str(folder.path)
+    """Prints the results of the run. The questions at the end are the first of the user's own conversations, if any."""
+    os.environ["NANOCHAT_BASE_DIR"] = str(folder.path)  # the functions below find the run by it
     stage, tag = newest_model(folder)
     if table := exam_table():
         say("\n" + table)
@@ -42,55 +42,52 @@ def show(folder: RunFolder, has_own_conversations: bool = False) -> None:
 def newest_model(folder: RunFolder) -> tuple[str, str]:
     """(stage, tag) of the model that the run made last."""
     for stage in reversed(paths.STAGES):
-        found = sorted((folder.path / "checkpoints" / stage).glob("*/step_*"), key=lambda path: path.stat().st_mtime)
-        if found:
-            return stage, found[-1].parent.name
+        steps = (folder.path / "checkpoints" / stage).glob("*/step_*")
+        if newest := max(steps, key=lambda path: path.stat().st_mtime, default=None):
+            return stage, newest.parent.name
     raise UserError(f"there is no model in {folder.path / 'checkpoints'}; run bash speedrun.sh again")
 
 
 def exam_table() -> str:
     """Accuracy of every exam by stage, in at most 80 columns; "" where no exam was taken."""
     scores, means = report.exam_scores([])
-    rows = [["", *map(str.upper, paths.STAGES)]]
+    if not scores and not means:
+        return ""
+    rows = [["", *report.HEADS]]
     for task, by_stage in scores.items():
-        cells = [f"{by_stage[stage]['accuracy']:.3f}" if stage in by_stage else "-" for stage in paths.STAGES]
-        rows.append([task, *cells])
+        rows.append([task, *(f"{by_stage[stage]['accuracy']:.3f}" if stage in by_stage else "-"
+                             for stage in paths.STAGES)])
     for name, by_stage in means.items():
         rows.append([name, *(by_stage.get(stage, "-").split(" ")[0] for stage in paths.STAGES)])
-    if len(rows) == 1:
-        return ""
     return "\n".join(f"{name[:32]:32}" + "".join(f"{cell:>10}" for cell in cells) for name, *cells in rows)
 
 
 def own_questions(folder: RunFolder) -> list[str]:
-    """First questions of the user's own conversations, from every file in turn: the answers show what was learnt."""
+    """First questions of the user's own conversations: their answers show what was learnt."""
     by_file = []
     for path in mixture.chat_files(folder.path / "data").values():
         rows = islice(conversations.iterate(path), LOOKED_AT)
         asked = (message["content"] for row in rows for message in row["messages"][:2] if message["role"] == "user")
         by_file.append(dict.fromkeys(text for text in asked if isinstance(text, str)))
+    # From every file in turn: one long file must not hide the others.
     in_turn = [text for texts in zip_longest(*by_file) for text in texts if text]
     return in_turn[:NUM_QUESTIONS] or list(QUESTIONS)
 
 
 def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, str]]:
-    """(question, answer) with the model's likeliest answers. A base model knows no chat: it goes on with the text."""
+    """(question, answer) with the model's likeliest answers. A base model knows no chat, so it continues the text."""
     model, tokenizer, _ = checkpoint.load_model(stage, tag)
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS)
-    room = min(ANSWER_TOKENS, model.config.sequence_len // 2)
-    prompts = []
-    for question in questions:
-        if stage == "base":
-            prompts.append([tokenizer.bos_id, *tokenizer.encode(question)[-room:]])
-        else:
-            prompts.append(fit_prompt(tokenizer, [{"role": "user", "content": question}],
-                                      model.config.sequence_len, room)[0])
+    room = min(ANSWER_TOKENS, model.config.sequence_len // 2)  # half of a short context is for the question
+    if stage == "base":
+        prompts = [[tokenizer.bos_id, *tokenizer.encode(question)[-room:]] for question in questions]
+    else:
+        prompts = [fit_prompt(tokenizer, [{"role": "user", "content": question}], model.config.sequence_len, room)[0]
+                   for question in questions]
+    # Greedy, so that the same run shows the same answers again.
     completions = engine.generate(prompts, max_tokens=room, temperature=0.0)
-    shown = []
-    for question, (completion,) in zip(questions, completions, strict=True):
-        calls = "".join(f"[{call} = {result}] " for call, result in completion.tool_calls)
-        shown.append((question, calls + completion.text.strip()))
-    return shown
+    return [(question, "".join(f"[{call} = {result}] " for call, result in completion.tool_calls)
+             + completion.text.strip()) for question, (completion,) in zip(questions, completions, strict=True)]
 
 
 def free_port() -> int:

@@ -1,9 +1,7 @@
-"""The report's figures: the curves of a stage, and the exams by stage."""
-import io
-from pathlib import Path
+"""The report's figures as SVG, which browsers and Markdown viewers draw: the curves of a stage, the exams by stage."""
+import math
+from html import escape
 from typing import Any
-
-from matplotlib.figure import Figure
 
 from nanochat.system import files, paths
 
@@ -16,13 +14,66 @@ PANELS = {
     "answers to test questions": {"pass@1": "rl/test_pass_at_1", "pass@k": "rl/test_pass_at_k"},
     "distance from the start, KL in nats per token": {"KL": "rl/kl_nats_per_token"},
 }
+COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728")
+HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 60, 20, 50, 70  # pixels: of a figure, and of the margins around a plot
 Metrics = list[dict[str, float]]  # the lines of a stage's metrics.jsonl
+Points = list[tuple[float, float]]
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    files.write_atomic(path, buffer.getvalue())
+class Plot:
+    """A plot at `left` pixels: collects SVG elements, and turns numbers into pixels."""
+
+    def __init__(self, left: float, width: float, x_range: tuple[float, ...], y_range: tuple[float, ...], title: str):
+        self.left, self.width, self.x_range, self.y_range = left + LEFT, width - LEFT - RIGHT, x_range, y_range
+        self.elements: list[str] = []
+        self.text(self.left + self.width / 2, 18, title)
+        for value in ticks(*y_range):
+            x, y = self.place(x_range[0], value)
+            self.line([(x, y), (x + self.width, y)], "#ddd")
+            self.text(x - 6, y + 4, f"{value:g}", "end")
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        x_share, y_share = ((value - low) / ((high - low) or 1)
+                            for value, (low, high) in ((x, self.x_range), (y, self.y_range)))
+        return self.left + self.width * x_share, HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y_share
+
+    def text(self, x: float, y: float, content: str, anchor: str = "middle", degrees: int = 0) -> None:
+        self.elements.append(f'<text transform="translate({x:.1f} {y:.1f}) rotate({degrees})" text-anchor="{anchor}">'
+                             f'{escape(content)}</text>')
+
+    def line(self, places: Points, colour: str, dashes: str = "none") -> None:
+        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        self.elements.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="1.3" '
+                             f'stroke-dasharray="{dashes}"/>')
+
+    def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
+        self.elements.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
+                             f'fill="{colour}"/>')
+
+    def legend(self, labels: list[str]) -> None:
+        for number, label in enumerate(labels):
+            x = self.left + number * self.width / len(labels)
+            self.box(x, 28, 9, 9, COLOURS[number])
+            self.text(x + 13, 37, label, "start")
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """The round numbers from `low` to `high`, at most seven.
+
+    >>> ticks(0, 1), ticks(1.97, 7.1)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    """
+    span = (high - low) or 1
+    power = 10.0 ** math.floor(math.log10(span / 6))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 6)
+    return [round(number * step, 9) for number in range(math.ceil(low / step - 1e-9), int(high / step + 1e-9) + 1)]
+
+
+def save(name: str, width: float, plots: list[Plot]) -> None:
+    elements = "\n".join(element for plot in plots for element in plot.elements)
+    files.write_atomic(paths.report_dir() / f"{name}.svg", (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{HEIGHT}" font-family="sans-serif" '
+        f'font-size="11">\n<rect width="100%" height="100%" fill="white"/>\n{elements}\n</svg>\n'))
 
 
 def panels(metrics: Metrics) -> list[tuple[str, dict[str, str]]]:
@@ -36,40 +87,44 @@ def panels(metrics: Metrics) -> list[tuple[str, dict[str, str]]]:
 
 
 def curves(stage: str, metrics: Metrics) -> bool:
-    """Draws <stage>.png with the panels in which a line has two points or more; returns whether there are any."""
-    shown = [(title, lines) for title, lines in panels(metrics)
-             if sum(key in line for line in metrics for key in lines.values()) > len(lines)]
-    if not shown:
-        return False
-    figure = Figure(figsize=(5.2 * len(shown), 3.2))
-    for axes, (title, lines) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
-        for label, key in lines.items():
-            points = [(line["step"], line[key]) for line in metrics if key in line]
-            marker = "." if len(points) < 30 else None  # a line of few points: show where they are
-            axes.plot(*zip(*points), label=label, linewidth=1.2, marker=marker)
-        axes.set(title=title, xlabel="step")
-        axes.grid(alpha=0.3)
-        if len(lines) > 1:
-            axes.legend(fontsize=8)
-    save_figure(figure, paths.report_dir() / f"{stage}.png")
-    return True
+    """Draws <stage>.svg with the panels in which a line has two points or more; returns whether there are any."""
+    width, plots = 480, list[Plot]()
+    for title, keys in panels(metrics):
+        lines = [[(line["step"], line[key]) for line in metrics if key in line] for key in keys.values()]
+        steps, values = zip(*(point for line in lines for point in line))
+        if len(steps) <= len(lines):
+            continue
+        plot = Plot(width * len(plots), width, (min(steps), max(steps)), (min(values), max(values)), title)
+        for colour, line in zip(COLOURS, lines):
+            places = [plot.place(*point) for point in line]
+            plot.line(places, colour)
+            for x, y in places if len(line) < 30 else ():  # few points: show where they are
+                plot.box(x - 2, y - 2, 4, 4, colour)
+        for step in ticks(*plot.x_range):
+            plot.text(plot.place(step, 0)[0], HEIGHT - BOTTOM + 18, f"{step:g}")
+        plot.text(plot.left + plot.width / 2, HEIGHT - BOTTOM + 36, "step")
+        plot.legend(list(keys) if len(keys) > 1 else [])
+        plots.append(plot)
+    if plots:
+        save(stage, width * len(plots), plots)
+    return bool(plots)
 
 
 def exams_figure(scores: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Draws exams.png from {exam: {stage: score}}: per exam a bar for each stage with its standard error, and a dashed
+    """Draws exams.svg from {exam: {stage: score}}: per exam a bar for each stage with its standard error, and a dashed
     line for chance."""
-    figure = Figure(figsize=(max(6.0, 1.3 * len(scores)), 3.4))
-    axes = figure.subplots()
-    for number, stage in enumerate(paths.STAGES):
-        of_stage = [(x, by_stage[stage]) for x, by_stage in enumerate(scores.values()) if stage in by_stage]
-        left = [x + (number - 1.5) * 0.2 for x, _ in of_stage]  # four bars of width .2 around x
-        axes.bar(left, [score["accuracy"] for _, score in of_stage], width=0.2, label=stage.upper(),
-                 yerr=[score.get("stderr", 0.0) for _, score in of_stage], error_kw={"linewidth": 1})
-    chance = [next(iter(by_stage.values())).get("chance", 0.0) for by_stage in scores.values()]
-    exams = range(len(scores))
-    axes.hlines(chance, [x - 0.45 for x in exams], [x + 0.45 for x in exams], "black", "--", linewidth=0.8,
-                label="chance")
-    axes.set_xticks(exams, list(scores), rotation=20, ha="right")
-    axes.set(ylim=(0, 1.05), ylabel="accuracy")
-    axes.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
-    save_figure(figure, paths.report_dir() / "exams.png")
+    width = max(560, 120 * len(scores))
+    plot = Plot(0, width, (-0.5, len(scores) - 0.5), (0, 1), "accuracy ± standard error; dashed: chance")
+    for exam, (name, by_stage) in enumerate(scores.items()):
+        for number, stage in enumerate(paths.STAGES):
+            score = by_stage.get(stage, {"accuracy": 0.0})
+            x = exam + (number - 2) * 0.2  # four bars of width .2 around the exam
+            (left, top), (right, bottom) = plot.place(x, score["accuracy"]), plot.place(x + 0.2, 0)
+            plot.box(left, top, right - left, bottom - top, COLOURS[number])
+            error = score.get("stderr") or 0.0
+            plot.line([plot.place(x + 0.1, score["accuracy"] + way * error) for way in (-1, 1)], "black")
+        chance = next(iter(by_stage.values())).get("chance", 0.0)
+        plot.line([plot.place(exam - 0.45, chance), plot.place(exam + 0.45, chance)], "black", "5 3")
+        plot.text(plot.place(exam, 0)[0], HEIGHT - BOTTOM + 18, name, "end", degrees=-20)
+    plot.legend([stage.upper() for stage in paths.STAGES])
+    save("exams", width, [plot])

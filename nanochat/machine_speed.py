@@ -1,13 +1,16 @@
-"""How fast this machine trains, against the machine of docs/LOG.md: a run says beforehand how long it will take.
-
-    python -m nanochat.machine_speed
-"""
+"""How fast this machine trains, against the machine of docs/LOG.md: a run says beforehand how long it will take."""
 import subprocess
 import sys
 import time
 
-from nanochat.system import cli
-from nanochat.system.files import UserError
+import torch
+
+from nanochat.model import GPT, GPTConfig
+from nanochat.optim import Optimizer, Schedule
+from nanochat.optim.groups import groups_of
+from nanochat.system.container import usable_cores
+from nanochat.system.runtime import start as start_runtime
+from nanochat.train.probe import random_batch
 
 # Seconds of one step of 4,096 tokens of the laptop's model, not compiled, on one of the two cores of docs/LOG.md,
 # measured on 2026-11-30 while the machine was idle.
@@ -16,51 +19,33 @@ MEASURED_SECONDS = 3.0
 
 
 def slowness() -> float:
-    """This machine's seconds over the reference's; 1.0 where it cannot be measured. A process of its own measures, so
-    that PyTorch's memory is free again afterwards."""
-    done = subprocess.run([sys.executable, "-m", "nanochat.machine_speed"], capture_output=True, encoding="utf-8")
+    """This machine's seconds over the reference's; 1.0 where it cannot be measured."""
+    # In a process of its own, so that its memory is free again during the run.
+    done = subprocess.run([sys.executable, "-c", f"from {__name__} import step_seconds; print(step_seconds())"],
+                          capture_output=True, encoding="utf-8")
     try:
-        return float(done.stdout.split()[-1])
-    except (IndexError, ValueError):
+        # Twice the cores are worth about 1.4 times the speed at this size: the products are small.
+        return float(done.stdout) / REFERENCE_STEP_SECONDS * float(REFERENCE_CORES / usable_cores()) ** 0.5
+    except ValueError:
         return 1.0
 
 
 def step_seconds() -> float:
-    """Seconds of a training step of the laptop's model with random tokens on one core: the fastest of some, because
-    what else the machine does in these seconds says nothing about the next minutes. One core, because on a busy machine
-    several wait for each other at every small product, which compiled training does far less."""
-    import torch
+    """Seconds of a training step of the laptop's model with random tokens on one core.
 
-    from nanochat.model import GPT, GPTConfig
-    from nanochat.optim import Optimizer, Schedule
-    from nanochat.optim.groups import groups_of
-    from nanochat.system import runtime
-    from nanochat.train.fit import random_batch
-    here = runtime.start("cpu")
+    The fastest of several steps: what else the machine does in these seconds says nothing about the next minutes. One
+    core: on a busy machine several cores wait for each other at every small product, and in compiled training far less.
+    """
+    runtime = start_runtime("cpu")
     torch.set_num_threads(1)
     config = GPTConfig(sequence_len=256, vocab_size=2048, n_layer=4, n_head=2, n_kv_head=2, n_embd=128, head_dim=64)
-    model = GPT(config, here.dtype).init_weights(0)
-    optimizer = Optimizer(groups_of(model, matrix_lr=0.0, embedding_lr=0.0, head_lr=0.0), here.dtype)
-    batch = random_batch(16, config.sequence_len, config.vocab_size, here.device)
+    model = GPT(config, runtime.dtype).init_weights(0)
+    optimizer = Optimizer(groups_of(model, matrix_lr=0.0, embedding_lr=0.0, head_lr=0.0), runtime.dtype)
+    batch = random_batch(16, config.sequence_len, config.vocab_size, runtime.device)
     seconds: list[float] = []
     while len(seconds) < 5 or sum(seconds) < MEASURED_SECONDS:
         began = time.perf_counter()
-        model.loss(batch.ids, batch.targets).backward()
+        model.loss(batch.ids, batch.targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step(Schedule(1), 0)
         seconds.append(time.perf_counter() - began)
     return min(seconds)
-
-
-def main(argv: list[str] | None = None) -> None:
-    from nanochat.system import hardware
-    cli.parse(argv, __doc__)
-    try:
-        # Twice the cores are worth about 1.4 times the speed at this size: the products are small.
-        cores = (REFERENCE_CORES / hardware.usable_cores()) ** 0.5
-        print(f"{step_seconds() / REFERENCE_STEP_SECONDS * cores:.2f}")
-    except RuntimeError as error:
-        raise UserError(f"the speed cannot be measured: {error}") from error
-
-
-if __name__ == "__main__":
-    cli.run(main)

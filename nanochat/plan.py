@@ -19,10 +19,9 @@ from nanochat.budget import Machine
 from nanochat.system import cli
 from nanochat.system.files import UserError
 from nanochat.system.numbers import ceil_div
+from nanochat.train.flags import EMBEDDING_LR, HEAD_LR, MUON_LR
 
-# Learning rates at the peak of the schedule, and how they end: the defaults of scripts/base_train.py.
-MUON_LR, EMBEDDING_LR, HEAD_LR = 0.02, 0.3, 0.008  # AdamW's two at width 768
-WEIGHT_DECAY, WARMDOWN_FRACTION = 0.0, 0.6
+WEIGHT_DECAY, WARMDOWN_FRACTION = 0.0, 0.6  # how the rates end: defaults of scripts/base_train.py
 BATCH_TOKENS = 2**19  # [Oct]: half a million, as GPT-3's models of like size had (Brown et al. 2020, table 2.1)
 # Tokens that HEAD gives its d12, to which the law for batch sizes is anchored: 12 × (matrices + head).
 D12_TOKENS = 12 * (84_934_656 + 25_165_824)
@@ -74,6 +73,11 @@ class Plan:
     muon_lr: float = _line("Muon", f"{MUON_LR} (× max(1, rows/columns)^½ per matrix)", "[Oct]")
     weight_decay: float = _line("Muon", "0; falls linearly where --weight_decay gives one", "[Oct]")
     warmdown_fraction: float = _line("of steps", "rates fall linearly to 0 at the end", "ours; [HEAD] .65")
+
+    def shape(self) -> dict[str, int]:
+        """The fields of a `GPTConfig` that the plan decides."""
+        return dict(sequence_len=self.sequence_len, vocab_size=self.vocab_size, n_layer=self.n_layer,
+                    n_head=self.n_head, n_kv_head=self.n_head, n_embd=self.n_embd, head_dim=self.head_dim)
 
 
 def make(depth: int, options: PlanOptions = DEFAULTS) -> Plan:
@@ -146,9 +150,11 @@ def deepest(limit: float, unit: str, on: Machine, options: PlanOptions = DEFAULT
 
 
 def measured(plan: Plan, dollars_per_hour: float = -1) -> Machine:
-    """This machine, by what it computes in 20 seconds of training this plan's model (on its first GPU, if any)."""
-    from nanochat.train import fit  # imports torch, which a plan alone does not need
-    flops = fit.tokens_per_second_here(plan) * plan.flops_per_token
+    """This machine, by the FLOPs of 20 seconds of training this plan's model (on its first GPU, if any)."""
+    from nanochat.model import GPTConfig  # this and the next import torch, which a plan alone does not need
+    from nanochat.train import probe
+    speed = probe.tokens_per_second_here(GPTConfig(**plan.shape()), plan.total_batch_tokens)
+    flops = speed * plan.flops_per_token
     return Machine("this machine", 1, flops, dollars_per_hour if dollars_per_hour > 0 else None, mfu=1.0)
 
 
@@ -201,7 +207,8 @@ def main(argv: list[str] | None = None) -> None:
     options = PlanOptions(vocab_size=args.vocab_size, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
                           sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size,
                           target_param_data_ratio=args.target_param_data_ratio)
-    # The speed of a model does not depend on how long it trains. d4 stands for the depth that is not known yet.
+
+    # ---- The machine. The speed of a model does not depend on how long it trains. d4 stands for an unknown depth.
     depth = args.depth if args.depth > 0 else 4 if finds_depth else 20
     one_step = make(depth, replace(options, num_iterations=1))
     if args.gpu == "here":
@@ -209,6 +216,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"this machine, training d{depth}: {on.peak_flops / 1e9:,.1f} GFLOP/s")
     else:
         on = budget.machine(args.gpu, args.mfu, args.dollars_per_gpu_hour)
+
+    # ---- The plan: the deepest for this money or time, or that of the depth.
     if finds_depth:
         limit, unit = (args.budget, "dollars") if args.budget > 0 else (args.minutes, "minutes")
         plan, beyond = deepest(limit, unit, on, options)

@@ -3,10 +3,10 @@
     def stages(options) -> list[Stage]: ...        runs/laptop.py, runs/realdata.py, runs/speedrun.py
     recipe.run("laptop", stages(options), options)
 
-Each stage is one command of this project in a process of its own. A finished stage leaves OUT/stages/NAME.json with
-its command and its seconds; OUT/run.json says which settings the run was begun with. Other settings or changed data are
+Each stage is a command of this project in a process of its own. A finished stage leaves OUT/stages/NAME.json with its
+command and its seconds; OUT/run.json says which settings the run was begun with. Other settings or changed data are
 refused, because they would replace a finished model: `--fresh` starts over, `--out` keeps both.
-Not here: what the stages are (runs/), and what a run shows at its end (nanochat/closing.py).
+runs/ has the lists of stages, nanochat/closing.py what a run shows at its end.
 """
 import os
 import shlex
@@ -93,7 +93,7 @@ def absolute(path: str) -> Path:
 
 
 def is_trial(options: Namespace) -> bool:
-    return options.minutes < 1
+    return bool(options.minutes < 1)
 
 
 def steps(options: Namespace, in_ten_minutes: int) -> int:
@@ -106,7 +106,7 @@ def steps(options: Namespace, in_ten_minutes: int) -> int:
 
 
 def print_commands(stages: list[Stage], out: Path) -> None:
-    """The commands as they can be pasted into a shell."""
+    """Prints the commands so that they can be pasted into a shell."""
     print(f"cd {shlex.quote(str(paths.REPO))}")
     print(f"export NANOCHAT_BASE_DIR={shlex.quote(str(out))}")
     for stage in stages:
@@ -114,7 +114,7 @@ def print_commands(stages: list[Stage], out: Path) -> None:
 
 
 def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "", slowness: float = 1.0) -> RunFolder:
-    """Runs the stages that are not finished; the folder with the records of all of them.
+    """Runs the stages that are not finished; returns the folder with the records of all of them.
 
     `fingerprint` identifies the user's data; `slowness` is this machine's time over that of docs/LOG.md's machine.
     UserError when a stage fails. After an interruption it waits until the running stage has saved its work, says how to
@@ -122,25 +122,25 @@ def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "
     """
     settings = {"recipe": name, "depth": options.depth, "minutes": options.minutes, "seed": options.seed,
                 "data": fingerprint}
+    folder = RunFolder(options.out)
     try:
-        return _run_stages(RunFolder(options.out), settings, stages, slowness, options.fresh)
+        with folder.claimed(settings, options.fresh) as lock:
+            _run_stages(stages, folder, lock, slowness)
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _run_stages(folder: RunFolder, settings: dict[str, Any], stages: list[Stage], slowness: float,
-                fresh: bool) -> RunFolder:
-    with folder.claimed(settings, {stage.name: stage.words() for stage in stages}, fresh) as lock:
-        for number, stage in enumerate(stages, 1):
-            if folder.is_done(stage.name) and not stage.every_time:
-                say(f"== {stage.name} (stage {number} of {len(stages)}): done before")
-                continue
-            left = slowness * sum(later.seconds for later in stages[number - 1:] if not folder.is_done(later.name))
-            say(f"== {stage.name} (stage {number} of {len(stages)}, about {clock(left)} left): "
-                + shlex.join(["python", *stage.words()]))
-            _run_stage(stage, folder, lock)
     return folder
+
+
+def _run_stages(stages: list[Stage], folder: RunFolder, lock: int | None, slowness: float) -> None:
+    for number, stage in enumerate(stages, 1):
+        title = f"== {stage.name} (stage {number} of {len(stages)}"
+        if folder.is_done(stage.name) and not stage.every_time:
+            say(f"{title}): done before")
+            continue
+        left = slowness * sum(later.seconds for later in stages[number - 1:] if not folder.is_done(later.name))
+        say(f"{title}, about {clock(left)} left): {shlex.join(['python', *stage.words()])}")
+        _run_stage(stage, folder, lock)
 
 
 def _run_stage(stage: Stage, folder: RunFolder, lock: int | None) -> None:
@@ -149,7 +149,7 @@ def _run_stage(stage: Stage, folder: RunFolder, lock: int | None) -> None:
     code = _run_process([sys.executable, *words], folder.path, lock)
     if code == 130:
         raise KeyboardInterrupt
-    if code:
+    if code:  # a negative code is the number of the signal; 137 is a shell's code for SIGKILL
         why = "killed, perhaps because memory ran out" if code in (-signal.SIGKILL, 137) else f"exit code {code}"
         raise UserError(f"{stage.name} failed ({why}, see above); when that is mended, run the same command again: "
                         "it goes on from here")
@@ -157,19 +157,16 @@ def _run_stage(stage: Stage, folder: RunFolder, lock: int | None) -> None:
 
 
 def _run_process(words: list[str], out: Path, lock: int | None) -> int:
-    """Runs a command of the project to its end; its exit code.
-
-    The process inherits the lock's descriptor, so the folder stays locked when only this process is killed. Ctrl-C
-    reaches both from the terminal. SIGTERM and SIGHUP may reach only this process, so they are passed on; the stage
-    then saves its work and ends with code 130.
-    """
+    """Runs a command of the project to its end; returns its exit code, 130 after an interruption."""
+    # The stages read OUT/data, which the data stage has filled, also from the user's own folder.
     environment = {name: value for name, value in os.environ.items() if name != "NANOCHAT_DATA"}
+    # It inherits the lock's descriptor, so the folder stays locked if only this process is killed.
     process = subprocess.Popen(words, cwd=paths.REPO, pass_fds=() if lock is None else (lock,),
                                env={**environment, "NANOCHAT_BASE_DIR": str(out)})
-    before = {}
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(sign) != signal.SIG_IGN:  # nohup: a closed terminal must not end the run
-            before[sign] = signal.signal(sign, lambda *_: process.terminate())
+    # Ctrl-C reaches both processes from the terminal. These two signals may reach only this process, so they are passed
+    # on: the stage then saves its work and ends with code 130. Signals that nohup ignores stay ignored.
+    passed_on = [sign for sign in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(sign) != signal.SIG_IGN]
+    before = {sign: signal.signal(sign, lambda *_: process.terminate()) for sign in passed_on}
     interrupted = False
     try:
         while True:

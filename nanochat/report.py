@@ -4,7 +4,7 @@
     python -m nanochat.report reset                            forgets results and report; checkpoints and data stay
 
 Everything is read from results/ (formats: docs/design.md, "On disk") and from the recipe's stage records; nothing is
-measured or repeated here. What is not there is named as missing. A new number in the report is one that a stage writes.
+measured or repeated here. Missing results are listed as missing. A new number in the report is one that a stage writes.
 """
 import math
 import platform
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -24,40 +25,110 @@ from nanochat.system.files import UserError
 from nanochat.system.log import clock
 
 STAGES = paths.STAGES
+HEADS = [stage.upper() for stage in STAGES]
 NUM_SAMPLES, NUM_QUESTIONS = 6, 2  # of a stage, of an exam
 SAMPLE_CHARACTERS = 240
 NUM_FILES = 30  # of the user's own that are listed; imported.json has all
+Record = dict[str, Any]
+ByStage = dict[str, dict[str, Any]]  # exam → stage → its score, or its mean as text
 
 
-def read_optional(path: Path, missing: list[str], kind=files.read_json) -> Any:
-    """The file's content; None when it is not there (noted in `missing`) or damaged (noted as such)."""
+def main(argv: list[str] | None = None) -> None:
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
+    action = words.pop(0) if words and not words[0].startswith("-") else "generate"
+    args = cli.parse(words, __doc__, dollars_per_hour=cli.flag(-1.0, "of this machine; -1 = your own", at_least=0))
+    if action not in ("generate", "reset"):
+        raise UserError(f"{action!r} is unknown; write: python -m nanochat.report generate, or reset")
+    if action == "reset":
+        reset()
+        log.say(f"forgot the results in {paths.base_dir()}; checkpoints and data stay")
+        return
+    log.say(f"report: {generate(args.dollars_per_hour)}")
+
+
+def reset() -> None:
+    """Removes results, the report and the recipe's stage records (which would skip stages whose results are gone)."""
+    for folder in (paths.results_dir(""), paths.report_dir(), paths.base_dir() / "stages"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def generate(dollars_per_hour: float = -1) -> Path:
+    """Writes report.md and its figures; returns its path. UserError when no stage has left any result."""
+    if not any(paths.results_dir("").glob("*/[!.]*")):
+        raise UserError(f"nothing to report in {paths.results_dir('')}; train something first: bash speedrun.sh")
+    missing: list[str] = []
+    scores, means = exam_scores(missing)
+    records = stage_records()
+    seconds = sum(record["seconds"] for record in records.values())
+    if scores:
+        exams_figure(scores)
+    sections = {  # heading → content; empty sections are left out
+        "What each stage can do": results_table(scores, means) if scores else "",
+        "The calculator": tool_table(scores),
+        "What was not asked": exams_left_out(),
+        "What was read": files_read(),
+        "Do the exams stand in the training text?": contamination(),
+        "Where the time went": wall_clock(records, seconds, dollars_per_hour),
+        "The same questions, stage by stage": same_questions(),
+        **{stage.upper(): stage_section(stage, missing) for stage in STAGES}}
+    parts = ["# nanochat: report", header(seconds, missing)]
+    parts += [f"## {heading}\n\n{content}" for heading, content in sections.items() if content]
+    parts.append("## Missing\n\n" + ("\n".join(f"- {what}" for what in missing) or "Nothing."))
+    target = paths.report_dir() / "report.md"
+    files.write_atomic(target, "\n\n".join(parts) + "\n")
+    return target
+
+
+# ---- Reading
+
+
+def read_optional(path: Path, missing: list[str] | None = None, read: Callable[[Path], Any] = files.read_json) -> Any:
+    """The file's content, None when it is missing or damaged. Then `missing` gets a line, if it is given."""
     try:
-        return kind(path)
+        return read(path)
     except UserError as error:
-        missing.append(str(error).split(";")[0].replace(str(paths.base_dir()) + "/", ""))
+        if missing is not None:
+            missing.append(str(error).split(";")[0].replace(f"{paths.base_dir()}/", ""))
         return None
 
 
-def exam_scores(missing: list[str]) -> tuple[dict[str, dict[str, dict]], dict[str, dict[str, str]]]:
+def exam_scores(missing: list[str]) -> tuple[ByStage, ByStage]:
     """({task: {stage: {"accuracy", "stderr", "num_items", "chance", …}}}, {"ChatCORE" or "CORE…": {stage: its mean}}),
     from chat_eval.json and base_eval.json."""
-    scores: dict[str, dict[str, dict]] = {}
-    means: dict[str, dict[str, str]] = {}
+    scores: ByStage = {}
+    means: ByStage = {}
     for stage in STAGES:
         content = read_optional(paths.results_dir(stage) / "chat_eval.json", missing) or {"tasks": {}}
         for task, score in content["tasks"].items():
             scores.setdefault(task, {})[stage] = score
         if content.get("chat_core") is not None:  # None: not all of its five exams were taken
             means.setdefault("ChatCORE", {})[stage] = mean(content["chat_core"], content.get("chat_core_stderr"))
-        path = paths.results_dir(stage) / "base_eval.json"  # of later stages a recipe may leave it away
-        core = (read_optional(path, missing) or {}) if path.exists() else {}
+        core = read_optional(paths.results_dir(stage) / "base_eval.json") or {}  # of later stages it is optional
         if core.get("label", "").startswith("CORE") and "value" in core:
             means.setdefault(core["label"], {})[stage] = mean(core["value"], core.get("stderr"))
     return scores, means
 
 
-def mean(value: float, stderr: float | None) -> str:
-    return f"{value:.3f} ± {math.nan if stderr is None else stderr:.3f}"
+def stage_records() -> dict[str, Record]:
+    """{stage: {"seconds", "attempts", "command", …}} in the order in which the stages ended.
+
+    These are the recipe's records, or the run.json of each command where no recipe ran. A training run that was resumed
+    counts all its attempts, which its run.json has added up.
+    """
+    records = RunFolder(paths.base_dir()).records()
+    is_recipe = bool(records)
+    paths_of_runs = [*paths.results_dir("").glob("*/run.json"), *paths.results_dir("").glob("*/*/run.json")]
+    runs = [run for path in paths_of_runs if (run := read_optional(path))]
+    for run in sorted(runs, key=lambda run: str(run.get("finished", ""))):
+        name = run.get("name", "")
+        if name in records or not is_recipe:  # a trial beside a recipe's run is not part of its time
+            record = records.get(name, {})
+            seconds = max(record.get("seconds", 0.0), float(run.get("seconds", 0.0)))
+            records[name] = {"command": run.get("command", ""), **record, "seconds": seconds}
+    return records
+
+
+# ---- Text
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -72,205 +143,39 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|---" + "|---:" * (len(header) - 1) + "|", *lines[1:]])
 
 
-def cell(score: dict | None) -> str:
-    """`cell({"accuracy": 0.84, "stderr": 0.023, "num_items": 256})` → "0.840 ± 0.023 (256)"; "–" for none."""
-    if not score:
-        return "–"
-    return f"{score['accuracy']:.3f} ± {score.get('stderr', math.nan):.3f} ({score.get('num_items', '?')})"
-
-
-def results_table(scores: dict[str, dict[str, dict]], means: dict[str, dict[str, str]]) -> str:
-    """Accuracy ± standard error (items) of every exam by stage, the mean of what is above chance, and `means`."""
-    chance = {task: next(iter(by_stage.values())).get("chance", 0.0) for task, by_stage in scores.items()}
-    rows = [[task, f"{chance[task]:.2f}", *[cell(by_stage.get(stage)) for stage in STAGES]]
-            for task, by_stage in scores.items()]
-    own = []
-    for stage in STAGES:
-        centred = [(by_stage[stage]["accuracy"] - chance[task]) / (1 - chance[task])
-                   for task, by_stage in scores.items() if stage in by_stage]
-        own.append(f"{sum(centred) / len(centred):.3f}" if len(centred) == len(scores) else "–")
-    rows.append(["**mean above chance**", "0", *own])
-    rows += [[f"**{name}**", "0", *[by_stage.get(stage, "–") for stage in STAGES]] for name, by_stage in means.items()]
-    return table(["exam", "chance", *map(str.upper, STAGES)], rows)
-
-
-def tool_table(scores: dict[str, dict[str, dict]]) -> str:
-    """For tasks with a calculator: how often it was used, and how often an answer with it was right."""
-    rows = []
-    for task, by_stage in scores.items():
-        if not any("tool_use" in score for score in by_stage.values()):
-            continue
-        for label, key in (("tool used", "tool_use"), ("right with the tool", "accuracy_with_tool")):
-            values = [by_stage.get(stage, {}).get(key) for stage in STAGES]
-            rows.append([f"{task}: {label}", *["–" if value is None else f"{value:.3f}" for value in values]])
-    return table(["", *map(str.upper, STAGES)], rows) if rows else ""
-
-
-def stage_records() -> dict[str, dict[str, Any]]:
-    """{stage: {"seconds", "attempts", "command", …}} in the order in which the stages ended: the recipe's records, else
-    the run.json of each command. A resumed training run counts all its attempts (run.json), others the last."""
-    records = RunFolder(paths.base_dir()).records()
-    recorded = bool(records)
-    runs = [(path.parent.name, read_optional(path, [])) for path in paths.results_dir("").glob("*/run.json")]
-    for name, run in sorted(((name, run) for name, run in runs if run), key=lambda pair: pair[1].get("finished", "")):
-        if name in records or not recorded:
-            before = records.get(name, {})
-            records[name] = {"command": run.get("command", ""), **before,
-                             "seconds": max(before.get("seconds", 0.0), float(run.get("seconds", 0.0)))}
-    return records
-
-
-def wall_clock(records: dict[str, dict[str, Any]], total: float, dollars_per_hour: float) -> str:
-    rows = []
-    for name, record in records.items():
-        attempts = f" ({record['attempts']} attempts)" if record.get("attempts", 1) != 1 else ""
-        rows.append([name + attempts, clock(record["seconds"]), f"{record['seconds'] / max(total, 1e-9):.0%}"])
-    cost = (f"${total / 3600 * dollars_per_hour:,.2f} at ${dollars_per_hour:g} an hour" if dollars_per_hour > 0
-            else "none, your own machine (rented? give --dollars_per_hour)")
-    return table(["stage", "time", "share"], [*rows, ["**total**", f"**{clock(total)}**", ""]]) + f"\n\nCost: {cost}."
-
-
-def stage_section(stage: str, missing: list[str]) -> str:
-    """Key numbers, flags, curves and evaluations of one model-making stage; "" when it left nothing."""
-    folder = paths.results_dir(stage)
-    if not folder.exists():
-        missing.append(f"results/{stage}")
-        return ""
-    run = read_optional(folder / "run.json", missing) or {}
-    metrics = read_optional(folder / "metrics.jsonl", missing, files.read_jsonl) or []
-    facts = {name: value for name, value in run.items() if name not in ("name", "command", "flags")}
-    lines = [f"## {stage.upper()}", ""]
-    if run.get("command"):
-        lines += [f"`{run['command']}`", ""]
-    lines += [facts_table({**flat(facts), **key_numbers(metrics)}), ""]
-    if curves(stage, metrics):
-        lines += [f"![curves of {stage}]({stage}.png)", ""]
-    for name, shown in (("base_loss", lambda content: facts_table(flat(content))), ("base_eval", core_table)):
-        if (folder / f"{name}.json").exists() and (content := read_optional(folder / f"{name}.json", missing)):
-            lines += [f"### {name}", "", shown(content), ""]
-    if run.get("flags"):
-        flags = " ".join(f"--{name}={value}" for name, value in run["flags"].items() if value != "")
-        lines += ["<details><summary>all flags</summary>", "", f"`{flags}`", "", "</details>", ""]
-    return "\n".join([*lines, samples(folder)])
-
-
-def core_table(content: dict[str, Any]) -> str:
-    """CORE, or what stands for it, task by task."""
-    rows = [[task, cell(score), show(score.get("baseline", "–")), show(score.get("centred", "–"))]
-            for task, score in content.get("tasks", {}).items()]
-    value = show(content.get("value", "–")) + (f" ± {show(content['stderr'])}" if "stderr" in content else "")
-    rows.append([f"**{content.get('label', 'not finished')}**", "", "", value])
-    missing = f"\n\nWithout {', '.join(content['missing'])}: no files." if content.get("missing") else ""
-    return table(["task", "accuracy ± standard error (items)", "baseline", "above chance"], rows) + missing
-
-
-def what_was_read() -> str:
-    """The files of the user's own folder, and what was left out of it; "" where the data are not the user's own."""
-    path = paths.data_dir() / "imported.json"
-    if not path.exists() or not (content := read_optional(path, [])):
-        return ""
-    rows = [[kind, item["name"], show(item["num_bytes"]), show(item["rows"] or "–")]
-            for kind in ("texts", "conversations", "exams") for item in content[kind]]
-    more = [["…", f"and {len(rows) - NUM_FILES:,} more, all in {path.name}", "", ""]] if len(rows) > NUM_FILES else []
-    parts = [f"From `{content['folder']}`:", table(["kind", "file", "bytes", "rows"], rows[:NUM_FILES] + more)]
-    reasons = [f"- {item['name']}: {item['reason']}" for item in content["left_out"]]
-    reasons += [f"- {item['name']}: {item['bad_rows']:,} rows, the first is {item['first_bad']}"
-                for kind in ("texts", "conversations") for item in content[kind] if item["bad_rows"]]
-    return "\n\n".join([*parts, "Left out:" if reasons else "Nothing was left out.", "\n".join(reasons)])
-
-
-def exams_left_out() -> str:
-    """The exams that were not taken, with the reason; "" where there are none."""
-    reasons: dict[str, str] = {}
-    for stage in STAGES:
-        path = paths.results_dir(stage) / "chat_eval.json"
-        content = (read_optional(path, []) or {}) if path.exists() else {}
-        reasons |= content.get("left_out", {})
-    return "\n".join(f"Not taken: {task} ({reason})." for task, reason in reasons.items())
-
-
-def contamination() -> str:
-    """How many items of each exam share a run of words with the training text; "" where nobody looked."""
-    path = paths.results_dir("contamination") / "contamination.json"
-    if not path.exists() or not (content := read_optional(path, [])):
-        return ""
-    rows = [[exam, show(one["items"]), show(one["checked"]), show(one["overlapping"])]
-            for exam, one in content["exams"].items()]
-    return (f"Items that share {content['ngram']} words in a row with `{content['corpus']}` ({content['documents']:,} "
-            "documents).\n\n" + table(["exam", "items", "long enough to tell", "overlapping"], rows))
-
-
-def facts_table(facts: dict[str, Any]) -> str:
+def facts_table(facts: Record) -> str:
     return table(["", "value"], [[name, show(value)] for name, value in facts.items()])
 
 
-def key_numbers(metrics: Metrics) -> dict[str, Any]:
-    """Every curve that is drawn as the means of its first and its last tenth, and the median speed."""
-    numbers: dict[str, Any] = {}
-    for key in (key for _, lines in panels(metrics) for key in lines.values()):
-        values = [line[key] for line in metrics if key in line]
-        tenth = math.ceil(len(values) / 10)
-        if len(values) == 1:
-            numbers[key] = values[0]
-        else:
-            numbers[f"{key} (first → last tenth)"] = f"{show(fmean(values[:tenth]))} → {show(fmean(values[-tenth:]))}"
-    if speeds := [line["speed/tokens_per_second"] for line in metrics if "speed/tokens_per_second" in line]:
-        numbers["tokens per second (median)"] = round(median(speeds))
-    return numbers
-
-
 def show(value: Any) -> str:
-    """`show(1310720)` → "1,310,720", `show(0.123456)` → "0.1235"; pipes would end a table's cell."""
+    """`show(1310720)` → "1,310,720", `show(0.123456)` → "0.1235". A pipe would end a table's cell, so it is escaped."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("|", "\\|").replace("\n", " ")
 
 
-def flat(content: dict, prefix: str = "") -> dict[str, Any]:
-    """`flat({"bpb": {"train": 1.2}, "samples": […]})` → {"bpb.train": 1.2}: numbers and words only, no lists."""
-    found: dict[str, Any] = {}
+def mean(value: float, stderr: float | None) -> str:
+    return f"{value:.3f} ± {math.nan if stderr is None else stderr:.3f}"
+
+
+def cell(score: Record | None) -> str:
+    """`cell({"accuracy": 0.84, "stderr": 0.023, "num_items": 256})` → "0.840 ± 0.023 (256)"; "–" for none."""
+    return f"{mean(score['accuracy'], score.get('stderr'))} ({score.get('num_items', '?')})" if score else "–"
+
+
+def flat(content: Record, prefix: str = "") -> Record:
+    """Numbers and words of nested dictionaries; lists are left out.
+
+    >>> flat({"bpb": {"train": 1.2}, "samples": []})
+    {'bpb.train': 1.2}
+    """
+    values: Record = {}
     for key, value in content.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         elif isinstance(value, (int, float, str)):
-            found[prefix + key] = value
-    return found
-
-
-def samples(folder: Path) -> str:
-    """What the stage's model said beside the exams: the base model's continuations, RL's answers in practice."""
-    rows = []
-    for path in (folder / "samples.json", folder / "base_loss.json"):
-        if path.exists() and (content := read_optional(path, [])):
-            rows += (content if isinstance(content, list) else content.get("samples", []))[:NUM_SAMPLES]
-    blocks = [fenced(f"{cut(row.get('prompt', row.get('question', '')))}\n→ {said}")
-              for row in rows if isinstance(row, dict) and (said := spoken(row))]
-    return "\n".join(["### Samples", "", *blocks]) if blocks else ""
-
-
-def same_questions() -> str:
-    """The first questions of every exam with each stage's answers."""
-    exams: dict[str, dict[str, list[str]]] = {}  # exam → question → what each stage says to it
-    for stage in STAGES:
-        for path in sorted(paths.results_dir(stage).glob("generations/*.jsonl")):
-            for row in (read_optional(path, [], files.read_jsonl) or [])[:NUM_QUESTIONS]:
-                said = f"{stage.upper():4} → {spoken(row)}".replace("\n", "\n       ")
-                exams.setdefault(path.stem, {}).setdefault(cut(row.get("prompt", "")).strip(), []).append(said)
-    blocks = []
-    for name, asked in sorted(exams.items()):
-        blocks += [f"**{name}**\n", *(fenced("\n".join([question, *said])) for question, said in asked.items())]
-    return "\n".join(blocks)
-
-
-def spoken(row: dict) -> str:
-    """What a model said, its calls of the tool in brackets, and the verdict where there is one; "" for no answer."""
-    text = row.get("completion", row.get("text", row.get("answer")))
-    if not isinstance(text, str):
-        return ""
-    calls = "".join(f"[{call} = {result}] " for call, result in row.get("tool_calls", []))
-    verdict = "" if "correct" not in row and "reward" not in row else (
-        "  ← right" if row.get("correct", row.get("reward")) else "  ← wrong")
-    return cut(calls + text) + verdict
+            values[prefix + key] = value
+    return values
 
 
 def cut(text: Any) -> str:
@@ -285,87 +190,188 @@ def fenced(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}\n"
 
 
-def git(*words: str) -> str:
-    """The output of a git command in the project's folder; "" where there is no git or no repository."""
-    try:
-        # Without optional locks: on a full disk `git status` leaves an empty index.lock, and no later commit succeeds.
-        done = subprocess.run(["git", "--no-optional-locks", *words], cwd=paths.REPO, capture_output=True,
-                              encoding="utf-8", check=True)
-        return done.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+# ---- Sections
 
 
 def header(seconds: float, missing: list[str]) -> str:
     import torch
-    machine = hardware.detect()
-    commit = git("rev-parse", "--short", "HEAD")
-    changed = " with uncommitted changes" if git("status", "--porcelain") else ""
-    rows = [["written", time.strftime("%Y-%m-%d %H:%M")], ["all stages took", clock(seconds)],
-            ["machine", f"{machine.count} × {machine.device}, {machine.memory_bytes / 2**30:.0f} GiB"],
-            ["software", f"Python {platform.python_version()}, PyTorch {torch.__version__}"],
-            ["commit", commit + changed if commit else "not a git checkout"], ["sandbox", sandbox_layers(missing)]]
-    return table(["", "this run"], rows)
 
-
-def sandbox_layers(missing: list[str]) -> str:
-    """What stands between model-written code and this machine; a machine without the means says so."""
     from nanochat import sandbox
+    machine = hardware.detect()
     try:
-        return ", ".join(sandbox.layers())
-    except Exception as error:  # the report must not fail where the sandbox can't start
+        layers = ", ".join(sandbox.layers())
+    except UserError as error:
+        layers = "none: programs that the model writes cannot be isolated here"
         missing.append(f"isolation of programs that the model writes ({error})")
-        return "none: programs that the model writes cannot be isolated here"
+    return table(["", "this run"], [
+        ["written", time.strftime("%Y-%m-%d %H:%M")], ["all stages took", clock(seconds)],
+        ["machine", f"{machine.count} × {machine.device}, {machine.memory_bytes / 2**30:.0f} GiB"],
+        ["software", f"Python {platform.python_version()}, PyTorch {torch.__version__}"],
+        ["commit", commit() or "not a git checkout"], ["sandbox", layers]])
 
 
-def generate(dollars_per_hour: float = -1) -> Path:
-    """Writes report.md and its figures; its path. UserError when no stage has left any result."""
-    if not any(paths.results_dir("").glob("*/*")):
-        raise UserError(f"nothing to report in {paths.results_dir('')}; train something first: bash speedrun.sh")
-    missing: list[str] = []
-    scores, means = exam_scores(missing)
-    records = stage_records()
-    seconds = sum(record["seconds"] for record in records.values())
-    parts = ["# nanochat: report", header(seconds, missing), "## What each stage can do"]
-    if scores:
-        exams_figure(scores)
-        parts += ["Accuracy ± standard error (number of held-out items).", results_table(scores, means),
-                  "![exams by stage](exams.png)"]
-        if tools := tool_table(scores):
-            parts += ["## The calculator", tools]
-    if reasons := exams_left_out():
-        parts.append(reasons)
-    if listed := what_was_read():
-        parts += ["## What was read", listed]
-    if overlap := contamination():
-        parts += ["## Do the exams stand in the training text?", overlap]
-    parts += ["## Where the time went", wall_clock(records, seconds, dollars_per_hour)]
-    if questions := same_questions():
-        parts += ["## The same questions, stage by stage", questions]
-    parts += [section for stage in STAGES if (section := stage_section(stage, missing))]
-    parts += ["## Missing", "\n".join(f"- {one}" for one in missing) or "Nothing."]
-    target = paths.report_dir() / "report.md"
-    files.write_atomic(target, "\n\n".join(parts) + "\n")
-    return target
+def commit() -> str:
+    """The commit of the project's folder, with "-dirty" behind it where files have changed; "" where there is none."""
+    # Without optional locks: on a full disk git leaves an empty index.lock, and no later commit succeeds.
+    words = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(words, cwd=paths.REPO, capture_output=True, encoding="utf-8", check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
-def reset() -> None:
-    """Removes results, the report and the recipe's stage records (which would skip stages whose results are gone)."""
-    for folder in (paths.results_dir(""), paths.report_dir(), paths.base_dir() / "stages"):
-        shutil.rmtree(folder, ignore_errors=True)
+def results_table(scores: ByStage, means: ByStage) -> str:
+    """Every exam by stage, the mean of the accuracy above chance, and `means`."""
+    chance = {task: next(iter(by_stage.values())).get("chance", 0.0) for task, by_stage in scores.items()}
+    rows = [[task, f"{chance[task]:.2f}", *[cell(by_stage.get(stage)) for stage in STAGES]]
+            for task, by_stage in scores.items()]
+    above_chance = []
+    for stage in STAGES:
+        centred = [(by_stage[stage]["accuracy"] - chance[task]) / (1 - chance[task])
+                   for task, by_stage in scores.items() if stage in by_stage]
+        # Only if all exams were taken: a mean over fewer exams would look like progress.
+        above_chance.append(f"{fmean(centred):.3f}" if len(centred) == len(scores) else "–")
+    rows.append(["**mean above chance**", "0", *above_chance])
+    rows += [[f"**{name}**", "0", *[by_stage.get(stage, "–") for stage in STAGES]] for name, by_stage in means.items()]
+    return ("Accuracy ± standard error (number of held-out items).\n\n" + table(["exam", "chance", *HEADS], rows)
+            + "\n\n![exams by stage](exams.svg)")
 
 
-def main(argv: list[str] | None = None) -> None:
-    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
-    action = words.pop(0) if words and not words[0].startswith("-") else "generate"
-    args = cli.parse(words, __doc__, dollars_per_hour=cli.flag(-1.0, "of this machine; -1 = your own", at_least=0))
-    if action not in ("generate", "reset"):
-        raise UserError(f"{action!r} is unknown; write: python -m nanochat.report generate, or reset")
-    if action == "reset":
-        reset()
-        log.say(f"forgot the results in {paths.base_dir()}; checkpoints and data stay")
-        return
-    log.say(f"report: {generate(args.dollars_per_hour)}")
+def tool_table(scores: ByStage) -> str:
+    """For tasks with a calculator: how often it was used, and how often an answer with it was right."""
+    rows = []
+    for task, by_stage in scores.items():
+        for label, key in (("tool used", "tool_use"), ("right with the tool", "accuracy_with_tool")):
+            values = [by_stage.get(stage, {}).get(key) for stage in STAGES]
+            if any("tool_use" in score for score in by_stage.values()):
+                rows.append([f"{task}: {label}", *["–" if value is None else f"{value:.3f}" for value in values]])
+    return table(["", *HEADS], rows) if rows else ""
+
+
+def exams_left_out() -> str:
+    """The exams that were not taken, with the reason."""
+    reasons: dict[str, str] = {}
+    for stage in STAGES:
+        reasons |= (read_optional(paths.results_dir(stage) / "chat_eval.json") or {}).get("left_out", {})
+    return "\n".join(f"Not taken: {task} ({reason})." for task, reason in reasons.items())
+
+
+def files_read() -> str:
+    """The files of the user's own folder, and what was left out of it."""
+    if not (content := read_optional(paths.data_dir() / "imported.json")):
+        return ""
+    rows = [[kind, item["name"], show(item["num_bytes"]), show(item["rows"] or "–")]
+            for kind in ("texts", "conversations", "exams") for item in content[kind]]
+    more = [["…", f"and {len(rows) - NUM_FILES:,} more, all in imported.json", "", ""]] * (len(rows) > NUM_FILES)
+    reasons = [f"- {item['name']}: {item['reason']}" for item in content["left_out"]]
+    reasons += [f"- {item['name']}: {item['bad_rows']:,} rows, the first is {item['first_bad']}"
+                for kind in ("texts", "conversations") for item in content[kind] if item["bad_rows"]]
+    listed = table(["kind", "file", "bytes", "rows"], rows[:NUM_FILES] + more)
+    return "\n\n".join([f"From `{content['folder']}`:", listed, "Left out:" if reasons else "Nothing was left out.",
+                        "\n".join(reasons)])
+
+
+def contamination() -> str:
+    """How many items of each exam share a run of words with the training text."""
+    if not (content := read_optional(paths.results_dir("contamination") / "contamination.json")):
+        return ""
+    rows = [[name, show(exam["items"]), show(exam["checked"]), show(exam["overlapping"])]
+            for name, exam in content["exams"].items()]
+    return (f"Items that share {content['ngram']} words in a row with `{content['corpus']}` ({content['documents']:,} "
+            "documents).\n\n" + table(["exam", "items", "long enough to tell", "overlapping"], rows))
+
+
+def wall_clock(records: dict[str, Record], total: float, dollars_per_hour: float) -> str:
+    rows = []
+    for name, record in records.items():
+        attempts = f" ({record['attempts']} attempts)" if record.get("attempts", 1) != 1 else ""
+        rows.append([name + attempts, clock(record["seconds"]), f"{record['seconds'] / max(total, 1e-9):.0%}"])
+    cost = (f"${total / 3600 * dollars_per_hour:,.2f} at ${dollars_per_hour:g} an hour" if dollars_per_hour > 0
+            else "none, your own machine (rented? give --dollars_per_hour)")
+    return table(["stage", "time", "share"], [*rows, ["**total**", f"**{clock(total)}**", ""]]) + f"\n\nCost: {cost}."
+
+
+def same_questions() -> str:
+    """The first questions of every exam with each stage's answers."""
+    exams: dict[str, dict[str, list[str]]] = {}  # exam → question → each stage's answer
+    for stage in STAGES:
+        for path in sorted(paths.results_dir(stage).glob("generations/*.jsonl")):
+            for row in (read_optional(path, read=files.read_jsonl) or [])[:NUM_QUESTIONS]:
+                answer = f"{stage.upper():4} → {answer_text(row)}".replace("\n", "\n       ")
+                exams.setdefault(path.stem, {}).setdefault(cut(row.get("prompt", "")).strip(), []).append(answer)
+    blocks = []
+    for name, answers_to in sorted(exams.items()):
+        blocks += [f"**{name}**\n", *(fenced("\n".join([question, *answers_to[question]])) for question in answers_to)]
+    return "\n".join(blocks)
+
+
+def answer_text(row: Record) -> str:
+    """A model's answer, its calls of the tool in brackets, and the verdict where there is one; "" for no answer."""
+    text = row.get("completion", row.get("text", row.get("answer")))
+    if not isinstance(text, str):
+        return ""
+    calls = "".join(f"[{call} = {result}] " for call, result in row.get("tool_calls", []))
+    verdict = row.get("correct", row.get("reward"))
+    return cut(calls + text) + ("" if verdict is None else "  ← right" if verdict else "  ← wrong")
+
+
+def stage_section(stage: str, missing: list[str]) -> str:
+    """Key numbers, flags, curves, evaluations and samples of one model-making stage; "" when it left nothing."""
+    folder = paths.results_dir(stage)
+    if not folder.exists():
+        missing.append(f"results/{stage}")
+        return ""
+    run = read_optional(folder / "run.json", missing) or {}
+    metrics = read_optional(folder / "metrics.jsonl", missing, files.read_jsonl) or []
+    facts = {name: value for name, value in run.items() if name not in ("name", "command", "flags")}
+    parts = [f"`{run['command']}`"] if run.get("command") else []
+    parts.append(facts_table({**flat(facts), **key_numbers(metrics)}))
+    if curves(stage, metrics):
+        parts.append(f"![curves of {stage}]({stage}.svg)")
+    for name, text_of in (("base_loss", lambda content: facts_table(flat(content))), ("base_eval", core_table)):
+        if (folder / f"{name}.json").exists() and (content := read_optional(folder / f"{name}.json", missing)):
+            parts.append(f"### {name}\n\n{text_of(content)}")
+    if run.get("flags"):
+        flags = " ".join(f"--{name}={value}" for name, value in run["flags"].items() if value != "")
+        parts.append(f"<details><summary>all flags</summary>\n\n`{flags}`\n\n</details>")
+    return "\n\n".join([*parts, samples(folder)])
+
+
+def key_numbers(metrics: Metrics) -> Record:
+    """Every curve that is drawn, at its beginning and its end, and the median speed."""
+    # Means of a tenth, because a single step is noise, and the first and last of them show how far the stage came.
+    numbers: Record = {}
+    for key in (key for _, lines in panels(metrics) for key in lines.values()):
+        values = [line[key] for line in metrics if key in line]
+        tenth = math.ceil(len(values) / 10)
+        if len(values) == 1:
+            numbers[key] = values[0]
+        else:
+            numbers[f"{key} (first → last tenth)"] = f"{show(fmean(values[:tenth]))} → {show(fmean(values[-tenth:]))}"
+    if speeds := [line["speed/tokens_per_second"] for line in metrics if "speed/tokens_per_second" in line]:
+        numbers["tokens per second (median)"] = round(median(speeds))
+    return numbers
+
+
+def core_table(content: Record) -> str:
+    """CORE, or the facts that stand for it, task by task."""
+    rows = [[task, cell(score), show(score.get("baseline", "–")), show(score.get("centred", "–"))]
+            for task, score in content.get("tasks", {}).items()]
+    value = show(content.get("value", "–")) + (f" ± {show(content['stderr'])}" if "stderr" in content else "")
+    rows.append([f"**{content.get('label', 'not finished')}**", "", "", value])
+    missing = f"\n\nWithout {', '.join(content['missing'])}: no files." if content.get("missing") else ""
+    return table(["task", "accuracy ± standard error (items)", "baseline", "above chance"], rows) + missing
+
+
+def samples(folder: Path) -> str:
+    """A stage's texts beside the exams: the base model's continuations, RL's answers in practice."""
+    rows = []
+    for name in ("samples.json", "base_loss.json"):
+        content = read_optional(folder / name) or []
+        rows += (content if isinstance(content, list) else content.get("samples", []))[:NUM_SAMPLES]
+    blocks = [fenced(f"{cut(row.get('prompt', row.get('question', '')))}\n→ {answer}")
+              for row in rows if isinstance(row, dict) and (answer := answer_text(row))]
+    return "\n".join(["### Samples", "", *blocks]) if blocks else ""
 
 
 if __name__ == "__main__":

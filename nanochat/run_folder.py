@@ -24,8 +24,7 @@ MADE_BY_A_RUN = ("data", "lessons", "tokenizer", "checkpoints", "results", "repo
 # Entries that file systems and desktops make by themselves, beside all names that begin with a dot.
 LEFT_BY_THE_SYSTEM = {"lost+found", "Thumbs.db", "desktop.ini", "System Volume Information", "$RECYCLE.BIN", "@eaDir",
                       "__MACOSX", "nohup.out"}
-# Flags that decide what a stage learns, for runs of the time before run.json.
-DECIDING = ("--depth", "--num_iterations", "--seed", "--mixture", "--vocab_size", "--source", "--scale", "--data")
+Record = dict[str, Any]
 
 
 class RunFolder:
@@ -35,13 +34,12 @@ class RunFolder:
         self.path, self.stages = path, path / "stages"
 
     @contextlib.contextmanager
-    def claimed(self, settings: dict[str, Any], commands: dict[str, list[str]], fresh: bool) -> Iterator[int | None]:
+    def claimed(self, settings: Record, fresh: bool) -> Iterator[int | None]:
         """Holds the folder for a run with these settings; yields the lock's descriptor for child processes to inherit.
 
-        `commands` are the words of every stage, by which runs of older versions are recognised. UserError where the
-        folder is somebody's own, another run writes to it, or its run was begun with other settings.
+        UserError where no run made the folder, another run writes to it, or its run was begun with other settings.
         """
-        self._refuse_foreign()
+        self._refuse_foreign()  # before the lock, which makes a file in the folder
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -50,43 +48,43 @@ class RunFolder:
         with run_lock(self.path) as lock:
             if fresh:
                 self._remove()
-            elif (self.path / "run.json").exists():
+            if (self.path / "run.json").exists():
                 self._refuse_other(settings)
             else:
-                self._take_over_old_records(commands)
-            if not (self.path / "run.json").exists():
                 files.write_json(self.path / "run.json", {"settings": settings, "begun": _now()})
             yield lock
 
     def is_done(self, name: str) -> bool:
         return (self.stages / f"{name}.json").exists()
 
-    def records(self) -> dict[str, dict[str, Any]]:
+    def records(self) -> dict[str, Record]:
         """{stage: its record} of all finished stages, in the order in which they ended."""
-        found = [path for path in self.stages.glob("*.json") if not path.name.endswith(".begun.json")]
-        return {path.stem: files.read_json(path) for path in sorted(found, key=lambda path: path.stat().st_mtime)}
+        paths = [path for path in self.stages.glob("*.json") if not path.name.endswith(".begun.json")]
+        return {path.stem: files.read_json(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime)}
 
     def begin(self, name: str, words: list[str]) -> list[str]:
-        """Notes that a stage begins; the words to run. A stage that had begun before an update of the code goes on
-        with the command it was begun with: its checkpoint belongs to that command."""
+        """Notes that a stage begins; returns the words to run."""
         path = self.stages / f"{name}.begun.json"
-        before = files.read_json(path) if path.exists() else {"command": words, "attempts": 0}
-        if before["command"] != words:
+        before: Record = files.read_json(path) if path.exists() else {"command": words, "attempts": 0}
+        if before["command"] != words:  # the code was updated, and the stage's checkpoint belongs to the old command
             say(f"{name} goes on with the command it was begun with, which has changed since: "
                 + shlex.join(before["command"]))
         files.write_json(path, {"command": before["command"], "attempts": before["attempts"] + 1})
-        return before["command"]
+        return list(before["command"])
 
     def finish(self, name: str, words: list[str], seconds: float) -> None:
         begun = self.stages / f"{name}.begun.json"
-        attempts = files.read_json(begun)["attempts"] if begun.exists() else 1
+        attempts = files.read_json(begun)["attempts"] if begun.exists() else 1  # `report reset` may have removed it
         files.write_json(self.stages / f"{name}.json", {
             "command": shlex.join(["python", *words]), "seconds": round(seconds, 1), "attempts": attempts,
             "finished": _now()})
         begun.unlink(missing_ok=True)
 
+    def _is_run(self) -> bool:
+        return (self.path / "run.json").exists()
+
     def _entries(self) -> list[str]:
-        """What lies in the folder, without what the system put there."""
+        """The entries of the folder, without those that the system makes by itself."""
         if not self.path.exists():
             return []
         if not self.path.is_dir():
@@ -94,27 +92,29 @@ class RunFolder:
         return sorted(entry.name for entry in self.path.iterdir()
                       if not entry.name.startswith(".") and entry.name not in LEFT_BY_THE_SYSTEM)
 
-    def _is_run(self) -> bool:
-        return (self.path / "run.json").exists() or any(self.stages.glob("*.done"))
-
     def _refuse_foreign(self) -> None:
-        if not self._is_run() and (strange := [name for name in self._entries() if name not in MADE_BY_A_RUN]):
+        strange = [name for name in self._entries() if name not in MADE_BY_A_RUN]
+        if strange and not self._is_run():
             raise UserError(f"--out={self.path} holds {strange[0]}, which no run made; choose a new or empty folder")
 
     def _remove(self) -> None:
-        """Removes what a run made. Shards from the hub stay: they are checked, and fetching them again takes hours."""
-        if not self._is_run() and (present := self._entries()):
-            raise UserError(f"--fresh removes only what a recipe's run made, and --out={self.path} holds {present[0]} "
+        """Removes what a run made."""
+        if not self._is_run() and (entries := self._entries()):
+            raise UserError(f"--fresh removes only what a recipe's run made, and --out={self.path} holds {entries[0]} "
                             "and no run.json; choose a new or empty folder")
+        # Shards from the hub stay: they are checked, and fetching them again takes hours.
         manifest = self.path / "data/text/manifest.json"
-        fetched = manifest.exists() and "revision" in files.read_json(manifest)
+        is_from_the_hub = manifest.exists() and "revision" in files.read_json(manifest)
         for name in MADE_BY_A_RUN:
-            if name == "data" and fetched:
-                continue
             entry = self.path / name
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
+            if name == "data" and is_from_the_hub:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
 
-    def _refuse_other(self, settings: dict[str, Any]) -> None:
+    def _refuse_other(self, settings: Record) -> None:
         before = files.read_json(self.path / "run.json").get("settings", {})
         changed = [name for name, value in settings.items() if before.get(name) != value]
         if not changed:
@@ -126,29 +126,6 @@ class RunFolder:
         name = changed[0]
         raise UserError(f"{self.path} holds a run with {name}={before.get(name)}, and this command has "
                         f"{name}={settings[name]}; {ways}")
-
-    def _take_over_old_records(self, commands: dict[str, list[str]]) -> None:
-        """Records of the time before run.json (`stages/NAME.done`, lines key=value) become those of today. UserError
-        where a stage was made by a command that decides otherwise."""
-        for path in sorted(self.stages.glob("*.done"), key=lambda path: path.stat().st_mtime):
-            fields = dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines() if "=" in line)
-            words = commands.get(path.stem)
-            if words is None:
-                continue
-            old, new = _deciding(shlex.split(fields.get("command", ""))), _deciding(words)
-            if different := [flag for flag in old if flag in new and old[flag] != new[flag]]:
-                raise UserError(f"{self.path} holds a run of an older version with {different[0]}={old[different[0]]}, "
-                                f"and this command has {new.get(different[0])}; choose another folder with --out, or "
-                                "replace that run with --fresh")
-            files.write_json(self.stages / f"{path.stem}.json", {
-                "command": fields.get("command", ""), "seconds": float(fields.get("seconds", 0)),
-                "attempts": int(fields.get("attempts", 1)), "finished": fields.get("finished", "")})
-            path.unlink()
-
-
-def _deciding(words: list[str]) -> dict[str, str]:
-    pairs = (word.partition("=")[::2] for word in words if word.startswith("--") and "=" in word)
-    return {name: value for name, value in pairs if name in DECIDING}
 
 
 def _now() -> str:

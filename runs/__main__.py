@@ -8,7 +8,7 @@ Stop it whenever you like (Ctrl-C, kill, power cut) and run the same command aga
 and repeats no finished stage.
 """
 import os
-import shutil
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -29,22 +29,38 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> None:
     options = recipe.parse(argv, __doc__)
+
+    # ---- Which recipe. A GPU that PyTorch cannot use is an error: the laptop's recipe there would be costly.
     gpus, gpu_name = gpus_for_training(options.dry_run)
     found = read_survey(options) if options.data else None
-    name, stages = choose(options, gpus, found)
+    if found:
+        from runs import realdata
+        name, stages = "realdata", realdata.stages(options, found, max(1, gpus))
+    elif gpus:
+        name, stages = "speedrun", speedrun.stages(options, gpus)
+    else:
+        name, stages = "laptop", laptop.stages(options)
     if options.dry_run:
         recipe.print_commands(stages, options.out)
         return
-    from nanochat import closing
+
+    # ---- What will happen. Said at the start, not after the hours of the base model.
+    from nanochat import closing, sandbox
     from nanochat.system import hardware
     where = f"{gpus} × {gpu_name}" if gpus else f"{hardware.usable_cores()} cores, no GPU"
     say(f"nanochat: the {name} recipe on {where}; everything goes into {options.out}")
     if found:
         say(found.table())
-    announce_isolation(options)
+    if not sandbox.can_isolate():
+        say("programs that the model writes cannot be isolated on this machine (it lacks Landlock or seccomp): "
+            + ("they run all the same, because of --unsafe_execution" if options.unsafe_execution else
+               "the exams that run programs are left out. Chat and calculator work. To take those exams all the same: "
+               "--unsafe_execution"))
     if name == "speedrun":
         speedrun.check_disk(options)
     factor = 1.0 if gpus else announce_time(stages, RunFolder(options.out), options)
+
+    # ---- The run, and the chat at its end. Every stage that finishes is kept, whatever happens later.
     folder = recipe.run(name, stages, options, fingerprint=found.fingerprint if found else "", slowness=factor)
     closing.show(folder, has_own_conversations=bool(found and found.conversations))
     if options.serve:
@@ -52,12 +68,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_survey(options: Namespace) -> "Survey":
-    """What lies in the --data folder. UserError where nothing of it can be read."""
+    """The content of the --data folder. UserError where nothing of it can be read."""
     try:
         from nanochat.data.survey import survey
     except ModuleNotFoundError as error:
         raise UserError(f"--data needs {error.name}, which is not installed yet; run: bash setup.sh") from None
-    # Only the folder of a run may keep notes of an earlier survey, which spare reading unchanged files again.
+    # Only the folder of a run may keep notes of an earlier survey, so that unchanged files are not read again.
     notes = options.out / "data/survey.json" if (options.out / "run.json").exists() and not options.dry_run else None
     found = survey(options.data, passed_over=(options.out,), cache=notes)
     if not found.texts and not found.conversations:
@@ -66,19 +82,8 @@ def read_survey(options: Namespace) -> "Survey":
     return found
 
 
-def choose(options: Namespace, gpus: int, found: "Survey | None") -> tuple[str, list[Stage]]:
-    """(the recipe's name, its stages) for these flags, so many GPUs, and what lies in the --data folder."""
-    if found:
-        from runs import realdata
-        return "realdata", realdata.stages(options, found, max(1, gpus))
-    if gpus:
-        return "speedrun", speedrun.stages(options, gpus)
-    return "laptop", laptop.stages(options)
-
-
 def gpus_for_training(dry_run: bool) -> tuple[int, str]:
-    """(number, name) of the GPUs to train on. UserError where the machine has GPUs that PyTorch cannot use: the
-    laptop's recipe on a rented node would be an expensive mistake.
+    """(number, name) of the GPUs to train on. UserError where the machine has GPUs that PyTorch cannot use.
 
     CUDA_VISIBLE_DEVICES= (empty) or NANOCHAT_ALLOW_CPU=1 says that the processor is meant.
     """
@@ -100,36 +105,21 @@ def gpus_for_training(dry_run: bool) -> tuple[int, str]:
 
 
 def driver_gpus() -> list[str]:
-    """The GPUs that the NVIDIA driver lists, by name; none where there is no driver, or it does not answer."""
-    program = shutil.which("nvidia-smi")
-    if not program:
-        return []
+    """The names of the GPUs that the NVIDIA driver lists; none where there is no driver, or it does not answer."""
     try:
-        printed = subprocess.run([program, "-L"], capture_output=True, encoding="utf-8",
-                                 errors="replace", timeout=30).stdout
+        printed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8", errors="replace",
+                                 timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [line.split(":", 1)[1].split("(UUID")[0].strip() for line in printed.splitlines()
-            if line.startswith("GPU ") and ":" in line]
+    return re.findall(r"^GPU \d+: (.*?)(?: \(UUID.*)?$", printed, re.MULTILINE)
 
 
 def can_import_torch() -> bool:
     return not subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode
 
 
-def announce_isolation(options: Namespace) -> None:
-    """Says at the start, not after the base model, what happens to programs that the model writes."""
-    from nanochat import sandbox
-    if sandbox.can_isolate():
-        return
-    say("programs that the model writes cannot be isolated on this machine (it lacks Landlock or seccomp): "
-        + ("they run all the same, because of --unsafe_execution" if options.unsafe_execution else
-           "the exams that run programs are left out. Chat and calculator work. To take those exams all the same: "
-           "--unsafe_execution"))
-
-
 def announce_time(stages: list[Stage], folder: RunFolder, options: Namespace) -> float:
-    """Measures this machine and says how long the rest of the run will take; its time over that of docs/LOG.md's."""
+    """Says how long the rest of the run will take here; returns this machine's time over that of docs/LOG.md's."""
     if folder.path.exists() and not options.fresh:
         stages = [stage for stage in stages if not folder.is_done(stage.name)]
     if len(stages) <= 1:  # nothing but the report

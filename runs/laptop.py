@@ -5,36 +5,40 @@
 The kindergarten stands in for the internet; every stage is the real one. The numbers below suit `--minutes 10`, and
 docs/kindergarten.md tells how they were found. The seconds are those of the machine of docs/LOG.md.
 """
+import functools
 from argparse import Namespace
 
 from nanochat import recipe
 from nanochat.recipe import Stage
 from nanochat.system import cli
 
-TRIAL_ITEMS = 8  # of each exam in a trial: enough to see that the exams work
+TRIAL_ITEMS = 4  # of each exam in a trial: enough to see that the exams work, in a trial of three minutes
 
 # What the model is taught, by name in tasks/. All of it is in mid; SFT has all of it again and adds the manners.
 LESSONS = "facts,choice,problems,arithmetic,functions,spelling,letters,stories"
 
 
+def tag_of(options: Namespace) -> str:
+    return f"d{options.depth or 4}"
+
+
+def exams(stage: str, options: Namespace) -> Stage:
+    """The exams after every stage, on items that no stage has seen, show what that stage was for."""
+    trial = recipe.is_trial(options)
+    return Stage(f"chat_eval_{stage}", "scripts.chat_eval", dict(
+        source=stage, model_tag=tag_of(options), max_problems=TRIAL_ITEMS if trial else None,
+        unsafe_execution=options.unsafe_execution or None), seconds=4 if trial else 20)
+
+
 def stages(options: Namespace) -> list[Stage]:
-    depth = options.depth or 4
-    tag = f"d{depth}"
+    tag = tag_of(options)
     trial = recipe.is_trial(options)
     # Compiling costs about 20 seconds a stage and makes a step twice as fast, so a trial leaves it out.
     shared = dict(seed=options.seed, compile=not trial, resume=True)
     later = dict(source_tag=tag, **shared)
     # 16 rows of 256 tokens are one step of 4,096: more rows at a time leave the processor's caches.
     batch = dict(device_batch_size=16, total_batch_size=4096)
-
-    def steps(in_ten_minutes: int) -> int:
-        return recipe.steps(options, in_ten_minutes)
-
-    def exams(stage: str, seconds: float) -> Stage:
-        """The exams after every stage, on items that no stage has seen, show what that stage was for."""
-        return Stage(f"chat_eval_{stage}", "scripts.chat_eval", dict(
-            source=stage, model_tag=tag, max_problems=TRIAL_ITEMS if trial else None,
-            unsafe_execution=options.unsafe_execution or None), seconds=4 if trial else seconds)
+    steps = functools.partial(recipe.steps, options)  # steps(1000): in ten minutes, and less or more in other times
 
     return [
         # ---- Text and tokenizer. The same seed makes the same world. A trial gets a small part of it.
@@ -49,12 +53,12 @@ def stages(options: Namespace) -> list[Stage]:
         # Rows of 256 tokens hold the longest lesson. A row holds about three documents, and document_mask keeps them
         # from seeing each other, as they do not when the model is used: .286 instead of .294 bits per byte at step 600.
         Stage("base", "scripts.base_train", dict(
-            depth=depth, aspect_ratio=32, head_dim=64, max_seq_len=256, **batch, num_iterations=steps(1000),
-            document_mask=True, save_every=steps(200), **shared), seconds=13.5 * options.minutes + 20),
+            depth=options.depth or 4, aspect_ratio=32, head_dim=64, max_seq_len=256, document_mask=True, **batch,
+            num_iterations=steps(1000), save_every=steps(200), **shared), seconds=13.5 * options.minutes + 20),
         Stage("base_loss", "scripts.base_loss", dict(model_tag=tag, split_tokens=steps(131072)), seconds=8),
         Stage("base_eval", "scripts.base_eval", dict(
             model_tag=tag, max_per_task=TRIAL_ITEMS if trial else None), seconds=5),
-        exams("base", 20),
+        exams("base", options),
 
         # ---- Mid: the chat format, multiple choice and the tool. The largest share of the time, because here the
         # model learns what the exams ask. 15 % of text: questions alone wiped out much of what the base model knew.
@@ -63,7 +67,7 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("mid", "scripts.mid_train", dict(
             **batch, num_iterations=steps(1800), mixture=f"text*0.15,{LESSONS}", init_lr_frac=0.7,
             loss_on="assistant", save_every=steps(200), **later), seconds=18.5 * options.minutes + 20),
-        exams("mid", 20),
+        exams("mid", options),
 
         # ---- SFT: name, manners, when to stop. Small talk five times over, because there is little of it.
         # Conversations of several turns twice: without them spelling fell from .91 to .58 behind three other questions.
@@ -71,17 +75,17 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("sft", "scripts.chat_sft", dict(
             **batch, num_iterations=steps(200), mixture=f"text*0.02,{LESSONS},talk*5,chats*2", init_lr_frac=0.3,
             save_every=steps(50), **later), seconds=2.4 * options.minutes + 20),
-        exams("sft", 20),
+        exams("sft", options),
 
-        # ---- RL: more word problems right, from nothing but right and wrong. 32 questions a step with 8 answers each.
-        # 32 tokens hold an answer with its call of the calculator. Low rates, lowest for embedding and head: AdamW's
-        # steps do not shrink with the gradient, and at .3 it moved every embedding by .1 a step, mostly on noise, until
-        # answers no longer ended.
+        # ---- RL: more word problems right, from nothing but right and wrong. 32 questions a step with 8 answers each;
+        # in a trial 8 questions, or RL would take most of its time. 32 tokens hold an answer with its call of the
+        # calculator. Low rates, lowest for embedding and head: AdamW's steps do not shrink with the gradient, and at .3
+        # it moved every embedding by .1 a step, mostly on noise, until answers no longer ended.
         Stage("rl", "scripts.chat_rl", dict(
-            task="problems", num_iterations=steps(140), examples_per_step=32, num_samples=8, max_new_tokens=32,
-            device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001, save_every=steps(50),
-            **later), seconds=10.3 * options.minutes + 10),
-        exams("rl", 20),
+            task="problems", num_iterations=steps(140), examples_per_step=8 if trial else 32, num_samples=8,
+            max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
+            save_every=steps(50), **later), seconds=10.3 * options.minutes + 10),
+        exams("rl", options),
 
         Stage("report", "nanochat.report", seconds=3, every_time=True),
     ]

@@ -6,6 +6,7 @@ text. `--minutes` is the training time of all stages together. Ten minutes of tw
 such a model repeats what it has read, and exams stay near chance. A GPU and `--minutes 600` change that.
 """
 from argparse import Namespace
+from typing import Any
 
 import tasks
 from nanochat import recipe
@@ -21,12 +22,10 @@ LITTLE_MINUTES = 30  # and in less time the larger model sees too few tokens to 
 
 
 def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
-    """`found` is what lies in the folder; `ranks` is the number of GPUs, 1 on a processor."""
+    """`found` is the content of the folder; `ranks` is the number of GPUs, 1 on a processor."""
     depth, tag = options.depth or 4, f"d{options.depth or 4}"
     chats = conversation_names(found)
-    exams = [task.name for task in map(tasks.find, tasks.names())
-             if task.kind != "source" and task.path("test", options.data)]
-    has_core = any(item.name == "core_tasks.yaml" for item in found.exams)
+    has_exams = bool(exam_names(options))
     practice = tasks.find("gsm8k").path("train", options.data) is not None  # word problems for RL
     share = shares_of_time(bool(chats), practice)
     trial = recipe.is_trial(options)
@@ -41,21 +40,11 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
     shared = dict(seed=options.seed, compile=False if trial else None, save_every=50, resume=True)
     later = dict(source_tag=tag, **batch, **shared)
 
-    def minutes(stage: str) -> float:
-        return round(options.minutes * share[stage], 3)
-
-    def measured(stage: str) -> list[Stage]:
-        """The exams after a stage. A letter costs a single forward pass, so there are more of those questions."""
-        items, letters, rows = (8, 8, 8) if trial else (100, 2000, 200)
-        chosen = []
-        if exams:
-            chosen.append(Stage(f"exams_{stage}", "scripts.chat_eval", dict(
-                source=stage, model_tag=tag, max_problems=items, max_choices=letters,
-                unsafe_execution=options.unsafe_execution or None), seconds=60, ranks=ranks))
-        if has_core and stage != "rl":
-            chosen.append(Stage(f"core_{stage}", "scripts.base_eval", dict(
-                source=stage, model_tag=tag, max_per_task=rows), seconds=90, ranks=ranks))
-        return chosen
+    def trained(stage: str, module: str, flags: dict[str, Any]) -> list[Stage]:
+        """A stage that trains for its share of the time, and what is measured after it."""
+        minutes = round(options.minutes * share[stage], 3)
+        return [Stage(stage, module, dict(minutes=minutes, **flags), seconds=60 * minutes + 20, ranks=ranks),
+                *measured(stage, options, found, ranks)]
 
     # ---- Text and tokenizer. The folder is read once; OUT/data/imported.json lists what was taken and left out.
     plan = [Stage("data", "nanochat.dataset", dict(data=options.data), seconds=10),
@@ -63,30 +52,46 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
                 vocab_size=2048 if little else 8192, digits=1, max_chars=50_000_000, resume=True), seconds=20),
             Stage("tok_eval", "scripts.tok_eval")]
     # ---- Base: continues text.
-    plan += [Stage("base", "scripts.base_train", dict(
-                depth=depth, **shape, max_seq_len=512, **batch, minutes=minutes("base"), **shared),
-                seconds=60 * minutes("base") + 20, ranks=ranks),
-             Stage("base_loss", "scripts.base_loss", dict(
-                 model_tag=tag, split_tokens=16_384 if trial else 131_072), seconds=15, ranks=ranks)]
-    plan += measured("base")
+    plan += trained("base", "scripts.base_train", dict(depth=depth, **shape, max_seq_len=512, **batch, **shared))
     # ---- Mid and SFT: your conversations, and the worked answers of the exams whose training questions are there.
     # Mid has text as well, so that the model does not forget how to write: of much text a fiftieth, of little all.
     if chats:
-        if exams:
+        if has_exams:
             plan.append(Stage("contamination", "scripts.contamination", seconds=30))
         lessons = ",".join([*chats, *(f"{name}*2" for name in worked_tasks(options))])
-        plan += [Stage("mid", "scripts.mid_train", dict(
-            mixture=f"{lessons},text*{1 if little else 0.02}", minutes=minutes("mid"), **later),
-            seconds=60 * minutes("mid") + 20, ranks=ranks), *measured("mid")]
-        plan += [Stage("sft", "scripts.chat_sft", dict(mixture=lessons, minutes=minutes("sft"), **later),
-                       seconds=60 * minutes("sft") + 20, ranks=ranks), *measured("sft")]
+        plan += trained("mid", "scripts.mid_train", dict(mixture=f"{lessons},text*{1 if little else 0.02}", **later))
+        plan += trained("sft", "scripts.chat_sft", dict(mixture=lessons, **later))
     # ---- RL: word problems, where there are some to practise on.
     if chats and practice:
         plan += [Stage("rl", "scripts.chat_rl", dict(
             task="gsm8k", source_tag=tag, num_iterations=recipe.steps(options, 10), examples_per_step=4, num_samples=4,
-            max_new_tokens=96, device_batch_size=8, **shared), seconds=60 * minutes("rl"), ranks=ranks),
-                 *measured("rl")]
+            max_new_tokens=96, device_batch_size=8, **shared), seconds=60 * options.minutes * share["rl"], ranks=ranks),
+                 *measured("rl", options, found, ranks)]
     return [*plan, Stage("report", "nanochat.report", seconds=3, every_time=True)]
+
+
+def measured(stage: str, options: Namespace, found: Survey, ranks: int) -> list[Stage]:
+    """What is measured after a stage. A letter costs a single forward pass, so there are more of those questions."""
+    tag, trial = f"d{options.depth or 4}", recipe.is_trial(options)
+    items, letters, rows = (8, 8, 8) if trial else (100, 2000, 200)
+    plan = []
+    if stage == "base":
+        plan.append(Stage("base_loss", "scripts.base_loss", dict(
+            model_tag=tag, split_tokens=16_384 if trial else 131_072), seconds=15, ranks=ranks))
+    if exam_names(options):
+        plan.append(Stage(f"exams_{stage}", "scripts.chat_eval", dict(
+            source=stage, model_tag=tag, max_problems=items, max_choices=letters,
+            unsafe_execution=options.unsafe_execution or None), seconds=60, ranks=ranks))
+    if stage != "rl" and any(item.name == "core_tasks.yaml" for item in found.exams):
+        plan.append(Stage(f"core_{stage}", "scripts.base_eval", dict(
+            source=stage, model_tag=tag, max_per_task=rows), seconds=90, ranks=ranks))
+    return plan
+
+
+def exam_names(options: Namespace) -> list[str]:
+    """The exams whose test questions are in the folder."""
+    return [task.name for task in map(tasks.find, tasks.names())
+            if task.kind != "source" and task.path("test", options.data)]
 
 
 def conversation_names(found: Survey) -> list[str]:
@@ -105,7 +110,7 @@ def worked_tasks(options: Namespace) -> list[str]:
 
 
 def shares_of_time(has_chats: bool, has_practice: bool) -> dict[str, float]:
-    """What part of --minutes a stage gets: half for reading, the rest for talking."""
+    """The part of --minutes that each stage gets: half for reading, the rest for talking."""
     if not has_chats:
         return {"base": 1.0}
     return dict(base=.45, mid=.25, sft=.15, rl=.15) if has_practice else dict(base=.5, mid=.25, sft=.25)

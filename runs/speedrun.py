@@ -87,10 +87,9 @@ def disk_gigabytes(depth: int) -> float:
 
 def check_disk(options: Namespace) -> None:
     """Says how much of the disk the run needs. UserError where less is free, before anything is paid for."""
-    needed, folder = disk_gigabytes(options.depth or 20), options.out
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free / 1e9
+    needed = disk_gigabytes(options.depth or 20)
+    existing = next(folder for folder in (options.out, *options.out.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free / 1e9
     made = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file()) / 1e9
     say(f"disk: about {needed:.0f} GB needed in {options.out}, {made:.0f} GB there already, {free:.0f} GB free")
     if free + made < needed:

@@ -1,77 +1,76 @@
-"""Bits per byte of a model on training and validation text, and samples of what it writes.
+"""Bits per byte of a model on training and validation text, and samples of its writing.
 
     python -m scripts.base_loss
     torchrun --standalone --nproc_per_node=8 -m scripts.base_loss -- --split_tokens=20971520
 """
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from nanochat.data import loader, shards
-from nanochat.eval.bpb import bits_per_byte
+from nanochat.data import shards
+from nanochat.eval import record
+from nanochat.eval.bpb import bits_per_byte, text_batches
 from nanochat.infer import Engine
-from nanochat.system import cli, log, paths, results, runtime
+from nanochat.model import GPT
+from nanochat.system import cli, log, results
 from nanochat.system.cli import flag
+from nanochat.system.runtime import start as start_runtime
+from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
 
 NUM_SAMPLES = 6
-PROMPT_CHARS = 40  # of a validation document, for the model to go on from
+PROMPT_CHARS = 40  # of a validation document, for the model to continue
 SAMPLE_TOKENS = 64
 
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
-        argv, __doc__,
-        source=flag("base", "which stage's model", choices=paths.STAGES, short="i"),
-        model_tag=flag("", "default: the deepest"), step=flag(-1, "of the checkpoint; −1 = the newest", at_least=0),
+        argv, __doc__, **checkpoint.flags("base"),
         split_tokens=flag(1_048_576, "of each split, over all ranks", at_least=1),
         device_batch_size=flag(32, "rows at a time and rank", at_least=1), seed=flag(0, "of the samples", at_least=0),
         device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations"))
     started = time.monotonic()
-    device = runtime.start(args.device_type, args.dtype)
-    model, tokenizer, info = checkpoint.load_model(
-        args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
-    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(device.device)
+    runtime = start_runtime(args.device_type, args.dtype)
+    model, tokenizer, state = checkpoint.load_model(
+        args.source, args.model_tag, args.step, runtime.device, runtime.dtype)
+
+    # ---- Bits per byte. The last training shards come first, because a short run has not read them.
+    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(runtime.device)
     splits = {"train": shards.train_shards()[::-1], "validation": shards.validation_shards()}
     bpb = {}
-    for split, files_of_split in splits.items():
-        batches = rows(files_of_split, tokenizer, model.config.sequence_len, args, device)
+    for split, paths in splits.items():
+        batches = text_batches(paths, tokenizer, args.device_batch_size, model.config.sequence_len, args.split_tokens,
+                               runtime)
         bpb[split] = bits_per_byte(model, batches, token_bytes)
         log.say(f"{split}: {bpb[split]:.4f} bits per byte")
-    samples = continuations(model, tokenizer, splits["validation"], args.seed) if device.is_main else []
-    for sample in samples:
-        log.say(f"  {sample['prompt']!r} → {sample['text']!r}")
-    if device.is_main:
-        results.write(results.folder_of(args.source, info["tag"]) / "base_loss.json", {
-            "bpb": bpb, "split_tokens": args.split_tokens, "step": info["step"], "tag": info["tag"],
-            "model": info["sha256"]["model.safetensors"][:12], "samples": samples},
-            identity=("split_tokens", "step", "tag", "model"))
-    log.write_run("base_loss", seconds=time.monotonic() - started, flags=vars(args))
-    device.close()
+
+    # ---- Samples and results. The other ranks have nothing left to do.
+    if runtime.is_main:
+        samples = continuations(model, tokenizer, splits["validation"], args.seed)
+        for sample in samples:
+            log.say(f"  {sample['prompt']!r} → {sample['text']!r}")
+        about = {"split_tokens": args.split_tokens, **record.identity(state)}
+        folder = results.folder_of(args.source, state["tag"])
+        results.write(folder / "base_loss.json", {"bpb": bpb, **about, "samples": samples}, identity=tuple(about))
+        record.write_run(f"base_loss_{args.source}".removesuffix("_base"), folder / "base_loss", args, started)
+    runtime.close()
 
 
-def rows(files_of_split, tokenizer, row_len: int, args, device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """This rank's (ids, targets) of the first `split_tokens` tokens, at least one batch."""
-    batches = loader.batches(loader.TextCorpus(files_of_split, tokenizer), args.device_batch_size, row_len,
-                             tokenizer.bos_id, rank=device.rank, world_size=device.world_size, epochs=1)
-    at_once = args.device_batch_size * row_len * device.world_size
-    for batch in islice(batches, max(1, args.split_tokens // at_once)):
-        moved = batch.to(device.device)
-        yield moved.ids, moved.targets
-
-
-def continuations(model, tokenizer, validation, seed: int) -> list[dict]:
-    """What the model makes of the first words of validation documents, greedily, and of nothing, at temperature 1."""
+def continuations(model: GPT, tokenizer: Tokenizer, validation: Sequence[Path], seed: int) -> list[dict[str, Any]]:
+    """The model's greedy continuations of the first words of documents, and its own texts at temperature 1."""
     texts = islice(shards.iter_texts(validation), NUM_SAMPLES)
     prompts = [text[:PROMPT_CHARS].rsplit(" ", 1)[0] for text in texts]
     engine = Engine(model, tokenizer)
-    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
-    greedy = engine.generate(ids, max_tokens=SAMPLE_TOKENS, temperature=0.0)
+    prompt_ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    greedy = engine.generate(prompt_ids, max_tokens=SAMPLE_TOKENS, temperature=0.0)
     free = engine.generate([[tokenizer.bos_id]], max_tokens=SAMPLE_TOKENS, samples=NUM_SAMPLES, seed=seed)[0]
-    found = [{"prompt": prompt, "temperature": 0.0, "text": one.text} for prompt, (one,) in zip(prompts, greedy)]
-    return found + [{"prompt": "", "temperature": 1.0, "text": one.text} for one in free]
+    return [*({"prompt": prompt, "temperature": 0.0, "text": completion.text}
+              for prompt, (completion,) in zip(prompts, greedy)),
+            *({"prompt": "", "temperature": 1.0, "text": completion.text} for completion in free)]
 
 
 if __name__ == "__main__":

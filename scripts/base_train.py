@@ -3,121 +3,129 @@
     python -m scripts.base_train --depth=4 --aspect_ratio=32 --head_dim=64 --max_seq_len=256
     torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=20
 
-The dial is --depth; what follows from it is in nanochat/plan.py, and an explicit flag beats the plan.
+The dial is --depth. nanochat/plan.py computes everything else from it; an explicit flag beats the plan.
 """
 import time
+from collections.abc import Callable
 
 import torch
 
 from nanochat import plan as dial
 from nanochat.data import loader, shards
-from nanochat.eval.bpb import bits_per_byte
+from nanochat.eval.bpb import bits_per_byte, text_batches
 from nanochat.model import GPT, PORTABLE, GPTConfig, attention, fp8
 from nanochat.model.accounting import flops_per_token
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
-from nanochat.system import cli, hardware, log, paths, runtime
+from nanochat.system import cli, hardware, log, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
+from nanochat.system.runtime import Runtime
+from nanochat.system.runtime import start as start_runtime
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import fit, target
+from nanochat.train import probe, target
+from nanochat.train.flags import CHECKPOINTS, MACHINE, RATES, rates, wants_compiling
 from nanochat.train.journal import Journal
-from nanochat.train.loop import due, optimize
+from nanochat.train.loop import LossOf, due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
 
 
-def flags(argv: list[str] | None):
+def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
         argv, __doc__,
+        # The model
         depth=flag(20, "layers; everything else follows from it", at_least=1),
         aspect_ratio=flag(64, "width = depth × this", at_least=1),
         head_dim=flag(128, "width of one head", at_least=2),
         max_seq_len=flag(2048, "tokens in a row", at_least=8),
-        num_iterations=flag(-1, "steps; −1 = from the flags below", at_least=1),
-        target_flops=flag(-1.0, "train for this many FLOPs", at_least=1),
-        target_param_data_ratio=flag(20.0, "tokens per parameter", at_least=1e-6),
-        minutes=flag(-1.0, "end after about so long, with all that belongs to it (compiling, validating); the steps "
-                           "follow from a measurement of 20 seconds or a tenth of the time", at_least=0.01),
-        device_batch_size=flag(32, "rows per micro-batch and rank; auto = what fits", at_least=1, words={"auto": -1}),
-        total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
-        matrix_lr=flag(dial.MUON_LR, "Muon", at_least=0),
-        embedding_lr=flag(dial.EMBEDDING_LR, "AdamW at width 768", at_least=0),
-        head_lr=flag(dial.HEAD_LR, "AdamW at width 768", at_least=0),
-        weight_decay=flag(dial.WEIGHT_DECAY, "Muon, cautious, falls to 0", at_least=0),
-        warmup_steps=flag(0, at_least=0),
-        warmdown_fraction=flag(dial.WARMDOWN_FRACTION, "of all steps", at_least=0, at_most=1),
         document_mask=flag(False, "attention stays within a document (for short rows)"),
         portable=flag(False, "exactly the October architecture, which transformers knows"),
+        # How long to train: the first of these that is given decides
+        num_iterations=flag(-1, "steps; −1 = from the flags below", at_least=1),
+        target_flops=flag(-1.0, "train for this many FLOPs", at_least=1),
+        minutes=flag(-1.0, "end after about so long, with all that belongs to it (compiling, validating); the steps "
+                           "follow from a measurement of 20 seconds or a tenth of the time", at_least=0.01),
+        target_param_data_ratio=flag(20.0, "tokens per parameter", at_least=1e-6),
+        # A step
+        device_batch_size=flag(32, "rows per micro-batch and rank; auto = what fits", at_least=1, words={"auto": -1}),
+        total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1), **RATES,
+        weight_decay=flag(dial.WEIGHT_DECAY, "Muon, cautious, falls to 0", at_least=0),
+        warmup_steps=flag(0, "steps in which the rates rise from 0", at_least=0),
+        warmdown_fraction=flag(dial.WARMDOWN_FRACTION, "of all steps", at_least=0, at_most=1),
         recompute=flag(False, "keep one activation per layer: far less memory, a third more time"),
         fp8=flag(False, "the blocks multiply in 8 bits, on GPUs that can; off elsewhere"),
         workers=flag(-1, "processes that make batches ahead; −1 = 2 beside a GPU, 0 = a thread", at_least=0),
+        # What is measured and saved
         eval_every=flag(250, "steps between validations; −1 = only at the end"),
         eval_tokens=flag(262_144, "validation tokens; by default fewer where they would take a twentieth of --minutes",
                          at_least=1),
-        model_tag=flag("", "name of the checkpoint folder; default d<depth>"), **target.FLAGS,
-        compile=flag(True, "torch.compile the loss; by default not where --minutes is too short to gain from it"),
-        seed=flag(0, "of weights and data order", at_least=0),
-        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations"))
+        model_tag=flag("", "name of the checkpoint folder; default d<depth>"), **CHECKPOINTS,
+        seed=flag(0, "of weights and data order", at_least=0), **MACHINE)
 
 
 def main(argv: list[str] | None = None) -> None:
     started = time.monotonic() - time.process_time()  # with the seconds that imports took
     args = flags(argv)
+
+    # ---- Plan. A finished model of this name is refused here, before any work.
     place = target.claim("base", args.model_tag or f"d{args.depth}", args)
     if place.finished:
         return
-    device = runtime.start(args.device_type, args.dtype)
+    runtime = start_runtime(args.device_type, args.dtype)
     tokenizer = Tokenizer.load(paths.tokenizer_dir())
     config, steps = planned(args, tokenizer)
-    kernel = attention.enable_fastest_kernel(device.device, device.dtype, config.head_dim, args.max_seq_len)
-    log.say(f"attention: {kernel}")
-    model = GPT(config, device.dtype).init_weights(args.seed).to(device.device)
-    model.recompute = args.recompute
-    if args.fp8:
-        problem = fp8.unsupported(device.device)
-        log.say(f"FP8 is off: {problem}" if problem else f"FP8: {fp8.switch_on(model)} matrices")
-    at_once = args.max_seq_len * device.world_size  # tokens of one row on every rank
-    rows = args.device_batch_size
-    if rows < 0:
-        rows = fit.rows_that_fit(model, args.max_seq_len, max(1, args.total_batch_size // at_once), device)
-    accumulate = accumulation(args.total_batch_size, rows * at_once)
-    loss_of = weighted_nll(model, compiles(args) and can_compile(device.device))
-    if args.minutes > 0:
-        steps = place.found[1]["steps"] if place.found else timed(args, model, loss_of, rows, started, device)
-        place.flags["eval_tokens"] = args.eval_tokens
-        model.init_weights(args.seed)  # measuring has changed them
-    optimizer = optimizer_of(args, model, device)
+
+    # ---- Model. A kernel or a number format that this machine lacks is left out, and a line says so.
+    model = new_model(args, config, runtime)
+
+    # ---- A step. Where memory runs out all the same, the loop goes on with half as many rows at a time.
+    rows, accumulate = step_shape(args, model, runtime)
+    loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
+
+    # ---- How long. A resumed run keeps its steps: another measurement would give another schedule.
+    def new_optimizer() -> Optimizer:
+        return Optimizer(groups_of(model, **rates(args), weight_decay=args.weight_decay), runtime.dtype)
+
+    steps = place.steps or steps
+    if args.minutes > 0 and not place.steps:
+        steps, place.flags["eval_tokens"] = steps_in_time(args, model, loss_of, new_optimizer, rows, runtime, started)
+
+    # ---- Optimizer and data. The journal puts weights, moments and the place in the data back to where a run stopped.
+    optimizer = new_optimizer()
     journal = Journal(place, model, optimizer, steps=steps)
     log.say(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {steps:,} steps of "
-            f"{args.total_batch_size:,} tokens on {device.world_size} × {device.device} in {device.dtype}, "
+            f"{args.total_batch_size:,} tokens on {runtime.world_size} × {runtime.device} in {runtime.dtype}, "
             f"{rows} rows at a time")
-    workers = args.workers if args.workers >= 0 else 2 * (device.device.type == "cuda")
+    workers = args.workers if args.workers >= 0 else 2 * (runtime.device.type == "cuda")
     batches = loader.prefetched(loader.batches(
         loader.TextCorpus(shards.train_shards(), tokenizer), rows, args.max_seq_len, tokenizer.bos_id, seed=args.seed,
-        rank=device.rank, world_size=device.world_size, state=journal.state, workers=workers))
+        rank=runtime.rank, world_size=runtime.world_size, state=journal.state, workers=workers))
+    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(runtime.device)
+    peak_flops = (hardware.detect().peak_flops or 0) * runtime.world_size
+
+    # ---- Train. A loss that diverges, a full disk and a signal end the run with the last checkpoint intact.
     schedule = Schedule(steps, args.warmup_steps, args.warmdown_fraction)
-    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(device.device)
-    peak = hardware.detect().peak_flops
     with journal:
-        for step in optimize(loss_of, optimizer, batches, schedule, runtime=device, steps=steps, start=journal.start,
+        for step in optimize(loss_of, optimizer, batches, schedule, runtime=runtime, steps=steps, start=journal.start,
                              accumulate=accumulate):
             numbers = {}
-            if peak:
-                numbers["speed/mfu"] = flops_per_token(config) * step.tokens / step.seconds / (peak * device.world_size)
+            if peak_flops:
+                numbers["speed/mfu"] = flops_per_token(config) * step.tokens / step.seconds / peak_flops
             if due(step, args.eval_every):
-                numbers["val/bpb"] = bits_per_byte(model, validation(tokenizer, args, rows, device), token_bytes)
+                held_out = text_batches(shards.validation_shards(), tokenizer, rows, args.max_seq_len,
+                                        place.flags["eval_tokens"], runtime)
+                numbers["val/bpb"] = bits_per_byte(model, held_out, token_bytes)
             journal.record(step, **numbers)
             if due(step, args.save_every):
                 journal.save(step)
             journal.stop_if_asked(step)
         journal.finish(flops=flops_per_token(config) * journal.tokens,
-                       peak_memory_bytes=hardware.peak_memory(device.device))
-    device.close()
+                       peak_memory_bytes=hardware.peak_memory(runtime.device))
+    runtime.close()
 
 
-def planned(args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
-    """The model, and the steps that the flags ask for (with --minutes a measurement decides: the number means nothing).
-    """
+def planned(args: cli.Args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
+    """The model, and the steps that the flags ask for; with --minutes a measurement decides, and this number is 1."""
     if args.minutes > 0 and (args.num_iterations > 0 or args.target_flops > 0):
         other = "num_iterations" if args.num_iterations > 0 else "target_flops"
         raise UserError(f"--{other} and --minutes each say how long to train; give one of them")
@@ -127,62 +135,47 @@ def planned(args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
         num_iterations=1 if args.minutes > 0 else args.num_iterations,
         target_param_data_ratio=args.target_param_data_ratio))
     features = PORTABLE if args.portable else {"document_bos": tokenizer.bos_id if args.document_mask else None}
-    return GPTConfig(sequence_len=args.max_seq_len, vocab_size=tokenizer.vocab_size, n_layer=plan.n_layer,
-                     n_head=plan.n_head, n_kv_head=plan.n_head, n_embd=plan.n_embd, head_dim=plan.head_dim,
-                     **features), plan.steps
+    return GPTConfig(**plan.shape(), **features), plan.steps
 
 
-def optimizer_of(args, model: GPT, device: runtime.Runtime) -> Optimizer:
-    return Optimizer(groups_of(model, matrix_lr=args.matrix_lr, embedding_lr=args.embedding_lr, head_lr=args.head_lr,
-                               weight_decay=args.weight_decay), device.dtype)
+def new_model(args: cli.Args, config: GPTConfig, runtime: Runtime) -> GPT:
+    kernel = attention.enable_fastest_kernel(runtime.device, runtime.dtype, config.head_dim, config.sequence_len)
+    log.say(f"attention: {kernel}")
+    model = GPT(config, runtime.dtype).init_weights(args.seed).to(runtime.device)
+    model.recompute = args.recompute
+    if args.fp8:
+        problem = fp8.unsupported(runtime.device)
+        log.say(f"FP8 is off: {problem}" if problem else f"FP8: {fp8.switch_on(model)} matrices")
+    return model
 
 
-def compiles(args) -> bool:
-    """Whether to compile: that takes about a minute and doubles the speed, so a run of less than two gains nothing."""
-    return args.compile and (args.minutes < 0 or args.minutes >= fit.COMPILING_PAYS_FROM_MINUTES
-                             or "compile" in args.given)
+def step_shape(args: cli.Args, model: GPT, runtime: Runtime) -> tuple[int, int]:
+    """(rows per micro-batch, micro-batches per step and rank). UserError when these do not make up a step exactly."""
+    row_tokens = args.max_seq_len * runtime.world_size  # of one row on every rank
+    rows = args.device_batch_size
+    if rows < 0:
+        rows = probe.rows_that_fit(model, args.max_seq_len, max(1, args.total_batch_size // row_tokens), runtime)
+    accumulate, rest = divmod(args.total_batch_size, rows * row_tokens)
+    if rest:
+        nearest = max(1, round(args.total_batch_size / (rows * row_tokens))) * rows * row_tokens
+        raise UserError(f"--total_batch_size={args.total_batch_size} is not a multiple of {rows * row_tokens} (rows × "
+                        f"tokens × ranks); lower --device_batch_size or give e.g. {nearest}")
+    return rows, accumulate
 
 
-def timed(args, model: GPT, loss_of, rows: int, started: float, device: runtime.Runtime) -> int:
-    """The steps for --minutes, measured here. Spoils the weights."""
-    batch = fit.random_batch(rows, args.max_seq_len, model.config.vocab_size, device.device)
-    speed = fit.tokens_per_second(loss_of, optimizer_of(args, model, device), batch, args.total_batch_size, device,
-                                  seconds=min(20, 6 * args.minutes))
-    one_batch = fit.evaluation_seconds(model, batch, device)
+def steps_in_time(args: cli.Args, model: GPT, loss_of: LossOf, new_optimizer: Callable[[], Optimizer], rows: int,
+                  runtime: Runtime, started: float) -> tuple[int, int]:
+    """(steps, validation tokens) for --minutes. Without --eval_tokens a validation takes at most a twentieth of it."""
+    batch = probe.random_batch(rows, args.max_seq_len, model.config.vocab_size, runtime.device)
+    batch_seconds = probe.evaluation_seconds(model, batch, runtime)
+    batch_tokens = batch.ids.numel() * runtime.world_size
+    eval_tokens = args.eval_tokens
     if "eval_tokens" not in args.given:
-        affordable = max(1, int(60 * args.minutes / 20 / one_batch))
-        args.eval_tokens = min(args.eval_tokens, affordable * rows * args.max_seq_len * device.world_size)
-    evaluation = one_batch * validation_steps(args, rows, device)
-    spent = runtime.all_reduce_sum([time.monotonic() - started], device.device)[0] / device.world_size
-    step = args.total_batch_size / speed
-    steps = fit.steps_for_minutes(args.minutes, spent=spent, step=step, evaluation=evaluation,
-                                  eval_every=args.eval_every)
-    log.say(f"base: {speed:,.0f} tokens per second, so {steps:,} steps in {steps * step / 60:.2f} of the "
-            f"{args.minutes:g} minutes; {spent:.0f} s are spent on starting{', compiling' * compiles(args)} and "
-            f"measuring, {evaluation:.1f} s go to each validation of {args.eval_tokens:,} tokens")
-    return steps
-
-
-def accumulation(total_batch: int, tokens_at_once: int) -> int:
-    """Micro-batches per step and rank. UserError when the batch is no multiple of what goes through at once."""
-    if total_batch % tokens_at_once:
-        raise UserError(f"--total_batch_size={total_batch} is no multiple of {tokens_at_once} (rows × tokens × ranks); "
-                        "lower --device_batch_size or give e.g. "
-                        f"{max(1, round(total_batch / tokens_at_once)) * tokens_at_once}")
-    return total_batch // tokens_at_once
-
-
-def validation_steps(args, rows: int, device: runtime.Runtime) -> int:
-    return max(1, args.eval_tokens // (rows * args.max_seq_len * device.world_size))
-
-
-def validation(tokenizer, args, rows: int, device: runtime.Runtime):
-    """The same validation batches every time, this rank's part of them."""
-    batches = loader.batches(loader.TextCorpus(shards.validation_shards(), tokenizer), rows, args.max_seq_len,
-                             tokenizer.bos_id, rank=device.rank, world_size=device.world_size, epochs=1)
-    for _, batch in zip(range(validation_steps(args, rows, device)), batches, strict=False):
-        moved = batch.to(device.device)
-        yield moved.ids, moved.targets
+        eval_tokens = min(eval_tokens, max(1, int(60 * args.minutes / 20 / batch_seconds)) * batch_tokens)
+    steps = probe.steps_for_minutes(
+        args.minutes, model, loss_of, new_optimizer, batch, args.total_batch_size, runtime, started=started,
+        evaluation=batch_seconds * max(1, eval_tokens // batch_tokens), eval_every=args.eval_every)
+    return steps, eval_tokens
 
 
 if __name__ == "__main__":

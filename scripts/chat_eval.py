@@ -9,26 +9,28 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 import tasks
 from nanochat import sandbox
-from nanochat.eval import chat
+from nanochat.eval import chat, record
 from nanochat.infer import Engine
-from nanochat.system import cli, files, log, paths, results, runtime
+from nanochat.system import cli, files, log, paths, results
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
+from nanochat.system.runtime import start as start_runtime
 from nanochat.train import checkpoint
 
-GREEDY = [1, 0.0, 0, -1]  # the sampling of scores that do not tell theirs: samples, temperature, top_k, max_new_tokens
+GREEDY = [1, 0.0, 0, -1]  # sampling of scores that do not name theirs: samples, temperature, top_k, max_new_tokens
+Scores = dict[str, dict[str, Any]]  # by task
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = cli.parse(
-        argv, __doc__,
-        source=flag("sft", "which stage's model", choices=paths.STAGES, short="i"),
+def flags(argv: list[str] | None) -> cli.Args:
+    return cli.parse(
+        argv, __doc__, **checkpoint.flags("sft"),
         task_name=flag("", "tasks joined by |; default: all there are items for", short="a"),
         max_problems=flag(-1, "of each task, drawn at random; −1 = all", at_least=1, short="x"),
         max_choices=flag(-1, "the same, of tasks answered by a letter, which cost little; −1 = as the others",
@@ -38,102 +40,111 @@ def main(argv: list[str] | None = None) -> None:
         temperature=flag(0.0, "0 = greedy", at_least=0, short="t"), top_k=flag(0, "0 = all", at_least=0, short="k"),
         seed=flag(0, "of the samples", at_least=0),
         max_new_tokens=flag(-1, "of an answer; −1 = as the task says", at_least=1, short="m"),
-        model_tag=flag("", "default: the deepest", short="g"), step=flag(-1, "−1 = the newest", at_least=0, short="s"),
         unsafe_execution=flag(False, "run model-written code where the sandbox is incomplete"),
         device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations", short="d"))
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = flags(argv)
     started = time.monotonic()
+
+    # ---- Which exams. A task that cannot be asked here is refused or left out before the model is loaded.
     if args.num_samples > 1 and not args.temperature:
         raise UserError(f"--num_samples={args.num_samples} greedy answers would all be equal; add --temperature=1")
     if args.unsafe_execution:
         sandbox.allow_unsafe()
     chosen, left_out = choose(args.task_name)
-    device = runtime.start(args.device_type, args.dtype)
-    model, tokenizer, info = checkpoint.load_model(
-        args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
+
+    # ---- Model, and the scores that it has already: this run adds to them.
+    runtime = start_runtime(args.device_type, args.dtype)
+    model, tokenizer, state = checkpoint.load_model(
+        args.source, args.model_tag, args.step, runtime.device, runtime.dtype)
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size)
-    about = {"step": info["step"], "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12]}
-    folder = results.folder_of(args.source, info["tag"])
-    table = scores_so_far(folder / "chat_eval.json", about)
-    left_out = {name: reason for name, reason in left_out.items() if name not in table}
-    for name, why in left_out.items():
-        log.say(f"left out: {tasks.find(name).title}, whose answers are programs; {why}")
+    about = record.identity(state)
+    folder = results.folder_of(args.source, state["tag"])
+    scores = scores_so_far(folder / "chat_eval.json", about)
+    left_out = {name: reason for name, reason in left_out.items() if name not in scores}
+    for name, reason in left_out.items():
+        log.say(f"left out: {tasks.find(name).title}, whose answers are programs; {reason}")
+
+    # ---- The exams. Scores are saved after every task, so an interruption loses one task at most.
     settings = chat.ExamSettings(
         batch_size=args.batch_size, samples=args.num_samples, temperature=args.temperature, top_k=args.top_k or None,
         seed=args.seed, max_tokens=args.max_new_tokens if args.max_new_tokens > 0 else None)
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
-            score = chat.evaluate(
-                task, engine, limit(task, args), settings, save_to=folder / f".{task.name}.jsonl",
-                report=lambda done, number=number, name=task.name: bar.update(number, **{name: done}))
-            seconds = round(time.monotonic() - began, 2)
-            table[task.name] = {**score.as_dict(), "sampling": sampling_of(args), "seconds": seconds}
-            core, stderr = chat.chat_core(table) or (None, None)
-            if device.is_main:  # after every task, so that an interruption loses one at most
-                if number == 0:
-                    keep_earlier(folder / "chat_eval.json", about, chosen, args)
-                means = {"chat_core": core, "chat_core_stderr": stderr}
-                save(folder, task.name, {**about, **means, "left_out": left_out, "tasks": table})
-    if device.is_main:
-        show(args.source, {task.name: table[task.name] for task in chosen})
+            score = chat.evaluate(task, engine, limit(task, args), settings, save_to=folder / f".{task.name}.jsonl",
+                                  report=lambda done, number=number, name=task.name: bar.update(number, **{name: done}))
+            scores[task.name] = {**score.as_dict(), "sampling": sampling_of(args),
+                                 "seconds": round(time.monotonic() - began, 2)}
+            core, stderr = chat.chat_core(scores) or (None, None)
+            if runtime.is_main and number == 0:  # not earlier: a run that fails at once must move nothing
+                keep_earlier(folder / "chat_eval.json", about, chosen, args)
+            if runtime.is_main:
+                save(folder, task.name, {**about, "chat_core": core, "chat_core_stderr": stderr, "left_out": left_out,
+                                         "tasks": scores})
+
+    # ---- What came out.
+    if runtime.is_main:
+        show(args.source, {task.name: scores[task.name] for task in chosen})
     if core is not None:
         limits = f" on at most {args.max_problems} items a task" * (args.max_problems > 0)
         limits += f", {args.max_choices} where a letter answers" * (args.max_choices > 0)
         log.say(f"ChatCORE {core:.4f} ± {stderr:.4f}{limits}")
     elif names := [tasks.find(name).title for name in left_out if name in chat.CHAT_CORE]:
         log.say(f"ChatCORE is not computed: it needs {', '.join(names)} as well")
-    log.write_run(f"chat_eval_{args.source}", seconds=time.monotonic() - started, flags=vars(args))
-    device.close()
+    record.write_run(f"chat_eval_{args.source}", folder / "chat_eval", args, started)
+    runtime.close()
 
 
 def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:
-    """(the tasks named, or all exams of which the data folder has test items; {task that is left out: why}).
+    """(the named tasks, or all exams of which the data folder has test items; {task that is left out: reason}).
 
     Exams that run programs are left out where this machine cannot isolate them. UserError if no exam is left, or if a
-    task was named that would have to be left out.
+    named task would have to be left out.
     """
-    if names:
-        chosen = [tasks.find(name) for name in names.split("|")]
-        for task in chosen:
-            if task.kind == "source":
-                raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
-            task.require_path("test")
-        if any(task.runs_programs for task in chosen):
-            sandbox.require()
-        return chosen, {}
-    chosen = [task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
+    chosen = [tasks.find(name) for name in names.split("|")] if names else [
+        task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
     if not chosen:
         raise UserError(f"there are no exams in {paths.data_dir()}; make the kindergarten's with "
                         "`python -m nanochat.dataset`, or name a folder of real data with --data (NANOCHAT_DATA)")
+    for task in chosen:
+        if task.kind == "source":
+            raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
+        task.require_path("test")
+    with_programs = [task for task in chosen if task.runs_programs]
     try:
-        if any(task.runs_programs for task in chosen):
+        if with_programs:
             sandbox.require()
     except UserError as error:
-        if all(task.runs_programs for task in chosen):
+        if names or with_programs == chosen:
             raise
-        return ([task for task in chosen if not task.runs_programs],
-                {task.name: str(error) for task in chosen if task.runs_programs})
+        return ([task for task in chosen if task not in with_programs],
+                {task.name: str(error) for task in with_programs})
     return chosen, {}
 
 
-def limit(task: tasks.Task, args) -> int:
+def limit(task: tasks.Task, args: cli.Args) -> int:
     """How many items of the task are asked; −1 = all."""
-    return args.max_choices if task.kind == "categorical" and args.max_choices > 0 else args.max_problems
+    max_items: int = args.max_choices if task.kind == "categorical" and args.max_choices > 0 else args.max_problems
+    return max_items
 
 
-def scores_so_far(path: Path, about: dict) -> dict[str, dict]:
+def scores_so_far(path: Path, about: dict[str, Any]) -> Scores:
     """The file's scores if they are of this very model: `-a` adds to them."""
     before = files.read_json(path) if path.exists() else {}
     return dict(before["tasks"]) if about.items() <= before.items() else {}
 
 
-def sampling_of(args) -> list:
+def sampling_of(args: cli.Args) -> list[float]:
     return [args.num_samples, args.temperature, args.top_k, args.max_new_tokens]
 
 
-def keep_earlier(path: Path, about: dict, chosen: list[tasks.Task], args) -> None:
-    """Keeps what this run replaces in `path` and the answers beside it, once it has a result: all of another model, and
-    tasks that are asked fewer items now or with other sampling."""
+def keep_earlier(path: Path, about: dict[str, Any], chosen: list[tasks.Task], args: cli.Args) -> None:
+    """Keeps the scores and answers that this run replaces, once it has a result: all scores of another model, and tasks
+    that are asked fewer items now or with other sampling."""
+    # Fewer items or other sampling is another measurement; the same items with the same sampling repeat this one.
     answers, before = path.parent / "generations", scores_so_far(path, about)
     if not before:
         return results.keep_earlier(path, answers)
@@ -143,14 +154,14 @@ def keep_earlier(path: Path, about: dict, chosen: list[tasks.Task], args) -> Non
         results.keep_earlier(path, *(answers / f"{name}.jsonl" for name in lost), copy=True)
 
 
-def save(folder: Path, task_name: str, scores: dict) -> None:
+def save(folder: Path, task_name: str, scores: dict[str, Any]) -> None:
     """Puts a task's answers in their place and the scores beside them."""
     (folder / "generations").mkdir(exist_ok=True)
     os.replace(folder / f".{task_name}.jsonl", folder / "generations" / f"{task_name}.jsonl")
     files.write_json(folder / "chat_eval.json", scores)
 
 
-def show(source: str, table: dict[str, dict]) -> None:
+def show(source: str, table: Scores) -> None:
     """The scores as a table on the terminal."""
     view = Table("task", "accuracy", "± s.e.", "chance", "items", "tool use", "right with tool",
                  title=f"exams of {source}")

@@ -4,23 +4,85 @@
     python -m scripts.chat_sft --source=sft --model_tag=ada --mixture="facts*0.2" --conversations="docs/ada.jsonl*20"
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_sft
 """
+import time
+
+from nanochat.data import loader
+from nanochat.optim import Optimizer, Schedule
+from nanochat.optim.groups import groups_of
 from nanochat.system import cli
 from nanochat.system.cli import flag
-from nanochat.train.finetune import FLAGS, finetune
+from nanochat.system.files import UserError
+from nanochat.system.runtime import start as start_runtime
+from nanochat.train import checkpoint, probe, target
+from nanochat.train.flags import CHECKPOINTS, CONVERSATIONS, MACHINE, RATES, rates, wants_compiling
+from nanochat.train.journal import Journal
+from nanochat.train.loop import due, optimize
+from nanochat.train.losses import can_compile, weighted_nll
 from tasks import mixture
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = cli.parse(
-        argv, __doc__, **FLAGS, **mixture.FLAGS,
+def flags(argv: list[str] | None) -> cli.Args:
+    return cli.parse(
+        argv, __doc__, **CONVERSATIONS, **mixture.FLAGS, **RATES, **CHECKPOINTS, **MACHINE,
+        source=flag("mid", "stage to start from", choices=("base", "mid", "sft")),
         total_batch_size=flag(32_768, "tokens per step over all ranks", at_least=1),
         init_lr_frac=flag(0.3, "of the pretraining rates", at_least=0),
-        loss_on=flag("assistant", "all = without masks, to see what they are good for", choices=("all", "assistant")),
         warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
-        source=flag("mid", "stage to start from", choices=("base", "mid", "sft")))
-    finetune("sft", args.source, args, lambda tokenizer, max_tokens: mixture.documents(
-        args.mixture, tokenizer, own=args.conversations, max_tokens=max_tokens, seed=args.seed,
-        learn_all=args.loss_on == "all"))
+        loss_on=flag("assistant", "all = without masks, to see what they are good for", choices=("all", "assistant")))
+
+
+def main(argv: list[str] | None = None) -> None:
+    started = time.monotonic() - time.process_time()  # with the seconds that imports took
+    args = flags(argv)
+    if args.minutes > 0 and args.num_iterations > 0:
+        raise UserError("--num_iterations and --minutes each say how long to train; give one of them")
+
+    # ---- Plan. A finished model of this name is refused here, before any work.
+    place, source, source_tag = target.claim_next("sft", args.source, args)
+    if place.finished:
+        return
+    runtime = start_runtime(args.device_type, args.dtype)
+
+    # ---- Model and conversations. A conversation longer than a row loses its last turns, and a line says how many do.
+    model, tokenizer, origin = checkpoint.load_for_training(source, source_tag, runtime, args.lora, args.seed)
+    context = model.config.sequence_len
+    row_len = context if args.max_seq_len < 0 else min(args.max_seq_len, context)
+    documents = mixture.documents(args.mixture, tokenizer, own=args.conversations, max_tokens=row_len + 1,
+                                  seed=args.seed, learn_all=args.loss_on == "all")
+
+    # ---- A step. Where memory runs out all the same, the loop goes on with half as many rows at a time.
+    rows, accumulate = probe.rows_and_accumulation(
+        model, row_len, args.total_batch_size, args.device_batch_size, runtime)
+    step_tokens = rows * accumulate * row_len * runtime.world_size
+    loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
+
+    # ---- How long. A resumed run keeps its steps: other steps would give another schedule.
+    def new_optimizer() -> Optimizer:
+        return Optimizer(groups_of(model, **rates(args, args.init_lr_frac)), runtime.dtype)
+
+    one_pass = max(1, sum(len(ids) for ids, _ in documents) // step_tokens)
+    steps = place.steps or (args.num_iterations if args.num_iterations > 0 else one_pass)
+    if args.minutes > 0 and not place.steps:
+        batch = probe.random_batch(rows, row_len, model.config.vocab_size, runtime.device)
+        steps = probe.steps_for_minutes(args.minutes, model, loss_of, new_optimizer, batch, step_tokens, runtime,
+                                        started=started)
+
+    # ---- Train. A loss that diverges, a full disk and a signal end the run with the last checkpoint intact.
+    optimizer = new_optimizer()
+    journal = Journal(place, model, optimizer, steps=steps, source=origin)
+    batches = loader.prefetched(loader.batches(
+        loader.ListCorpus(documents), rows, row_len, tokenizer.bos_id, seed=args.seed, rank=runtime.rank,
+        world_size=runtime.world_size, state=journal.state))
+    schedule = Schedule(steps, args.warmup_steps, args.warmdown_fraction)
+    with journal:
+        for step in optimize(loss_of, optimizer, batches, schedule, runtime=runtime, steps=steps, start=journal.start,
+                             accumulate=accumulate):
+            journal.record(step, **{"train/targets_per_token": step.targets / step.tokens})
+            if due(step, args.save_every):
+                journal.save(step)
+            journal.stop_if_asked(step)
+        journal.finish(documents=len(documents), source=origin["path"].rsplit("/", 3)[-3:])
+    runtime.close()
 
 
 if __name__ == "__main__":

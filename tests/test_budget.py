@@ -21,6 +21,8 @@ def test_an_unknown_gpu_is_an_error_that_lists_the_known_ones(spec):
 
 def test_a_machine_is_a_count_and_a_name():
     assert budget.machine("A100").count == 1 and budget.machine("8 x H100").count == 8
+    assert budget.machine("8xNVIDIA H100 80GB HBM3") == budget.machine("8xH100"), "PyTorch's name of the same GPU"
+    assert budget.machine("NVIDIA H100 PCIe").peak_flops < budget.machine("H100").peak_flops
     assert budget.machine("8xH100").dollars(1e19) == pytest.approx(8 * 3 * budget.machine("8xH100").hours(1e19))
 
 

@@ -104,11 +104,11 @@ def test_the_money_the_depth_and_the_minutes(capsys, monkeypatch):
     plan.main(["--", "--budget", "100", "--gpu", "8xH100"])
     printed = capsys.readouterr().out
     assert "$100 buys\n  d20 on 8×H100" in printed and "11,219.8M tokens" in printed and "bpb, CORE 0.24" in printed
-    from nanochat.train import fit
+    from nanochat.train import probe
     measured = []
-    monkeypatch.setattr(fit, "tokens_per_second_here", lambda made: measured.append(made) or 10_000)
+    monkeypatch.setattr(probe, "tokens_per_second_here", lambda config, _: measured.append(config) or 10_000)
     plan.main(["--gpu=here", "--minutes=60", *LAPTOP_FLAGS])
-    here = budget.Machine("this machine", 1, 10_000 * measured[0].flops_per_token, None, 1.0)
+    here = budget.Machine("this machine", 1, 10_000 * make(4, **LAPTOP).flops_per_token, None, 1.0)
     depth = plan.deepest(60, "minutes", here, PlanOptions(**LAPTOP))[0].n_layer
     assert f"60 minutes are enough for\n  d{depth} on 1×this machine" in capsys.readouterr().out
     assert measured[0].n_layer == 4
@@ -137,8 +137,7 @@ def test_the_rates_are_those_that_training_uses():
     before their --init_lr_frac."""
     from nanochat.model import GPT, GPTConfig
     from nanochat.optim.groups import groups_of
-    from nanochat.train import finetune
-    from scripts import base_train
+    from scripts import base_train, chat_rl, chat_sft, mid_train
     args, made = base_train.flags([]), make(4, vocab_size=64)
     model = GPT(GPTConfig(8, 64, 4, made.n_head, made.n_head, made.n_embd, made.head_dim))
     names = {p: name for name, p in model.named_parameters()}
@@ -148,8 +147,9 @@ def test_the_rates_are_those_that_training_uses():
     assert rates["lm_head.weight"] == pytest.approx(made.head_lr)
     assert rates["model.layers.0.mlp.fc1.weight"] == made.muon_lr
     assert (args.weight_decay, args.warmdown_fraction) == (made.weight_decay, made.warmdown_fraction)
-    for name in ("matrix_lr", "embedding_lr", "head_lr"):
-        assert finetune.FLAGS[name].default == getattr(args, name)
+    for later in (mid_train.flags([]), chat_sft.flags([]), chat_rl.flags([])):
+        assert (later.matrix_lr, later.embedding_lr, later.head_lr) == (
+            args.matrix_lr, args.embedding_lr, args.head_lr)
 
 
 def test_plan_and_model_count_alike():

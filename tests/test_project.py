@@ -16,7 +16,7 @@ from nanochat.recipe import parse
 from runs import laptop, realdata, speedrun
 
 ROOT = Path(__file__).resolve().parents[1]
-LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"),
+LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"), ("formats",),
           ("kindergarten", "infer", "train", "figures", "run_folder", "budget"), ("tasks",),
           ("plan", "eval", "serve", "report", "dataset", "machine_speed"), ("recipe", "closing"), ("scripts", "runs"))
 TOP_ROOMS = ("kindergarten", "tasks", "scripts", "runs")  # beside nanochat/

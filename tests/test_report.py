@@ -1,5 +1,5 @@
 """The report: every number comes from results/, what is missing is named, reset forgets results but no checkpoint."""
-import struct
+from xml.etree import ElementTree
 
 import pytest
 
@@ -73,10 +73,16 @@ def test_a_whole_run(out):
     assert "`--depth=4`" in written and "rlimits, seccomp" in written
     assert written.rstrip().endswith("## Missing\n\nNothing.")
     for name in ("exams", *paths.STAGES):
-        data = (paths.report_dir() / f"{name}.png").read_bytes()
-        width, height = struct.unpack(">II", data[16:24])
-        assert data.startswith(b"\x89PNG") and width > 300 and height > 200
-        assert f"({name}.png)" in written
+        assert f"({name}.svg)" in written and drawn(name).get("width") in ("480", "560")
+    assert len(drawn("base").findall("{*}polyline[@stroke='#1f77b4']")) == 1, "one number is no curve"
+    assert len(drawn("exams").findall("{*}polyline[@stroke-dasharray='5 3']")) == 2, "chance, for each exam"
+    heights = [float(bar.get("height")) for bar in drawn("exams").findall("{*}rect[@fill='#d62728']")]
+    assert max(heights) == pytest.approx(0.875 * 180), "the plot is 180 pixels high"
+
+
+def drawn(name):
+    """A figure, parsed."""
+    return ElementTree.parse(paths.report_dir() / f"{name}.svg").getroot()
 
 
 def test_what_is_missing_is_named_and_nothing_is_invented(out):
@@ -90,7 +96,7 @@ def test_what_is_missing_is_named_and_nothing_is_invented(out):
     for one in ("results/base/chat_eval.json does not exist", "results/rl", "results/sft/run.json does not exist",
                 "results/mid/metrics.jsonl is damaged: line 2"):
         assert one in missing
-    assert "The calculator" not in written and not (paths.report_dir() / "rl.png").exists()
+    assert "The calculator" not in written and not (paths.report_dir() / "rl.svg").exists()
 
 
 def test_nothing_at_all_is_an_error(out):
@@ -114,7 +120,8 @@ def test_wall_clock_and_cost_come_from_the_stage_records(out):
 def test_without_stage_records_the_runs_themselves_are_counted(out):
     trained("base", **{"train/loss_nats": [3.0, 2.0, 1.5]})
     trained("mid", **{"train/loss_nats": [3.0, 2.0, 1.5]})
-    assert "| **total** | **2m03s** |" in text()
+    files.write_json(paths.results_dir("mid") / "chat_eval/run.json", {"name": "chat_eval_mid", "seconds": 10})
+    assert "| **total** | **2m13s** |" in (written := text()) and "| chat_eval_mid | 0m10s |" in written
 
 
 def test_reset_forgets_results_but_no_checkpoint(out, capsys):

@@ -6,13 +6,17 @@ Special tokens have 0 bytes and do not count, and neither do ignored targets (âˆ
 same text cut into the same rows: a token early in a row has less context, so it is harder to predict.
 """
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 
 import torch
 
+from nanochat.data import loader
 from nanochat.model import GPT
 from nanochat.system.files import UserError
-from nanochat.system.runtime import all_reduce_sum
+from nanochat.system.runtime import Runtime, all_reduce_sum
+from nanochat.tokenizer import Tokenizer
 
 
 @torch.no_grad()
@@ -32,3 +36,14 @@ def bits_per_byte(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor
     if not num_bytes:
         raise UserError("no validation token has bytes: nothing to measure bits per byte on; check the shard")
     return nats / (math.log(2) * num_bytes)
+
+
+def text_batches(shards: Sequence[Path], tokenizer: Tokenizer, rows: int, row_len: int, num_tokens: int,
+                 runtime: Runtime) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """This rank's (ids, targets) of the first `num_tokens` tokens over all ranks, at least one batch; the same every
+    time."""
+    batches = loader.batches(loader.TextCorpus(shards, tokenizer), rows, row_len, tokenizer.bos_id, rank=runtime.rank,
+                             world_size=runtime.world_size, epochs=1)
+    for batch in islice(batches, max(1, num_tokens // (rows * row_len * runtime.world_size))):
+        moved = batch.to(runtime.device)
+        yield moved.ids, moved.targets

@@ -3,12 +3,12 @@
     out/checkpoints/<stage>/<tag>/step_000500/{model.safetensors, config.json, state.json, optimizer.pt,
                                                tokenizer.json, tokenizer_config.json}
 
-A folder is complete in itself: it can be renamed, copied or linked, and the tokenizer of its run may change. Only what
-a command reads has to be there: optimizer.pt (twice the size of the weights) serves --resume alone.
-Of a model with LoRA, model.safetensors has the merged matrices and lora.safetensors the thin ones, for resuming.
-`state.json` holds the recipe's own numbers and the SHA-256 of the other files; a damaged checkpoint is named and passed
-over. `format` is the version of this layout and of the model's parameters: older ones stay readable. A `--portable`
-model's folder is also what transformers loads (portable.py).
+A folder is complete in itself: it can be renamed, copied or linked, and the run's tokenizer may change. Only the files
+that a command reads have to be there: optimizer.pt (twice the size of the weights) serves --resume alone.
+With LoRA, model.safetensors has the merged matrices, and lora.safetensors the thin ones, from which a run is resumed.
+`state.json` holds the run's own numbers and the SHA-256 of the other files; a damaged checkpoint is named and passed
+over. `format` is the version of this layout and of the model's parameters: older versions stay readable. transformers
+can load the folder of a `--portable` model (formats/transformers.py).
 """
 import hashlib
 import pickle
@@ -22,38 +22,52 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from nanochat.formats import transformers
+from nanochat.formats.transformers import TOKENIZER_FILES
 from nanochat.model import GPT, PORTABLE, GPTConfig, lora
 from nanochat.optim import Optimizer
 from nanochat.system import files, log, paths
+from nanochat.system.cli import flag
 from nanochat.system.files import UserError
-from nanochat.system.runtime import all_reduce_sum
+from nanochat.system.runtime import Runtime, all_reduce_sum
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import portable
-from nanochat.train.portable import TOKENIZER_FILES
 
 FORMAT = 1
-RECIPES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
+SCRIPTS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}  # stage → who trains it
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-# What was true of a model when its config.json does not have the field, because the field came later. A new field of
-# GPTConfig gets its entry here: the value that means "as before", whatever its default is now.
+# A field of GPTConfig that config.json does not have came later. A new field gets an entry here: the value under which
+# an older model computes as before, whatever the default is now.
 BEFORE_THE_FIELD = {**PORTABLE, "rope_base": 10_000.0, "softcap": 15.0}
+
+State = dict[str, Any]  # the content of state.json
+
+
+def flags(stage: str) -> dict[str, Any]:
+    """The flags by which every command that uses a finished model names it; `stage` is the default."""
+    return dict(source=flag(stage, "the stage whose model is used", choices=paths.STAGES, short="i"),
+                model_tag=flag("", "name of the checkpoint folder; default: the deepest", short="g"),
+                step=flag(-1, "checkpoint step; −1 = the newest", at_least=0, short="s"))
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds of model and optimizer: copies on the CPU, so that training may go on while they are
-    written. Filled on the main rank."""
+    """The content of a checkpoint: copies on the CPU, so that training goes on while they are written.
+
+    Filled on the main rank only.
+    """
 
     config: dict[str, Any]
-    weights: dict[str, dict[str, torch.Tensor]]  # by file
+    weights: dict[str, dict[str, torch.Tensor]]  # file → parameter → tensor
     optimizer: dict[str, Any] | None
 
 
 def snapshot(model: GPT, optimizer: Optimizer | None) -> Snapshot:
-    """Taken by all ranks together: each holds a part of the moments."""
-    parts = {"model": lora.merged(model), "lora": lora.trained(model)} if log.is_main() else {}
-    weights = {f"{part}.safetensors": {name: one.to("cpu", copy=True).contiguous() for name, one in tensors.items()}
-               for part, tensors in parts.items() if tensors}
+    """A collective: each rank holds a part of the moments."""
+    tensors = {"model": lora.merged(model), "lora": lora.trained(model)} if log.is_main() else {}
+    # Copies: the optimizer changes the tensors while a thread writes the file.
+    weights = {f"{name}.safetensors": {parameter: tensor.to("cpu", copy=True).contiguous()
+                                       for parameter, tensor in by_parameter.items()}
+               for name, by_parameter in tensors.items() if by_parameter}
     return Snapshot(model.config.as_dict(), weights, optimizer and optimizer.state_dict())
 
 
@@ -75,25 +89,25 @@ def tokenizer_digest(tokenizer: dict[str, bytes]) -> str | None:
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
-def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state: dict[str, Any]) -> Path:
+def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state: State) -> Path:
     """Writes `folder/step_…` at once, with the tokenizer of the run (main rank)."""
     return write(folder, step, snapshot(model, optimizer), state, read_tokenizer(paths.tokenizer_dir()))
 
 
-def write(folder: Path, step: int, taken: Snapshot, state: dict[str, Any], tokenizer: dict[str, bytes]) -> Path:
-    """Writes `folder/step_…` whole or not at all (main rank; others return at once)."""
+def write(folder: Path, step: int, content: Snapshot, state: State, tokenizer: dict[str, bytes]) -> Path:
+    """Writes `folder/step_…` whole or not at all (main rank; other ranks return at once)."""
     target = Path(folder) / f"step_{step:06d}"
     if not log.is_main():
         return target
     with files.replacing(target) as temporary:
         temporary.mkdir()
         try:
-            portable.add_files(temporary, taken.config, tokenizer)
-            for name, weights in taken.weights.items():
+            transformers.add_files(temporary, content.config, tokenizer)
+            for name, weights in content.weights.items():
                 save_file(weights, temporary / name)
-            if taken.optimizer is not None:
-                torch.save(taken.optimizer, temporary / "optimizer.pt")
-        except (SafetensorError, RuntimeError) as error:  # what these two make of a full disk
+            if content.optimizer is not None:
+                torch.save(content.optimizer, temporary / "optimizer.pt")
+        except (SafetensorError, RuntimeError) as error:  # safetensors and torch report a full disk as these types
             raise OSError(f"no space left on device? ({str(error).splitlines()[0]})") from error
         digests = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
         files.write_json(temporary / "state.json", {"format": FORMAT, "step": step, "sha256": digests,
@@ -101,11 +115,11 @@ def write(folder: Path, step: int, taken: Snapshot, state: dict[str, Any], token
     return target
 
 
-def keep_only(kept: list[Path], folder: Path) -> None:
-    """Removes every other checkpoint of the folder, and what a kill left of one (main rank)."""
+def keep_only(checkpoints: list[Path], folder: Path) -> None:
+    """Removes every other checkpoint of the folder, and what a killed process left of one (main rank)."""
     for path in [*(path for _, path in steps(folder)), *Path(folder).glob(".step_*")]:
-        if log.is_main() and path not in kept:
-            if path.is_symlink():  # what it points at is somebody else's
+        if log.is_main() and path not in checkpoints:
+            if path.is_symlink():  # only the link is ours to remove
                 path.unlink()
             shutil.rmtree(path, ignore_errors=True)
 
@@ -116,33 +130,34 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-def present(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that seems whole, and its state. Quick: nothing is hashed. None = there is none."""
-    for _, path in reversed(steps(folder)):
-        try:
-            state = read_state(path)
-            if not is_lfs_pointer(path / "model.safetensors"):
-                with safe_open(path / "model.safetensors", "pt"):  # compares the file's size with its table of contents
-                    pass
-            return path, state
-        except (UserError, SafetensorError, OSError):
-            continue
-    return None
+def present(folder: Path) -> tuple[Path, State] | None:
+    """The newest checkpoint that seems whole, and its state; None if there is none. Quick: nothing is hashed."""
+    return next(((path, state) for _, path in reversed(steps(folder)) if (state := _state_if_whole(path))), None)
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def _state_if_whole(path: Path) -> State | None:
+    try:
+        if not is_lfs_pointer(path / "model.safetensors"):
+            with safe_open(path / "model.safetensors", "pt"):  # compares the file's size with its table of contents
+                pass
+        return read_state(path)
+    except (UserError, SafetensorError, OSError):
+        return None
+
+
+def read_state(path: Path) -> State:
     """The checkpoint's state.json. UserError when it is missing, damaged or of a newer format."""
     state = files.read_json(path / "state.json")
     if not isinstance(state, dict) or not isinstance(state.get("step"), int):
         raise UserError(f"{path / 'state.json'} is damaged (it names no step)")
     if state.get("format", FORMAT) > FORMAT:
         raise UserError(f"{path} has checkpoint format {state['format']}; this code reads formats up to {FORMAT}: "
-                        "use the version of nanochat that made it, or a newer one")
+                        "use the version of nanochat that made it, or a newer version")
     return state
 
 
-def check(path: Path, optimizer: bool = False) -> dict[str, Any]:
-    """The checkpoint's state, when the files that a command reads are whole; `optimizer`: those that --resume reads.
+def check(path: Path, optimizer: bool = False) -> State:
+    """The checkpoint's state, if the files are whole that a command reads; `optimizer`: the files that --resume reads.
 
     The state's "sha256" then has the digest of the weights, also where state.json has none. Else UserError.
     """
@@ -151,16 +166,16 @@ def check(path: Path, optimizer: bool = False) -> dict[str, Any]:
     names = ["config.json", "model.safetensors", *(name for name in TOKENIZER_FILES if name in digests)]
     if optimizer:
         names += ["optimizer.pt", *(["lora.safetensors"] if "lora.safetensors" in digests else [])]
+    for name in names:  # all of them before the first digest: hashing gigabytes takes a while
+        _require(path / name)
     for name in names:
-        _check_file(path / name)
-    for name in names:
-        found = _sha256(path / name) if name in digests or name == "model.safetensors" else None
-        if found != digests.setdefault(name, found):
+        digest = _sha256(path / name) if name in digests or name == "model.safetensors" else None
+        if digest != digests.setdefault(name, digest):
             raise UserError(f"{path / name} is damaged (its SHA-256 is not that in state.json)")
     return {**state, "sha256": digests}
 
 
-def _check_file(path: Path) -> None:
+def _require(path: Path) -> None:
     if not path.exists():
         needed = ", which only --resume needs" if path.name == "optimizer.pt" else ""
         raise UserError(f"{path} is missing{needed}")
@@ -173,15 +188,19 @@ def is_lfs_pointer(path: Path) -> bool:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
-def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint with whole weights, and its state; damaged ones are reported and passed over. None = there
-    is none."""
+def latest(folder: Path) -> tuple[Path, State] | None:
+    """The newest checkpoint with whole weights, and its state; None if there is none. Damaged ones are reported."""
     for _, path in reversed(steps(folder)):
         try:
             return path, check(path)
         except UserError as error:
             log.say(f"warning: {error}; trying the checkpoint before it")
     return None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
@@ -193,21 +212,41 @@ def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
     if optimizer is None:
         return
     try:
+        # weights_only: a pickle could run any code, and checkpoints come from other people too.
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"{path / 'optimizer.pt'} is damaged or of another model "
-                        f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path / 'optimizer.pt'} is damaged or of another model ({reason}); "
                         "--overwrite trains from the beginning") from error
 
 
+def _load_weights(model: GPT, path: Path) -> None:
+    try:
+        model.load_state_dict(load_file(path / "model.safetensors"))
+    except SafetensorError as error:  # a checkpoint without digests
+        raise UserError(f"{path / 'model.safetensors'} is damaged ({error})") from error
+    except RuntimeError as error:
+        raise UserError(f"the weights in {path} do not fit the model ({str(error).splitlines()[-1].strip()}); "
+                        "the tokenizer has changed since, or a flag: --overwrite trains from the beginning") from error
+
+
+def _load_lora(model: GPT, path: Path) -> None:
+    """Loads the thin matrices of a checkpoint. UserError if the model has other weights than they were trained with."""
+    model.load_state_dict(load_file(path / "lora.safetensors"), strict=False)
+    saved = load_file(path / "model.safetensors")
+    if any(not torch.equal(weight, saved[name]) for name, weight in lora.merged(model).items()):
+        raise UserError(f"{path} was trained beside another source checkpoint than the one that is there now; "
+                        "--overwrite trains from the beginning")
+
+
 def config_of(path: Path) -> GPTConfig:
-    """The configuration in a checkpoint's config.json, also of older code. UserError names what cannot be read."""
+    """The configuration in a checkpoint's config.json, also of older code. UserError names fields it cannot read."""
     saved = files.read_json(path / "config.json")
     known = {field.name: field for field in fields(GPTConfig)}
     unknown = sorted(set(saved) - set(known))
     if unknown and "model_type" not in saved:  # a portable model's config.json has transformers' names as well
         raise UserError(f"{path / 'config.json'} has fields that this code does not know: {', '.join(unknown)}; "
-                        "use the version of nanochat that made it, or a newer one")
+                        "use the version of nanochat that made it, or a newer version")
     values = {name: saved.get(name, BEFORE_THE_FIELD.get(name, MISSING)) for name in known}
     if missing := [name for name, value in values.items() if value is MISSING]:
         raise UserError(f"{path / 'config.json'} is damaged: it has no {', '.join(missing)}")
@@ -222,19 +261,18 @@ def tokenizer_folder(path: Path) -> Path:
 def models_of(tokenizer: dict[str, bytes]) -> list[tuple[str, Path]]:
     """(stage/tag, newest checkpoint) of every model that was made with this tokenizer."""
     folders = [folder for stage in paths.STAGES for folder in sorted(paths.checkpoint_dir(stage).glob("[!.]*"))]
-    found = [(f"{folder.parent.name}/{folder.name}", there) for folder in folders if (there := present(folder))]
-    return [(name, path) for name, (path, state) in found if state.get("tokenizer") == tokenizer_digest(tokenizer)]
+    return [(f"{folder.parent.name}/{folder.name}", newest[0]) for folder in folders
+            if (newest := present(folder)) and newest[1].get("tokenizer") == tokenizer_digest(tokenizer)]
 
 
 def give_tokenizer(path: Path, tokenizer: dict[str, bytes]) -> None:
     """Puts the tokenizer into all checkpoints beside `path` that have none, because older code made them."""
     for _, folder in steps(path.parent):
-        if not (folder / TOKENIZER_FILES[0]).exists():
-            for name, content in tokenizer.items():
-                files.write_atomic(folder / name, content)
+        for name, content in tokenizer.items() if not (folder / TOKENIZER_FILES[0]).exists() else ():
+            files.write_atomic(folder / name, content)
 
 
-def load_tokenizer(path: Path, state: dict[str, Any]) -> Tokenizer:
+def load_tokenizer(path: Path, state: State) -> Tokenizer:
     """The checkpoint's tokenizer. UserError when it is not the one that the model was trained with."""
     folder = tokenizer_folder(path)
     tokenizer = Tokenizer.load(folder)
@@ -244,43 +282,19 @@ def load_tokenizer(path: Path, state: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _load_weights(model: GPT, path: Path) -> None:
-    try:
-        model.load_state_dict(load_file(path / "model.safetensors"))
-    except SafetensorError as error:  # a checkpoint without digests
-        raise UserError(f"{path / 'model.safetensors'} is damaged ({error})") from error
-    except RuntimeError as error:
-        raise UserError(f"the weights in {path} do not fit the model ({str(error).splitlines()[-1].strip()}); "
-                        "the tokenizer has changed since, or a flag: --overwrite trains from the beginning") from error
-
-
-def _load_lora(model: GPT, path: Path) -> None:
-    """The thin matrices of a checkpoint; UserError when they do not lie beside the weights they were trained with."""
-    model.load_state_dict(load_file(path / "lora.safetensors"), strict=False)
-    saved = load_file(path / "model.safetensors")
-    if any(not torch.equal(weight, saved[name]) for name, weight in lora.merged(model).items()):
-        raise UserError(f"{path} was trained beside another source checkpoint than the one that is there now; "
-                        "--overwrite trains from the beginning")
-
-
-def load_model(source: str, tag: str = "", step: int | None = None, device: torch.device | str = "cpu",
-               dtype: torch.dtype = torch.float32) -> tuple[GPT, Tokenizer, dict[str, Any]]:
-    """Model, tokenizer and the checkpoint's state for stage `source`: the tag named, or the deepest; its newest step.
-
-    UserError names what there is when the wanted one is not there.
-    """
+def load_model(source: str, tag: str = "", step: int = -1, device: torch.device | str = "cpu",
+               dtype: torch.dtype = torch.float32) -> tuple[GPT, Tokenizer, State]:
+    """Model, tokenizer and state of stage `source`: the checkpoint of this tag ("" = the deepest) and step (−1 = the
+    newest). The state has also "tag" and "path". UserError names the checkpoints that are there instead."""
     tag = tag or default_tag(source)
     folder = paths.checkpoint_dir(source, tag)
-    if step is None:
-        found = latest(folder)
-    else:
-        wanted = folder / f"step_{step:06d}"
-        found = (wanted, check(wanted)) if wanted.exists() else None
-    if found is None:
-        raise UserError(f"no {'whole checkpoint' if step is None else f'checkpoint of step {step}'} in {folder} "
+    path = folder / f"step_{step:06d}"
+    chosen = latest(folder) if step < 0 else (path, check(path)) if path.exists() else None
+    if chosen is None:
+        raise UserError(f"no {'whole checkpoint' if step < 0 else f'checkpoint of step {step}'} in {folder} "
                         f"(there are: {', '.join(p.name for _, p in steps(folder)) or 'none'}); "
-                        f"make one: python -m scripts.{RECIPES[source]}")
-    path, state = found
+                        f"make one: python -m scripts.{SCRIPTS[source]}")
+    path, state = chosen
     tokenizer = load_tokenizer(path, state)
     model = GPT(config_of(path), compute_dtype=dtype)
     _load_weights(model, path)
@@ -290,10 +304,19 @@ def load_model(source: str, tag: str = "", step: int | None = None, device: torc
     return model.to(device), tokenizer, {**state, "tag": tag, "path": str(path)}
 
 
-def identity(info: dict[str, Any]) -> dict[str, Any]:
+def load_for_training(source: str, tag: str, runtime: Runtime, lora_rank: int = 0,
+                      seed: int = 0) -> tuple[GPT, Tokenizer, State]:
+    """The newest model of a stage, from which the next stage starts; with `lora_rank` > 0 only thin matrices learn."""
+    model, tokenizer, state = load_model(source, tag, dtype=runtime.dtype)
+    if lora_rank:  # before the model is moved: the device may have no room for all weights in fp32
+        lora.attach(model, lora_rank, seed=seed, head=source == "base")
+    return model.to(runtime.device), tokenizer, state
+
+
+def identity(state: State) -> dict[str, Any]:
     """Which weights `load_model` gave, for the checkpoints of the stage that starts from them."""
-    stage = Path(info["path"]).parent.parent.name
-    return {"stage": stage, "tag": info["tag"], "step": info["step"], "weights": info["sha256"]["model.safetensors"]}
+    stage = Path(state["path"]).parent.parent.name
+    return {"stage": stage, "tag": state["tag"], "step": state["step"], "weights": state["sha256"]["model.safetensors"]}
 
 
 def default_tag(source: str) -> str:
@@ -303,16 +326,11 @@ def default_tag(source: str) -> str:
     tags = [path.name for path in paths.checkpoint_dir(source).glob("*") if steps(path)]
     if not tags:
         raise UserError(f"no {source} checkpoint in {paths.checkpoint_dir(source)}; "
-                        f"make one: python -m scripts.{RECIPES[source]}")
-
+                        f"make one: python -m scripts.{SCRIPTS[source]}")
 
     def rank(tag: str) -> tuple[int, bool, str]:
         depth = re.match(r"d(\d+)", tag)
-        return int(depth[1]) if depth else 0, bool(depth) and depth[0] == tag, tag  # d4 before d4-trial
+        # The model of the depth itself counts more than a trial of the same depth: d4 before d4-trial.
+        return (int(depth[1]), depth[0] == tag, tag) if depth else (0, False, tag)
 
     return max(tags, key=rank)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

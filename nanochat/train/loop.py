@@ -1,11 +1,11 @@
-"""The training loop, once. Every stage iterates over it:
+"""The training loop, written once. Every stage iterates over it:
 
-    for step in optimize(loss_of, optimizer, batches, schedule, steps=800, start=resumed.step):
+    for step in optimize(loss_of, optimizer, batches, schedule, runtime=runtime, steps=800):
         if due(step, args.eval_every): ...
 
-A generator owns accumulation, the summing over ranks, the schedule, timing and "what is the last step"; evaluating,
-sampling and saving are plain `if`s in the recipe. The loss of a step is the sum over all its targets divided by their
-number, counted over micro-batches and ranks: rows with few targets weigh little, and a step never divides by zero.
+The generator accumulates micro-batches, sums over ranks, follows the schedule and measures time. Evaluating, sampling
+and saving are plain `if`s in the script. The loss of a step is the sum over all its targets divided by their number,
+counted over micro-batches and ranks: rows with few targets weigh little, and a step never divides by zero.
 """
 import math
 import time
@@ -29,13 +29,13 @@ class Step:
 
     number: int
     loss: float  # nats per target
-    seconds: float  # of this step, without what the recipe did between steps
+    seconds: float  # of this step, without the script's work between steps
     tokens: int  # positions over all ranks
-    targets: int  # positions that were to be predicted
+    targets: int  # positions with a target
     state: dict[str, int]  # resumes the batches after this step
     lr: float  # the schedule's multiplier
     is_last: bool
-    waited: float = 0.0  # seconds of it, for the data
+    waited: float = 0.0  # the seconds in which the loop waited for data
 
 
 def due(step: Step, every: int) -> bool:
@@ -47,25 +47,26 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
              steps: int, start: int = 0, accumulate: int = 1) -> Iterator[Step]:
     """Yields after each optimizer step of `accumulate` micro-batches.
 
-    Where memory runs out, this step and all later ones are made of half micro-batches; UserError where that is not
-    enough, and when the loss is no finite number: the weights before that step are still in the last checkpoint.
+    Where memory runs out, this step and all later ones use half micro-batches. UserError where that is not enough, and
+    when the loss is not finite: the last checkpoint still has the weights from before.
     """
     halves = False
     for step in range(start, steps):
         started = time.perf_counter()
         micro = [next(batches) for _ in range(accumulate)]
         waited = time.perf_counter() - started
-        counts = [int((batch.targets >= 0).sum()) for batch in micro]  # before the move: a GPU would have to be awaited
+        # Counted on the CPU: reading the number from a GPU would make the program wait for it.
+        counts = [int((batch.targets >= 0).sum()) for batch in micro]
         targets, tokens = all_reduce_sum([float(sum(counts)), float(sum(b.ids.numel() for b in micro))], runtime.device)
-        taught = [batch for batch, count in zip(micro, counts) if count]  # RL pads its last micro-batches
-        total = None if halves else _backward(loss_of, optimizer, taught, targets, runtime.device)
+        with_targets = [batch for batch, count in zip(micro, counts) if count]  # RL pads its last micro-batches
+        total = None if halves else _backward(loss_of, optimizer, with_targets, targets, runtime.device)
         if total is None:
             halves = True
-            total = _backward(loss_of, optimizer, [half for one in taught for half in one.halves()], targets,
-                              runtime.device)
+            half_batches = [half for batch in with_targets for half in batch.halves()]
+            total = _backward(loss_of, optimizer, half_batches, targets, runtime.device)
         if total is None:
-            raise UserError("out of memory with half of --device_batch_size too; lower it (as many micro-batches more, "
-                            "the same step), or give --recompute")
+            raise UserError("out of memory with half of --device_batch_size too; lower it (a step stays the same: it "
+                            "has more micro-batches), or give --recompute where the command has it")
         loss = all_reduce_sum([float(total)], runtime.device)[0] / max(targets, 1.0)
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {step + 1}; the last checkpoint is intact: "
@@ -79,13 +80,15 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
 
 def _backward(loss_of: LossOf, optimizer: Optimizer, micro: list[Batch], targets: float,
               device: torch.device) -> torch.Tensor | None:
-    """Adds this rank's part of the gradient to `.grad`; the sum of its losses. None, and no gradient, where memory ran
-    out: no collective runs in here, so every rank may fail on its own."""
+    """Adds this rank's part of the gradient to `.grad`; returns the sum of its losses.
+
+    None, and no gradient, where memory ran out. No collective runs in here, so each rank may fail by itself.
+    """
     total = torch.zeros((), device=device)
     try:
         for batch in micro:
             loss = loss_of(batch.to(device))
-            (loss * (1 / max(targets, 1.0))).backward()
+            (loss * (1 / max(targets, 1.0))).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
     except torch.OutOfMemoryError:

@@ -4,16 +4,17 @@ import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch._functorch.config as functorch_config
 
-from nanochat.data.packing import Document
+from nanochat.data.packing import Batch, Document
 from nanochat.model import GPT
 from nanochat.system import log
 from nanochat.system.runtime import all_reduce_sum
 from nanochat.train.loop import LossOf
+
+Compilable = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]  # (ids, targets, weights) → loss
 
 
 def weighted_nll(model: GPT, compile: bool) -> LossOf:
@@ -24,26 +25,31 @@ def weighted_nll(model: GPT, compile: bool) -> LossOf:
     def loss(ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         return model.loss(ids, targets, "sum", weights)
 
-    run = _compiled(loss) if compile else loss
-    return lambda batch: run(batch.ids, batch.targets, batch.weights)
+    function = _compiled(loss) if compile else loss
+
+    def loss_of(batch: Batch) -> torch.Tensor:
+        return function(batch.ids, batch.targets, batch.weights)
+
+    return loss_of
 
 
-def _compiled(function: Callable) -> Callable:
-    """`function` by torch.compile; from the first failure on the function itself, with one line that says so.
+def _compiled(function: Compilable) -> Compilable:
+    """`function` by torch.compile; after the first failure, `function` itself, and one line that says so.
 
-    The compiler is another program and writes files: it fails where the temporary folder is full, or may not hold
-    programs (mounted noexec), where no process can be started, where g++ is broken. Training is possible in all these
-    cases. An error of the function itself comes again when it runs uncompiled.
+    The compiler is another program and writes files. It fails where the temporary folder is full or may not hold
+    programs (mounted noexec), where no process can be started, and where g++ is broken. Training works in all these
+    cases. An error of the function itself is raised again when it runs uncompiled.
     """
     # Compile the backward pass together with the forward pass, so that its failure is seen here.
     functorch_config.force_non_lazy_backward_lowering = True
-    run = torch.compile(function, dynamic=False)
+    # Every shape is compiled for itself: a stage has one shape, and fixed sizes give faster code.
+    run: Compilable = torch.compile(function, dynamic=False)
 
-    def guarded(*inputs: Any) -> torch.Tensor:
+    def guarded(ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         nonlocal run
         try:
-            return run(*inputs)
-        except torch.OutOfMemoryError:
+            return run(ids, targets, weights)
+        except torch.OutOfMemoryError:  # the loop answers it with half as many rows
             raise
         except Exception as error:
             if run is function:
@@ -51,26 +57,29 @@ def _compiled(function: Callable) -> Callable:
             run = function
             reason = " ".join(str(error).split("\n", 3)[:3])[:200] or type(error).__name__
             log.say(f"training goes on uncompiled (about half as fast), because torch.compile failed: {reason}")
-            return run(*inputs)
+            return run(ids, targets, weights)
 
     return guarded
 
 
 @torch.no_grad()
 def mean_kl(model: GPT, reference: GPT, answers: Sequence[Document], rows: int, device: torch.device) -> float:
-    """KL(model ‖ reference) in nats per sampled token, over all ranks: exact over the vocabulary, at the positions of
-    `answers` (ids, mask 1 = sampled) where the model spoke. 0 where nobody spoke."""
+    """KL(model ‖ reference) in nats per sampled token of `answers` (ids, mask 1 = sampled), over all ranks.
+
+    Exact over the vocabulary at these positions; 0 where no token was sampled.
+    """
     nats = count = 0.0
     for first in range(0, len(answers), rows):
-        part = answers[first:first + rows]
-        width = max(len(ids) for ids, _ in part)
-        padded = [[(*values, *[0] * (width - len(values))) for values in both] for both in zip(*part)]
-        ids, mask = (torch.tensor(values, device=device) for values in padded)  # (B, T+1)
-        spoken = mask[:, 1:].bool()
-        mine, theirs = (one.logits(one.hidden(ids[:, :-1])[spoken]).log_softmax(-1)  # (M, V)
-                        for one in (model, reference))
-        nats += (mine.exp() * (mine - theirs)).sum().item()
-        count += int(spoken.sum())
+        documents = answers[first:first + rows]
+        width = max(len(ids) for ids, _ in documents)
+        padded_ids, padded_masks = ([[*values, *[0] * (width - len(values))] for values in column]
+                                    for column in zip(*documents))
+        ids = torch.tensor(padded_ids, device=device)  # (B, T+1)
+        sampled = torch.tensor(padded_masks, device=device)[:, 1:].bool()
+        ours, theirs = (network.logits(network.hidden(ids[:, :-1])[sampled]).log_softmax(-1)  # (M, V)
+                        for network in (model, reference))
+        nats += (ours.exp() * (ours - theirs)).sum().item()
+        count += int(sampled.sum())
     nats, count = all_reduce_sum([nats, count], device)
     return nats / max(count, 1)
 

@@ -1,36 +1,53 @@
 """Rollouts: RL as a source of batches. The model answers questions, the task rewards, advantages weigh the tokens.
 
-On-policy REINFORCE, as the original simplifies GRPO: no KL, no reference model, no ratio or clip; advantage = reward −
-mean of the question's samples (no division by σ); every sampled token weighs the same. Tokens the tool forced are no
-targets. Questions whose samples all got the same reward teach nothing; they are dropped before any backward pass, so
-the normalisation runs over the tokens that do teach.
+REINFORCE, which is what GRPO becomes with karpathy/nanochat's simplifications:
+
+- No ratio and no clip: every batch is sampled with the newest weights, so there is no older policy to correct for.
+- No KL penalty and no reference model: a verifier rewards the answers, and there is no reward model to be fooled.
+- Advantage = reward − mean of the question's samples, not divided by σ, which would give questions that are nearly
+  always right, or nearly never, as much weight as those in between.
+- Every sampled token weighs the same, or each token of a long answer would count less than one of a short answer.
+
+Tokens that the tool wrote are not targets. Questions whose samples all got the same reward teach nothing; they are
+dropped before the backward pass, so the loss is divided by the number of tokens that do teach.
 """
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from nanochat.data.packing import Batch, Document
 from nanochat.system.files import UserError
+from nanochat.system.numbers import ceil_div
 from nanochat.system.runtime import Runtime, all_reduce_sum
 
-Reward = Callable[[dict, str], float]
+Item = dict[str, Any]  # a question of a task
+
+
+class Answer(Protocol):
+    """What a rollout needs of infer's Completion."""
+
+    ids: list[int]
+    mask: list[int]  # 1 = sampled, 0 = written by the tool
+    text: str
+    tool_calls: list[Any]
 
 
 @dataclass
 class Rollouts:
-    """An endless iterator of micro-batches, `micro_batches` of them per optimizer step; `stats` tell of the newest one.
+    """An endless iterator of micro-batches, `micro_batches` of them per optimizer step; `stats` are of the newest one.
 
-    `generate(prompts, seed) -> list[list[Completion]]` must sample with the weights of this very moment. `items` are
-    the task's questions in the order to ask them, `prompts` their token ids.
+    `generate(prompts, seed)` must sample with the weights of this very moment and return K answers to each prompt.
+    `items` are the task's questions in the order to ask them, `prompts` their token ids.
     """
 
-    generate: Callable[[list[list[int]], int], list[list]]
-    items: Sequence[dict]
+    generate: Callable[[list[list[int]], int], Sequence[Sequence[Answer]]]
+    items: Sequence[Item]
     prompts: Sequence[list[int]]
-    reward: Reward
+    reward: Callable[[Item, str], float]
     runtime: Runtime
     questions_per_step: int  # over all ranks
     rows: int  # per micro-batch
@@ -39,8 +56,8 @@ class Rollouts:
     seed: int = 0
     step: int = 0  # optimizer steps already done
     stats: dict[str, float] = field(default_factory=dict)
-    samples: list[dict] = field(default_factory=list)  # this rank's of the newest step, for the log
-    answers: list[Document] = field(default_factory=list)  # the same as prompt and answer ids; mask 1 = sampled
+    samples: list[dict[str, Any]] = field(default_factory=list)  # this rank's answers of the newest step, for the log
+    answers: list[Document] = field(default_factory=list)  # the same as ids of prompt and answer; mask 1 = sampled
 
     def __post_init__(self) -> None:
         if self.questions_per_step < self.runtime.world_size:
@@ -48,61 +65,64 @@ class Rollouts:
                             "ranks; give at least one question for each")
 
     def micro_batches(self, samples: int) -> int:
-        """Micro-batches a step yields on every rank, enough for the one with the most questions."""
-        questions = -(-self.questions_per_step // self.runtime.world_size)
-        return -(-questions * samples // self.rows)
+        """Micro-batches per step, the same on every rank: enough for the rank with the most questions."""
+        questions = ceil_div(self.questions_per_step, self.runtime.world_size)
+        return ceil_div(questions * samples, self.rows)
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
             chosen = [(self.step * self.questions_per_step + offset) % len(self.items)
                       for offset in range(self.runtime.rank, self.questions_per_step, self.runtime.world_size)]
             began = time.perf_counter()
-            answers = self.generate([self.prompts[i] for i in chosen], self.seed + self.step)
+            groups = self.generate([self.prompts[i] for i in chosen], self.seed + self.step)
             seconds = time.perf_counter() - began
-            rewards = np.array([[self.reward(self.items[i], one.text) for one in group]
-                                for i, group in zip(chosen, answers, strict=True)])  # (questions, K)
-            self._describe(chosen, answers, rewards)
-            own = sum(len(one.ids) for group in answers for one in group)  # tokens of this rank
-            self.stats["speed/answer_tokens_per_second"] = own / seconds
+            rewards = np.array([[self.reward(self.items[i], answer.text) for answer in group]
+                                for i, group in zip(chosen, groups, strict=True)])  # (questions, K)
+            self._describe(chosen, groups, rewards)
+            num_tokens = sum(len(answer.ids) for group in groups for answer in group)
+            self.stats["speed/answer_tokens_per_second"] = num_tokens / seconds  # of this rank
             self.step += 1
-            yield from self._batches(chosen, answers, rewards - rewards.mean(axis=1, keepdims=True))
+            yield from self._batches(chosen, groups, rewards - rewards.mean(axis=1, keepdims=True))
 
-    def _batches(self, chosen: list[int], answers: list[list], advantages: np.ndarray) -> Iterator[Batch]:
-        """Rows with advantage first; what is left of the step's micro-batches is padding without targets."""
+    def _batches(self, chosen: list[int], groups: Sequence[Sequence[Answer]],
+                 advantages: np.ndarray) -> Iterator[Batch]:
+        """Rows with an advantage first; the rest of the step's micro-batches is padding without targets."""
         shape = (self.micro_batches(advantages.shape[1]) * self.rows, self.row_len)
         ids, weights = np.full(shape, self.pad_id, dtype=np.int64), np.zeros(shape, dtype=np.float32)
-        targeted = np.zeros(shape, dtype=bool)
+        is_target = np.zeros(shape, dtype=bool)
         row = 0
-        for i, group, group_advantages in zip(chosen, answers, advantages, strict=True):
+        for i, group, group_advantages in zip(chosen, groups, advantages, strict=True):
+            if abs(group_advantages).max() < 1e-9:  # all rewards are equal
+                continue
             for answer, advantage in zip(group, group_advantages, strict=True):
-                if abs(group_advantages).max() < 1e-9:
-                    continue
                 start, end = len(self.prompts[i]), len(self.prompts[i]) + len(answer.ids)
                 ids[row, :start], ids[row, start:end] = self.prompts[i], answer.ids
-                targeted[row, start:end] = answer.mask
+                is_target[row, start:end] = answer.mask
                 weights[row, start:end] = advantage
                 row += 1
         for first in range(0, shape[0], self.rows):
-            part = slice(first, first + self.rows)
-            whole = torch.from_numpy(ids[part])
-            targets = whole[:, 1:].masked_fill(~torch.from_numpy(targeted[part, 1:]), -1)
-            yield Batch(whole[:, :-1].contiguous(), targets, {"step": self.step},
-                        torch.from_numpy(weights[part, 1:]).contiguous())
+            rows = slice(first, first + self.rows)
+            row_ids = torch.from_numpy(ids[rows])
+            targets = row_ids[:, 1:].masked_fill(~torch.from_numpy(is_target[rows, 1:]), -1)
+            yield Batch(row_ids[:, :-1].contiguous(), targets, {"step": self.step},
+                        torch.from_numpy(weights[rows, 1:]).contiguous())
 
-    def _describe(self, chosen: list[int], answers: list[list], rewards: np.ndarray) -> None:
-        calls = np.array([[bool(one.tool_calls) for one in group] for group in answers])  # (questions, K)
-        tokens = sum(len(one.ids) for group in answers for one in group)
-        sums = (rewards.size, rewards.sum(), calls.sum(), (rewards * calls).sum(), tokens,
+    def _describe(self, chosen: list[int], groups: Sequence[Sequence[Answer]], rewards: np.ndarray) -> None:
+        """Fills `stats` (a collective), `samples` and `answers`."""
+        calls = np.array([[bool(answer.tool_calls) for answer in group] for group in groups])  # (questions, K)
+        num_tokens = sum(len(answer.ids) for group in groups for answer in group)
+        sums = (rewards.size, rewards.sum(), calls.sum(), (rewards * calls).sum(), num_tokens,
                 len(rewards), (rewards.max(axis=1) > 0).sum(), (np.ptp(rewards, axis=1) > 0).sum())
-        n, right, used, right_used, tokens, groups, passed, mixed = all_reduce_sum([float(x) for x in sums],
-                                                                                   self.runtime.device)
-        self.stats = {"rl/reward_mean": right / n, "rl/tool_use": used / n,
-                      "rl/reward_with_tool": right_used / max(used, 1), "rl/tokens_per_answer": tokens / n,
-                      "rl/pass_at_k": passed / groups, "rl/mixed_groups": mixed / groups}
+        answers, reward, used_tool, reward_with_tool, tokens, questions, passed, mixed = all_reduce_sum(
+            [float(x) for x in sums], self.runtime.device)
+        self.stats = {"rl/reward_mean": reward / answers, "rl/tool_use": used_tool / answers,
+                      "rl/reward_with_tool": reward_with_tool / max(used_tool, 1),
+                      "rl/tokens_per_answer": tokens / answers,
+                      "rl/pass_at_k": passed / questions, "rl/mixed_groups": mixed / questions}
         self.samples, self.answers = [], []
-        for i, group, group_rewards in zip(chosen, answers, rewards, strict=True):
-            question = self.items[i].get("question") or self.items[i].get("prompt")
-            for one, reward in zip(group, group_rewards, strict=True):
-                self.samples.append({"question": question, "answer": one.text, "tool_calls": one.tool_calls,
-                                     "reward": float(reward)})
-                self.answers.append(([*self.prompts[i], *one.ids], [0] * len(self.prompts[i]) + list(one.mask)))
+        for i, group, group_rewards in zip(chosen, groups, rewards, strict=True):
+            prompt, question = self.prompts[i], self.items[i].get("question") or self.items[i].get("prompt")
+            for answer, answer_reward in zip(group, group_rewards, strict=True):
+                self.samples.append({"question": question, "answer": answer.text, "tool_calls": answer.tool_calls,
+                                     "reward": float(answer_reward)})
+                self.answers.append(([*prompt, *answer.ids], [0] * len(prompt) + list(answer.mask)))

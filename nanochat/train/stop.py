@@ -1,25 +1,27 @@
-"""Signals that ask a training run to stop: it finishes the step, saves it and ends, so that no work is lost.
+"""Signals that ask a training run to stop: it finishes the step, saves it and ends, so no work is lost.
 
     with Stop() as stop:
         …
         if stop.asked: …
 
-A signal that is ignored from the start stays ignored: nohup does so with SIGHUP, a shell with the
-SIGINT of a background job.
+A signal that is ignored at the start stays ignored: nohup ignores SIGHUP, a shell the SIGINT of a background job.
 """
 import signal
 import sys
 import time
+from types import FrameType
 
 from nanochat.system import log
 
 # SIGHUP: the terminal was closed. SIGUSR1, SIGXCPU: a batch system's warning that the time is nearly over.
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGXCPU")
-# A launcher passes on what the terminal has sent to everybody already, so that a signal often comes twice at once.
+# The terminal sends a signal to all processes and a launcher passes it on, so it often comes twice at once.
 SAME_REQUEST_SECONDS = 1.0
 
 
 class Stop:
+    """Handles these signals inside of its `with` block; a second request ends the process at once."""
+
     def __enter__(self) -> "Stop":
         self.asked, self.asked_at = False, 0.0
         self.terminals = [stream for stream in (sys.stdout, sys.stderr) if stream and stream.isatty()]
@@ -28,15 +30,15 @@ class Stop:
                          if signal.getsignal(number) != signal.SIG_IGN}
         return self
 
-    def _ask(self, number: int, _: object) -> None:
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         for stream in self.terminals:
-            if not stream.isatty():  # closed since: writing to it would fail
+            if not stream.isatty():  # it was closed, so writing to it would fail
                 log.silence(stream)
         if self.asked and time.monotonic() - self.asked_at > SAME_REQUEST_SECONDS:  # the user does not want to wait
             raise KeyboardInterrupt
         if not self.asked:
             self.asked, self.asked_at = True, time.monotonic()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)

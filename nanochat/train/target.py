@@ -1,61 +1,73 @@
-"""What a training run may write, and where it goes on: asked before any work, so that nothing finished is lost.
+"""What a training run may write, and where it goes on: decided before any work, so that nothing finished is lost.
 
     target = claim("sft", "d4", args, source=("mid", "d4"))     # UserError: there is a model already
     if target.finished:
         return
     journal = Journal(target, model, optimizer, steps=800)
 """
+import contextlib
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanochat.system import log, paths, results
-from nanochat.system.cli import flag
 from nanochat.system.files import UserError
-from nanochat.train import checkpoint
+from nanochat.system.lock import run_lock
+from nanochat.train import checkpoint, flags
+from nanochat.train.checkpoint import State
 
-# The flags of every training script that say what becomes of its checkpoints.
-FLAGS: dict[str, Any] = dict(
-    save_every=flag(-1, "steps between checkpoints; −1 = only at the end"),
-    keep=flag(1, "checkpoints kept", at_least=1),
-    keep_optimizer=flag(False, "the last checkpoint keeps optimizer.pt as well, which is larger than the weights and "
-                               "which no later stage, exam or chat reads"),
-    resume=flag(False, "go on from the newest checkpoint, if there is one; flags that are not given are as saved"),
-    overwrite=flag(False, "replace the model of this name, once the first new checkpoint is on disk"))
-# Flags that may differ between a run and its resumption: where things are and how the run computes. Every other flag
-# decides the numbers.
-FREE_FLAGS = {*FLAGS, "model_tag", "source_tag", "eval_every", "device_type", "compile", "device_batch_size",
-              "recompute", "workers", "eval_questions", "unsafe_execution", "run"}
-RATE_FLAGS = {"matrix_lr", "embedding_lr", "head_lr", "weight_decay"}  # what a run that diverged has to change
+Found = tuple[Path, State]  # a checkpoint and its state
 
 
 @dataclass(frozen=True)
 class Target:
-    """A stage's run on disk. `found` is the checkpoint to go on from and its state."""
+    """A stage's run on disk. `resumed` is the checkpoint to go on from, and its state."""
 
     stage: str
     tag: str
     flags: dict[str, Any]  # those that decide the numbers
     folder: Path  # of the checkpoints
     results: Path
-    found: tuple[Path, dict[str, Any]] | None = None
+    there_before: list[tuple[int, Path]]  # the checkpoints in `folder` at the time of `claim`
+    resumed: Found | None = None
     save_every: int = -1
     keep: int = 1
     keep_optimizer: bool = False
 
     @property
     def finished(self) -> bool:
-        return self.found is not None and is_finished(self.found[1])
+        return self.resumed is not None and is_finished(self.resumed[1])
+
+    @property
+    def steps(self) -> int | None:
+        """The steps of the run that is resumed."""
+        return None if self.resumed is None else self.resumed[1].get("steps")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folders that the run writes to. UserError if another process writes to them, or has written
+        checkpoints since `claim`."""
+        if not log.is_main():  # the ranks of a run are several processes, and the main rank writes for all
+            yield
+            return
+        # The results as well: models of two names may have the same folder of results.
+        with run_lock(self.folder), run_lock(self.results):
+            # A run that ended between `claim` and now has left a model that would be replaced unseen.
+            if checkpoint.steps(self.folder) != self.there_before:
+                raise UserError(f"another run has written to {self.folder} since this one began; look at what is "
+                                "there, then give the command again")
+            yield
 
 
-def is_finished(state: dict[str, Any]) -> bool:
-    return state["step"] == state.get("steps")
+def is_finished(state: State) -> bool:
+    return bool(state["step"] == state.get("steps"))
 
 
 def claim(stage: str, tag: str, args: Namespace, source: tuple[str, str] | None = None) -> Target:
-    """The place of a run with these flags; `source` is the stage and tag that it starts from.
+    """The place of a run with these flags; `source` is the stage and tag of the model that it starts from.
 
     UserError when a finished model would be lost, or when --resume cannot go on. With --resume, flags that the user
     did not give take the values they had in the checkpoint (in `args`, too).
@@ -65,21 +77,25 @@ def claim(stage: str, tag: str, args: Namespace, source: tuple[str, str] | None 
         raise UserError("--resume goes on with a model and --overwrite replaces it; give one of them")
     if args.overwrite and source == (stage, tag):
         raise UserError(f"--overwrite would replace {stage}/{tag}, which this run starts from; give --model_tag=NAME")
-    there = checkpoint.present(folder)
-    if there and not args.resume and not args.overwrite:
-        raise UserError(f"{_named(stage, tag, *there)} is there already, in {folder}; --model_tag=NAME makes another "
-                        "model, --resume goes on with this one, --overwrite replaces it")
-    if not there and (damaged := [path.name for _, path in checkpoint.steps(folder)]) and not args.resume:
-        log.say(f"warning: {', '.join(damaged)} in {folder} is damaged; it goes when the first new checkpoint is there")
-    found = _newest_to_go_on_from(stage, tag, folder) if args.resume else None
-    if found:
-        _settle_flags(stage, found, args)
-        _check_source(stage, tag, found[1], source)
+    there_before = checkpoint.steps(folder)
+    # Quick: hashing gigabytes only to refuse would make the user wait.
+    present = checkpoint.present(folder)
+    if present and not args.resume and not args.overwrite:
+        raise UserError(f"{_described(stage, tag, *present)} is there already, in {folder}; --model_tag=NAME makes "
+                        "another model, --resume goes on with this one, --overwrite replaces it")
+    if there_before and not present and not args.resume:
+        log.say(f"warning: {', '.join(path.name for _, path in there_before)} in {folder} is damaged; it is removed "
+                "when the first new checkpoint is there")
+    resumed = _newest_to_resume(stage, tag, folder) if args.resume else None
+    if resumed:
+        _settle_flags(stage, resumed, args)
+        _check_source(stage, tag, resumed[1], source)
         place = results.folder_of(stage, tag)
     else:
         place = results.folder_for_training(stage, tag, named=bool(args.model_tag))
-    flags = {name: value for name, value in vars(args).items() if name not in FREE_FLAGS}
-    target = Target(stage, tag, flags, folder, place, found, args.save_every, args.keep, args.keep_optimizer)
+    deciding = {name: value for name, value in vars(args).items() if name not in flags.FREE}
+    target = Target(stage, tag, deciding, folder, place, there_before, resumed,
+                    args.save_every, args.keep, args.keep_optimizer)
     if target.finished:
         _say_finished(target)
     return target
@@ -92,64 +108,67 @@ def claim_next(stage: str, source: str, args: Namespace) -> tuple[Target, str, s
     return target, getattr(args, "source", source), tag  # --resume may have found that it began from another stage
 
 
-def _named(stage: str, tag: str, path: Path, state: dict[str, Any]) -> str:
-    """`_named("sft", "d4", …)` → "sft/d4 (step 200 of 200, 2026-11-30 14:02)"."""
-    steps = f" of {state['steps']:,}" if "steps" in state else ""
+def _described(stage: str, tag: str, path: Path, state: State) -> str:
+    """`_described("sft", "d4", …)` → "sft/d4 (step 200 of 200, 2026-11-30 14:02)"."""
+    of_all = f" of {state['steps']:,}" if "steps" in state else ""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime((path / "state.json").stat().st_mtime))
-    return f"{stage}/{tag} (step {state['step']:,}{steps}, {when})"
+    return f"{stage}/{tag} (step {state['step']:,}{of_all}, {when})"
 
 
-def _newest_to_go_on_from(stage: str, tag: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def _newest_to_resume(stage: str, tag: str, folder: Path) -> Found | None:
     """The newest checkpoint that is finished or has its optimizer. UserError when whole models have none."""
-    problem = None
+    first_problem = None
     for _, path in reversed(checkpoint.steps(folder)):
         try:
+            # The last checkpoint of a finished run has no optimizer, because nothing goes on from it.
             return path, checkpoint.check(path, optimizer=not is_finished(checkpoint.read_state(path)))
         except UserError as error:
             log.say(f"warning: {error}; trying the checkpoint before it")
-            problem = problem or error
-    if problem and checkpoint.present(folder):
-        raise UserError(f"{stage}/{tag} cannot be resumed: {problem}; --overwrite trains it again from the beginning, "
-                        "--model_tag=NAME makes another model")
+            first_problem = first_problem or error
+    if first_problem and checkpoint.present(folder):
+        raise UserError(f"{stage}/{tag} cannot be resumed: {first_problem}; --overwrite trains it again from the "
+                        "beginning, --model_tag=NAME makes another model")
     return None
 
 
-def _settle_flags(stage: str, found: tuple[Path, dict[str, Any]], args: Namespace) -> None:
-    """Gives flags that the user did not type their saved values. UserError where a typed one decides other numbers."""
-    path, state = found
-    saved = {name: value for name, value in state.get("flags", {}).items() if name not in FREE_FLAGS}
-    given, defaults = getattr(args, "given", set(vars(args))), getattr(args, "defaults", {})
-    changed, rates, taken, gone = [], [], [], []
+def _settle_flags(stage: str, resumed: Found, args: Namespace) -> None:
+    """Gives flags that the user did not type their saved values. UserError where a typed flag decides other numbers."""
+    path, state = resumed
+    saved = {name: value for name, value in state.get("flags", {}).items() if name not in flags.FREE}
+    typed, defaults = getattr(args, "given", set(vars(args))), getattr(args, "defaults", {})
+    changed, new_rates, taken_over, gone = [], [], [], []
     for name, value in saved.items():
         now = getattr(args, name, None)
-        if not hasattr(args, name):
+        if not hasattr(args, name):  # a flag of older code
             gone.append(f"--{name}={value}")
-        elif now != value and name not in given:
+        elif now != value and name not in typed:
             setattr(args, name, value)
-            taken.append(f"--{name}={value}")
+            taken_over.append(f"--{name}={value}")
         elif now != value:
-            (rates if name in RATE_FLAGS else changed).append(f"--{name}={now} (was {value})")
-    changed += [f"--{name}={value} (was not there)" for name, value in vars(args).items()
-                if name not in saved and name not in FREE_FLAGS and ("flags" in state)
-                and (name not in defaults or value != defaults[name])]
+            (new_rates if name in flags.MAY_CHANGE_AFTER_DIVERGING else changed).append(
+                f"--{name}={now} (was {value})")
+    for name, value in vars(args).items() if "flags" in state else ():  # flags that came after the run began
+        is_default = name in defaults and value == defaults[name]
+        if name not in saved and name not in flags.FREE and not is_default:
+            changed.append(f"--{name}={value} (was not there)")
     if changed and is_finished(state):
         raise UserError(f"{path} is the end of a finished run, made with other flags: {', '.join(sorted(changed))}; "
                         "--overwrite trains it again with the new ones, --model_tag=NAME makes another model")
     if changed:
         raise UserError(f"{path} was made with other flags: {', '.join(sorted(changed))}; give the same ones to go on, "
                         "or --overwrite to start over")
-    for flags, sentence in ((gone, "this version has no longer"), (taken, "goes on as it began, with"),
-                            (rates, "from here on with")):
-        if flags:
-            log.say(f"{stage}: {sentence} {', '.join(flags)}")
+    for names, sentence in ((gone, "this version has no longer"), (taken_over, "goes on as it began, with"),
+                            (new_rates, "from here on with")):
+        if names:
+            log.say(f"{stage}: {sentence} {', '.join(names)}")
 
 
-def _check_source(stage: str, tag: str, state: dict[str, Any], source: tuple[str, str] | None) -> None:
-    """UserError (a line, for a finished run) when the model that the run began from has been trained again since."""
+def _check_source(stage: str, tag: str, state: State, source: tuple[str, str] | None) -> None:
+    """UserError (a warning, for a finished run) when the model that the run began from has been trained again since."""
     began = state.get("source")
-    there = checkpoint.present(paths.checkpoint_dir(began["stage"], source[1])) if began and source else None
-    now = there and there[1].get("sha256", {}).get("model.safetensors")
-    if not now or began["weights"] == now:
+    present = checkpoint.present(paths.checkpoint_dir(began["stage"], source[1])) if began and source else None
+    weights_now = present and present[1].get("sha256", {}).get("model.safetensors")
+    if not began or not source or not weights_now or began["weights"] == weights_now:
         return
     problem = (f"{stage}/{tag} began from {began['stage']}/{began['tag']} step {began['step']:,}, and "
                f"{began['stage']}/{source[1]} is another model now; --overwrite trains it again from that")
@@ -159,9 +178,10 @@ def _check_source(stage: str, tag: str, state: dict[str, Any], source: tuple[str
 
 
 def _say_finished(target: Target) -> None:
-    """What --resume of a finished run does: nothing, but for the run.json that a kill at the very end prevented."""
-    path, state = target.found
-    log.say(f"{_named(target.stage, target.tag, path, state)} is finished: there is nothing to resume")
+    """What --resume of a finished run does: nothing, except to write a run.json that a kill at the end prevented."""
+    assert target.resumed is not None
+    path, state = target.resumed
+    log.say(f"{_described(target.stage, target.tag, path, state)} is finished: there is nothing to resume")
     if "flags" in state and not (target.results / "run.json").exists():
         log.write_run(target.stage, folder=target.results, seconds=state.get("seconds", 0.0), steps=state["steps"],
                       tokens=state.get("tokens"), flags=state["flags"])

@@ -38,7 +38,7 @@ def test_base_loss(out):
     assert len(result["samples"]) == 2 * base_loss.NUM_SAMPLES and result["step"] == 7 and result["tag"] == "d2"
     first = next(shards.iter_texts(shards.validation_shards()))
     assert first.startswith(result["samples"][0]["prompt"]) and result["samples"][-1]["prompt"] == ""
-    assert files.read_json(paths.results_dir("base_loss") / "run.json")["seconds"] > 0
+    assert files.read_json(paths.results_dir("base") / "base_loss/run.json")["seconds"] > 0
 
 
 def test_base_eval_checks_facts_where_there_is_no_core(out, capsys):
@@ -107,6 +107,23 @@ def test_a_shorter_measurement_of_the_base_model_keeps_the_longer(out):
         limits[0].main([limits[1], "--device_type=cpu", "--dtype=float32"])
     kept = sorted(path.name for path in (paths.results_dir("base") / "earlier").glob("*/*"))
     assert kept == ["base_eval.json", "base_loss.json"]
+
+
+@pytest.mark.parametrize("script, stage, flags", [
+    (base_loss, "base", ["--split_tokens=1000"]), (base_eval, "base", ["--max_per_task=2"]),
+    (chat_eval, "sft", ["-a", "facts", "-x", "2", "-m", "2"])])
+def test_the_record_of_an_exam_is_not_replaced_by_that_of_another_model(out, model, script, stage, flags):
+    run = [*flags, "-i", stage, "--device_type=cpu", "--dtype=float32"]
+    script.main([*run, "-g", "d2"])
+    [record] = paths.results_dir(stage).glob("*/run.json")
+    before = record.read_bytes()
+    checkpoint.save(paths.checkpoint_dir(stage, "trial"), 7, model, None, {"stage": stage})
+    script.main([*run, "-g", "trial"])
+    assert record.read_bytes() == before
+    [other] = paths.results_dir(stage).glob("models/trial/*/run.json")
+    assert files.read_json(other)["flags"]["model_tag"] == "trial"
+    script.main([*run, "-g", "d2", "--dtype=bfloat16"])
+    assert [path.read_bytes() for path in paths.results_dir(stage).glob("*/earlier/1/run.json")] == [before]
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import torch
 
 pytestmark = pytest.mark.peers
 transformers = pytest.importorskip("transformers")
+from nanochat.formats import transformers as ours_for_them  # noqa: E402
 from nanochat.model import gpt  # noqa: E402
-from nanochat.train import portable  # noqa: E402
 
 
 def theirs(config):
-    described = portable.described(config.as_dict())
+    described = ours_for_them.described(config.as_dict())
     return transformers.NanoChatForCausalLM(transformers.NanoChatConfig.from_dict(described)).eval()
 
 

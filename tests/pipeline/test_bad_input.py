@@ -95,7 +95,7 @@ def test_values_that_make_no_sense_are_refused_at_once(line, said, base_dir, cap
 
 
 @pytest.mark.parametrize("line, said", [
-    (f"{BASE} --total_batch_size=100", "--total_batch_size=100 is no multiple of 128"),
+    (f"{BASE} --total_batch_size=100", "--total_batch_size=100 is not a multiple of 128"),
     (f"{BASE} --head_dim=3", "--head_dim=3 is odd"),
     (f"{BASE} --model_tag=../../elsewhere", "plain name"),
     (f"{BASE} --device_type=tpu", "choose cuda, mps or cpu"),

@@ -39,8 +39,7 @@ def test_the_report_has_every_exam_by_stage_and_its_figures(toy):
             f"{score['accuracy']:.3f} ± {score['stderr']:.3f} ({score['num_items']})" for score in scores]
     assert "| exam | chance | BASE | MID | SFT | RL |" in report and "## Missing\n\nNothing.\n" in report
     for name in ("exams", *STAGES):
-        assert f"({name}.png)" in report
-        assert (toy.out / f"report/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"({name}.svg)" in report and (toy.out / f"report/{name}.svg").exists()
 
 
 def test_run_again_it_repeats_nothing(toy):

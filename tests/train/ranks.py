@@ -15,7 +15,8 @@ from nanochat.eval.bpb import bits_per_byte
 from nanochat.model import GPT, GPTConfig
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
-from nanochat.system import cli, runtime
+from nanochat.system import cli
+from nanochat.system.runtime import start as start_runtime
 from nanochat.train import checkpoint
 from nanochat.train.loop import optimize
 from nanochat.train.losses import weighted_nll
@@ -41,13 +42,13 @@ def answers(prompts: list[list[int]], seed: int) -> list[list]:
 
 
 def main(out: str, resumed: str = "") -> None:
-    device = runtime.start("cpu", "float32")
-    torch.manual_seed(device.rank)  # nothing may depend on it
+    runtime = start_runtime("cpu", "float32")
+    torch.manual_seed(runtime.rank)  # nothing may depend on it
     model = GPT(GPTConfig(16, 64, 2, 2, 2, 16, 8)).init_weights(0).double()  # fp64: see learner() in conftest.py
     model.compute_dtype = torch.float64
     optimizer = Optimizer(groups_of(model, matrix_lr=0.02, embedding_lr=0.02, head_lr=0.002))
     loss_of = weighted_nll(model, compile=False)
-    ranks = {"rank": device.rank, "world_size": device.world_size}
+    ranks = {"rank": runtime.rank, "world_size": runtime.world_size}
     start, place = 0, None
     if resumed:
         state = checkpoint.check(Path(resumed), optimizer=True)
@@ -55,25 +56,26 @@ def main(out: str, resumed: str = "") -> None:
         start, place = state["step"], state["loader"]
     losses = []
     for step in optimize(loss_of, optimizer, batches(documents(), 2, 16, 0, state=place, **ranks), Schedule(STEPS),
-                         runtime=device, steps=STEPS, start=start, accumulate=ROWS_PER_STEP // 2 // device.world_size):
+                         runtime=runtime, steps=STEPS, start=start,
+                         accumulate=ROWS_PER_STEP // 2 // runtime.world_size):
         losses.append((step.loss, step.tokens, step.targets, step.state["row"]))
         if step.number == STEPS // 2:
-            checkpoint.save(Path(out).parent / f"from{device.world_size}", step.number, model, optimizer,
+            checkpoint.save(Path(out).parent / f"from{runtime.world_size}", step.number, model, optimizer,
                             {"loader": step.state})
 
     items, prompts = [{"question": str(n)} for n in range(11)], [[0, n] for n in range(11)]
-    rollouts = Rollouts(answers, items, prompts, lambda item, text: float(int(text) % 3 == 0), device,
+    rollouts = Rollouts(answers, items, prompts, lambda item, text: float(int(text) % 3 == 0), runtime,
                         questions_per_step=5, rows=4, row_len=9, pad_id=0)
     rewards = []
-    for step in optimize(loss_of, optimizer, iter(rollouts), Schedule(4), runtime=device, steps=4,
+    for step in optimize(loss_of, optimizer, iter(rollouts), Schedule(4), runtime=runtime, steps=4,
                          accumulate=rollouts.micro_batches(3)):
         losses.append((step.loss, step.targets))
         rewards.append({name: value for name, value in rollouts.stats.items() if not name.startswith("speed/")})
     held_out = ((batch.ids, batch.targets) for batch in batches(documents(), 3, 16, 0, epochs=1, **ranks))
     bpb = bits_per_byte(model, held_out, torch.arange(64) % 5)
-    if device.is_main:
+    if runtime.is_main:
         torch.save({"losses": losses, "rewards": rewards, "bpb": bpb, "weights": model.state_dict()}, out)
-    device.close()
+    runtime.close()
 
 
 if __name__ == "__main__":

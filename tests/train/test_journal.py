@@ -7,9 +7,9 @@ import torch
 
 from nanochat.data.loader import batches, prefetched
 from nanochat.optim import Schedule
-from nanochat.system import files, paths
+from nanochat.system import files, lock, paths
 from nanochat.system.files import UserError
-from nanochat.train import checkpoint, stop, target
+from nanochat.train import checkpoint, flags, stop, target
 from nanochat.train.journal import Journal
 from nanochat.train.loop import Step, due, optimize
 from nanochat.train.losses import weighted_nll
@@ -24,7 +24,7 @@ class Killed(BaseException):
 
 def settings(**changed):
     """The flags of a training script."""
-    return Namespace(**{**FLAGS, **{name: flag.default for name, flag in target.FLAGS.items()}, **changed})
+    return Namespace(**{**FLAGS, **{name: value.default for name, value in flags.CHECKPOINTS.items()}, **changed})
 
 
 def journal_of(model, optimizer, stage="base", steps=5, **changed):
@@ -240,6 +240,26 @@ def test_a_falling_or_noisy_loss_is_no_spike_and_rl_has_none(learner, base_dir):
     with journal_of(*learner(), "rl", steps=900) as journal:
         for number in range(1, 100):
             journal.record(step_of(number, -1.0 if number < 50 else 5.0))
+
+
+@pytest.mark.parametrize("tag", ["d2", "d3"], ids=["the same model", "another model, the same results"])
+def test_two_processes_do_not_write_to_one_place(learner, base_dir, monkeypatch, tag):
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
+    first, second = (Journal(target.claim("base", name, settings()), *learner(), steps=5) for name in ("d2", tag))
+    with first, pytest.raises(UserError, match="another run"), second:
+        pass
+    with first:  # the refused one has left nothing locked
+        pass
+
+
+def test_checkpoints_that_came_since_the_claim_are_not_replaced_unseen(learner, corpus, cpu, base_dir):
+    late = journal_of(*learner(), steps=5)
+    recipe(learner, corpus, cpu)
+    before = contents(base_dir)
+    with pytest.raises(UserError, match="another run has written"), late:
+        pass
+    assert {path: content for path, content in contents(base_dir).items() if path.name != ".lock"} == {
+        path: content for path, content in before.items() if path.name != ".lock"}
 
 
 def test_broken_weights_are_never_saved(learner, base_dir):

@@ -75,8 +75,10 @@ def test_a_finished_model_is_not_replaced_unasked(out, stage, monkeypatch):
     def work(*_, **__):
         pytest.fail("work was done before the refusal")
 
-    for place in ("system.runtime.start", "tokenizer.Tokenizer.load", "train.checkpoint.check"):
-        monkeypatch.setattr(f"nanochat.{place}", work)
+    script = COMMANDS[stage].split()[0]
+    for place in (f"scripts.{script}.start_runtime", "nanochat.tokenizer.Tokenizer.load",
+                  "nanochat.train.checkpoint.check"):
+        monkeypatch.setattr(place, work)
     before = contents(out)
     with pytest.raises(UserError) as refused:
         run(COMMANDS[stage])
@@ -109,7 +111,7 @@ def test_overwrite_replaces_the_model_when_the_new_one_is_whole(out, stage, monk
     kept = {name: digest for name, digest in before.items() if name.startswith(("checkpoints", "tokenizer"))}
     assert kept.items() <= contents(out).items()
     run(f"{COMMANDS[stage]} --num_iterations=1 --overwrite")
-    assert [path.name for path in sorted(paths.checkpoint_dir(stage, "d1").iterdir())] == ["step_000001"]
+    assert [path.name for path in paths.checkpoint_dir(stage, "d1").glob("[!.]*")] == ["step_000001"]
     assert old_curve in [path.read_bytes() for path in (paths.results_dir(stage) / "earlier").glob("*/metrics.jsonl")]
 
 
@@ -135,7 +137,7 @@ def test_damaged_leftovers_do_not_stand_in_the_way(out, how, capsys):
         file = path / ("state.json" if how == "half a state" else "model.safetensors")
         file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
     run(f"{COMMANDS['sft']} --num_iterations=1")
-    assert [one.name for one in folder.iterdir()] == ["step_000001"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "step_000001"]
 
 
 def test_two_ways_at_once_are_refused(out):

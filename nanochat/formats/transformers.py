@@ -1,7 +1,7 @@
-"""What makes a checkpoint folder loadable in transformers as it is: `NanoChatForCausalLM` and its tokenizer.
+"""The files that let transformers load a checkpoint's folder as it is: `NanoChatForCausalLM` and its tokenizer.
 
-Only the plain architecture (`--portable`) has a class there. Other folders get no `model_type`, so transformers refuses
-them instead of reading them as something else.
+transformers has a class for the plain architecture (`--portable`) only. Other folders get no `model_type`, so that it
+refuses them instead of reading them as something else.
 """
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def described(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def special_ids(tokenizer: dict[str, bytes]) -> dict[str, int]:
-    """Where an answer begins and ends, from the tokenizer's files; nothing where there are none."""
+    """The ids at which an answer begins and ends, from the tokenizer's files; {} where there are none."""
     if not tokenizer:
         return {}
     ids = {token["content"]: token["id"] for token in json.loads(tokenizer[TOKENIZER_FILES[0]])["added_tokens"]}

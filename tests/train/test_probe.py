@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 
@@ -5,12 +7,13 @@ from nanochat.data import shards
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
 from nanochat.system.runtime import Runtime
-from nanochat.train import fit
+from nanochat.train import probe
+from nanochat.train.flags import wants_compiling
 from nanochat.train.losses import weighted_nll
 
 
 def test_memory_grows_linearly_with_the_rows(tiny_model):
-    sizes = [fit.bytes_of_pass(tiny_model(), rows, 32) for rows in (1, 2, 3, 7)]
+    sizes = [probe.bytes_of_pass(tiny_model(), rows, 32) for rows in (1, 2, 3, 7)]
     per_row = sizes[1] - sizes[0]
     assert per_row > 0 and sizes[3] == pytest.approx(sizes[0] + 6 * per_row, rel=0.01)
     logits = 32 * 64 * 4
@@ -19,28 +22,28 @@ def test_memory_grows_linearly_with_the_rows(tiny_model):
 
 def test_as_many_rows_as_fit(tiny_model, cpu):
     model = tiny_model()
-    one, two = fit._guess(model, 32, 1e12)
-    assert [one, two] == pytest.approx([fit.bytes_of_pass(model, rows, 32) for rows in (1, 2)], rel=0.2)
+    one, two = probe.estimate_from_short_rows(model, 32, 1e12)
+    assert [one, two] == pytest.approx([probe.bytes_of_pass(model, rows, 32) for rows in (1, 2)], rel=0.2)
     for rows, found in ((1, 1), (2, 2), (5, 4), (8, 6), (100, 12)):  # of the divisors of 12
-        room = (one + (rows - 1) * (two - one)) / fit.USABLE + 1
-        assert fit.rows_that_fit(model, 32, 12, cpu, int(room)) == found
+        room = (one + (rows - 1) * (two - one)) / probe.USABLE + 1
+        assert probe.rows_that_fit(model, 32, 12, cpu, int(room)) == found
     with pytest.raises(UserError, match="one row of 32 tokens needs about .* MiB"):
-        fit.rows_that_fit(model, 32, 12, cpu, 0)
-    assert fit.rows_that_fit(model, 32, 10**4, cpu, 10**12) == 125, "the largest divisor of 10⁴ below 4,096 tokens"
-    assert fit.rows_that_fit(model, 32, 4, cpu) == 4, "this machine has that much"
+        probe.rows_that_fit(model, 32, 12, cpu, 0)
+    assert probe.rows_that_fit(model, 32, 10**4, cpu, 10**12) == 125, "the largest divisor of 10⁴ below 4,096 tokens"
+    assert probe.rows_that_fit(model, 32, 4, cpu) == 4, "this machine has that much"
 
 
 def test_recomputing_keeps_less(tiny_model):
     whole = tiny_model(n_layer=6)
-    kept = fit.bytes_of_pass(whole, 4, 32)
+    kept = probe.bytes_of_pass(whole, 4, 32)
     whole.recompute = True
-    assert fit.bytes_of_pass(whole, 4, 32) < 0.4 * kept
+    assert probe.bytes_of_pass(whole, 4, 32) < 0.4 * kept
 
 
 def test_speed_is_counted_in_whole_steps(tiny_model, learner, cpu, monkeypatch):
     """Passes of 2 s and updates of 1 s, after a first pass of 50: a step of 256 tokens is four passes and an update."""
     clock, passes = [0.0], []
-    monkeypatch.setattr(fit.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: clock[0])
     model, optimizer = learner()
     step = optimizer.step
 
@@ -54,8 +57,8 @@ def test_speed_is_counted_in_whole_steps(tiny_model, learner, cpu, monkeypatch):
         step(*args)
 
     optimizer.step = slow_step
-    batch = fit.random_batch(2, 32, 64, cpu.device)
-    assert fit.tokens_per_second(loss_of, optimizer, batch, 256, cpu, seconds=30) == pytest.approx(256 / 9)
+    batch = probe.random_batch(2, 32, 64, cpu.device)
+    assert probe.tokens_per_second(loss_of, optimizer, batch, 256, cpu, seconds=30) == pytest.approx(256 / 9)
     assert passes == [64] * 11
 
 
@@ -74,7 +77,7 @@ SMALL = ("--depth=1", "--aspect_ratio=16", "--head_dim=8", "--max_seq_len=16", "
 def test_minutes_become_steps_once_and_the_measuring_leaves_no_trace(text, monkeypatch, capsys):
     from scripts import base_train
     asked = []
-    measure = fit.tokens_per_second
+    measure = probe.tokens_per_second
 
     def quick(*args, seconds):
         assert seconds == pytest.approx(0.12)
@@ -85,8 +88,8 @@ def test_minutes_become_steps_once_and_the_measuring_leaves_no_trace(text, monke
         assert (minutes, step, eval_every) == (0.02, 0.1, 250) and spent > 0 and evaluation > 0
         return 6
 
-    monkeypatch.setattr(fit, "tokens_per_second", quick)
-    monkeypatch.setattr(fit, "steps_for_minutes", six)
+    monkeypatch.setattr(probe, "tokens_per_second", quick)
+    monkeypatch.setattr(probe, "steps_that_fit", six)
     base_train.main([*SMALL, "--device_batch_size=auto", "--minutes=0.02"])
     said = capsys.readouterr().out
     assert "6 steps of 64 tokens" in said and "4 rows at a time" in said and "attention: plain" in said
@@ -106,7 +109,7 @@ def test_minutes_become_steps_once_and_the_measuring_leaves_no_trace(text, monke
     (1.0, 10, 5, 10, 45),  # as are those on the way: each costs as much as ten steps
     (10.0, 60, 2, 250, 1059), (0.1, 20, 0, -1, 12)])  # the time is over before it begins: six seconds are given anew
 def test_minutes_are_those_of_the_whole_run(minutes, spent, evaluation, eval_every, steps):
-    found = fit.steps_for_minutes(minutes, spent=spent, step=0.5, evaluation=evaluation, eval_every=eval_every)
+    found = probe.steps_that_fit(minutes, spent=spent, step=0.5, evaluation=evaluation, eval_every=eval_every)
     assert found == steps
     validations = 1 + (steps // eval_every if eval_every > 0 else 0)
     seconds = spent + 0.5 * steps + evaluation * validations
@@ -117,17 +120,18 @@ def test_minutes_are_those_of_the_whole_run(minutes, spent, evaluation, eval_eve
     ([], True), (["--minutes=0.5"], False), (["--minutes=1.9"], False), (["--minutes=2"], True),
     (["--minutes=0.5", "--compile"], True), (["--minutes=9", "--no_compile"], False)])
 def test_a_run_too_short_to_gain_from_compiling_is_not_compiled(flags, compiled):
-    from scripts import base_train
-    assert base_train.compiles(base_train.flags(flags)) == compiled
+    from scripts import base_train, chat_sft, mid_train
+    for script in (base_train, mid_train, chat_sft):
+        assert wants_compiling(script.flags(flags)) == compiled
 
 
-@pytest.mark.parametrize("other", ["--num_iterations=3", "--target_flops=1e9"])
-def test_two_lengths_are_one_too_many(text, other):
-    from scripts import base_train
+@pytest.mark.parametrize("script, other", [("base_train", "--num_iterations=3"), ("base_train", "--target_flops=1e9"),
+                                           ("mid_train", "--num_iterations=3"), ("chat_sft", "--num_iterations=3")])
+def test_two_lengths_are_one_too_many(text, script, other):
     with pytest.raises(UserError, match="each say how long"):
-        base_train.main([*SMALL, "--device_batch_size=2", "--minutes=1", other])
+        importlib.import_module(f"scripts.{script}").main(["--device_batch_size=2", "--minutes=1", other])
 
 
 def test_every_rank_takes_what_fits_on_all(tiny_model, monkeypatch):
-    monkeypatch.setattr(fit, "all_reduce_sum", lambda values, device: [values[0], 2.0])  # the other rank has room for 2
-    assert fit.rows_that_fit(tiny_model(), 32, 8, Runtime(torch.device("cpu"), torch.float32, 0, 2), 10**9) == 2
+    monkeypatch.setattr(probe, "all_reduce_sum", lambda values, device: [values[0], 2.0])  # the other has room for 2
+    assert probe.rows_that_fit(tiny_model(), 32, 8, Runtime(torch.device("cpu"), torch.float32, 0, 2), 10**9) == 2
