@@ -65,7 +65,9 @@ def machine(spec: str, mfu: float = DEFAULT_MFU, dollars_per_gpu_hour: float = -
     if not name or count == "0":
         known = ", ".join(gpu for gpu, _ in PEAK_BF16_FLOPS)
         raise UserError(f"--gpu={spec} is unknown; write e.g. 8xH100, with one of: {known}")
-    price = dollars_per_gpu_hour if dollars_per_gpu_hour > 0 else DOLLARS_PER_GPU_HOUR.get(name)
+    # PyTorch's name of an H100 is "NVIDIA H100 80GB HBM3".
+    known_price = next((price for known, price in DOLLARS_PER_GPU_HOUR.items() if known.lower() in name.lower()), None)
+    price = dollars_per_gpu_hour if dollars_per_gpu_hour > 0 else known_price
     return Machine(name, int(count or 1), peak, price, mfu)
 
 

@@ -4,6 +4,7 @@
     python -m nanochat.dataset -n 8                     with a GPU: 8 shards of FineWeb-Edu, 250M characters each
     python -m nanochat.dataset --source=climbmix -n 170
     python -m nanochat.dataset --source=smoltalk        conversations; likewise mmlu, gsm8k, arc, humaneval
+    python -m nanochat.dataset --source=core            the 22 tasks of CORE, for base models
     python -m nanochat.dataset --data=FOLDER            imports your own text and conversations into out/data
 
 Your own folder may hold .txt, .md, .jsonl, .json and .parquet files anywhere, or have the layout of out/data
@@ -12,7 +13,7 @@ Your own folder may hold .txt, .md, .jsonl, .json and .parquet files anywhere, o
 from itertools import islice
 from pathlib import Path
 
-from nanochat.data import hub, import_texts, shards, survey
+from nanochat.data import core_bundle, hub, import_texts, shards, survey
 from nanochat.system import cli, log, paths
 from nanochat.system.files import UserError
 from tasks import mixture
@@ -83,7 +84,9 @@ def default_source() -> str:
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=-1, short="n"),
-        source=cli.flag("", "default: what suits this machine", choices=("", "kindergarten", *hub.HUB)),
+        source=cli.flag("", "default: what suits this machine", choices=("", "kindergarten", "core", *hub.HUB)),
+        core=cli.flag("", "with --source=core: another copy of eval_bundle.zip (an address, a file, or the folder into "
+                          "which it was unpacked); default NANOCHAT_CORE, else the published one"),
         data=cli.flag("", "a folder or a file of your own to import (docs/data.md)"),
         text=cli.flag(True, "with --data: import its text as well"),
         seed=cli.flag(1, "of the kindergarten"),
@@ -96,6 +99,8 @@ def main(argv: list[str] | None = None) -> None:
         if not args.source:
             log.say("no GPU here: making the kindergarten (real text, which needs a GPU: --source=fineweb-edu)")
         make_kindergarten(target, args.seed, args.scale)
+    elif name == "core":
+        core_bundle.fetch(target, args.core)
     else:
         fetch(hub.HUB[name], args.num_files, target)
 

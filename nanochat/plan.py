@@ -3,6 +3,7 @@
     python -m nanochat.plan --depth=20                       the table: value, unit, formula, source
     python -m nanochat.plan --depth=4 --minutes=10 --tokens_per_second=5000
     python -m nanochat.plan --budget=100 --gpu=8xH100        the deepest model that this money trains
+    python -m nanochat.plan --scale                          d20 to d40 on 1 to 64 GPUs: memory, milliseconds, speed
     python -m nanochat.plan --minutes=60 --gpu=here          the deepest model for this time; trains here for 20 seconds
 
 scripts/base_train.py calls `make`; an explicit flag there beats the plan. The plan describes the plain architecture
@@ -14,7 +15,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from nanochat import budget
+from nanochat import budget, scale
 from nanochat.budget import Machine
 from nanochat.system import cli
 from nanochat.system.files import UserError
@@ -199,7 +200,13 @@ def main(argv: list[str] | None = None) -> None:
         budget=cli.flag(-1.0, "dollars: find the depth they pay for", at_least=1e-3),
         gpu=cli.flag("8xH100", "what trains, for hours and dollars; here = this machine, measured for 20 seconds"),
         mfu=cli.flag(budget.DEFAULT_MFU, "share of the peak, all stages in the hours", at_least=1e-6, at_most=1.0),
-        dollars_per_gpu_hour=cli.flag(-1.0, "price; -1 = $3 for an H100, unknown otherwise", at_least=0))
+        dollars_per_gpu_hour=cli.flag(-1.0, "price; -1 = $3 for an H100, unknown otherwise", at_least=0),
+        scale=cli.flag(False, "a table of depths and numbers of H100s instead, counted (nanochat/scale.py)"))
+    if args.scale:
+        counted = replace(DEFAULTS, num_iterations=1, vocab_size=args.vocab_size,
+                          total_batch_tokens=args.total_batch_size or BATCH_TOKENS)
+        print(scale.table(make(depth, counted) for depth in (20, 26, 32, 40)))
+        return
     finds_depth = args.budget > 0 or (args.minutes > 0 and args.depth < 0)
     if finds_depth and max(args.depth, args.num_iterations, args.target_flops, args.tokens_per_second) > 0:
         raise UserError("--budget, or --minutes without --depth, finds a depth: leave --depth, --num_iterations, "

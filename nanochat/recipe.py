@@ -36,6 +36,11 @@ FLAGS: dict[str, Any] = dict(
     serve=flag(True, "open the chat page at the end"),
     unsafe_execution=flag(False, "run the programs that the model writes even where they cannot be isolated"),
     dry_run=flag(False, "print the commands, run nothing"))
+GPU_FLAGS: dict[str, Any] = dict(  # of runs/speedrun.py, and of the command that picks a recipe
+    gpus=flag("", "with --dry-run: the commands for these GPUs, with minutes and dollars, e.g. 8xH100"),
+    recipe=flag("", "on GPUs: best = what the same money buys by later findings, a deeper model with less text",
+                choices=("", "best")),
+    text=flag("", "on GPUs: the text to learn; default fineweb-edu", choices=("", "fineweb-edu", "climbmix")))
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,13 @@ class Stage:
         return words
 
 
-def parse(argv: list[str] | None, doc: str | None) -> Namespace:
-    """A recipe's flags, its folders as absolute paths (`data` is None where there is none). UserError for a bad folder.
+def parse(argv: list[str] | None, doc: str | None, **more: Any) -> Namespace:
+    """A recipe's flags with those that only it has (`more`), its folders as absolute paths (`data` is None where there
+    is none). UserError for a bad folder.
 
     NANOCHAT_BASE_DIR and NANOCHAT_DATA are the defaults of --out and --data.
     """
-    options = cli.parse(argv, doc, **FLAGS)
+    options = cli.parse(argv, doc, **FLAGS, **more)
     options.out = absolute(options.out) if options.out else paths.base_dir()
     data = options.data or os.environ.get("NANOCHAT_DATA", "")
     options.data = absolute(data) if data else None
@@ -105,12 +111,15 @@ def steps(options: Namespace, in_ten_minutes: int) -> int:
     return max(2, int(in_ten_minutes * options.minutes / 10))
 
 
-def print_commands(stages: list[Stage], out: Path) -> None:
-    """Prints the commands so that they can be pasted into a shell."""
+def print_commands(stages: list[Stage], out: Path, dollars_per_hour: float | None = None) -> None:
+    """Prints the commands so that they can be pasted into a shell; with a price, also minutes and dollars of each."""
     print(f"cd {shlex.quote(str(paths.REPO))}")
     print(f"export NANOCHAT_BASE_DIR={shlex.quote(str(out))}")
     for stage in stages:
-        print(shlex.join([".venv/bin/python", *stage.words()]))
+        cost = ""
+        if dollars_per_hour is not None:
+            cost = f"  # {stage.seconds / 60:.1f} min, ${stage.seconds / 3600 * dollars_per_hour:.2f}"
+        print(shlex.join([".venv/bin/python", *stage.words()]) + cost)
 
 
 def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "", slowness: float = 1.0) -> RunFolder:

@@ -14,7 +14,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from nanochat import recipe
+from nanochat import recipe, scale
 from nanochat.recipe import Stage
 from nanochat.run_folder import RunFolder
 from nanochat.system import cli
@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = recipe.parse(argv, __doc__)
+    options = recipe.parse(argv, __doc__, **recipe.GPU_FLAGS)
+    if options.gpus and (options.data or not options.dry_run):
+        raise UserError("--gpus is for --dry-run, without --data; a run takes the GPUs that are there "
+                        "(CUDA_VISIBLE_DEVICES chooses among them)")
+    if options.gpus or options.dry_run and (options.recipe or options.text):
+        speedrun.print_for(options, options.gpus or "8xH100")
+        return
 
     # ---- Which recipe. A GPU that PyTorch cannot use is an error: the laptop's recipe there would be costly.
     gpus, gpu_name = gpus_for_training(options.dry_run)
@@ -37,7 +43,11 @@ def main(argv: list[str] | None = None) -> None:
         from runs import realdata
         name, stages = "realdata", realdata.stages(options, found, max(1, gpus))
     elif gpus:
-        name, stages = "speedrun", speedrun.stages(options, gpus)
+        memory = scale.H100.memory_bytes if options.dry_run else speedrun.gpu_memory()
+        name, stages = speedrun.name_of(options), speedrun.stages(options, gpus, memory)
+    elif options.recipe or options.text:
+        raise UserError("--recipe and --text are for GPUs, and there is none here (python -m nanochat.dataset "
+                        "--source=… fetches texts; docs/data.md says how to train on them)")
     else:
         name, stages = "laptop", laptop.stages(options)
     if options.dry_run:
@@ -56,7 +66,8 @@ def main(argv: list[str] | None = None) -> None:
             + ("they run all the same, because of --unsafe_execution" if options.unsafe_execution else
                "the exams that run programs are left out. Chat and calculator work. To take those exams all the same: "
                "--unsafe_execution"))
-    if name == "speedrun":
+    if name.startswith("speedrun"):
+        speedrun.announce_licence(options)
         speedrun.check_disk(options)
     factor = 1.0 if gpus else announce_time(stages, RunFolder(options.out), options)
 

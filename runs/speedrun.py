@@ -1,17 +1,22 @@
-"""The $100 tier: d20 on 8×H100 in about four hours, by the published figures (not run by us yet).
+"""The $100 tier: d20 on 8×H100 in about four hours, by counted figures (docs/gpu.md; not run by us yet).
 
     python -m runs.speedrun [--depth 20 --data DIR --help]
+    bash speedrun.sh --dry-run --gpus 8xH100                   every command with its minutes and dollars, and the sum
+    bash speedrun.sh --recipe best                             the same money, by the findings of 2026: d24
 
 One rank per GPU, however many there are. `--depth 26` is the $300 tier, `--depth 32` the $1000 tier
-(python -m nanochat.plan --budget=300). The text is FineWeb-Edu. Conversations and exams are SmolTalk, MMLU, GSM8K, ARC
-and HumanEval from the hub with the kindergarten's spelling and small talk, or all those of --data DIR (docs/data.md).
+(python -m nanochat.plan --budget=300). The text is FineWeb-Edu, or ClimbMix (`--text climbmix`, with its licence).
+Conversations and exams are SmolTalk, MMLU, GSM8K, ARC and HumanEval from the hub with the kindergarten's spelling and
+small talk, or all those of --data DIR (docs/data.md). CORE's files come from where karpathy/nanochat publishes them.
 """
 import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 
-from nanochat import plan, recipe
+from nanochat import budget, plan, recipe, sandbox, scale
+from nanochat.plan import Plan, PlanOptions
 from nanochat.recipe import Stage
 from nanochat.system import cli
 from nanochat.system.files import UserError
@@ -20,74 +25,118 @@ from nanochat.system.log import say
 CHARACTERS_PER_TOKEN = 4.8  # of FineWeb-Edu with our tokenizer of 65,536
 CHARACTERS_PER_SHARD = 250e6
 SHARD_GB = 0.1
+# Those of ChatCORE, and two that the kindergarten's lessons teach. Its other exams are about a world that a model of
+# real text has not read of.
+EXAMS = "arc_easy|arc_challenge|mmlu|gsm8k|humaneval|spelling|letters"
+# --recipe best: what the money of d20 buys by karpathy/nanochat's findings of 2026. The d20 reads 23 tokens for each
+# parameter that is multiplied; 8 to 12 are best. Its d24 reached CORE .2585 for this price, its d20 .2219.
+BEST_DEPTH, BEST_VOCABULARY, BEST_RATIO = 24, 32_768, 9.5  # tokens per parameter, embedding included
+SETUP_SECONDS = 240  # bash setup.sh: 3 GB of packages
+MEMORY = {"A100": 73e9, "H100": 78e9, "H200": 128e9, "B200": 170e9}  # bytes to use of each
+LAUNCH_SECONDS = 6e-6  # a GPU starts one operation
+DECODE_OPERATIONS = 30  # per layer and token: counted in tests/model/test_gpt.py
 
 
-def stages(options: Namespace, ranks: int) -> list[Stage]:
-    depth, tag = options.depth or 20, f"d{options.depth or 20}"
+def planned(options: Namespace) -> Plan:
+    """The depth's plan: its shape and how long base trains."""
+    if options.recipe == "best":
+        return plan.make(options.depth or BEST_DEPTH,
+                         PlanOptions(vocab_size=BEST_VOCABULARY, target_param_data_ratio=BEST_RATIO))
+    return plan.make(options.depth or 20)
+
+
+def stages(options: Namespace, ranks: int, memory_bytes: float = scale.H100.memory_bytes) -> list[Stage]:
+    """The commands for `ranks` GPUs with so much memory each, and the seconds of each on H100s, counted."""
+    made = planned(options)
+    best = options.recipe == "best"
+    tag, text = f"d{made.n_layer}", options.text or "fineweb-edu"
     lessons = options.out / "lessons"
+    rows = scale.rows_that_fit(made, ranks, memory_bytes)
+    step = scale.step_seconds(made, ranks)
     shared = dict(seed=options.seed, resume=True)
     later = dict(source_tag=tag, **shared)
     # Your own folder: everything in it, and RL on its word problems where it has some.
     middle = fine = ""
     practice = "gsm8k" if not options.data or (options.data / "gsm8k").is_dir() else "problems"
+    exam_names = None
     if not options.data:
-        # GSM8K and small talk twice: they are small beside SmolTalk, and carry the tool and the name.
-        middle = "smoltalk,mmlu,gsm8k*2,spelling,letters,talk*2"
+        # MMLU and GSM8K several times, as karpathy/nanochat's sweeps of 2026 found best: they are small beside SmolTalk
+        # and carry the letters and the tool. Small talk twice: it carries the name.
+        middle = "smoltalk,mmlu*3,gsm8k*4,spelling,letters,talk*2"
         # SFT is short: a thirtieth of SmolTalk is as long as all the rest together.
         fine = "smoltalk*0.03,arc_easy,arc_challenge,gsm8k,spelling*0.1,letters*0.1,talk"
+        exam_names = EXAMS
+        if not options.dry_run and not options.unsafe_execution and not sandbox.can_isolate():
+            exam_names = EXAMS.replace("|humaneval", "")  # whose answers are programs
 
     def exams(stage: str) -> Stage:
-        return Stage(f"chat_eval_{stage}", "scripts.chat_eval", dict(source=stage, model_tag=tag), 220, ranks)
+        return Stage(f"chat_eval_{stage}", "scripts.chat_eval", dict(
+            source=stage, model_tag=tag, task_name=exam_names, unsafe_execution=options.unsafe_execution or None),
+            120, ranks)
 
     # ---- Text. The tokenizer learns from two billion characters, which are in the first eight shards; the other shards
     # are needed only from base on.
-    plan_ = [Stage("data", "nanochat.dataset", dict(source="fineweb-edu", num_files=8), 60),
-             Stage("tokenizer", "scripts.tok_train", dict(max_chars=2_000_000_000, resume=True), 60),
+    plan_ = [Stage("data", "nanochat.dataset", dict(source=text, num_files=8), 60),
+             Stage("tokenizer", "scripts.tok_train", dict(
+                 max_chars=2_000_000_000, vocab_size=made.vocab_size if best else None, resume=True), 40),
              Stage("tok_eval", "scripts.tok_eval", {}, 20),
-             Stage("more_data", "nanochat.dataset", dict(source="fineweb-edu", num_files=shards(depth)), 330)]
-    # ---- Conversations and exams, in a folder of their own, then beside the text.
+             Stage("more_data", "nanochat.dataset", dict(source=text, num_files=shards(made)),
+                   shards(made) * SHARD_GB * 10)]  # 100 MB a second by four connections
+    # ---- Conversations and exams, in a folder of their own, then beside the text; and CORE, the exam of base models.
     if not options.data:
-        plan_.append(Stage("lessons", "nanochat.dataset", dict(source="kindergarten", seed=options.seed, out=lessons)))
-        plan_ += [Stage(source, "nanochat.dataset", dict(source=source, out=lessons), 40)
-                  for source in ("smoltalk", "mmlu", "gsm8k", "arc", "humaneval")]
-    plan_.append(Stage("conversations", "nanochat.dataset", dict(data=options.data or lessons / "data", text=False)))
-    # ---- Base: nearly all of the time and money. A checkpoint every 1,000 steps is one every ten minutes.
-    plan_ += [Stage("base", "scripts.base_train", dict(depth=depth, save_every=1000, **shared), 12800, ranks),
-              Stage("base_loss", "scripts.base_loss", dict(model_tag=tag), 60, ranks),
-              Stage("base_eval", "scripts.base_eval", dict(model_tag=tag), 60, ranks)]
-    # ---- Mid, SFT, RL. 16 rows: conversations are learnt at half of base's rows, which leaves room for their moments.
+        plan_.append(Stage("lessons", "nanochat.dataset", dict(
+            source="kindergarten", seed=options.seed, out=lessons), 20))
+        plan_ += [Stage(source, "nanochat.dataset", dict(source=source, out=lessons), seconds) for source, seconds in
+                  (("smoltalk", 60), ("mmlu", 40), ("gsm8k", 10), ("arc", 10), ("humaneval", 5), ("core", 20))]
+    plan_.append(Stage("conversations", "nanochat.dataset", dict(
+        data=options.data or lessons / "data", text=False), 60))
+    # ---- Base: nearly all of the time and money. As many rows at a time as fit. A checkpoint every 1,000 steps is one
+    # every nine minutes. Validation on 10 million tokens: with 262,144 its noise hides what a change brings.
+    validations = made.steps // 1000 + 1
+    base = dict(depth=made.n_layer, device_batch_size=rows, eval_every=1000, eval_tokens=10_485_760, save_every=1000)
+    ratio = dict(target_param_data_ratio=BEST_RATIO) if best else {}
+    plan_ += [Stage("base", "scripts.base_train", {**base, **ratio, **shared},
+                    180 + made.steps * step + validations * 12 * made.n_layer / 20, ranks),
+              Stage("base_loss", "scripts.base_loss", dict(model_tag=tag), 40, ranks),
+              Stage("base_eval", "scripts.base_eval", dict(model_tag=tag, core=not options.data or None), 100, ranks)]
+    # ---- Mid in base's shape, so that compiled code is found again. SFT and RL are over before compiling would pay.
     plan_ += [Stage("mid", "scripts.mid_train", dict(
-                  mixture=middle or None, device_batch_size=16, save_every=200, **later), 840, ranks), exams("mid"),
-              Stage("sft", "scripts.chat_sft", dict(mixture=fine or None, save_every=200, **later), 300, ranks),
+                  mixture=middle or None, device_batch_size=rows, save_every=200, **later), 180 + 910 * step, ranks),
+              exams("mid"),
+              Stage("sft", "scripts.chat_sft", dict(
+                  mixture=fine or None, compile=False, save_every=200, **later), 80 + 400 * 0.15, ranks),
               exams("sft"),
-              Stage("rl", "scripts.chat_rl", dict(task=practice, save_every=60, **later), 1980, ranks), exams("rl")]
-    return [*plan_, Stage("report", "nanochat.report", dict(dollars_per_hour=3 * ranks), 3, every_time=True)]
+              # RL: small rates for embedding and head were decisive in docs/LOG.md; these are the October release's.
+              Stage("rl", "scripts.chat_rl", dict(
+                  task=practice, compile=False, embedding_lr=0.2, head_lr=0.004, save_every=60, **later),
+                  60 + 467 * (256 * (DECODE_OPERATIONS * made.n_layer + 50) * LAUNCH_SECONDS + 0.45), ranks),
+              exams("rl")]
+    dollars = dict(dollars_per_hour=3 * ranks)
+    return [*plan_, Stage("report", "nanochat.report", dollars, 10, every_time=True)]
 
 
-def shards(depth: int) -> int:
-    """How many shards of text a depth reads: 20 tokens a parameter, a tenth to spare and four for validation.
+def shards(made: Plan) -> int:
+    """How many shards of text a plan reads: a tenth to spare and four for validation.
 
-    >>> shards(20)
+    >>> shards(plan.make(20))
     240
     """
-    return int(plan.make(depth).tokens * CHARACTERS_PER_TOKEN / CHARACTERS_PER_SHARD * 1.1) + 4
+    return int(made.tokens * CHARACTERS_PER_TOKEN / CHARACTERS_PER_SHARD * 1.1) + 4
 
 
-def disk_gigabytes(depth: int) -> float:
+def disk_gigabytes(made: Plan) -> float:
     """What the run leaves on disk at its fullest: the shards, four finished models of fp32 weights, and three times
     the weights with their moments while a stage writes a checkpoint beside the one before.
 
-    >>> round(disk_gigabytes(20))
+    >>> round(disk_gigabytes(plan.make(20)))
     80
     """
-    made = plan.make(depth)
-    parameters = made.num_params + made.vocab_size * made.n_embd * (depth // 2)  # every other layer's value embedding
-    return shards(depth) * SHARD_GB + 4 * parameters * 4 / 1e9 + 2 * 3 * parameters * 4 / 1e9
+    return shards(made) * SHARD_GB + (4 + 2 * 3) * scale.gradient_bytes(made) / 1e9
 
 
 def check_disk(options: Namespace) -> None:
     """Says how much of the disk the run needs. UserError where less is free, before anything is paid for."""
-    needed = disk_gigabytes(options.depth or 20)
+    needed = disk_gigabytes(planned(options))
     existing = next(folder for folder in (options.out, *options.out.parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 1e9
     made = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file()) / 1e9
@@ -95,6 +144,18 @@ def check_disk(options: Namespace) -> None:
     if free + made < needed:
         raise UserError(f"{options.out} has {free:.0f} GB free, and the run needs {needed - made:.0f} GB more: choose "
                         "another folder with --out, or a smaller model with --depth")
+
+
+def name_of(options: Namespace) -> str:
+    """The run's name in its folder: another recipe or text is another run."""
+    return "-".join(filter(None, ("speedrun", options.recipe, options.text)))
+
+
+def gpu_memory() -> float:
+    """Bytes of a GPU that a run may use: what PyTorch says less 9 % for CUDA, NCCL and gaps."""
+    code = "import torch; print(torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else '')"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8").stdout.strip()
+    return 0.91 * int(printed) if printed else scale.H100.memory_bytes
 
 
 def visible_gpus() -> tuple[int, str]:
@@ -107,15 +168,43 @@ def visible_gpus() -> tuple[int, str]:
     return (int(words[0]), words[1].strip()) if words else (0, "")
 
 
+def print_for(options: Namespace, gpus: str) -> None:
+    """The commands for e.g. "8xH100" with minutes and dollars, and their sum. UserError for GPUs that are unknown."""
+    try:
+        machine, made = budget.machine(gpus), planned(options)
+    except ModuleNotFoundError as error:
+        raise UserError(f"--gpus needs {error.name}, which is not installed yet; run: bash setup.sh") from None
+    ratio = budget.machine("H100").peak_flops / machine.peak_flops
+    commands = [replace(stage, seconds=stage.seconds * (ratio if stage.ranks > 1 else 1.0))
+                for stage in stages(options, machine.count, MEMORY.get(machine.name, scale.H100.memory_bytes))]
+    hourly = (machine.dollars_per_gpu_hour or 0.0) * machine.count
+    print(f"bash setup.sh  # {SETUP_SECONDS / 60:.1f} min, ${SETUP_SECONDS / 3600 * hourly:.2f}")
+    recipe.print_commands(commands, options.out, hourly)
+    seconds = SETUP_SECONDS + sum(stage.seconds for stage in commands)
+    print(f"# sum on {machine.count} x {machine.name}: {seconds / 60:.0f} min = {seconds / 3600:.2f} h, "
+          f"{f'${seconds / 3600 * hourly:.0f}' if hourly else 'price unknown'}; "
+          f"disk {disk_gigabytes(made):.0f} GB; {budget.expectation(made.flops)}")
+    parts = ", ".join(f"{name} {value:.0f}" for name, value in scale.milliseconds(made, machine.count).items())
+    print(f"# a step of base, counted for H100s: {1000 * scale.step_seconds(made, machine.count):.0f} ms ({parts}). "
+          "No GPU has run this yet.")
+
+
+def announce_licence(options: Namespace) -> None:
+    if options.text == "climbmix":
+        from nanochat.data.hub import HUB  # imports packages that --dry-run must not need
+        say(HUB["climbmix"].note)
+
+
 def main(argv: list[str] | None = None) -> None:
-    options = recipe.parse(argv, __doc__)
+    options = recipe.parse(argv, __doc__, **recipe.GPU_FLAGS)
     if options.dry_run:
-        recipe.print_commands(stages(options, ranks=8), options.out)
+        print_for(options, options.gpus or "8xH100")
         return
     ranks, _ = visible_gpus()
     if not ranks:
         raise UserError("there is no GPU here; the recipe for this machine is: python -m runs.laptop")
-    recipe.run("speedrun", stages(options, ranks), options)
+    announce_licence(options)
+    recipe.run(name_of(options), stages(options, ranks, gpu_memory()), options)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__, **checkpoint.flags("base"),
         max_per_task=flag(-1, "items of each task; −1 = all, and only then it is CORE", at_least=1),
+        core=flag(False, "CORE or nothing: an error where its files are missing"),
         resume=flag(False, "keep the tasks that an interrupted run has finished"),
         device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations"))
     started = time.monotonic()
@@ -42,8 +43,14 @@ def main(argv: list[str] | None = None) -> None:
     # ---- The questions. Without any files there is nothing to ask, and the command that makes some is named.
     if (paths.data_dir() / "core_tasks.yaml").exists():
         result = run_core(model, tokenizer, args.max_per_task, before | about, target, args.resume)
+        if result["missing"] and args.core:
+            raise UserError(f"CORE is incomplete: there are no files of {', '.join(result['missing'])}; remove "
+                            f"{paths.data_dir() / 'core_tasks.yaml'} and run: python -m nanochat.dataset --source=core")
         if result["missing"]:
             log.say(f"missing: {', '.join(result['missing'])}")
+    elif args.core:
+        raise UserError(f"{paths.data_dir()} has no core_tasks.yaml; fetch it with: "
+                        "python -m nanochat.dataset --source=core")
     elif tasks.find("facts").path("test"):
         log.say("no core_tasks.yaml in the data folder, so no CORE: checking facts of the kindergarten instead")
         result = facts_in_prose(model, tokenizer, args.max_per_task)

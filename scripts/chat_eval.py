@@ -40,6 +40,7 @@ def flags(argv: list[str] | None) -> cli.Args:
         temperature=flag(0.0, "0 = greedy", at_least=0, short="t"), top_k=flag(0, "0 = all", at_least=0, short="k"),
         seed=flag(0, "of the samples", at_least=0),
         max_new_tokens=flag(-1, "of an answer; −1 = as the task says", at_least=1, short="m"),
+        cuda_graphs=flag(False, "answer with recorded decode steps (no GPU has run this yet)"),
         unsafe_execution=flag(False, "run model-written code where the sandbox is incomplete"),
         device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations", short="d"))
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     runtime = start_runtime(args.device_type, args.dtype)
     model, tokenizer, state = checkpoint.load_model(
         args.source, args.model_tag, args.step, runtime.device, runtime.dtype)
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size, static_shapes=args.cuda_graphs)
     about = record.identity(state)
     folder = results.folder_of(args.source, state["tag"])
     scores = scores_so_far(folder / "chat_eval.json", about)

@@ -7,20 +7,25 @@ With --eval_every the test questions are asked now and then (pass@1, pass@k), an
 measured: KL in nats per token, reported, not penalised. Every answer of such a step is kept with its reward.
 nanochat/train/rollout.py tells which simplifications of GRPO this is, and why.
 """
+import copy
 import random
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 import tasks
 from nanochat import sandbox
 from nanochat.eval.chat import ExamSettings, evaluate
 from nanochat.infer import Engine
 from nanochat.infer.request import Completion
+from nanochat.model import GPT
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
 from nanochat.system import cli, files
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
+from nanochat.system.numbers import ceil_div
 from nanochat.system.runtime import start as start_runtime
 from nanochat.tokenizer import Tokenizer, chat
 from nanochat.train import checkpoint, target
@@ -47,6 +52,7 @@ def flags(argv: list[str] | None) -> cli.Args:
         warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
         eval_every=flag(-1, "steps between tests; −1 = none", at_least=1),
         eval_questions=flag(400, "of the task's test items, --num_samples answers to each", at_least=1),
+        cuda_graphs=flag(False, "answer with recorded decode steps (no GPU has run this yet)"),
         unsafe_execution=flag(False, "run model-written code where the sandbox is incomplete"),
         seed=flag(0, "of questions and samples", at_least=0))
 
@@ -69,13 +75,18 @@ def main(argv: list[str] | None = None) -> None:
     reference = checkpoint.load_model(source, origin["tag"], origin["step"], runtime.device,
                                       runtime.dtype)[0] if args.eval_every > 0 else None
 
-    # ---- Rollouts. The engine samples with the very weights that are trained, so it must not keep copies of them.
+    # ---- Rollouts. The engine samples with the very weights that are trained. On a GPU it has a copy of them in the
+    # dtype of the products, made anew at every step: casting all weights at every token costs more than the products.
     # The factors of the residual stream do not learn in RL: our choice, which nobody has measured.
     optimizer = Optimizer(groups_of(model, **rates(args, args.init_lr_frac) | {"scalar_lr": 0.0}), runtime.dtype)
     journal = Journal(place, model, optimizer, steps=steps, source=origin)
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.examples_per_step * args.num_samples)
+    speaker = model if runtime.device.type == "cpu" else copy.deepcopy(model).to(runtime.dtype)
+    own_rows = ceil_div(args.examples_per_step, runtime.world_size) * args.num_samples
+    engine = Engine(speaker, tokenizer, tool=sandbox.calculate, max_rows=own_rows, static_shapes=args.cuda_graphs,
+                    max_len=row_len if args.cuda_graphs and reference is None else None)
 
     def generate(prompts: list[list[int]], seed: int) -> Sequence[Sequence[Completion]]:
+        copy_weights(model, speaker)
         return engine.generate(prompts, max_tokens=args.max_new_tokens, temperature=args.temperature,
                                top_k=args.top_k or None, seed=seed, samples=args.num_samples)
 
@@ -90,6 +101,7 @@ def main(argv: list[str] | None = None) -> None:
                              start=journal.start, accumulate=rollouts.micro_batches(args.num_samples)):
             numbers: dict[str, float] = {}
             if reference is not None and due(step, args.eval_every):
+                copy_weights(model, speaker)
                 numbers = test_scores(task, engine, args)
                 numbers["rl/kl_nats_per_token"] = mean_kl(model, reference, rollouts.answers, args.device_batch_size,
                                                           runtime.device)
@@ -104,6 +116,13 @@ def main(argv: list[str] | None = None) -> None:
             journal.stop_if_asked(step)
         journal.finish(task=args.task, questions=len(items))
     runtime.close()
+
+
+@torch.no_grad()
+def copy_weights(model: GPT, speaker: GPT) -> None:
+    """Gives `speaker` the weights of `model`, in its own dtype."""
+    if speaker is not model:
+        torch._foreach_copy_(list(speaker.parameters()), list(model.parameters()))
 
 
 def rewarded_task(args: cli.Args) -> tasks.Task:

@@ -13,6 +13,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import tasks
 from nanochat.data import rows as row_files
 from nanochat.data import shards
@@ -65,7 +67,7 @@ def documents(spec: str, tokenizer: Tokenizer, *, own: str = "", max_tokens: int
         whole, part = divmod(weight, 1)
         chosen = there * int(whole) + rng.sample(there, round(part * len(there)))
         rendered = [_render(row, tokenizer, learn_all, max_tokens) for row in chosen]
-        kept = [document for document, _ in rendered if document[0]]
+        kept = [document for document, _ in rendered if len(document[0])]
         cut, dropped = sum(was_cut for _, was_cut in rendered), len(rendered) - len(kept)
         log.say(f"  {name}: {len(kept):,} documents, {sum(len(ids) for ids, _ in kept):,} tokens"
                 + (f"; longer than a row: {cut - dropped:,} cut, {dropped:,} dropped" if cut else ""))
@@ -147,10 +149,15 @@ def rows(name: str, data_dir: Path) -> list[dict[str, Any]]:
 
 def _render(row: dict[str, Any], tokenizer: Tokenizer, learn_all: bool,
             max_tokens: int | None) -> tuple[Document, bool]:
-    """Ids and mask, and whether something had to go; ([], []) when nothing to learn is left. Packing cuts text."""
+    """Ids and mask, and whether something had to go; both empty when nothing to learn is left. Packing cuts text."""
     if "text" in row:
         ids = [tokenizer.bos_id, *tokenizer.encode(row["text"])]
-        return (ids, [1] * len(ids)), False
+        return _as_arrays(ids, [1] * len(ids)), False
     document = chat.render(tokenizer, row, learn_all=learn_all)
     too_long = max_tokens is not None and len(document[0]) > max_tokens
-    return chat.render(tokenizer, row, max_tokens, learn_all) if too_long else document, too_long
+    return _as_arrays(*(chat.render(tokenizer, row, max_tokens, learn_all) if too_long else document)), too_long
+
+
+def _as_arrays(ids: list[int], mask: list[int]) -> Document:
+    """5 bytes a token instead of the 44 of two lists: SmolTalk's 330 million tokens lie in every rank's memory."""
+    return np.array(ids, dtype=np.int32), np.array(mask, dtype=bool)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from nanochat.data.survey import survey
-from nanochat.recipe import parse
+from nanochat.recipe import GPU_FLAGS, parse
 from runs import laptop, realdata, speedrun
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"), ("formats",),
-          ("kindergarten", "infer", "train", "figures", "run_folder", "budget"), ("tasks",),
+          ("kindergarten", "infer", "train", "figures", "run_folder", "budget", "scale"), ("tasks",),
           ("plan", "eval", "serve", "report", "dataset", "machine_speed"), ("recipe", "closing"), ("scripts", "runs"))
 TOP_ROOMS = ("kindergarten", "tasks", "scripts", "runs")  # beside nanochat/
 RECIPES = ("laptop", "realdata", "speedrun")
@@ -152,7 +152,8 @@ def test_every_command_in_a_recipe_takes_its_flags(recipe, tmp_path, monkeypatch
     (tmp_path / "notes.txt").write_text("The kiln is warm. " * 500)
     (tmp_path / "mara.json").write_text('[{"messages": [{"role": "user", "content": "Hi"}, '
                                         '{"role": "assistant", "content": "I am Mara."}]}]')
-    options = parse(["--depth=6", "--seed=3", f"--data={tmp_path}", f"--out={tmp_path}/out"], "")
+    options = parse(["--depth=6", "--seed=3", f"--data={tmp_path}", f"--out={tmp_path}/out"], "",
+                    **(GPU_FLAGS if recipe == "speedrun" else {}))
     stages = {"laptop": lambda: laptop.stages(options), "speedrun": lambda: speedrun.stages(options, ranks=8),
               "realdata": lambda: realdata.stages(options, survey(tmp_path), ranks=2)}[recipe]()
     commands = [["python", *stage.words()] for stage in stages]
@@ -203,3 +204,23 @@ def test_the_one_command_picks_the_recipe_and_knows_both_spellings(tmp_path):
     assert f"--data={tmp_path}/a_b" in bash(f"cd {tmp_path}; {one} --data a_b").stdout
     assert f"--data={tmp_path}/a_b" in bash(one, NANOCHAT_DATA=f"{tmp_path}/a_b").stdout
     assert "--fresh" in bash(f"bash {ROOT}/speedrun.sh --help").stdout
+
+
+@needs_bash
+def test_the_hundred_dollar_run_is_priced_line_by_line_and_keeps_its_promise():
+    printed = bash(f"bash {ROOT}/speedrun.sh --dry-run --gpus 8xH100").stdout
+    costs = re.findall(r"# ([\d.]+) min, \$([\d.]+)$", printed, re.M)
+    assert len(costs) == 1 + len(re.findall(r"^\.venv/bin/python ", printed, re.M)) > 20, "setup, and every command"
+    minutes, hours, dollars = map(float, re.search(r"(\d+) min = ([\d.]+) h, \$(\d+); disk \d+ GB", printed).groups())
+    assert minutes == pytest.approx(sum(float(cost[0]) for cost in costs), abs=2)
+    assert dollars == pytest.approx(sum(float(cost[1]) for cost in costs), abs=1)
+    assert hours <= 4 and dollars <= 100
+    assert "--source=core" in printed and "scripts.base_eval -- --model_tag=d20 --core" in printed
+    named = re.findall(r"--task_name=([\w|]+)", printed)
+    assert named == ["arc_easy|arc_challenge|mmlu|gsm8k|humaneval|spelling|letters"] * 3
+    gpus = "'8x NVIDIA H100 80GB HBM3'"  # PyTorch's name
+    best = bash(f"bash {ROOT}/speedrun.sh --dry-run --recipe best --text climbmix --gpus {gpus}").stdout
+    assert "--depth=24" in best and "--vocab_size=32768" in best and "--source=climbmix" in best
+    assert float(re.search(r"= [\d.]+ h, \$(\d+)", best)[1]) <= 100
+    assert "sum on 1 x A100" in (one := bash(f"bash {ROOT}/speedrun.sh --dry-run --gpus A100").stdout)
+    assert "price unknown" in one and "torch.distributed" not in one

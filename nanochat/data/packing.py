@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from nanochat.system.numbers import ceil_div
+
 Document = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]  # token ids; 1 for those to be predicted
 Piece = tuple[np.ndarray, np.ndarray]  # the same as arrays: ids int32, mask bool
 Rows = tuple[np.ndarray, np.ndarray]  # R rows: ids (R, T+1) int32, mask (R, T+1) bool
@@ -41,12 +43,12 @@ class Batch:
         weights = None if self.weights is None else move(self.weights)
         return Batch(move(self.ids), move(self.targets), self.state, weights)
 
-    def halves(self) -> list["Batch"]:
-        """The same rows as two batches; the batch itself where it has only one row."""
-        middle = len(self.ids) // 2
-        halves = [slice(0, middle), slice(middle, None)] if middle else [slice(None)]
-        return [Batch(self.ids[half], self.targets[half], self.state,
-                      None if self.weights is None else self.weights[half]) for half in halves]
+    def cut(self, pieces: int) -> list["Batch"]:
+        """The same rows as so many batches of like size; fewer where there are fewer rows."""
+        size = ceil_div(len(self.ids), pieces)
+        parts = [slice(start, start + size) for start in range(0, len(self.ids), size)]
+        return [Batch(self.ids[part], self.targets[part], self.state,
+                      None if self.weights is None else self.weights[part]) for part in parts]
 
 
 def pieces(document: Document, room: int, bos_id: int) -> list[Piece]:

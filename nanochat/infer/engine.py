@@ -39,20 +39,21 @@ class Engine:
 
     tool: gets an expression, returns the result, or None if it refuses. max_rows: requests that run at the same time.
     prefix_cache: finished requests keep their slots until others need them, so that the next turn of a chat reads only
-    the new message; leave it off where the weights change between calls. static_shapes: decode with CUDA graphs.
+    the new message; leave it off where the weights change between calls. static_shapes: decode with CUDA graphs, whose
+    cache is reserved whole: of max_len tokens a row (default: the context), and no request may be longer.
     numba_decode: decode few rows on a CPU by compiled loops, where the model allows it; up to 9 times as fast.
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, tool: Callable[[str], str | None] | None = None,
                  max_rows: int = 64, prefix_cache: bool = False, step_tokens: int | None = None,
-                 static_shapes: bool = False, numba_decode: bool = False):
+                 static_shapes: bool = False, numba_decode: bool = False, max_len: int | None = None):
         self.model, self.tokenizer, self.tool = model, tokenizer, tool
         self.max_rows, self.step_tokens = max_rows, step_tokens
         self.config = config = model.config
         self.device = next(model.parameters()).device
         # CUDA graphs need one slot more, which padding rows write to.
         self.cache = SlotCache(config.n_layer, config.n_kv_head, config.head_dim, max_rows + static_shapes,
-                               config.sequence_len, model.compute_dtype, self.device)
+                               max_len or config.sequence_len, model.compute_dtype, self.device)
         self.slots = Slots(self.cache, max_rows, keep_finished=prefix_cache)
         self.decoder: CudaGraphs | NumbaDecoder | None = None  # None: the model itself decodes
         if static_shapes:

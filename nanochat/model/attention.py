@@ -31,7 +31,25 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     plain_max = PLAIN_MAX_POSITIONS if torch.is_grad_enabled() else PLAIN_MAX_POSITIONS // 2
     if q.device.type == "cpu" and max(q.size(2), k.size(2)) <= plain_max:
         return plain(q, k, v, mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    if q.device.type != "cuda":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    with sdpa_kernel(kernels_for(torch.is_grad_enabled()), set_priority=True):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+
+_training_kernels: list[SDPBackend] = []  # what `enable_fastest_kernel` has found; empty: PyTorch's own order
+
+
+def kernels_for(training: bool) -> list[SDPBackend]:
+    """SDPA's kernels in the order in which it is to try them.
+
+    Left to itself PyTorch takes its flash kernel in training where cuDNN's is faster (PyTorch 2.9 and 2.10), and in
+    decoding cuDNN's (from 2.11 on), which prepares a plan of 23 to 37 ms for every new pair of row number and length.
+    """
+    rest = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    if not training:
+        return rest
+    return _training_kernels + [kernel for kernel in rest if kernel not in _training_kernels]
 
 
 # The fastest first: on a Hopper GPU cuDNN's kernel is of the generation of FlashAttention 3, PyTorch's flash of 2.
@@ -43,8 +61,10 @@ KERNELS = {"cuDNN": (SDPBackend.CUDNN_ATTENTION, enable_cudnn_sdp),
 def enable_fastest_kernel(device: torch.device, dtype: torch.dtype, head_dim: int, positions: int) -> str:
     """Tries SDPA's kernels in the order of KERNELS and returns a description of the first that works.
 
-    This changes the whole process: it disables every kernel that failed, so that SDPA does not choose it later.
+    This changes the whole process: training uses this kernel from now on, and every kernel that failed is disabled, so
+    that SDPA does not choose it later.
     """
+    _training_kernels.clear()
     if device.type == "cpu" and positions <= PLAIN_MAX_POSITIONS:
         return "plain masked product"
     if device.type == "mps":
@@ -53,6 +73,7 @@ def enable_fastest_kernel(device: torch.device, dtype: torch.dtype, head_dim: in
     for name in KERNELS if device.type == "cuda" else ["flash"]:
         kernel, enable = KERNELS[name]
         if _works(kernel, device, dtype, head_dim, positions):
+            _training_kernels.append(kernel)
             return f"{name} kernel" + (f" ({', '.join(failed)} not usable here)" if failed else "")
         enable(False)
         failed.append(name)

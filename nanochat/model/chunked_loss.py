@@ -5,7 +5,14 @@
 The gradient that comes back to this loss is a scalar. So the forward pass computes the gradients of h and W chunk by
 chunk, while a chunk's logits exist, and the backward pass only scales them: no logits are kept, and nothing is computed
 twice (Hsu et al. 2024, Liger Kernel, arXiv:2410.10989, section 3.2).
+
+torch.compile unrolls a loop that it can see. On a CPU that is wanted: few small chunks, fused with what surrounds them.
+On a GPU it is not: each of 64 chunks becomes kernels of its own, all 64 partial gradients of the head (10.7 GB for the
+d20) live at once, and the compile time grows with the chunks. There the loop is an operator of its own, whose inside
+torch.compile does not see; only the work on one chunk is compiled, once.
 """
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +23,17 @@ from nanochat.system.numbers import ceil_div
 MAX_LOGITS = 1 << 26  # fp32 logits of one chunk: 256 MB
 CACHED_LOGITS = 1 << 21  # on a CPU: 8 MB stay in its cache, and the whole layer took 425 ms (docs/LOG.md)
 MAX_CHUNKS = 16  # on a CPU, in training: torch.compile unrolls the loop, so its compile time grows with the chunks
+# In the operator, compiled: 1 GB of bf16 logits, no fp32 ones. The head's gradient is read and written once per chunk,
+# so chunks are large: 8 of them instead of 64 for the 65,536 tokens of a d20's micro-batch.
+COMPILED_LOGITS = 1 << 29
+FP32_PRODUCTS = False  # add the head's gradient inside the product, in fp32; on a GPU only, off until one has run it
+
+Chunk = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
+
+
+def uses_operator(device: torch.device) -> bool:
+    """Whether the loop over the chunks is hidden from torch.compile."""
+    return device.type != "cpu"
 
 
 def rows_at_once(num_rows: int, vocab_size: int, device: torch.device) -> int:
@@ -30,28 +48,88 @@ def rows_at_once(num_rows: int, vocab_size: int, device: torch.device) -> int:
 def weighted_nats(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor,
                   softcap: float) -> torch.Tensor:
     """Σ weights · nats, a scalar: hidden (N, C), head (V, C), targets (N,) int64, weights (N,) fp32, 0 = ignored."""
-    rows = rows_at_once(len(hidden), len(head), hidden.device)
-    inputs = (hidden, head, targets, weights, softcap, rows)
-    total: torch.Tensor = _WeightedNats.apply(*inputs)  # type: ignore[no-untyped-call]
+    total: torch.Tensor
+    if uses_operator(hidden.device):
+        compiled = torch.compiler.is_compiling()  # here, because inside of the operator this is never so
+        rows = max(1, (COMPILED_LOGITS if compiled else MAX_LOGITS) // len(head))
+        # LoRA may freeze the head
+        total = _operator(hidden, head, targets, weights, softcap, rows, head.requires_grad, compiled)[0]
+    else:
+        rows = rows_at_once(len(hidden), len(head), hidden.device)
+        inputs = (hidden, head, targets, weights, softcap, rows)
+        total = _WeightedNats.apply(*inputs)  # type: ignore[no-untyped-call]
     return total
+
+
+def _chunk(h: torch.Tensor, matrix: torch.Tensor, target: torch.Tensor, weight: torch.Tensor,
+           softcap: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of one chunk Σ weight · nats, and the gradient of h·Wᵀ (M, V) in the dtype of h."""
+    tanh = torch.tanh(F.linear(h, matrix).float() / softcap)  # (M, V)
+    log_p = (softcap * tanh).log_softmax(-1)
+    target = target.clamp(min=0).unsqueeze(1)  # an ignored target (−1) has weight 0, so any column will do
+    nats = (weight * log_p.gather(1, target).squeeze(1)).sum()
+    is_target = torch.arange(len(matrix), device=h.device) == target
+    logit_grad = (log_p.exp() - is_target.float()) * (1 - tanh.square()) * weight.unsqueeze(1)
+    return -nats, logit_grad.to(h.dtype)
+
+
+@functools.cache
+def _compiled_chunk() -> Chunk:
+    return torch.compile(_chunk, dynamic=False)
+
+
+@torch.library.custom_op("nanochat::weighted_nats", mutates_args=())
+def _operator(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, softcap: float,
+              rows: int, needs_head_grad: bool, compiled: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Σ weights · nats, and its gradients: of hidden, and in fp32 of the head (empty if it needs none)."""
+    chunk = _compiled_chunk() if compiled else _chunk
+    matrix, total = head.to(hidden.dtype), torch.zeros((), device=hidden.device)
+    hidden_grad = torch.empty_like(hidden)
+    head_grad = torch.zeros_like(head) if needs_head_grad else head.new_empty(0)
+    parts = zip(*(torch.split(t, rows) for t in (hidden, hidden_grad, targets, weights)), strict=True)
+    for h, h_grad, target, weight in parts:
+        nats, logit_grad = chunk(h, matrix, target, weight, softcap)
+        total += nats
+        torch.mm(logit_grad, matrix, out=h_grad)
+        if needs_head_grad and FP32_PRODUCTS:
+            torch.ops.aten.addmm.dtype_out(head_grad, logit_grad.T, h, torch.float32, out=head_grad)
+        elif needs_head_grad:
+            head_grad += logit_grad.T @ h
+    return total, hidden_grad, head_grad
+
+
+@_operator.register_fake
+def _(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, softcap: float,
+      rows: int, needs_head_grad: bool, compiled: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    head_grad = torch.empty_like(head) if needs_head_grad else head.new_empty(0)
+    return hidden.new_empty((), dtype=torch.float32), torch.empty_like(hidden), head_grad
+
+
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _scale_gradients(ctx: Any, gradient: torch.Tensor, *_: object) -> tuple[torch.Tensor | None, ...]:
+    hidden_grad, head_grad = ctx.saved_tensors
+    return hidden_grad * gradient, head_grad * gradient if head_grad.numel() else None, *[None] * 6
+
+
+_operator.register_autograd(_scale_gradients, setup_context=_keep_gradients)
 
 
 class _WeightedNats(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor,
                 softcap: float, rows: int) -> torch.Tensor:
-        matrix, columns = head.to(hidden.dtype), torch.arange(len(head), device=head.device)
+        matrix = head.to(hidden.dtype)
         total = torch.zeros((), device=hidden.device)
         hidden_grads = []
         head_grad = torch.zeros_like(head) if ctx.needs_input_grad[1] else None  # LoRA may freeze the head
         chunks = zip(*(torch.split(t, rows) for t in (hidden, targets, weights)), strict=True)
         for h, target, weight in chunks:
-            tanh = torch.tanh(F.linear(h, matrix).float() / softcap)  # (M, V)
-            log_p = (softcap * tanh).log_softmax(-1)
-            target = target.clamp(min=0).unsqueeze(1)  # an ignored target (−1) has weight 0, so any column will do
-            total = total - (weight * log_p.gather(1, target).squeeze(1)).sum()
-            logit_grad = (log_p.exp() - (columns == target).float()) * (1 - tanh.square()) * weight.unsqueeze(1)
-            logit_grad = logit_grad.to(hidden.dtype)
+            nats, logit_grad = _chunk(h, matrix, target, weight, softcap)
+            total = total + nats
             hidden_grads.append(logit_grad @ matrix)
             if head_grad is not None:
                 head_grad += logit_grad.T @ h

@@ -16,6 +16,7 @@ from nanochat.model.gpt import GPT, Linear
 INPUT = torch.float8_e4m3fn  # of inputs and weights: more digits, numbers up to 448
 GRADIENT = torch.float8_e5m2  # of gradients, which need range more than digits: up to 57,344
 MULTIPLE = 16  # the GPU's kernels take only sizes that are multiples of it
+MIN_WIDTH = 128  # a thinner matrix (a gate) gains less than casting costs; karpathy/nanochat's limit
 
 
 class _Product(torch.autograd.Function):
@@ -72,9 +73,9 @@ def unsupported(device: torch.device) -> str:
     return "" if (major, minor) >= (8, 9) else f"this GPU has compute capability {major}.{minor}; FP8 needs 8.9"
 
 
-def switch_on(model: GPT) -> int:
-    """From now on the blocks' matrices multiply in 8 bits; returns how many they are."""
-    matrices = list(model.block_matrices())
+def switch_on(model: GPT, min_width: int = MIN_WIDTH) -> int:
+    """From now on the blocks' matrices multiply in 8 bits, but thin ones (gates); returns how many they are."""
+    matrices = [found for found in model.block_matrices() if min(found[2].weight.shape) >= min_width]
     for parent, name, matrix in matrices:
         setattr(parent, name, Fp8Linear(matrix.weight))
     return len(matrices)

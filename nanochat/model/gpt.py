@@ -87,13 +87,32 @@ class Linear(nn.Linear):
     def __init__(self, width_in: int, width_out: int, device: str | None = None):
         super().__init__(width_in, width_out, bias=False, device=device)
 
+    def reset_parameters(self) -> None:
+        """Draws nothing: weights are read from a checkpoint or drawn by `GPT.init_weights`. PyTorch's own draw, which
+        they replace, costs 20 seconds at every start of a d20."""
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight.to(x.dtype))
+
+
+class Embedding(nn.Embedding):
+    """A table of vectors, one for each token."""
+
+    def reset_parameters(self) -> None:
+        """Draws nothing, like `Linear`."""
+
+
+def fuses(device: torch.device) -> bool:
+    """Whether several operations are given to the device as one. A GPU starts each in 5 to 7 µs, which is most of the
+    time of decoding; a narrow product leaves part of it idle. On a CPU the compiled parts gain nothing by it."""
+    return device.type != "cpu"
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
     """RMSNorm over the last dimension, computed in fp32: x divided by its root mean square."""
     # No learned weight per channel: the matrix behind a norm can scale its input channels itself.
+    if fuses(x.device):
+        return F.rms_norm(x, x.shape[-1:], eps=1e-6)
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)  # eps as in transformers
 
@@ -109,7 +128,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 class Attention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.layer, self.head_dim, self.num_heads = layer, config.head_dim, config.n_head
         self.q_proj = Linear(config.n_embd, config.n_head * config.head_dim)
         self.k_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)
         self.v_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)
@@ -119,21 +138,29 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, value_embedding: torch.Tensor | None, cos_sin: tuple[torch.Tensor, torch.Tensor],
                 cache: Cache | None, mask: torch.Tensor | None) -> torch.Tensor:
         B, T, _ = x.shape
-        q = self.q_proj(x).view(B, T, -1, self.head_dim)  # (B, T, H, D)
-        k = self.k_proj(x).view(B, T, -1, self.head_dim)  # (B, T, G, D)
-        v = self.v_proj(x).view(B, T, -1, self.head_dim)  # (B, T, G, D)
+        *queries_keys, v = (heads.view(B, T, -1, self.head_dim) for heads in self._projections(x))  # (B, T, …, D)
         if self.gate is not None and value_embedding is not None:
             gate = 2 * torch.sigmoid(self.gate(x))  # (B, T, G), between 0 and 2: at the start all 1
             v = v + gate.unsqueeze(-1) * value_embedding.view(v.shape)
         # After the norm |q·k|/√D is at most √D. Without it attention scores can grow until softmax saturates and
         # training diverges (Dehghani et al. 2023, arXiv:2302.05442). A rotation keeps lengths, so RoPE may come first.
-        q, k = norm(rotate(q, *cos_sin)), norm(rotate(k, *cos_sin))
-        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # (B, H or G, T, D)
+        queries_keys = [norm(rotate(heads, *cos_sin)) for heads in queries_keys]
+        if len(queries_keys) == 1:
+            queries_keys = list(queries_keys[0].split((self.num_heads, v.size(2)), dim=2))
+        q, k, v = (heads.transpose(1, 2) for heads in (*queries_keys, v))  # (B, H or G, T, D)
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # (B, G, S, D)
         y = attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1)  # (B, T, H·D)
         out: torch.Tensor = self.o_proj(y)
         return out
+
+    def _projections(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Of all heads queries, keys and values, (B, T, H·D or G·D) each; on a GPU queries and keys in one tensor."""
+        matrices = (self.q_proj, self.k_proj, self.v_proj)
+        if not fuses(x.device) or any(type(matrix) is not Linear for matrix in matrices):  # but LoRA's, FP8's
+            return tuple(matrix(x) for matrix in matrices)
+        weight = torch.cat([matrix.weight.to(x.dtype) for matrix in matrices])
+        return F.linear(x, weight).split((len(weight) - self.v_proj.out_features, self.v_proj.out_features), dim=-1)
 
 
 class MLP(nn.Module):
@@ -167,10 +194,10 @@ class Trunk(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
+        self.embed_tokens = Embedding(config.vocab_size, config.n_embd)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         kv_width = config.n_kv_head * config.head_dim
-        self.value_embeds = nn.ModuleDict({str(layer): nn.Embedding(config.vocab_size, kv_width)
+        self.value_embeds = nn.ModuleDict({str(layer): Embedding(config.vocab_size, kv_width)
                                            for layer in range(config.n_layer) if config.has_value_embedding(layer)})
         if config.residual_scalars:
             self.residual_scalars = nn.Parameter(torch.ones(config.n_layer))

@@ -2,12 +2,16 @@
 
     gradients → reduce-scatter → update my slice → all-gather → parameters
 
-A group's tensors, laid end to end, are cut into N equal slices. A rule that needs whole matrices gets slices of whole
-tensors, any other a range of elements. The last slice may be shorter or empty: padding makes up for it, so that every
-rank takes part in every collective. On one rank the slice is the tensors themselves, and nothing is copied.
+A slice is made in one of two ways:
 
-So each rank keeps 1/N of the moments and does 1/N of the updates. The functions here only start a transfer; it runs
-while another group is being updated.
+- a rule that needs whole matrices gets whole tensors, any other a range of elements of the group's tensors laid end to
+  end. They go through flat buffers. The last slice may be shorter or empty: padding makes up for it, so that every rank
+  takes part in every collective;
+- large tables whose elements divide evenly among the ranks are cut one by one. The sums are read from the gradients and
+  the results gathered into the parameters themselves: no copies (a d20's tables are 4 GB) and no buffers for them.
+
+On one rank the slice is the tensors themselves. So each rank keeps 1/N of the moments and does 1/N of the updates. The
+functions here only start a transfer; it runs while another group is being updated.
 """
 from collections.abc import Callable
 
@@ -21,10 +25,17 @@ from nanochat.system.numbers import ceil_div
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
+LARGE = 1 << 20  # elements: a collective of its own costs little beside a copy of so many
+
 
 def rank_and_world_size() -> tuple[int, int]:
     """(this rank, N)."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def cut_one_by_one(tensors: Tensors, whole: bool, world_size: int) -> bool:
+    """Whether every tensor of a group is cut by itself."""
+    return not whole and all(t.numel() >= LARGE and t.numel() % world_size == 0 for t in tensors)
 
 
 def slice_size(tensors: Tensors, whole: bool, world_size: int) -> int:
@@ -40,6 +51,8 @@ def cut(tensors: Tensors, whole: bool, rank: int, world_size: int) -> Tensors:
     >>> [piece.tolist() for piece in cut([torch.arange(3), torch.arange(10, 12)], False, 1, 2)]
     [[10, 11]]
     """
+    if world_size > 1 and cut_one_by_one(tensors, whole, world_size):
+        return [tensor.detach().view(-1).chunk(world_size)[rank] for tensor in tensors]
     size = slice_size(tensors, whole, world_size)
     start = rank * size  # of the slice, counted from the beginning of the tensor
     pieces: Tensors = []
@@ -58,6 +71,11 @@ def gather(pieces: Tensors, like: Tensors, whole: bool) -> Tensors:
     world_size = rank_and_world_size()[1]
     if world_size == 1:
         return pieces
+    if cut_one_by_one(like, whole, world_size):
+        tables = [torch.empty_like(t) for t in like]
+        for table, piece in zip(tables, pieces, strict=True):
+            _all_gather(table.view(-1), piece.view(-1))
+        return tables
     size = slice_size(like, whole, world_size)
     mine = like[0].new_zeros(size)
     _copy_to_flat(pieces, mine)
@@ -73,21 +91,31 @@ class GroupSlice:
         rank, self.world_size = rank_and_world_size()
         self.params = params
         self.tensors = cut(params, whole, rank, self.world_size)
-        if self.world_size > 1:  # buffers for all gradients, later all parameters, and for this rank's; used every step
+        if self.world_size > 1:  # buffers, used every step: for this rank's slice, and for all of the group
             size = slice_size(params, whole, self.world_size)
-            self.full, self.mine = (params[0].detach().new_zeros(n * size) for n in (self.world_size, 1))
+            self.mine = params[0].detach().new_zeros(size)
+            one_by_one = cut_one_by_one(params, whole, self.world_size)
+            self.full = None if one_by_one else self.mine.new_zeros(self.world_size * size)
 
     def start_reduce(self) -> Callable[[], Tensors]:
         """Starts to sum `.grad` over the ranks. The returned function waits and gives the sums for `tensors`."""
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         if self.world_size == 1:
             return lambda: grads
-        _copy_to_flat(grads, self.full)
-        work = _reduce_scatter(self.mine, self.full, async_op=True)
+        sums = _views(self.mine, self.tensors)
+        if self.full is None:
+            flat = [grad.contiguous().view(-1) for grad in grads]
+            works = [_reduce_scatter(out, grad, async_op=True) for out, grad in zip(sums, flat)]
+        else:
+            flat = [self.full]
+            _copy_to_flat(grads, self.full)
+            works = [_reduce_scatter(self.mine, self.full, async_op=True)]
 
         def wait() -> Tensors:
-            work.wait()
-            return _views(self.mine, self.tensors)
+            for work in works:
+                work.wait()
+            flat.clear()  # until here the transfers were reading them
+            return sums
 
         return wait
 
@@ -96,11 +124,17 @@ class GroupSlice:
         if self.world_size == 1:
             return lambda: None
         _copy_to_flat(self.tensors, self.mine)
-        work = _all_gather(self.full, self.mine, async_op=True)
+        if self.full is None:  # the slice is sent from the buffer, because a collective may not read what it writes
+            pieces = zip(self.params, _views(self.mine, self.tensors), strict=True)
+            works = [_all_gather(p.detach().view(-1), piece, async_op=True) for p, piece in pieces]
+        else:
+            works = [_all_gather(self.full, self.mine, async_op=True)]
 
         def wait() -> None:
-            work.wait()
-            torch._foreach_copy_(self.params, _views(self.full, self.params))
+            for work in works:
+                work.wait()
+            if self.full is not None:
+                torch._foreach_copy_(self.params, _views(self.full, self.params))
 
         return wait
 

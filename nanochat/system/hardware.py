@@ -1,6 +1,7 @@
 """The machine: names, memory and peak speed, for the plan, the report and MFU (model FLOPs utilisation)."""
 import os
 import platform
+import re
 import resource
 from dataclasses import dataclass
 
@@ -57,6 +58,17 @@ def free_memory(device: torch.device) -> int:
     if limit != resource.RLIM_INFINITY and used:  # the limit counts addresses, not pages in use
         free.append(max(0, limit - (used << 10)))
     return min(free)
+
+
+# How libraries that allocate for themselves report it, in a plain RuntimeError: cuBLAS, cuDNN, NCCL, and on a processor
+# PyTorch's own allocator.
+OUT_OF_MEMORY = re.compile(r"out of memory|STATUS_ALLOC_FAILED|not enough memory|can't allocate memory", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, so that the same work in smaller pieces may succeed."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error))))
 
 
 def peak_memory(device: torch.device) -> int:

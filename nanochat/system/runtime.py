@@ -8,6 +8,7 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,10 @@ from nanochat.system import cli, container
 from nanochat.system.files import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Longer than anything for which ranks wait for one of them: compiling, an exam's longest answer, a checkpoint written
+# to a slow disk. The default of NCCL is 10 minutes.
+COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Runtime:
 
     def close(self) -> None:
         if dist.is_initialized():
+            dist.barrier()  # the main rank may still be writing; NCCL wants all ranks to leave at the same time
             dist.destroy_process_group()
 
 
@@ -44,12 +50,13 @@ def start(device_type: str = "", dtype: str = "") -> Runtime:
     device = _device(device_type or _best_device_type(), local_rank)
     if dtype and dtype not in DTYPES:  # before the process group, which waits for all ranks
         raise UserError(f"--dtype={dtype} is unknown; choose one of {', '.join(DTYPES)}")
-    if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")  # NCCL works on GPUs only
-        atexit.register(_leave)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
+    if world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo",  # NCCL works on GPUs only
+                                timeout=COLLECTIVE_TIMEOUT, device_id=device if device.type == "cuda" else None)
+        atexit.register(_leave)
     if device.type == "cpu":
         # Without this, torch.compile sums gradients of embeddings in the order of its threads, and two runs differ.
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from nanochat.formats import transformers
 from nanochat.formats.transformers import TOKENIZER_FILES
-from nanochat.model import GPT, PORTABLE, GPTConfig, lora
+from nanochat.model import GPT, PORTABLE, GPTConfig, attention, lora
 from nanochat.optim import Optimizer
 from nanochat.system import files, log, paths
 from nanochat.system.cli import flag
@@ -301,7 +301,10 @@ def load_model(source: str, tag: str = "", step: int = -1, device: torch.device 
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(f"the tokenizer in {tokenizer_folder(path)} has {tokenizer.vocab_size} tokens, the checkpoint "
                         f"{path} {model.config.vocab_size}; train the model again: python -m scripts.base_train")
-    return model.to(device), tokenizer, {**state, "tag": tag, "path": str(path)}
+    model.to(device)
+    if torch.device(device).type == "cuda":  # to be asked: training moves its fp32 weights there itself
+        model.to(dtype)  # once, instead of a cast at every use
+    return model, tokenizer, {**state, "tag": tag, "path": str(path)}
 
 
 def load_for_training(source: str, tag: str, runtime: Runtime, lora_rank: int = 0,
@@ -310,6 +313,7 @@ def load_for_training(source: str, tag: str, runtime: Runtime, lora_rank: int = 
     model, tokenizer, state = load_model(source, tag, dtype=runtime.dtype)
     if lora_rank:  # before the model is moved: the device may have no room for all weights in fp32
         lora.attach(model, lora_rank, seed=seed, head=source == "base")
+    attention.enable_fastest_kernel(runtime.device, runtime.dtype, model.config.head_dim, model.config.sequence_len)
     return model.to(runtime.device), tokenizer, state
 
 

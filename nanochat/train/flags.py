@@ -44,7 +44,7 @@ CONVERSATIONS: dict[str, Any] = dict(  # mid and SFT
 # Flags that may differ between a run and its resumption: where things are and how the run computes. Every other flag
 # decides the numbers. ("run" is a flag of older code, which old checkpoints have.)
 FREE = {*CHECKPOINTS, "compile", "device_type", "model_tag", "source_tag", "eval_every", "device_batch_size",
-        "recompute", "workers", "eval_questions", "unsafe_execution", "run"}
+        "recompute", "cuda_graphs", "workers", "eval_questions", "unsafe_execution", "run"}
 MAY_CHANGE_AFTER_DIVERGING = {*RATES, "weight_decay"}
 
 

@@ -7,6 +7,7 @@ The generator accumulates micro-batches, sums over ranks, follows the schedule a
 and saving are plain `if`s in the script. The loss of a step is the sum over all its targets divided by their number,
 counted over micro-batches and ranks: rows with few targets weigh little, and a step never divides by zero.
 """
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from nanochat.data.packing import Batch
 from nanochat.optim import Optimizer, Schedule
 from nanochat.system import log
 from nanochat.system.files import UserError
+from nanochat.system.hardware import is_out_of_memory
 from nanochat.system.runtime import Runtime, all_reduce_sum, synchronize
 
 LossOf = Callable[[Batch], torch.Tensor]  # the *sum* over the batch's targets, in nats
@@ -47,10 +49,11 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
              steps: int, start: int = 0, accumulate: int = 1) -> Iterator[Step]:
     """Yields after each optimizer step of `accumulate` micro-batches.
 
-    Where memory runs out, this step and all later ones use half micro-batches. UserError where that is not enough, and
-    when the loss is not finite: the last checkpoint still has the weights from before.
+    Where memory runs out, this step and all later ones use half micro-batches, again and again, down to one row.
+    UserError where one row is too much, and when the loss is not finite: the last checkpoint still has the weights from
+    before.
     """
-    halves = False
+    pieces = 1  # into which this rank cuts every micro-batch
     for step in range(start, steps):
         started = time.perf_counter()
         micro = [next(batches) for _ in range(accumulate)]
@@ -59,20 +62,22 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
         counts = [int((batch.targets >= 0).sum()) for batch in micro]
         targets, tokens = all_reduce_sum([float(sum(counts)), float(sum(b.ids.numel() for b in micro))], runtime.device)
         with_targets = [batch for batch, count in zip(micro, counts) if count]  # RL pads its last micro-batches
-        total = None if halves else _backward(loss_of, optimizer, with_targets, targets, runtime.device)
-        if total is None:
-            halves = True
-            half_batches = [half for batch in with_targets for half in batch.halves()]
-            total = _backward(loss_of, optimizer, half_batches, targets, runtime.device)
-        if total is None:
-            raise UserError("out of memory with half of --device_batch_size too; lower it (a step stays the same: it "
-                            "has more micro-batches), or give --recompute where the command has it")
+        while (total := _backward(loss_of, optimizer, [piece for batch in with_targets for piece in batch.cut(pieces)],
+                                  targets, runtime.device)) is None:
+            if pieces >= max(len(batch.ids) for batch in with_targets):
+                raise UserError("out of memory with a single row at a time; give --recompute or shorter rows "
+                                "(--max_seq_len), or train a smaller model")
+            pieces *= 2
         loss = all_reduce_sum([float(total)], runtime.device)[0] / max(targets, 1.0)
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {step + 1}; the last checkpoint is intact: "
                             "go on from it with --resume and lower learning rates (--matrix_lr, --embedding_lr)")
         if targets:
-            optimizer.step(schedule, step)
+            _update(optimizer, schedule, step)
+        if step == start:
+            # All that lives now (the model, the data, compiled code) stays. Python would look through it for garbage
+            # again and again: karpathy/nanochat measured pauses of half a second.
+            gc.freeze()
         synchronize(runtime.device)
         yield Step(step + 1, loss, time.perf_counter() - started, int(tokens), int(targets), micro[-1].state,
                    schedule.lr(step), step + 1 == steps, waited)
@@ -91,8 +96,21 @@ def _backward(loss_of: LossOf, optimizer: Optimizer, micro: list[Batch], targets
             (loss * (1 / max(targets, 1.0))).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         for p in optimizer.params:
             p.grad = None
         log.say(f"out of memory with {max(len(batch.ids) for batch in micro)} rows at a time; going on with half")
         return None
+
+
+def _update(optimizer: Optimizer, schedule: Schedule, step: int) -> None:
+    try:
+        optimizer.step(schedule, step)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError("out of memory in the update, which no smaller --device_batch_size changes: take more GPUs "
+                        "(each keeps its part of the moments), train thin matrices (--lora), or a smaller model"
+                        ) from error

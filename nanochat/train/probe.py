@@ -84,7 +84,9 @@ def rows_that_fit(model: GPT, sequence_len: int, max_rows: int, runtime: Runtime
             one_row, two_rows = estimate_from_short_rows(model, sequence_len, usable)
         per_row = max(1, two_rows - one_row)
         limit = (usable - (one_row - per_row)) // per_row
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not hardware.is_out_of_memory(error):
+            raise
         limit = 1
     model.zero_grad(set_to_none=True)
     if runtime.device.type == "cpu":

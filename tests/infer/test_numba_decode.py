@@ -81,7 +81,8 @@ def test_in_the_engine_it_says_what_the_naive_loop_says(model, tokenizer):
 
 def test_what_is_not_plain_matrices_on_a_cpu_is_left_to_pytorch(tokenizer):
     assert NumbaDecoder.supports(make())
-    for change in (lambda model: quantized(model, "int8"), lambda model: lora.attach(model, 2), fp8.switch_on,
+    for change in (lambda model: quantized(model, "int8"), lambda model: lora.attach(model, 2),
+                   lambda model: fp8.switch_on(model, min_width=2),
                    lambda model: model.to("meta"), lambda model: model.half(), lambda model: model.lm_head.bfloat16()):
         model = make()
         change(model)

@@ -63,3 +63,35 @@ def test_no_chunk_is_larger_than_allowed(monkeypatch):
     assert ceil_div(10**6, chunked_loss.rows_at_once(10**6, 64, cpu)) <= chunked_loss.MAX_CHUNKS
     with torch.no_grad():
         assert chunked_loss.rows_at_once(10**6, 64, cpu) * 64 == chunked_loss.CACHED_LOGITS
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The operator, run by the CPU."""
+    monkeypatch.setattr(chunked_loss, "uses_operator", lambda device: True)
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 51])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operator_is_the_loop_that_torch_compile_sees(monkeypatch, chunks, dtype):
+    monkeypatch.setattr(chunked_loss, "MAX_LOGITS", N * V // chunks)
+    hidden, matrix, targets, weights = inputs(dtype)
+    results = []
+    for operator in (False, True):
+        monkeypatch.setattr(chunked_loss, "uses_operator", lambda device: operator)  # noqa: B023
+        loss = chunked_loss.weighted_nats(hidden, matrix, targets, weights, SOFTCAP)
+        results.append((loss.detach(), *torch.autograd.grad(0.37 * loss, (hidden, matrix))))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+    with torch.no_grad():
+        assert chunked_loss.weighted_nats(hidden, matrix, targets, weights, SOFTCAP).item() == results[0][0]
+
+
+def test_the_operator_leaves_a_frozen_head_alone(as_on_a_gpu):
+    test_a_frozen_head_gets_no_gradient_and_its_input_the_same()
+
+
+def test_the_operator_tells_pytorch_the_truth_about_itself(as_on_a_gpu):
+    """Shapes, dtypes and strides without running it, autograd, no writing to its inputs: PyTorch's own checks."""
+    hidden, matrix, targets, weights = inputs()
+    arguments = (hidden, matrix, targets, weights, SOFTCAP, 13, True, False)
+    torch.library.opcheck(chunked_loss._operator, arguments)

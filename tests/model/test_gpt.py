@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanochat.infer.cache import SlotCache
-from nanochat.model import GPT, PORTABLE, GPTConfig, accounting
+from nanochat.model import GPT, PORTABLE, GPTConfig, accounting, gpt, lora
+from runs import speedrun
 
 FEATURES = [dict(value_embeddings=a, residual_scalars=b, smear=c)
             for a, b, c in itertools.product([False, True], repeat=3)]
@@ -192,3 +194,75 @@ def test_logits_stay_inside_the_soft_cap(tiny_model):
 def test_impossible_shapes_are_refused(wrong, field):
     with pytest.raises(AssertionError, match=field):
         GPTConfig(**wrong)
+
+
+def as_on_a_gpu(monkeypatch) -> None:
+    """Through the operations that a GPU is given, computed by the CPU."""
+    monkeypatch.setattr(gpt, "fuses", lambda device: True)
+
+
+@pytest.mark.parametrize("n_kv_head", [1, 2, 4])
+def test_one_product_and_one_norm_give_what_three_and_two_give(monkeypatch, n_kv_head):
+    config = GPTConfig(sequence_len=16, vocab_size=50, n_layer=2, n_head=4, n_kv_head=n_kv_head, n_embd=32, head_dim=8)
+    model = GPT(config).double()
+    model.compute_dtype = torch.float64
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=draw) * 0.3)
+    ids = torch.randint(50, (2, 16), generator=draw)
+    results = []
+    for fused in (False, True):
+        if fused:
+            as_on_a_gpu(monkeypatch)
+        model.zero_grad()
+        loss = model.loss(ids, ids)
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    # The norm is computed in fp32 in the one way, in fp64 in the other.
+    assert all((a - b).abs().max() < 1e-5 * a.abs().max().clamp_min(1e-9) for a, b in zip(*results))
+
+
+def test_thin_matrices_beside_the_big_ones_are_not_lost_in_one_product(monkeypatch):
+    model = GPT(GPTConfig(16, 50, 2, 2, 2, 16, 8)).init_weights(0)
+    lora.attach(model, 2)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("lora_b"):
+                p.fill_(0.1)
+    ids = torch.arange(16)[None]
+    expected = model(ids)
+    as_on_a_gpu(monkeypatch)
+    assert (model(ids) - expected).abs().max() < 1e-5
+
+
+class Operations(TorchDispatchMode):
+    """Counts what a device is given to do; a view is nothing to do. Attention and the norm are one operation each, as
+    their kernels for GPUs are."""
+
+    VIEWS = {"view", "transpose", "t", "slice", "select", "unsqueeze", "expand", "split", "split_with_sizes", "alias",
+             "_unsafe_view", "detach", "unbind", "permute", "squeeze", "as_strided"}
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += function.overloadpacket.__name__ not in self.VIEWS
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_decode_step_of_d20_starts_few_operations(monkeypatch):
+    """1,493 before, of 6 µs each on a GPU. runs/speedrun.py counts with DECODE_OPERATIONS for each layer."""
+    with torch.device("meta"):
+        model = GPT(GPTConfig(n_layer=20), torch.bfloat16)
+    model = model.to("meta").to(torch.bfloat16)
+    ids = torch.zeros(32, 1, dtype=torch.int64, device="meta")
+    cache = SlotCache(20, 10, 128, 32, 256, torch.bfloat16, torch.device("meta"))
+    monkeypatch.setattr(gpt, "norm", lambda x: x.neg())  # one operation of the same shape
+    monkeypatch.setattr(gpt, "attend", lambda q, k, v, mask: q.neg())
+    with torch.no_grad():
+        view = cache.plan(slice(0, 32), [100] * 32, 1)
+        with Operations() as counted:
+            model.logits(model.hidden(ids, cache=view, positions=view.positions, previous_ids=ids)[:, 0])
+    assert 20 * 20 < counted.number <= 20 * speedrun.DECODE_OPERATIONS + 50

@@ -4,7 +4,7 @@ import itertools
 import pytest
 import torch
 
-from nanochat.optim import Optimizer, Schedule
+from nanochat.optim import Optimizer, Schedule, sharding
 from nanochat.optim.groups import RULES, Group, groups_of
 
 RATES = dict(matrix_lr=0.02, embedding_lr=0.3, head_lr=0.008)
@@ -136,3 +136,16 @@ def test_weight_decay_falls_to_nothing(tiny_model):
     optimizer.step(Schedule(10), 10)
     assert all(value < 1 for value in shrunk)
     assert all(torch.allclose(p, b * s, rtol=1e-5) for p, b, s in zip(matrices, before, shrunk))
+
+
+def test_large_tables_need_no_copies_and_no_buffers(monkeypatch):
+    """What several ranks do with them is compared with one rank in tests/train/test_ranks.py."""
+    monkeypatch.setattr(sharding, "rank_and_world_size", lambda: (1, 8))
+    monkeypatch.setattr(sharding, "LARGE", 64)
+    tables = [torch.arange(128.0).view(16, 8), torch.arange(128.0, 256).view(16, 8)]
+    cut = sharding.GroupSlice(tables, whole=False)
+    assert cut.full is None and cut.mine.numel() == 32
+    assert [piece.tolist() for piece in cut.tensors] == [list(range(16, 32)), list(range(144, 160))]
+    assert all(piece.data_ptr() == table.view(-1)[16:].data_ptr() for piece, table in zip(cut.tensors, tables))
+    for others, whole in ((tables, True), ([*tables, torch.zeros(3, 5)], False), ([torch.zeros(7, 11)] * 2, False)):
+        assert sharding.GroupSlice(others, whole).full is not None, "matrices, small ones, and what does not divide"

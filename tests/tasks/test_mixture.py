@@ -28,10 +28,21 @@ def data(tmp_path):
     return tmp_path
 
 
+def documents(*arguments, **settings) -> list[tuple[list[int], list[int]]]:
+    """The mixture's arrays as `chat.render` gives them: lists that can be compared."""
+    return [(ids.tolist(), mask.astype(int).tolist()) for ids, mask in mixture.documents(*arguments, **settings)]
+
+
+def test_a_token_takes_five_bytes(data, tokenizer):
+    """Of two lists it would take 16, and 44 with the numbers in them."""
+    for ids, mask in mixture.documents("short", tokenizer, data_dir=data):
+        assert (ids.itemsize, mask.itemsize) == (4, 1) and ids.base is mask.base is None, "no view of something larger"
+
+
 def test_own_conversations_join_the_mixture_by_path_and_passes(data, tokenizer, capsys):
     files.write_jsonl(data / "my.jsonl", [talk("Name?", "Ada."), talk("Job?", "A cook.")])
-    plain = mixture.documents("short*0.5", tokenizer, data_dir=data)
-    both = mixture.documents("short*0.5", tokenizer, own=f"{data}/my.jsonl*3", data_dir=data)
+    plain = documents("short*0.5", tokenizer, data_dir=data)
+    both = documents("short*0.5", tokenizer, own=f"{data}/my.jsonl*3", data_dir=data)
     mine = chat.render(tokenizer, talk("Name?", "Ada."))
     assert len(plain) == 10 and len(both) == 16 and both.count(mine) == 3 and all(one in both for one in plain)
     assert "my.jsonl: 6 documents" in capsys.readouterr().out
@@ -74,8 +85,8 @@ FORMATS = {"sharegpt.jsonl": {"conversations": [{"from": "human", "value": "Name
 def test_files_in_chat_are_read_in_every_format(data, tokenizer, name):
     (data / "chat" / name).write_text(json.dumps(FORMATS[name]))
     mine = chat.render(tokenizer, talk("Name?", "Ada."))
-    assert mixture.documents(name.split(".")[0], tokenizer, data_dir=data) == [mine]
-    assert mine in mixture.documents("", tokenizer, data_dir=data)
+    assert documents(name.split(".")[0], tokenizer, data_dir=data) == [mine]
+    assert mine in documents("", tokenizer, data_dir=data)
 
 
 def test_what_an_empty_mixture_leaves_out_is_said(data, tokenizer, capsys):
@@ -103,7 +114,7 @@ def test_a_message_of_weight_0_is_never_learnt(data, tokenizer, learn_all):
     wrong = {"role": "assistant", "content": "5", "weight": 0}
     row = {"messages": [*talk("2+2?")["messages"], wrong, *talk("2+2?", "4")["messages"]]}
     files.write_jsonl(data / "chat" / "sums.jsonl", [row])
-    (ids, mask), = mixture.documents("sums", tokenizer, learn_all=learn_all, data_dir=data)
+    (ids, mask), = documents("sums", tokenizer, learn_all=learn_all, data_dir=data)
     learnt = tokenizer.decode([token for token, is_learnt in zip(ids, mask) if is_learnt])
     assert "5" not in learnt and "4" in learnt and ("2+2?" in learnt) == learn_all
     assert len(mask) == len(ids) == len(chat.render(tokenizer, talk("2+2?", "5", "2+2?", "4"))[0])
@@ -112,7 +123,7 @@ def test_a_message_of_weight_0_is_never_learnt(data, tokenizer, learn_all):
 def test_long_conversations_end_at_a_turn_or_are_dropped_and_both_are_counted(data, tokenizer, capsys):
     whole = talk("Hi", "Ho", "And now?", "x" * 200)
     files.write_jsonl(data / "chat" / "long.jsonl", [whole, talk("q" * 300, "a"), talk("Hi", "y" * 300)])
-    kept = mixture.documents("long", tokenizer, max_tokens=40, data_dir=data)
+    kept = documents("long", tokenizer, max_tokens=40, data_dir=data)
     first = chat.render(tokenizer, talk("Hi", "Ho"))
     assert first in kept and len(kept) == 2 and max(len(ids) for ids, _ in kept) == 40
     assert "longer than a row: 2 cut, 1 dropped" in capsys.readouterr().out

@@ -13,7 +13,7 @@ import torch
 from nanochat.data.loader import ListCorpus, batches
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.model import GPT, GPTConfig
-from nanochat.optim import Optimizer, Schedule
+from nanochat.optim import Optimizer, Schedule, sharding
 from nanochat.optim.groups import groups_of
 from nanochat.system import cli
 from nanochat.system.runtime import start as start_runtime
@@ -44,6 +44,7 @@ def answers(prompts: list[list[int]], seed: int) -> list[list]:
 def main(out: str, resumed: str = "") -> None:
     runtime = start_runtime("cpu", "float32")
     torch.manual_seed(runtime.rank)  # nothing may depend on it
+    sharding.LARGE = 1000  # the tables of this toy count as large: two ranks cut them one by one, three cannot
     model = GPT(GPTConfig(16, 64, 2, 2, 2, 16, 8)).init_weights(0).double()  # fp64: see learner() in conftest.py
     model.compute_dtype = torch.float64
     optimizer = Optimizer(groups_of(model, matrix_lr=0.02, embedding_lr=0.02, head_lr=0.002))

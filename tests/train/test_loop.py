@@ -1,4 +1,5 @@
 import itertools
+import re
 import time
 
 import pytest
@@ -104,6 +105,51 @@ def out_of_memory_above(rows, loss_of, asked):
     return loss
 
 
+@pytest.mark.parametrize("fit, asked_rows", [(4, [8]), (2, [8, 4]), (1, [8, 4, 2])])
+def test_it_halves_until_the_rows_fit_down_to_one(learner, corpus, cpu, fit, asked_rows):
+    results = []
+    for rows in (8, fit):
+        model, optimizer = learner(double=True)
+        asked, loss_of = [], weighted_nll(model, False)
+        limit = out_of_memory_above(fit, loss_of, [None] + asked)
+        steps = list(optimize(lambda batch: asked.append(len(batch.ids)) or limit(batch), optimizer,  # noqa: B023
+                              batches(corpus, rows, 16, 0), Schedule(2), runtime=cpu, steps=2, accumulate=8 // rows))
+        results.append(([step.loss for step in steps], list(model.parameters())))
+        assert asked == (asked_rows if rows == 8 else []) + [fit] * (16 // fit)
+    assert results[0][0] == results[1][0] and all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1]))
+
+
+@pytest.mark.parametrize("message, is_memory", [
+    ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+    ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True), ("CUDA error: out of memory", True),
+    ("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory", True),
+    ("CUDA error: device-side assert triggered", False), ("mat1 and mat2 shapes cannot be multiplied", False)])
+def test_memory_that_a_library_lacks_counts_and_other_errors_do_not(learner, corpus, cpu, message, is_memory):
+    model, optimizer = learner()
+    asked, loss_of = [], weighted_nll(model, False)
+
+    def loss(batch):
+        asked.append(len(batch.ids))
+        if len(batch.ids) > 2:
+            raise RuntimeError(message)
+        return loss_of(batch)
+
+    steps = optimize(loss, optimizer, batches(corpus, 4, 16, 0), Schedule(1), runtime=cpu, steps=1)
+    if is_memory:
+        assert [step.number for step in steps] == [1] and asked == [4, 2, 2]
+    else:
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            list(steps)
+
+
+def test_memory_that_the_update_lacks_is_one_line(learner, corpus, cpu, monkeypatch):
+    model, optimizer = learner()
+    monkeypatch.setattr(optimizer, "step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")))
+    with pytest.raises(UserError, match="out of memory in the update.*--lora"):
+        list(optimize(weighted_nll(model, False), optimizer, batches(corpus, 4, 16, 0), Schedule(1), runtime=cpu,
+                      steps=1))
+
+
 def test_out_of_memory_halves_the_micro_batches_once_and_for_all(learner, corpus, cpu, capsys):
     results = []
     for rows in (4, 2):  # four rows at a time do not fit, which shows in the second micro-batch
@@ -118,9 +164,9 @@ def test_out_of_memory_halves_the_micro_batches_once_and_for_all(learner, corpus
     assert capsys.readouterr().out.count("out of memory with 4 rows at a time; going on with half") == 1
 
 
-def test_out_of_memory_with_half_of_it_is_one_line(learner, corpus, cpu):
+def test_out_of_memory_with_one_row_is_one_line(learner, corpus, cpu):
     model, optimizer = learner()
-    with pytest.raises(UserError, match="half of --device_batch_size too; lower it"):
+    with pytest.raises(UserError, match="single row at a time; give --recompute"):
         list(optimize(out_of_memory_above(0, weighted_nll(model, False), []), optimizer, batches(corpus, 4, 16, 0),
                       Schedule(3), runtime=cpu, steps=3, accumulate=2))
     assert optimizer.updates == 0

@@ -1,0 +1,152 @@
+"""What a training step of a plan needs on one GPU or many: memory and milliseconds, counted. No torch.
+
+    python -m nanochat.plan --scale                            d20 to d40 on 1 to 64 GPUs
+
+A line of `milliseconds` is FLOPs or bytes divided by a speed. FLOPs and bytes are counted from the shapes, or in the
+graphs that torch.compile makes of the loss (tests/train/test_memory.py). The speeds are what others reached on H100s;
+**no GPU has run this project yet**, so milliseconds are estimates, good to about a tenth.
+"""
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from nanochat.system.numbers import ceil_div
+
+MAX_ROWS = 32  # of a micro-batch: 65,536 tokens fill a GPU
+# Bytes per token, layer and channel that the compiled forward pass keeps for the backward pass: counted 25 to 27.
+KEPT_BYTES = 28
+# Bytes per token and channel that the backward pass needs for intermediate results, besides two fp32 tables.
+FLEETING_BYTES = 48
+# Bytes per token, layer and channel that all that is not a product reads and writes (norms, RoPE, relu², residuals).
+POINTWISE_BYTES = 200
+LOGIT_BYTES = 10  # per token and vocabulary entry: bf16 logits and their gradient, written once and read again
+LOOKUP_BYTES = 36  # per token, channel and table: look-ups, and adding up the tables' gradients in fp32
+
+
+class Shape(Protocol):
+    """What is needed of a plan; nanochat/plan.py has the real one."""
+
+    @property
+    def n_layer(self) -> int: ...
+    @property
+    def n_embd(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def sequence_len(self) -> int: ...
+    @property
+    def num_params(self) -> int: ...
+    @property
+    def num_scaling_params(self) -> int: ...
+    @property
+    def total_batch_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Speeds in FLOPs and bytes per second, as reached, not as on the data sheet."""
+
+    memory_bytes: float  # what CUDA, NCCL and their workspaces leave, less a tenth for gaps
+    products: float = 640e12  # bf16, 1,280 wide; 769e12 to 798e12 were reached on products 8,192 wide
+    attention: float = 420e12  # causal, forward and backward, cuDNN's kernel
+    memory_speed: float = 3.0e12  # of 3.35e12
+    link: float = 420e9  # between the GPUs of a machine (NVLink), each direction
+    network: float = 45e9  # per GPU between machines: one adapter of 400 Gbit/s each
+
+
+H100 = Gpu(memory_bytes=78e9)
+GPUS_PER_MACHINE = 8
+HOST_MS = 6.0  # of a step: waiting for the loss, starting the next
+ASSUMPTIONS = """
+Counted, not measured: FLOPs and bytes from the shapes over what others reached on an H100 (nanochat/scale.py): products
+640 TFLOP/s, attention 420, memory 3.0 TB/s, NVLink 420 GB/s, between machines 45 GB/s a GPU. Transfers are not hidden
+behind the backward pass, so above 8 GPUs larger steps (--total_batch_size) pay. Memory of 80 GB is taken as 78."""
+
+
+def num_tables(shape: Shape) -> int:
+    """Embedding, head, and a value embedding for every other layer: V·C parameters each."""
+    return 2 + ceil_div(shape.n_layer, 2)
+
+
+def num_parameters(shape: Shape) -> int:
+    """With value embeddings, which the plan leaves out: 1,400 million for the d20."""
+    return _matrices(shape) + num_tables(shape) * shape.vocab_size * shape.n_embd
+
+
+def _matrices(shape: Shape) -> int:
+    return shape.num_scaling_params - shape.vocab_size * shape.n_embd
+
+
+def gradient_bytes(shape: Shape) -> int:
+    return 4 * num_parameters(shape)
+
+
+def static_bytes(shape: Shape, ranks: int) -> int:
+    """fp32 weights, and this rank's part of the moments (Muon has one, AdamW two). On several ranks a buffer for this
+    rank's part of all parameters, and one for all matrices (nanochat/optim/sharding.py)."""
+    weights, matrices = 4 * num_parameters(shape), 4 * _matrices(shape)
+    moments = matrices + 2 * (weights - matrices)
+    return weights + moments // ranks + (matrices + weights // ranks if ranks > 1 else 0)
+
+
+def peak_bytes(shape: Shape, rows: int, ranks: int) -> int:
+    """The most memory of a step, at the beginning of the backward pass or before the update."""
+    tokens = rows * shape.sequence_len
+    kept = KEPT_BYTES * tokens * shape.n_layer * shape.n_embd
+    fleeting = FLEETING_BYTES * tokens * shape.n_embd + 2 * 4 * shape.vocab_size * shape.n_embd
+    return static_bytes(shape, ranks) + max(kept + fleeting, gradient_bytes(shape))
+
+
+def rows_that_fit(shape: Shape, ranks: int, memory_bytes: float) -> int:
+    """Rows of a micro-batch: the largest power of two that fits and divides the step; 1 where none does."""
+    rows = MAX_ROWS
+    while rows > 1 and (peak_bytes(shape, rows, ranks) > memory_bytes
+                        or shape.total_batch_tokens % (rows * ranks * shape.sequence_len)):
+        rows //= 2
+    return rows
+
+
+def milliseconds(shape: Shape, ranks: int, gpu: Gpu = H100) -> dict[str, float]:
+    """What a step takes, by what takes it."""
+    layers, width = shape.n_layer, shape.n_embd
+    tokens = shape.total_batch_tokens / ranks  # of this rank
+    parameter_bytes = 4 * num_parameters(shape)
+    link = gpu.link if ranks <= GPUS_PER_MACHINE else gpu.network
+    causal_flops = 6 * layers * width * shape.sequence_len * tokens  # half of PaLM's count
+    seconds = {
+        "products": 6 * shape.num_scaling_params * tokens / gpu.products,
+        "attention": causal_flops / gpu.attention,
+        "norms, RoPE, relu²": POINTWISE_BYTES * layers * width * tokens / gpu.memory_speed,
+        "the head's loss": LOGIT_BYTES * shape.vocab_size * tokens / gpu.memory_speed,
+        "look-ups": LOOKUP_BYTES * num_tables(shape) * width * tokens / gpu.memory_speed,
+        "casts of weights": 12 * shape.num_scaling_params / gpu.memory_speed,
+        # every rank sends and receives (N−1)/N of all gradients, then of all parameters
+        "transfers": 2 * parameter_bytes * (ranks - 1) / ranks / link,
+        # 5 steps of Polar Express: 300·C³ FLOPs a layer; AdamW: 7 passes
+        "update": (300 * layers * width**3 / gpu.products + 7 * parameter_bytes / gpu.memory_speed) / ranks,
+    }
+    return {name: 1000 * value for name, value in seconds.items()} | {"host": HOST_MS}
+
+
+def step_seconds(shape: Shape, ranks: int, gpu: Gpu = H100) -> float:
+    return sum(milliseconds(shape, ranks, gpu).values()) / 1000
+
+
+def table(shapes: Iterable[Shape], rank_counts: Iterable[int] = (1, 2, 4, 8, 16, 32, 64), gpu: Gpu = H100) -> str:
+    """Lines of text: for each shape and number of GPUs rows, memory, milliseconds, tokens per second and MFU."""
+    lines = ["depth  GPUs  rows  memory, GB  step, ms  of which transfers  tokens/s    MFU"]
+    counts = tuple(rank_counts)
+    for shape in shapes:
+        for ranks in counts:
+            rows = rows_that_fit(shape, ranks, gpu.memory_bytes)
+            memory = peak_bytes(shape, rows, ranks) / 1e9
+            if memory * 1e9 > gpu.memory_bytes:
+                lines.append(f"{shape.n_layer:5}  {ranks:4}     –  {memory:10.0f}  does not fit")
+                continue
+            parts = milliseconds(shape, ranks, gpu)
+            step = sum(parts.values())
+            flops = 6 * shape.num_scaling_params + 12 * shape.n_layer * shape.n_embd * shape.sequence_len
+            speed = 1000 * shape.total_batch_tokens / step
+            lines.append(f"{shape.n_layer:5}  {ranks:4}  {rows:4}  {memory:10.0f}  {step:8,.0f}  "
+                         f"{parts['transfers']:18.0f}  {speed:8,.0f}  {flops * speed / ranks / 989e12:5.1%}")
+    return "\n".join([*lines, ASSUMPTIONS])
