@@ -45,12 +45,33 @@ def planned(options: Namespace) -> Plan:
     return plan.make(options.depth or 20)
 
 
+def data_stages(options: Namespace, made: Plan) -> list[Stage]:
+    text, lessons = options.text or "fineweb-edu", options.out / "lessons"
+    vocab_size = made.vocab_size if options.recipe == "best" else None
+    # ---- Text. The tokenizer learns from two billion characters, which are in the first eight shards; the other shards
+    # are needed only from base on.
+    plan_ = [Stage("data", "nanochat.dataset", dict(source=text, num_files=8), 60),
+             Stage("tokenizer", "scripts.tok_train", dict(
+                 max_chars=2_000_000_000, vocab_size=vocab_size, resume=True), 40),
+             Stage("tok_eval", "scripts.tok_eval", {}, 20),
+             Stage("more_data", "nanochat.dataset", dict(source=text, num_files=shards(made)),
+                   shards(made) * SHARD_GB * 10)]  # 100 MB a second by four connections
+    # ---- Conversations and exams, in a folder of their own, then beside the text; and CORE, the exam of base models.
+    if not options.data:
+        plan_.append(Stage("lessons", "nanochat.dataset", dict(
+            source="kindergarten", seed=options.seed, out=lessons), 20))
+        plan_ += [Stage(source, "nanochat.dataset", dict(source=source, out=lessons), seconds) for source, seconds in
+                  (("smoltalk", 60), ("mmlu", 40), ("gsm8k", 10), ("arc", 10), ("humaneval", 5), ("core", 20))]
+    plan_.append(Stage("conversations", "nanochat.dataset", dict(
+        data=options.data or lessons / "data", text=False), 60))
+    return plan_
+
+
 def stages(options: Namespace, ranks: int, memory_bytes: float = scale.H100.memory_bytes) -> list[Stage]:
     """The commands for `ranks` GPUs with so much memory each, and the seconds of each on H100s, counted."""
     made = planned(options)
     best = options.recipe == "best"
-    tag, text = f"d{made.n_layer}", options.text or "fineweb-edu"
-    lessons = options.out / "lessons"
+    tag = f"d{made.n_layer}"
     rows = scale.rows_that_fit(made, ranks, memory_bytes)
     step = scale.step_seconds(made, ranks)
     shared = dict(seed=options.seed, resume=True)
@@ -74,22 +95,7 @@ def stages(options: Namespace, ranks: int, memory_bytes: float = scale.H100.memo
             source=stage, model_tag=tag, task_name=exam_names, unsafe_execution=options.unsafe_execution or None),
             120, ranks)
 
-    # ---- Text. The tokenizer learns from two billion characters, which are in the first eight shards; the other shards
-    # are needed only from base on.
-    plan_ = [Stage("data", "nanochat.dataset", dict(source=text, num_files=8), 60),
-             Stage("tokenizer", "scripts.tok_train", dict(
-                 max_chars=2_000_000_000, vocab_size=made.vocab_size if best else None, resume=True), 40),
-             Stage("tok_eval", "scripts.tok_eval", {}, 20),
-             Stage("more_data", "nanochat.dataset", dict(source=text, num_files=shards(made)),
-                   shards(made) * SHARD_GB * 10)]  # 100 MB a second by four connections
-    # ---- Conversations and exams, in a folder of their own, then beside the text; and CORE, the exam of base models.
-    if not options.data:
-        plan_.append(Stage("lessons", "nanochat.dataset", dict(
-            source="kindergarten", seed=options.seed, out=lessons), 20))
-        plan_ += [Stage(source, "nanochat.dataset", dict(source=source, out=lessons), seconds) for source, seconds in
-                  (("smoltalk", 60), ("mmlu", 40), ("gsm8k", 10), ("arc", 10), ("humaneval", 5), ("core", 20))]
-    plan_.append(Stage("conversations", "nanochat.dataset", dict(
-        data=options.data or lessons / "data", text=False), 60))
+    plan_ = data_stages(options, made)
     # ---- Base: nearly all of the time and money. As many rows at a time as fit. A checkpoint every 1,000 steps is one
     # every nine minutes. Validation on 10 million tokens: with 262,144 its noise hides what a change brings.
     validations = made.steps // 1000 + 1
