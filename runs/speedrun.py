@@ -93,7 +93,7 @@ def stages(options: Namespace, ranks: int, memory_bytes: float = scale.H100.memo
     def exams(stage: str) -> Stage:
         return Stage(f"chat_eval_{stage}", "scripts.chat_eval", dict(
             source=stage, model_tag=tag, task_name=exam_names, unsafe_execution=options.unsafe_execution or None),
-            120, ranks)
+            60 + 480 / ranks, ranks)
 
     plan_ = data_stages(options, made)
     # ---- Base: nearly all of the time and money. As many rows at a time as fit. A checkpoint every 1,000 steps is one
@@ -181,8 +181,10 @@ def print_for(options: Namespace, gpus: str) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"--gpus needs {error.name}, which is not installed yet; run: bash setup.sh") from None
     ratio = budget.machine("H100").peak_flops / machine.peak_flops
-    commands = [replace(stage, seconds=stage.seconds * (ratio if stage.ranks > 1 else 1.0))
-                for stage in stages(options, machine.count, MEMORY.get(machine.name, scale.H100.memory_bytes))]
+    memory = next((size for name, size in MEMORY.items() if name in machine.name), scale.H100.memory_bytes)
+    on_cpu = ("nanochat.", "scripts.tok_")
+    commands = [replace(stage, seconds=stage.seconds * (1.0 if stage.module.startswith(on_cpu) else ratio))
+                for stage in stages(options, machine.count, memory)]
     hourly = (machine.dollars_per_gpu_hour or 0.0) * machine.count
     print(f"bash setup.sh  # {SETUP_SECONDS / 60:.1f} min, ${SETUP_SECONDS / 3600 * hourly:.2f}")
     recipe.print_commands(commands, options.out, hourly)

@@ -277,7 +277,7 @@ class Engine:
             batch.append(row)
             width = wider
         starts = [row.cached for row in batch]
-        width = min(width, self.config.sequence_len - max(starts))  # padding must not reach past the context
+        width = min(width, self.cache.max_len - max(starts))  # padding must not reach past the context
         chunks = [row.request.prompt[:-1][row.cached:row.cached + width] for row in batch]
         padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
         previous_ids = None
