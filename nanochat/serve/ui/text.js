@@ -1,12 +1,12 @@
 // A text to continue, as base models do: one sheet of paper; what was there before the last continuation is kept for
 // undo and for another try.
+import { describe } from "./actions.js";
 import { server } from "./api.js";
-import { remember, running, session, stop, write } from "./chat.js";
-import { $, button, grow, h, iconButton } from "./dom.js";
+import { remember, running, session, stop, withoutEnd, write } from "./chat.js";
+import { $, button, enters, grow, h, iconButton } from "./dom.js";
 import { request } from "./settings.js";
 import { join, read, view } from "./tokens.js";
 import { nameAfter } from "./tree.js";
-import { describe } from "./view.js";
 
 let shown = null; // the chat the sheet belongs to
 let sheet = null;
@@ -15,12 +15,17 @@ let saving = 0;
 
 async function writeOn(chat = session.chat) {
   if (running(chat) || !chat.text) return;
+  const { from, tokens, stats } = chat;
+  const body = { ...request(server.text), prompt: chat.text };
+  if (stats?.ended) body.logit_bias = await withoutEnd();
   Object.assign(chat, { from: chat.text.length, tokens: [] });
   showsTokens = false;
-  await write(chat, chat, "v1/completions", { ...request(server.text), prompt: chat.text }, (choice) => {
+  const take = (choice) => {
     chat.text += choice.text ?? "";
     chat.tokens.push(...read(choice.logprobs));
-  });
+  };
+  await write(chat, [{ target: chat, route: "v1/completions", body, take, earlier: stats ?? {} }]);
+  if (chat.text.length === chat.from && from !== undefined) Object.assign(chat, { from, tokens }); // nothing came
   if (session.chat === chat) sheet.focus();
 }
 
@@ -52,14 +57,14 @@ export function drawText() {
     sheet.oninput = () => {
       chat.text = sheet.value;
       forgetLast(chat);
-      chat.title = nameAfter(chat.text);
+      if (!chat.named) chat.title = nameAfter(chat.text);
       clearTimeout(saving);
       saving = setTimeout(remember, 600, chat);
       grow(sheet);
       tools(chat, false);
     };
     sheet.onkeydown = (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); writeOn(); }
+      if (enters(event) && (event.ctrlKey || event.metaKey)) { event.preventDefault(); writeOn(); }
     };
   }
   sheet.readOnly = busy;
@@ -87,7 +92,7 @@ function tools(chat, busy) {
     iconButton("undo", "Undo the continuation", takeBack, { disabled }),
     iconButton("again", "Another continuation", again, { disabled }),
     odds && !busy ? iconButton("odds", "Token probabilities", look, { "aria-pressed": String(showsTokens) }) : null,
-    h("span", { className: "fine note" }, describe(chat.stats)),
+    h("span", { className: "fine note" }, describe(chat.stats, chat)),
     chat.error ? h("span", { className: "wrong", role: "alert" }, chat.error) : null,
     h("span", { className: "space" }), main];
   const label = document.activeElement?.closest("#writer") && document.activeElement.getAttribute("aria-label");

@@ -41,8 +41,9 @@ export function instead(tokens, number, [text, p]) {
   return { parts, tokens: kept };
 }
 
+const SPECIAL = /^<\|\w+\|>$/; // a mark of the chat format
 // Could stand in a text: not the end of the answer, not a piece of a character.
-const sayable = (text) => text && !/\ufffd|^bytes:|^<\|\w+\|>$/.test(text);
+const sayable = (text) => text && !/\ufffd|^bytes:/.test(text) && !SPECIAL.test(text);
 const percent = (p) => p >= 0.9995 ? "100 %" : p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
 const hex = (byte) => `\\x${byte.toString(16).padStart(2, "0")}`;
 const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣") || "∅";
@@ -53,7 +54,8 @@ export function view(tokens, drawTool, choose) {
   const spans = new Map(); // element → number
   const nodes = tokens.flatMap((token, number) => {
     if (token.tool) return drawTool(token.tool);
-    const span = h("span", { className: "token", role: "button", tabIndex: spans.size ? -1 : 0 },
+    const className = SPECIAL.test(token.text) ? "token special" : "token";
+    const span = h("span", { className, role: "button", tabIndex: spans.size ? -1 : 0 },
       token.bytes ? token.bytes.map(hex).join("") : token.text);
     span.style.setProperty("--surprise", `${Math.round(70 * (1 - token.p))}%`);
     spans.set(span, number);

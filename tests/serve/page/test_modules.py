@@ -39,21 +39,21 @@ def test_imports_are_not_trusted(page):
     restore = "(m, text) => { try { return m.restore(text); } catch (error) { return error.message; } }"
     for bad in ("", "{", "[]", "null", '{"chats": 5}', '{"chats": [null, 5, {"nodes": "x"}]}',
                 '{"messages": [{"role": "system", "content": "x"}]}'):
-        assert "no conversation" in in_page(page, "tree", restore, bad)
+        assert "no conversation" in in_page(page, "files", restore, bad)
     nodes = [{"id": "a", "parent": "b", "role": "user", "parts": [{"type": "text", "text": "one"}], "chosen": "a"},
              {"id": "b", "parent": "a", "role": "assistant", "parts": [{"type": "text", "text": 5}, {"type": "evil"}],
               "error": "x", "tokens": "y", "chosen": "a"}, {"id": "c", "parent": "a", "role": "root", "parts": []}]
     file = {"chats": [{"id": "__proto__", "title": 7, "nodes": nodes, "chosen": "b"}]}
-    [chat] = in_page(page, "tree", restore, json.dumps(file))
+    [chat] = in_page(page, "files", restore, json.dumps(file))
     assert chat["title"] == "one" and chat["id"] != "__proto__"
     assert [(one["role"], one["parts"]) for one in chat["nodes"]] == [
         ("user", [{"type": "text", "text": "one"}]), ("assistant", [{"type": "text", "text": ""}])]
     assert in_page(page, "tree", "(m, chat) => m.path(chat).length", chat) == 2, "no cycle"
     answer = [{"type": "python", "text": "1+1"}, {"type": "python_output", "text": "2"}, {"type": "text", "text": "2."}]
     line = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": answer}]}
-    chats = in_page(page, "tree", restore, f"{json.dumps(line)}\n" * 2)
+    chats = in_page(page, "files", restore, f"{json.dumps(line)}\n" * 2)
     assert len(chats) == 2 and chats[0]["nodes"][1]["parts"][0] == {"type": "tool", "expression": "1+1", "result": "2"}
-    again = in_page(page, "tree", "(m, chats) => m.trainingLines(chats)", chats)
+    again = in_page(page, "files", "(m, chats) => m.trainingLines(chats)", chats)
     assert [json.loads(one) for one in again.splitlines()] == [line, line]
 
 

@@ -44,8 +44,8 @@ def test_continue_and_the_context_meter(rich):
     say(rich, "long ago")
     finished(rich, 1)
     note = rich.locator(".assistant .note")
-    playwright.expect(note).to_contain_text("cut at the limit · the first 2 messages no longer fit · nanochat-sft-d4")
-    playwright.expect(rich.get_by_role("meter")).to_have_text("100 of 200 tokens")
+    playwright.expect(note).to_contain_text("cut at the limit · nanochat-sft-d4")
+    playwright.expect(rich.get_by_role("meter")).to_have_text("100 of 184 tokens")  # 16 of 200 are the answer's
     press(rich, "Continue")
     playwright.expect(rich.locator(".assistant .body")).to_have_text("Once upon a time.\nThe fox and on")
     assert rich.locator(".branches").count() == 0, "the same answer, longer"
