@@ -26,7 +26,7 @@ export function describe(stats = {}, target = null) {
   const isBroken = stats.tokens && !stats.ending && !target?.error && !isWriting(target);
   const seconds = (time) => time < 0.95 ? `${Math.ceil(1000 * time)} ms` : `${time.toFixed(1)} s`;
   return [stats.tokens && count(stats.tokens, "token"), stats.rate && `${Math.round(stats.rate)} per second`,
-    stats.promptTokens && `${count(stats.promptTokens, "token")} read in ${seconds(stats.promptSeconds)}`,
+    stats.promptTokens > 0 && `${count(stats.promptTokens, "token")} read in ${seconds(stats.promptSeconds)}`,
     isBroken ? "interrupted" : endings[stats.ending],
     stats.ended && `the model thinks that this is the end${canForce() ? "; press again to make it go on" : ""}`,
     stats.ignored && `the server ignored ${stats.ignored.join(", ")}`].filter(Boolean).join(" · ");
@@ -59,22 +59,23 @@ const ofQuestion = (node) => [iconButton("pen", "Edit", () => startEdit(node))];
 
 function ofAnswer(node, isLast) {
   const question = parentOf(session.chat, node);
-  const pressed = (icon, label, isPressed, onclick) => iconButton(icon, label, onclick, { "aria-pressed": String(isPressed) });
+  const toggle = (icon, label, isOn, onclick) => iconButton(icon, label, onclick, { "aria-pressed": String(isOn) });
+  const as = (way) => looks.get(node) === way;
   const again = node.error ? button("Try again", () => regenerate(node), { className: "link" })
     : iconButton("again", "Regenerate", () => regenerate(node));
   const note = [describe(node.stats, node), session.manyModels && node.stats?.model].filter(Boolean).join(" · ");
   const isChosen = question.chosen === node.id;
+  const use = button(isChosen ? "In use" : "Use this one", () => pick(node), { className: "link", disabled: isChosen });
   return [
-    question.compared ? button(isChosen ? "In use" : "Use this one", () => pick(node), { className: "link", disabled: isChosen })
-      : again,
+    question.compared ? use : again,
     ...node.parts.length ? [
       iconButton("edit", "Correct the answer", () => startEdit(node)),
       isLast && canGoOn() ? iconButton("on", "Continue", () => goOn(node)) : null,
-      pressed("good", "Good answer", node.rating === 1, () => rate(node, 1)),
-      pressed("bad", "Bad answer", node.rating === -1, () => rate(node, -1)),
+      toggle("good", "Good answer", node.rating === 1, () => rate(node, 1)),
+      toggle("bad", "Bad answer", node.rating === -1, () => rate(node, -1)),
       node.tokens?.some((token) => token.p !== undefined)
-        ? pressed("odds", "Token probabilities", looks.get(node) === "odds", () => look(node, "odds")) : null,
-      canShowPrompt() ? pressed("read", "What the model read", looks.get(node) === "prompt", () => look(node, "prompt")) : null,
+        ? toggle("odds", "Token probabilities", as("odds"), () => look(node, "odds")) : null,
+      canShowPrompt() ? toggle("read", "What the model read", as("prompt"), () => look(node, "prompt")) : null,
       question.compared ? null : iconButton("compare", "Answers side by side", () => {
         question.compared = true;
         touch(question);

@@ -66,14 +66,6 @@ export async function* stream(path, body, signal) {
 /** The ids of a conversation as the model would read it, or of a text. */
 export const tokenize = async (body) => (await post("tokenize", body)).tokens;
 
-/** The ids of the tokens at which an answer or a text ends. They are taken from the format of an empty conversation:
- *  begin of text, user start, user end, assistant start, assistant end, … */
-export async function endIds() {
-  const messages = ["user", "assistant", "user"].map((role) => ({ role, content: "" }));
-  const [begin, userStart, , , answerEnd] = await tokenize({ messages });
-  return [begin, userStart, answerEnd];
-}
-
 /** `ids` one by one, as the `logprobs` of /v1/completions: what each token is and how likely it was. */
 export async function scores(model, ids) {
   const body = { model, prompt: ids, max_tokens: 0, echo: true, logprobs: 5 };

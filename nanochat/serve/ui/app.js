@@ -61,7 +61,8 @@ function drawMeter() {
   const bar = h("i");
   bar.style.width = `${Math.min(100, 100 * use.used / use.total)}%`;
   const isFull = use.used >= use.total;
-  const text = `${use.isExact ? "" : "about "}${use.used.toLocaleString("en")} of ${use.total.toLocaleString("en")} tokens`;
+  const [used, total] = [use.used, use.total].map((number) => number.toLocaleString("en"));
+  const text = `${use.isExact ? "" : "about "}${used} of ${total} tokens`;
   const meaning = isFull ? "The memory is full: with the next question the model forgets the oldest messages."
     : "What the model can remember beside a new answer. Beyond it, it forgets the oldest messages.";
   const values = { "aria-valuenow": Math.min(use.used, use.total), "aria-valuemax": use.total, "aria-valuetext": text,

@@ -1,5 +1,5 @@
 // Talking: what is being written, into which message, and what came of it. Draws nothing: it calls session.draw…().
-import { endIds, explain, server, stream } from "./api.js";
+import { explain, server, stream } from "./api.js";
 import { announce, toast } from "./dom.js";
 import { request, setting } from "./settings.js";
 import { dropChat, putChat } from "./store.js";
@@ -22,6 +22,7 @@ export const modelNamed = (name) => server.models.find((model) => model.id === n
 export const model = () => modelNamed(setting("model")) ?? server.models[0];
 export const isBase = (name) => /(^|-)base(-|$)/.test(name ?? ""); // a base model has not learnt the chat format
 export const speaksChat = () => !isBase(model()?.id);
+export const canForce = () => server.chat.has("ignore_eos"); // to go on where the model would end
 export const canGoOn = () => server.chat.has("continue_final_message");
 export const systemOf = (chat) => (chat.system ?? setting("system")).trim();
 
@@ -87,7 +88,8 @@ export async function write(chat, jobs) {
   await Promise.all(jobs.map((job) => receive(chat, run, job)));
   if (running(chat) === run) session.runs.delete(chat.id);
   const [{ target }] = jobs;
-  const outcome = target.error ?? (target.stats.ending === "stopped" ? "Stopped" : target.parts ? textOf(target) : "Written");
+  const words = target.parts ? textOf(target) : "Written";
+  const outcome = target.error ?? (target.stats.ending === "stopped" ? "Stopped" : words);
   if (session.chat === chat) { session.draw(); announce(outcome); }
   if (session.chats.includes(chat)) await remember(chat); // else it was deleted meanwhile
 }
@@ -100,12 +102,14 @@ async function receive(chat, run, { target, route, body, take, sent = [], earlie
     for await (const chunk of stream(route, body, run.controller.signal)) {
       const choice = chunk.choices?.[0];
       const now = performance.now();
-      if (choice && (choice.text || choice.delta?.content || choice.delta?.nanochat)) gained++;
+      const hasWords = choice && (choice.text || choice.delta?.content || choice.delta?.nanochat);
+      if (hasWords) gained += Math.max(read(choice.logprobs).length, 1);
       stats.tokens = Math.max(stats.tokens, gained);
       if (choice) take(choice);
       if (choice?.finish_reason) stats.ending = choice.finish_reason;
       if (chunk.usage) Object.assign(stats, { tokens: chunk.usage.completion_tokens, used: chunk.usage.total_tokens });
-      if (!stats.promptTokens) stats.rate = 1000 * stats.tokens / (now - begun); // includes the time of reading
+      if (stats.promptSeconds === undefined) stats.rate = 1000 * stats.tokens / (now - begun); // reading included
+      if (stats.prompt) stats.used = stats.prompt + stats.tokens;
       if (chunk.nanochat) takeNews(stats, chunk.nanochat, sent);
       target.changed = Date.now();
       if (now - saved > SAVE_EVERY_MS) { saved = now; save(chat); }
@@ -115,7 +119,8 @@ async function receive(chat, run, { target, route, body, take, sent = [], earlie
     if (run.controller.signal.aborted) stats.ending = "stopped";
     else {
       target.error = explain(error);
-      target.cure = error.status === 401 ? "key" : error.code === "context_length_exceeded" && stats.system ? "system" : "";
+      const isTooLong = error.code === "context_length_exceeded" && stats.system;
+      target.cure = error.status === 401 ? "key" : isTooLong ? "system" : "";
       session.trouble(error);
     }
   }
@@ -125,11 +130,13 @@ async function receive(chat, run, { target, route, body, take, sent = [], earlie
   else if (target.parts) stats.tokens += earlier.tokens ?? 0;
 }
 
-// What only our own server says: its timings, which of the messages `sent` it had to forget, what it ignored.
+// What only our own server says: the prompt's length, its timings, which of the messages `sent` it had to forget, what
+// it ignored.
 function takeNews(stats, news, sent) {
   const times = news.timings;
   if (times?.completion_ms > 0) stats.rate = 1000 * times.completion_tokens / times.completion_ms;
   if (times) Object.assign(stats, { promptTokens: times.prompt_tokens, promptSeconds: times.prompt_ms / 1000 });
+  if (news.prompt_tokens) stats.prompt = news.prompt_tokens;
   const forgotten = news.forgotten_messages ?? news.dropped_messages;
   if (forgotten) stats.remembers = sent[forgotten]?.id;
   if (news.ignored?.length) stats.ignored = news.ignored;
@@ -143,13 +150,13 @@ export function prompt(chat, last, system = systemOf(chat)) {
   return { sent, messages, notes: { ...(system && { system }), ...(isCut && { remembers: sent[0].id }) } };
 }
 
-async function jobFor(node, { goOn: goesOn = false, using = model()?.id, number = 0 } = {}) {
+function jobFor(node, { goOn: goesOn = false, using = model()?.id, number = 0 } = {}) {
   const chat = session.chat;
   const { sent, messages, notes } = prompt(chat, goesOn ? node : parentOf(chat, node));
   const body = { ...request(server.chat), model: using, messages,
     ...(goesOn && { continue_final_message: true, add_generation_prompt: false }) };
   if (body.seed !== undefined) body.seed += number; // else all samples of a question would be the same
-  if (goesOn && node.stats?.ended) body.logit_bias = await withoutEnd();
+  if (goesOn && node.stats?.ended && canForce()) body.ignore_eos = true;
   node.tokens ??= [];
   return { target: node, route: "v1/chat/completions", body, notes, sent, earlier: goesOn ? node.stats ?? {} : null,
     take(choice) {
@@ -163,14 +170,7 @@ async function jobFor(node, { goOn: goesOn = false, using = model()?.id, number 
     } };
 }
 
-export const canForce = () => Boolean(server.chat.has("logit_bias") && server.tokenize?.has("messages"));
-/** A logit_bias that forbids the model to end; undefined where the server cannot do that. */
-export async function withoutEnd() {
-  const ids = canForce() ? await endIds().catch(() => []) : [];
-  return ids.length ? Object.fromEntries(ids.map((id) => [id, -100])) : undefined;
-}
-
-const writeMessage = async (node, options) => write(session.chat, [await jobFor(node, options)]);
+const writeMessage = (node, options) => write(session.chat, [jobFor(node, options)]);
 
 export function send(text) {
   const chat = session.chat;
@@ -183,10 +183,10 @@ export const regenerate = (node) => node.error && !node.parts.length ? writeMess
   : answer(parentOf(session.chat, node));
 export const goOn = (node) => writeMessage(node, { goOn: true });
 /** More answers to a question, written at the same time: `number` of each of the models. */
-export async function sample(question, models, number) {
+export function sample(question, models, number) {
   const jobs = [];
   for (const using of models) {
-    for (let i = 0; i < number; i++) jobs.push(await jobFor(add(session.chat, question, "assistant"), { using, number: i }));
+    for (let i = 0; i < number; i++) jobs.push(jobFor(add(session.chat, question, "assistant"), { using, number: i }));
   }
   return write(session.chat, jobs);
 }

@@ -28,8 +28,9 @@ function toolbar(question) {
   const number = h("input", { type: "number", min: 1, max: MAX_SAMPLES, value: session.manyModels ? 1 : 3,
     "aria-label": "How many more answers" });
   const names = [...server.models.map((each) => each.id), ...(session.manyModels ? [EVERY] : [])];
+  const preset = session.manyModels ? EVERY : model()?.id;
   const whose = h("select", { "aria-label": "Of which model" },
-    names.map((name) => h("option", { value: name, selected: name === (session.manyModels ? EVERY : model()?.id) }, name)));
+    names.map((name) => h("option", { value: name, selected: name === preset }, name)));
   const ask = () => {
     const models = whose.value === EVERY ? server.models.map((each) => each.id) : [modelNamed(whose.value).id];
     const many = Math.round(Number(number.value));

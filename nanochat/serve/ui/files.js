@@ -45,9 +45,9 @@ const systemOf = (node) => node.stats?.system ? [{ role: "system", content: node
 
 // ---------------------------------------------------------------- and back
 
-/** The conversations of a backup, of ChatGPT's conversations.json, of one {"messages"} object or of such lines. The file
- *  is not trusted: fields are taken over by name and type, ids are made anew, and a parent must stand before its child,
- *  so no cycle gets in. */
+/** The conversations of a backup, of ChatGPT's conversations.json, of one {"messages"} object or of such lines. The
+ *  file is not trusted: fields are taken over by name and type, ids are made anew, and a parent must stand before its
+ *  child, so no cycle gets in. */
 export function restore(text) {
   let content;
   try { content = JSON.parse(text); } catch {
@@ -113,7 +113,9 @@ function detailsOf({ stats, tokens, rating, role }) {
     for (const name of numbers) details.stats[name] = number(stats[name]);
     for (const name of ["ending", "model", "system"]) details.stats[name] = string(stats[name]) || undefined;
   }
-  try { if (Array.isArray(tokens)) details.tokens = tokens.map(tokenOf); } catch { /* one is not whole: none is taken */ }
+  try {
+    if (Array.isArray(tokens)) details.tokens = tokens.map(tokenOf);
+  } catch { /* a token is not whole: none is taken */ }
   return details;
 }
 
@@ -155,7 +157,8 @@ function fromChatGPT({ title, update_time: seconds, mapping, current_node: curre
     if (seen.has(id)) continue;
     seen.add(id);
     waiting.push(...(Array.isArray(mapping[id]?.children) ? mapping[id].children : []));
-    if (spoken(id)) nodes.push({ id, parent: above(id), role: mapping[id].message.author.role, parts: textIn(mapping[id]) });
+    if (!spoken(id)) continue;
+    nodes.push({ id, parent: above(id), role: mapping[id].message.author.role, parts: textIn(mapping[id]) });
   }
   const chat = { title, updated: 1000 * seconds, nodes };
   for (let id = spoken(current) ? current : above(current); id; id = above(id)) {

@@ -106,8 +106,9 @@ function displayed(lines, i) {
   const close = open[1] === "$$" ? "$$" : "\\]";
   const rest = [lines[i].slice(open[0].length), ...lines.slice(i + 1, i + MAX_FORMULA_LINES)];
   const end = rest.findIndex((line) => line.includes(close));
-  if (end < 0 || !rest[end].trim().endsWith(close) || rest[end].indexOf(close) !== rest[end].lastIndexOf(close)) return null;
-  const source = [...rest.slice(0, end), rest[end].slice(0, rest[end].indexOf(close))].join("\n");
+  const place = rest[end]?.indexOf(close);
+  if (end < 0 || rest[end].slice(place + 2).trim()) return null;
+  const source = [...rest.slice(0, end), rest[end].slice(0, place)].join("\n");
   return { node: formula(source, true), end: i + end + 1 };
 }
 

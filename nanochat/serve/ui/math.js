@@ -1,5 +1,5 @@
-// LaTeX → MathML, for the formulas that models write: fractions, roots, powers, Greek, sums, matrices. No library and no
-// fonts: browsers draw MathML. Whatever is not known here is shown as it was written, in the letters of code.
+// LaTeX → MathML, for the formulas that models write: fractions, roots, powers, Greek, sums, matrices. No library and
+// no fonts: browsers draw MathML. Whatever is not known here is shown as it was written, in the letters of code.
 import { h } from "./dom.js";
 
 const SPACE = "http://www.w3.org/1998/Math/MathML";
@@ -11,8 +11,8 @@ const LETTERS = pairs(`alpha=α beta=β gamma=γ delta=δ epsilon=ϵ varepsilon=
   kappa=κ lambda=λ mu=μ nu=ν xi=ξ pi=π rho=ρ sigma=σ tau=τ upsilon=υ phi=ϕ varphi=φ chi=χ psi=ψ omega=ω Gamma=Γ Delta=Δ
   Theta=Θ Lambda=Λ Xi=Ξ Pi=Π Sigma=Σ Phi=Φ Psi=Ψ Omega=Ω infty=∞ partial=∂ nabla=∇ ell=ℓ hbar=ℏ emptyset=∅ varnothing=∅
   angle=∠ degree=° dots=… ldots=… cdots=⋯ vdots=⋮ Re=ℜ Im=ℑ aleph=ℵ`);
-const SIGNS = pairs(`times=× div=÷ cdot=⋅ pm=± mp=∓ leq=≤ le=≤ geq=≥ ge=≥ neq=≠ ne=≠ approx=≈ equiv=≡ sim=∼ simeq=≃ cong=≅
-  propto=∝ to=→ rightarrow=→ leftarrow=← Rightarrow=⇒ Leftarrow=⇐ implies=⟹ iff=⟺ Leftrightarrow=⇔ leftrightarrow=↔
+const SIGNS = pairs(`times=× div=÷ cdot=⋅ pm=± mp=∓ leq=≤ le=≤ geq=≥ ge=≥ neq=≠ ne=≠ approx=≈ equiv=≡ sim=∼ simeq=≃
+  cong=≅ propto=∝ to=→ rightarrow=→ leftarrow=← Rightarrow=⇒ Leftarrow=⇐ implies=⟹ iff=⟺ Leftrightarrow=⇔ leftrightarrow=↔
   mapsto=↦ in=∈ notin=∉ subset=⊂ subseteq=⊆ supset=⊃ supseteq=⊇ cup=∪ cap=∩ setminus=∖ land=∧ wedge=∧ lor=∨ vee=∨ neg=¬
   forall=∀ exists=∃ mid=| parallel=∥ perp=⊥ star=⋆ ast=∗ circ=∘ bullet=• oplus=⊕ otimes=⊗ langle=⟨ rangle=⟩ lfloor=⌊
   rfloor=⌋ lceil=⌈ rceil=⌉ lvert=| rvert=| vert=| Vert=‖ prime=′ therefore=∴ because=∵ ll=≪ gg=≫ backslash=\\ lbrace={
@@ -22,7 +22,7 @@ const NAMES = new Set(`sin cos tan cot sec csc arcsin arccos arctan sinh cosh ta
   mod`.split(/\s+/));
 const ACCENTS = pairs("hat=^ bar=¯ overline=¯ vec=→ tilde=~ dot=˙ ddot=¨ widehat=^");
 const GAPS = { ",": "0.17em", ":": "0.22em", ";": "0.28em", " ": "0.3em", "!": "0em", quad: "1em", qquad: "2em" };
-const WORDS = new Set(["text", "textbf", "textit", "mathrm", "mathbf", "mathit", "mathbb", "mathcal", "operatorname", "mbox"]);
+const WORDS = new Set("text textbf textit mathrm mathbf mathit mathbb mathcal operatorname mbox".split(" "));
 const FENCES = { pmatrix: ["(", ")"], bmatrix: ["[", "]"], vmatrix: ["|", "|"], cases: ["{", ""], matrix: ["", ""],
   aligned: ["", ""], align: ["", ""], "align*": ["", ""], array: ["", ""] };
 
@@ -110,7 +110,8 @@ function atom(reader) {
   if (token.length > 1) return command(reader, token.slice(1));
   if (token === "}" || token === "&" || token === "#" || token === "%" || token === "$") throw new SyntaxError(token);
   if (/\p{L}/u.test(token)) return element("mi", token);
-  return element("mo", token === "-" ? "−" : token === "*" ? "∗" : token, /[()[\]|]/.test(token) ? { stretchy: "false" } : {});
+  const isFence = /[()[\]|]/.test(token); // grows only after \\left and \\right
+  return element("mo", { "-": "−", "*": "∗" }[token] ?? token, isFence ? { stretchy: "false" } : {});
 }
 
 function command(reader, name) {

@@ -11,8 +11,8 @@ export const onSetting = (react) => listeners.push(react);
 export const setting = (name) => changed[name] ?? fallback[name];
 export function defaults(ofServer) {
   for (const name of Object.keys(fallback)) fallback[name] = ofServer?.[name] ?? fallback[name];
-  const context = ofServer?.context_tokens; // room for an answer is taken from the model's memory of what was said
-  if (context) fallback.max_tokens = Math.min(fallback.max_tokens, context / 2);
+  const context = ofServer?.context_tokens;
+  if (context) fallback.max_tokens = Math.min(fallback.max_tokens, context);
   $("set-max_tokens").max = context ?? 4096;
 }
 onKeptElsewhere("settings", () => {
@@ -74,7 +74,8 @@ function measure() {
   if (!text || !server.tokenize) return;
   measuring = setTimeout(async () => {
     const { length } = await tokenize({ prompt: text, add_special_tokens: false }).catch(() => []);
-    const context = (server.models.find((each) => each.id === setting("model")) ?? server.models[0])?.nanochat?.context_tokens;
+    const model = server.models.find((each) => each.id === setting("model")) ?? server.models[0];
+    const context = model?.nanochat?.context_tokens;
     if (!length || text !== setting("system").trim()) return;
     $("about-system").textContent = `${length.toLocaleString("en")} tokens`
       + (context ? ` of the ${context.toLocaleString("en")} that the model can read.` : ".")

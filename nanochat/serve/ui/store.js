@@ -39,8 +39,8 @@ export function onChangeElsewhere(react) { if (otherTabs) otherTabs.onmessage = 
 export async function allChats() {
   return (await done((await table("readonly")).getAll())).sort((a, b) => b.updated - a.updated);
 }
-/** Store a conversation; `combine(chat, stored)` first takes into it what another tab has stored meanwhile. Both happen in
- *  one transaction, so that no tab can write in between. */
+/** Store a conversation; `combine(chat, stored)` first takes into it what another tab has stored meanwhile. Both happen
+ *  in one transaction, so that no tab can write in between. */
 export async function putChat(chat, combine = () => {}) {
   const chats = await table("readwrite");
   const stored = await done(chats.get(chat.id));

@@ -2,7 +2,7 @@
 // undo and for another try.
 import { describe } from "./actions.js";
 import { server } from "./api.js";
-import { remember, running, session, stop, withoutEnd, write } from "./chat.js";
+import { canForce, remember, running, session, stop, write } from "./chat.js";
 import { $, button, enters, grow, h, iconButton } from "./dom.js";
 import { request } from "./settings.js";
 import { join, read, view } from "./tokens.js";
@@ -17,7 +17,7 @@ async function writeOn(chat = session.chat) {
   if (running(chat) || !chat.text) return;
   const { from, tokens, stats } = chat;
   const body = { ...request(server.text), prompt: chat.text };
-  if (stats?.ended) body.logit_bias = await withoutEnd();
+  if (stats?.ended && canForce()) body.ignore_eos = true;
   Object.assign(chat, { from: chat.text.length, tokens: [] });
   showsTokens = false;
   const take = (choice) => {

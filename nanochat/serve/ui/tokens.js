@@ -72,7 +72,7 @@ export function view(tokens, drawTool, choose) {
   };
   box.onpointerover = (event) => { if (event.pointerType !== "touch") open(event.target); };
   box.onclick = (event) => { open(event.target); };
-  box.onfocusin = (event) => { open(event.target); };
+  box.addEventListener("focusin", (event) => open(event.target)); // there is no property onfocusin
   box.onkeydown = (event) => move(event, [...spans.keys()], open);
   return [box, h("p", { className: "legend fine" }, h("span", { className: "scale", "aria-hidden": "true" }),
     `expected → surprising · ${own.length} tokens, perplexity ${perplexity.toFixed(2)}`)];
@@ -115,18 +115,24 @@ function openCard(span, token, choose) {
   card.span = span;
   card.onkeydown = (event) => { if (event.key === "Escape") { event.stopPropagation(); span.focus(); closeCard(); } };
   document.body.append(card);
-  const place = span.getClientRects()[0];
+  placeCard();
+  const spoken = ([text, p]) => `${visible(text)}, ${percent(p)}`;
+  announce([[token.text, token.p], ...token.top].map(spoken).join("; "));
+}
+
+function placeCard() {
+  const place = card.span.getClientRects()[0];
   const below = place.bottom + card.offsetHeight < innerHeight - 8;
   card.style.left = `${Math.max(8, Math.min(place.left, innerWidth - card.offsetWidth - 8))}px`;
   card.style.top = `${below ? place.bottom : place.top - card.offsetHeight}px`;
-  const spoken = ([text, p]) => `${visible(text)}, ${percent(p)}`;
-  announce([[token.text, token.p], ...token.top].map(spoken).join("; "));
 }
 
 document.addEventListener("pointermove", (event) => {
   if (card && !event.target.closest?.(".card, .token") && !card.contains(document.activeElement)) closeCard();
 });
 document.addEventListener("pointerdown", (event) => { if (!event.target.closest?.(".card, .token")) closeCard(); });
-document.addEventListener("scroll", closeCard, true);
+document.addEventListener("scroll", () => { // the browser scrolls to a token that gets the focus: its card comes along
+  if (card && card.span === document.activeElement) placeCard(); else closeCard();
+}, true);
 document.addEventListener("focusin", (event) => { if (!event.target.closest?.(".card, .token")) closeCard(); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") closeCard(); });

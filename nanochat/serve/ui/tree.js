@@ -1,14 +1,15 @@
 // A conversation is a tree: a message edited or answered again gets a sibling, and the path of chosen ones is what is
 // shown and sent. Plain data and pure functions; no page, no network.
 //
-// chat: {id, kind: "chat" | "text", title, named (ms: when it got its title by hand), system (only if the file that it came from had one),
-//        updated (ms), nodes: [node], chosen: id of the first node,
+// chat: {id, kind: "chat" | "text", title, named (ms: when a person gave the title), updated (ms), nodes: [node],
+//        chosen: id of the first node, system (only if the file that the conversation came from had one),
 //        text, from (where the last continuation starts), tokens, stats}            (this line: kind "text")
 // node: {id, parent: id or "", chosen: id of the child shown, changed (ms), role, parts, tokens, stats, error,
-//        rating: 1 good | -1 bad, compared (a question whose answers are shown side by side)}
+//        cure: the setting that may help, rating: 1 good | -1 bad, compared: its answers are shown side by side}
 // part: {type: "text", text} | {type: "tool", expression, result};  a node stands after its parent in `nodes`
-// stats: {tokens, rate, promptTokens, promptSeconds, used, ending, ended, model, system, remembers: id of the first
-//        message that the model still read, where it did not read all}
+// stats: {tokens, rate, prompt (its tokens), promptTokens (those of them that were read anew), promptSeconds, used,
+//        ending, ended (nothing more came), model, system, ignored, remembers: id of the first message that the model
+//        still read, where it did not read all}
 
 export const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // no randomUUID over plain http
 export const newChat = (kind = "chat") =>

@@ -136,8 +136,8 @@ $("to-end").onclick = () => follow(true);
 function follow(always) { if (always || atEnd) scroll.scrollTop = scroll.scrollHeight; }
 
 /** {used, total, isExact}: tokens after what is on screen, and how many the model can remember beside a new answer, for
- *  which the server keeps up to half of the context free. Null when unknown. What follows the last answer that the
- *  server has counted is estimated. */
+ *  which the server keeps up to a quarter of the context free. Null when unknown. What follows the last answer that
+ *  the server has counted is estimated. */
 export function contextUse() {
   const context = model()?.nanochat?.context_tokens;
   const nodes = path(session.chat);
@@ -146,6 +146,6 @@ export function contextUse() {
   const later = nodes.slice(counted + 1);
   const used = later.reduce((sum, node) => sum + (node.stats?.tokens ?? Math.ceil(textOf(node).length / 4)),
     nodes[counted]?.stats.used ?? 0);
-  const total = context - Math.floor(Math.min(setting("max_tokens"), context / 2));
+  const total = context - Math.floor(Math.min(setting("max_tokens"), context / 4));
   return { used: Math.min(used, context), total, isExact: !later.length };
 }

@@ -38,7 +38,7 @@ def test_a_story_streams_and_stop_stops(page, worker):
     say(page, "Tell me a story.")
     assert finished(page, 2)[1].strip() == STORY
     assert re.match(r"\d+ tokens · \d+ per second", page.locator(".assistant .note").last.inner_text())
-    playwright.expect(page.get_by_role("meter")).to_contain_text("of 2,048 tokens")  # the other half is the answer's
+    playwright.expect(page.get_by_role("meter")).to_contain_text("of 3,072 tokens")  # the other quarter is the answer's
 
 
 def test_an_answer_goes_on_while_another_conversation_is_read(page):
