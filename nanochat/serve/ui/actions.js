@@ -63,7 +63,8 @@ function ofAnswer(node, isLast) {
   const as = (way) => looks.get(node) === way;
   const again = node.error ? button("Try again", () => regenerate(node), { className: "link" })
     : iconButton("again", "Regenerate", () => regenerate(node));
-  const note = [describe(node.stats, node), session.manyModels && node.stats?.model].filter(Boolean).join(" · ");
+  const author = session.manyModels && !question.compared && node.stats?.model; // else it stands above the answer
+  const note = [describe(node.stats, node), author].filter(Boolean).join(" · ");
   const isChosen = question.chosen === node.id;
   const use = button(isChosen ? "In use" : "Use this one", () => pick(node), { className: "link", disabled: isChosen });
   return [

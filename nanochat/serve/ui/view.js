@@ -43,9 +43,10 @@ function bodyOf(node) {
 }
 
 function drawMessage(node, isLast) {
-  const name = node.role === "user" ? "You" : "nanochat";
+  const isOneOfMany = node.role === "assistant" && parentOf(session.chat, node).compared;
+  const name = node.role === "user" ? "You" : isOneOfMany ? node.stats?.model ?? "nanochat" : "nanochat";
   const element = h("article", { className: `message ${node.role}`, "aria-label": name },
-    h("h2", { className: "unseen" }, name));
+    h("h2", { className: isOneOfMany ? "author" : "unseen" }, name));
   if (editing === node) element.append(editor(node));
   else element.append(h("div", { className: "body" }, bodyOf(node)), actionsOf(node, isLast));
   return element;

@@ -80,7 +80,8 @@ def chat_chunks(body: Chat):
     if question == "silence":
         pass
     elif question == "formulas":
-        yield chunk({"content": "Since \\(a^2\\) and $x_1$: \\[ \\frac{1}{2} \\] and\n\n$$\n\\sqrt{x}\n$$\n\n\\(\\unknown\\)"})
+        yield chunk({"content": "Since \\(a^2\\) and $x_1$: \\[ \\frac{1}{2} \\] and\n\n"})
+        yield chunk({"content": "$$\n\\sqrt{x}\n$$\n\n\\(\\unknown\\)"})
     elif question == "table":
         yield chunk({"content": "| Name | Age in years | Favourite dish | Where |\n|---|---|---|---|\n"
                                 "| Annabelle | 41 | Strawberries | Mountains |\n| a \\| b | 2 | c | d |\n"})

@@ -62,8 +62,8 @@ def test_formulas(page, kind):
         assert expected in html, html
     for source in RAW if kind == "raw" else []:
         html = in_page(page, "markdown", SHOW, source)
-        text = in_page(page, "markdown", "(m, html) => new DOMParser().parseFromString(html, 'text/html').body.textContent",
-                       html)
+        read = "(m, html) => new DOMParser().parseFromString(html, 'text/html').body.textContent"
+        text = in_page(page, "markdown", read, html)
         assert "<math" not in html and text in (source, source.strip("`"), source[2:-2]), html
     if kind == "lines":
         html = in_page(page, "markdown", SHOW, "So\n\\[\nx = 1\n\\]\nand\n$$\ny\n$$\nend")
@@ -84,7 +84,8 @@ def test_what_is_sent_of_a_long_conversation(page):
         const chat = m.newChat();
         let last = null;
         lengths.forEach((length, i) => {
-          last = m.add(chat, last, i % 2 ? "assistant" : "user", length ? [{type: "text", text: "x".repeat(length)}] : []);
+          const parts = length ? [{type: "text", text: "x".repeat(length)}] : [];
+          last = m.add(chat, last, i % 2 ? "assistant" : "user", parts);
         });
         const {sent, isCut} = m.history(chat, last, maxChars);
         return [sent.map((node) => m.textOf(node).length), isCut]; }"""
@@ -122,8 +123,8 @@ def test_files_of_others_and_files_twice(page):
         return {number: {"id": number, "parent": parent, "children": list(children),
                          "message": role and {"author": {"role": role}, "content": content}}}
 
-    mapping = (entry("0", None, None, "", "1") | entry("1", "0", "system", "", "2") | entry("2", "1", "user", "hi", "3", "5")
-               | entry("3", "2", "tool", "searching", "4") | entry("4", "3", "assistant", "Hello.")
+    mapping = (entry("0", None, None, "", "1") | entry("1", "0", "system", "", "2")
+               | entry("2", "1", "user", "hi", "3", "5") | entry("3", "2", "tool", "searching", "4") | entry("4", "3", "assistant", "Hello.")
                | entry("5", "2", "assistant", "Good day.", "6") | entry("6", "5", "assistant", "And more."))
     file = json.dumps([{"title": "Greeting", "update_time": 1.5, "mapping": mapping, "current_node": "4"}])
     [[chat, print_]] = in_page(page, "files", restore, file)
@@ -137,7 +138,8 @@ def test_files_of_others_and_files_twice(page):
                "tokens": [{"text": "a", "p": 0.5, "top": [["b", 0.1]]}, {"tool": {"expression": "1", "result": "1"}}]}
     nodes = [{"id": "a", "role": "user", "parts": [{"type": "text", "text": "q"}], "chosen": "b"},
              {"id": "b", "parent": "a", "role": "assistant", "parts": [{"type": "text", "text": "r"}], **details}]
-    [[chat, _]] = in_page(page, "files", restore, json.dumps({"chats": [{"nodes": nodes, "chosen": "a", "system": "S"}]}))
+    file = json.dumps({"chats": [{"nodes": nodes, "chosen": "a", "system": "S"}]})
+    [[chat, _]] = in_page(page, "files", restore, file)
     answer = chat["nodes"][1]
     assert chat["system"] == "S" and answer["rating"] == 1 and answer["tokens"][0] == details["tokens"][0]
     assert {key: value for key, value in answer["stats"].items() if value} == {
