@@ -124,7 +124,8 @@ def test_files_of_others_and_files_twice(page):
                          "message": role and {"author": {"role": role}, "content": content}}}
 
     mapping = (entry("0", None, None, "", "1") | entry("1", "0", "system", "", "2")
-               | entry("2", "1", "user", "hi", "3", "5") | entry("3", "2", "tool", "searching", "4") | entry("4", "3", "assistant", "Hello.")
+               | entry("2", "1", "user", "hi", "3", "5") | entry("3", "2", "tool", "searching", "4")
+               | entry("4", "3", "assistant", "Hello.")
                | entry("5", "2", "assistant", "Good day.", "6") | entry("6", "5", "assistant", "And more."))
     file = json.dumps([{"title": "Greeting", "update_time": 1.5, "mapping": mapping, "current_node": "4"}])
     [[chat, print_]] = in_page(page, "files", restore, file)
