@@ -52,7 +52,7 @@ export function drawText() {
   if (shown !== chat) {
     shown = chat;
     showsTokens = false;
-    sheet = h("textarea", { className: "sheet", "aria-label": "Text", spellcheck: false,
+    sheet = h("textarea", { className: "sheet", "aria-label": "Text", dir: "auto", spellcheck: false,
       placeholder: "Begin a text, and the model goes on with it …" });
     sheet.oninput = () => {
       chat.text = sheet.value;

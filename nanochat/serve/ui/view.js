@@ -93,7 +93,7 @@ export function draw(fresh = false) {
   const top = nodes.length ? [h("h1", { className: "unseen" }, chat.title || "Conversation")] : [hello()];
   const change = () => openSettings("system");
   const system = systemOf(chat);
-  if (system) top.push(button(system, change, { className: "system", title: "The system prompt" }));
+  if (system) top.push(button(system, change, { className: "system", dir: "auto", title: "The system prompt" }));
   place($("log"), [...top, ...elements].filter(Boolean));
   keepFocus(focused, focusedNode, nodes);
   if (nodes.length) follow(fresh || Boolean(running())); else scroll.scrollTop = 0;

@@ -135,3 +135,29 @@ def test_nothing_sticks_out_or_is_cut(rich, width, height):
     assert rich.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert rich.locator("#log").evaluate("(log) => log.scrollWidth <= log.clientWidth")
     assert is_in_view(rich, "#send")
+
+
+@desktop_only
+def test_text_from_right_to_left_runs_so_wherever_it_is_typed_or_shown(page):
+    def direction(locator):
+        return locator.first.evaluate("(element) => getComputedStyle(element).direction")
+
+    hebrew = "שלום, מה שלומך?"
+    say(page, f"/system {hebrew}")
+    page.get_by_label("Message", exact=True).fill(hebrew)
+    places = [page.get_by_label("Message", exact=True), page.locator(".system")]
+    assert [direction(place) for place in places] == ["rtl"] * 2
+    say(page, hebrew)
+    finished(page, 1)
+    press(page, "Correct the answer")
+    page.get_by_label("What the answer should be").fill(f"| {hebrew} |\n|---|\n| {hebrew} |\n\n- {hebrew}")
+    assert direction(page.get_by_label("What the answer should be")) == "rtl"
+    page.get_by_role("button", name="Save").click()
+    places = [page.locator(css) for css in (".bubble", "td", ".assistant li", "#history .name span")]
+    assert [direction(place) for place in places] == ["rtl"] * 4
+    page.locator("#open-settings").click()
+    assert direction(page.get_by_label("System prompt")) == "rtl"
+    page.keyboard.press("Escape")
+    page.locator("#new-text").click()
+    page.get_by_label("Text", exact=True).fill(hebrew)
+    assert direction(page.get_by_label("Text", exact=True)) == "rtl"
