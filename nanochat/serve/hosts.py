@@ -35,7 +35,7 @@ class LocalNamesOnly:
         host = Headers(scope=scope).get("host", "localhost") if scope["type"] == "http" else "localhost"
         if is_local_name(host):
             return await self.app(scope, receive, send)
-        message = (f"this server answers under the name localhost, not {host[:200]!r}; to let it answer under any name, "
+        message = (f"this server answers under the name localhost, not {host[:200]!r}; to let it answer to any, "
                    "start it with --host=127.0.0.1, or with an API key in NANOCHAT_API_KEY")
         error = {"message": message, "type": "invalid_request_error", "param": None, "code": "unknown_host"}
         await JSONResponse({"error": error}, 421)(scope, receive, send)

@@ -184,10 +184,12 @@ export const regenerate = (node) => node.error && !node.parts.length ? writeMess
 export const goOn = (node) => writeMessage(node, { goOn: true });
 /** More answers to a question, written at the same time: `number` of each of the models. */
 export function sample(question, models, number) {
+  const { chosen } = question;
   const jobs = [];
   for (const using of models) {
     for (let i = 0; i < number; i++) jobs.push(jobFor(add(session.chat, question, "assistant"), { using, number: i }));
   }
+  question.chosen = chosen; // what was in use before stays so, until another is picked
   return write(session.chat, jobs);
 }
 

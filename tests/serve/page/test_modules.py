@@ -2,8 +2,6 @@
 import json
 import re
 
-import pytest
-
 from .conftest import UI, desktop_only, in_browser
 
 pytestmark = in_browser
@@ -54,27 +52,37 @@ RAW = [r"\(\unknown{x}\)", r"\(\frac{1}\)", r"\(" + "{" * 50 + "x" + "}" * 50 + 
        "It costs $5 and $6, or US$7.", "$5-$6", "`$a_1$`", r"C:\dir\(x86"]
 
 
-@pytest.mark.parametrize("kind", ["formulas", "raw", "lines"])
 @desktop_only
-def test_formulas(page, kind):
-    for source, expected in FORMULAS if kind == "formulas" else []:
-        html = in_page(page, "markdown", SHOW, source)
-        assert expected in html, html
-    for source in RAW if kind == "raw" else []:
-        html = in_page(page, "markdown", SHOW, source)
-        read = "(m, html) => new DOMParser().parseFromString(html, 'text/html').body.textContent"
+def test_formulas_and_tables(page):
+    def show(text):
+        return in_page(page, "markdown", SHOW, text)
+
+    for source, expected in FORMULAS:
+        assert expected in show(source), source
+    read = "(m, html) => new DOMParser().parseFromString(html, 'text/html').body.textContent"
+    for source in RAW:
+        html = show(source)
         text = in_page(page, "markdown", read, html)
         assert "<math" not in html and text in (source, source.strip("`"), source[2:-2]), html
-    if kind == "lines":
-        html = in_page(page, "markdown", SHOW, "So\n\\[\nx = 1\n\\]\nand\n$$\ny\n$$\nend")
-        assert html.count('display="block"') == 2 and "<p dir=\"auto\">end</p>" in html
-        assert "<math" not in in_page(page, "markdown", SHOW, "So\n\\[\nx = 1"), "it may still be streaming"
+    html = show("So\n\\[\nx = 1\n\\]\nand\n$$\ny\n$$\nend")
+    assert html.count('display="block"') == 2 and '<p dir="auto">end</p>' in html
+    assert "<math" not in show("So\n\\[\nx = 1"), "it may still be streaming"
+    html = show("| a | b |\n|---|---|\n| x \\| y | `z` |")
+    assert html.count("<td") == 2 and "x | y" in html
+
+
+NOTES = [  # what is known of an answer, and the note below it
+    ({"tokens": 1, "rate": 90.4, "ending": "stop"}, "1 token · 90 per second"),
+    ({"tokens": 5}, "5 tokens · interrupted"), ({"tokens": 5, "ending": "stopped"}, "5 tokens · stopped"),
+    ({"tokens": 5, "ending": "length", "promptTokens": 1200, "promptSeconds": 1.5},
+     "5 tokens · 1,200 tokens read in 1.5 s · cut at the limit"),
+    ({"tokens": 5, "ending": "stop", "promptTokens": 0, "promptSeconds": 0}, "5 tokens"), ({}, "")]
 
 
 @desktop_only
-def test_cells_of_tables(page):
-    html = in_page(page, "markdown", SHOW, "| a | b |\n|---|---|\n| x \\| y | `z` |")
-    assert html.count("<td") == 2 and "x | y" in html
+def test_the_note_below_an_answer(page):
+    describe = "(m, all) => all.map((stats) => m.describe(stats))"
+    assert in_page(page, "actions", describe, [stats for stats, _ in NOTES]) == [note for _, note in NOTES]
 
 
 @desktop_only

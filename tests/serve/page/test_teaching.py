@@ -94,6 +94,7 @@ def test_models_and_samples_side_by_side(rich):
     assert all(body["messages"] == asked[0]["messages"] for body in asked)
     assert {body["seed"] for body in asked} == {7, 8}, "two samples of one model differ"
     assert rich.locator(".columns .author").all_inner_texts().count("nanochat-base-d4") == 2
+    playwright.expect(rich.locator(".columns .message").first).to_have_class(re.compile("chosen"))
     keep_shot(rich, "compare")
     rich.get_by_role("button", name="Use this one").nth(1).click()
     playwright.expect(rich.get_by_role("button", name="In use")).to_have_count(1)
@@ -132,6 +133,7 @@ def test_what_the_model_read_is_shown_token_by_token(rich):
     playwright.expect(prompt).to_have_count(0)
 
 
+@desktop_only
 def test_what_the_model_forgot_is_marked(rich):
     for number, text in enumerate(("one", "two", "long ago"), 1):
         say(rich, text)
@@ -144,6 +146,7 @@ def test_what_the_model_forgot_is_marked(rich):
     assert rich.locator(".memory").count() == 0, "of the newest answer only"
 
 
+@desktop_only
 def test_the_end_of_an_answer_and_of_a_text(rich):
     say(rich, "an end")
     finished(rich, 1)
@@ -156,8 +159,6 @@ def test_the_end_of_an_answer_and_of_a_text(rich):
     playwright.expect(rich.locator(".assistant .body")).to_have_text("The end. and it goes on")
     assert rich.bodies[-1]["ignore_eos"]
     playwright.expect(rich.locator(".assistant .note")).to_contain_text("16 tokens")
-    if rich.size == "phone":
-        rich.get_by_label("Show conversations").click()
     rich.locator("#new-text").click()
     sheet = rich.get_by_label("Text", exact=True)
     sheet.fill("The end.")
@@ -167,6 +168,7 @@ def test_the_end_of_an_answer_and_of_a_text(rich):
     playwright.expect(sheet).to_have_value(re.compile("^The end.Once"))
 
 
+@desktop_only
 def test_a_refused_question_is_not_sent_again(rich):
     rich.route("**/v1/chat/completions", lambda route: route.fulfill(status=400, json={"error": {
         "message": "the system prompt (661 tokens) leaves no room", "code": "context_length_exceeded"}}))

@@ -116,12 +116,17 @@ def test_a_server_that_wants_a_key(visit, rich_server):
     state["key"] = "open sesame"
     try:
         page = visit(address)
-        playwright.expect(page.locator("#model-name")).to_contain_text("API key")
-        page.locator("#open-settings").click()
-        page.get_by_label("API key").fill("open sesame")
-        page.get_by_role("button", name="Done").click()
         say(page, "hello")
-        assert finished(page, 1) == ["Once upon a time.\nThe fox"]
+        playwright.expect(page.locator(".error")).to_contain_text("This server wants its API key.")
+        page.locator(".error").get_by_role("button", name="Open settings").click()
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="This server wants an API key").click()
+        box = page.get_by_label("API key, if this server wants one")
+        playwright.expect(box).to_be_focused()
+        box.fill("open sesame")
+        page.get_by_role("button", name="Done").click()
+        page.get_by_role("button", name="Try again").click()
+        playwright.expect(page.locator(".assistant .body")).to_have_text("Once upon a time.\nThe fox")
         page.problems.clear()  # Chromium logs the 401s
     finally:
         state["key"] = ""

@@ -35,6 +35,7 @@ def test_a_story_streams_and_stop_stops(page, worker):
     page.wait_for_timeout(100)
     assert not worker.open and page.locator(".assistant .body").inner_text() == text  # the server stopped as well
     assert page.get_by_label("Message", exact=True).input_value() == "typed meanwhile"
+    playwright.expect(page.get_by_role("meter")).to_be_visible()
     say(page, "Tell me a story.")
     assert finished(page, 2)[1].strip() == STORY
     assert re.match(r"\d+ tokens · \d+ per second", page.locator(".assistant .note").last.inner_text())
@@ -74,6 +75,8 @@ def test_edit_regenerate_and_branches(page):
     page.locator(".editor").get_by_role("button", name="Send").click()
     [only] = finished(page, 1)
     assert only.endswith("to: changed") and page.locator(".user").count() == 1
+    playwright.expect(page.locator("#history .name")).to_have_text("changed")  # the first question is the title
+    playwright.expect(page.locator(".branches")).to_have_css("opacity", "1")  # the old version is not hidden
     page.reload()
     sidebar(page).locator(".name").first.click()
     assert finished(page, 1) == [only]
