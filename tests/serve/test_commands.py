@@ -200,16 +200,13 @@ def test_sigterm_lets_answers_end(tmp_path):
 
 def test_chat_web_serves_the_checkpoint_until_ctrl_c(monkeypatch):
     """The command itself, in this process: it greets with its address, answers, and SIGINT ends it."""
-    greetings, answers, statuses = [], [], {}
+    greetings, answers = [], []
 
     def visit(greeting):
         url = re.search(r"http://[\w.:]+", greeting)[0]
         try:
             body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "seed": 1}
             answers.extend(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30).json() for _ in range(2))
-            for host in ("evil.example", "localhost:1", "127.0.0.1", "[::1]:8000"):
-                answered = [httpx.get(url + path, headers={"Host": host}) for path in ("/", "/health")]
-                statuses[host] = [response.status_code for response in answered]
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -222,5 +219,3 @@ def test_chat_web_serves_the_checkpoint_until_ctrl_c(monkeypatch):
     assert "nanochat-sft-d1 is ready: http://127.0.0.1:" in greetings[0]
     assert answers[0]["usage"]["completion_tokens"] <= 5 and answers[0]["model"] == "nanochat-sft-d1"
     assert answers[0]["choices"] == answers[1]["choices"]  # the same seed
-    assert statuses == {"evil.example": [421, 421], "localhost:1": [200, 200], "127.0.0.1": [200, 200],
-                        "[::1]:8000": [200, 200]}, "no web page reaches it under a name of its own"
