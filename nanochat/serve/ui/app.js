@@ -1,9 +1,9 @@
 // The page. Where to read: tree.js (what a conversation is), chat.js (talking), view.js (how it looks), api.js (the
 // server); then markdown.js and tokens.js, and the rest. This file ties them together. No framework, no build step.
 import { connect, server } from "./api.js";
-import { model, running, save, send, session, show, speaksChat, stop } from "./chat.js";
+import { running, save, send, session, show, speaksChat, stop } from "./chat.js";
 import { $, button, enters, grow, h, icon, toast } from "./dom.js";
-import { command, defaults, onSetting, openSettings, set, setting } from "./settings.js";
+import { command, defaults, model, onSetting, openSettings, set, setting } from "./settings.js";
 import { drawList } from "./sidebar.js";
 import { allChats, draft, onChangeElsewhere } from "./store.js";
 import { drawText } from "./text.js";

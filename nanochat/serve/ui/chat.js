@@ -1,7 +1,7 @@
 // Talking: what is being written, into which message, and what came of it. Draws nothing: it calls session.draw…().
 import { explain, server, stream } from "./api.js";
 import { announce, toast } from "./dom.js";
-import { request, setting } from "./settings.js";
+import { model, request, setting } from "./settings.js";
 import { dropChat, putChat } from "./store.js";
 import { instead, read } from "./tokens.js";
 import {
@@ -19,7 +19,6 @@ const CHARS_PER_TOKEN = 12; // more than any text has: what is longer than the c
 export const running = (chat = session.chat) => session.runs.get(chat.id);
 export const isWriting = (target, chat = session.chat) => Boolean(running(chat)?.targets.includes(target));
 export const modelNamed = (name) => server.models.find((model) => model.id === name);
-export const model = () => modelNamed(setting("model")) ?? server.models[0];
 export const isBase = (name) => /(^|-)base(-|$)/.test(name ?? ""); // a base model has not learnt the chat format
 export const speaksChat = () => !isBase(model()?.id);
 export const canForce = () => server.chat.has("ignore_eos"); // to go on where the model would end
@@ -154,7 +153,8 @@ function jobFor(node, { goOn: goesOn = false, using = model()?.id, number = 0 } 
   const chat = session.chat;
   const { sent, messages, notes } = prompt(chat, goesOn ? node : parentOf(chat, node));
   const body = { ...request(server.chat), model: using, messages,
-    ...(goesOn && { continue_final_message: true, add_generation_prompt: false }) };
+    ...(goesOn && { continue_final_message: true }) };
+  if (goesOn && server.chat.has("add_generation_prompt")) body.add_generation_prompt = false; // vLLM wants it said
   if (body.seed !== undefined) body.seed += number; // else all samples of a question would be the same
   if (goesOn && node.stats?.ended && canForce()) body.ignore_eos = true;
   node.tokens ??= [];

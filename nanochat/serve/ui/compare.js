@@ -1,7 +1,8 @@
 // The answers to one question side by side: of several models, or several samples of one.
-import { model, modelNamed, running, sample, session, touch } from "./chat.js";
 import { server } from "./api.js";
+import { modelNamed, running, sample, session, touch } from "./chat.js";
 import { button, h, iconButton } from "./dom.js";
+import { model } from "./settings.js";
 
 const MAX_SAMPLES = 8; // at a time; the server has more rows, but nobody reads more columns
 const EVERY = "every model";

@@ -9,6 +9,7 @@ const fallback = { temperature: 0.8, top_k: 50, top_p: 1, min_p: 0, max_tokens: 
 const listeners = [];
 export const onSetting = (react) => listeners.push(react);
 export const setting = (name) => changed[name] ?? fallback[name];
+export const model = () => server.models.find((each) => each.id === setting("model")) ?? server.models[0];
 export function defaults(ofServer) {
   for (const name of Object.keys(fallback)) fallback[name] = ofServer?.[name] ?? fallback[name];
   const context = ofServer?.context_tokens;
@@ -27,7 +28,7 @@ export function set(name, value) {
 
 /** The part of a request that settings make: of what the server takes (`fields`), what differs from doing nothing. */
 export function request(fields) {
-  const body = { stream_options: { include_usage: true }, model: setting("model") || server.models[0]?.id };
+  const body = { stream_options: { include_usage: true }, model: model()?.id };
   for (const name of ["temperature", "top_k", "max_tokens"]) body[name] = setting(name);
   if (fields.has("top_p") && setting("top_p") < 1) body.top_p = setting("top_p");
   if (fields.has("min_p") && setting("min_p") > 0) body.min_p = setting("min_p");
@@ -74,8 +75,7 @@ function measure() {
   if (!text || !server.tokenize) return;
   measuring = setTimeout(async () => {
     const { length } = await tokenize({ prompt: text, add_special_tokens: false }).catch(() => []);
-    const model = server.models.find((each) => each.id === setting("model")) ?? server.models[0];
-    const context = model?.nanochat?.context_tokens;
+    const context = model()?.nanochat?.context_tokens;
     if (!length || text !== setting("system").trim()) return;
     $("about-system").textContent = `${length.toLocaleString("en")} tokens`
       + (context ? ` of the ${context.toLocaleString("en")} that the model can read.` : ".")

@@ -1,7 +1,8 @@
 // Export for training: which answers go into the file, and the command that trains on it.
-import { model, session } from "./chat.js";
+import { session } from "./chat.js";
 import { $, copyText, download, h, iconButton, openDialog, toast } from "./dom.js";
 import { goodAnswers, trainingLines } from "./files.js";
+import { model } from "./settings.js";
 
 const dialog = $("teach");
 const choice = () => dialog.querySelector("input:checked").value;

@@ -1,12 +1,12 @@
 // The conversation on screen. A message is drawn again only when something about it changed; while it is being written,
 // only its last blocks are.
 import { actionsOf, changesOf, describe, editing, editor, looks, startEdit } from "./actions.js";
-import { branch, canGoOn, isWriting, model, running, send, session, speaksChat, systemOf } from "./chat.js";
+import { branch, canGoOn, isWriting, running, send, session, speaksChat, systemOf } from "./chat.js";
 import { compare } from "./compare.js";
 import { $, button, h, patch } from "./dom.js";
 import { markdown } from "./markdown.js";
 import { promptView } from "./prompt.js";
-import { openSettings, setting } from "./settings.js";
+import { model, openSettings, setting } from "./settings.js";
 import { view } from "./tokens.js";
 import { parentOf, path, siblings, textOf } from "./tree.js";
 
