@@ -15,8 +15,9 @@ import random
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 from nanochat.system.terminal import BOLD, DIM, PLAIN, Paper, erase_line, is_terminal, styled
 
@@ -32,6 +33,7 @@ from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.train import checkpoint
 
+Message = dict[str, Any]  # of the tokenizer's chat format
 HELP = '''/new             a new conversation; the system prompt stays
 /again           another answer to the last question
 /system TEXT     a new conversation with this system prompt; without TEXT: with none
@@ -44,7 +46,7 @@ HISTORY_LINES = 1000  # what was typed, kept for the next time
 STDIN_SECONDS = 1.0  # of silence on stdin, before the program says what it waits for
 
 
-def flags(argv: list[str] | None):
+def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
         argv, __doc__,
         prompt=flag("", "answer this and exit; stdin follows it if it is no terminal; - = stdin alone. Words without a "
@@ -71,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     draw = random.Random(None if args.seed < 0 else args.seed)
     context = model.config.sequence_len
 
-    def answer(messages: list[dict]) -> dict:
+    def answer(messages: list[Message]) -> Message:
         """The assistant's message, written to stdout while it comes."""
         if args.source == "base":  # knows no chat: goes on with the newest text
             prompt = [tokenizer.bos_id, *tokenizer.encode(messages[-1]["content"])[-(context // 2):]]
@@ -130,10 +132,10 @@ def kept_history() -> Iterator[None]:
             print(f"(what was typed is not kept for the next time: {error})", file=sys.stderr)
 
 
-def converse(answer: Callable[[list[dict]], dict], args) -> None:
+def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None:
     """Read, answer, repeat."""
-    system: list[dict] = []
-    messages: list[dict] = []
+    system: list[Message] = []
+    messages: list[Message] = []
     while True:
         try:
             text = read()
@@ -182,7 +184,7 @@ def read() -> str:
     return line.strip()
 
 
-def set_value(args, command: str, value: str) -> str:
+def set_value(args: cli.Args, command: str, value: str) -> str:
     """Carries out /temperature and /topk; returns what to tell about it, or the help."""
     name = {"/temperature": "temperature", "/topk": "top_k"}.get(command)
     if name is None:
@@ -198,15 +200,15 @@ def set_value(args, command: str, value: str) -> str:
     return f"{problem}{command[1:]} is {getattr(args, name)}; it can be {low} to {high}"
 
 
-def speak(events: Iterator[Event], prompt_size: int = 0, context: int = 0) -> dict:
+def speak(events: Iterator[Event], prompt_size: int = 0, context: int = 0) -> Message:
     """Print events as they come, tool calls as [expression = result]; Ctrl-C ends them. Returns them as a message.
 
     On a terminal a note follows: tokens, speed, and how much of the context is in use.
     """
-    paper, parts, kind = Paper(), list[dict](), "text"
+    paper, parts, kind = Paper(), list[dict[str, str]](), "text"
     opening = {"text": "", "python": "[", "python_output": " = "}
     num_tokens, started, first, end = 0, time.monotonic(), 0.0, ""
-    with contextlib.closing(events):
+    with contextlib.closing(cast(Generator[Event, None, None], events)):
         try:
             for event in events:
                 first = first or time.monotonic()
