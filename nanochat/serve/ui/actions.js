@@ -2,7 +2,7 @@
 import {
   canForce, canGoOn, correct, edit, goOn, isWriting, pick, rate, regenerate, running, session, touch, turn,
 } from "./chat.js";
-import { $, button, copyText, enters, grow, h, iconButton } from "./dom.js";
+import { $, button, copyText, enters, grow, h, iconButton, sends } from "./dom.js";
 import { canShowPrompt } from "./prompt.js";
 import { parentOf, siblings, textOf } from "./tree.js";
 
@@ -25,7 +25,7 @@ export function describe(stats = {}, target = null) {
   const endings = { length: "cut at the limit", stopped: "stopped", cancel: "stopped", corrected: "corrected by you" };
   const isBroken = stats.tokens && !stats.ending && !target?.error && !isWriting(target);
   const seconds = (time) => time < 0.95 ? `${Math.ceil(1000 * time)} ms` : `${time.toFixed(1)} s`;
-  return [stats.tokens && count(stats.tokens, "token"), stats.rate && `${Math.round(stats.rate)} per second`,
+  return [stats.tokens && count(stats.tokens, "token"), stats.rate && `${stats.rate.toFixed(stats.rate < 9.95 ? 1 : 0)} per second`,
     stats.promptTokens > 0 && `${count(stats.promptTokens, "token")} read in ${seconds(stats.promptSeconds)}`,
     isBroken ? "interrupted" : endings[stats.ending],
     stats.ended && `the model thinks that this is the end${canForce() ? "; press again to make it go on" : ""}`,
@@ -117,7 +117,7 @@ export function editor(node) {
   area.oninput = () => grow(area);
   area.onkeydown = (event) => {
     if (event.key === "Escape") { event.stopPropagation(); close(); }
-    if (enters(event) && (!isAnswer || event.ctrlKey || event.metaKey)) { event.preventDefault(); done(); }
+    if (isAnswer ? enters(event) && (event.ctrlKey || event.metaKey) : sends(event)) { event.preventDefault(); done(); }
   };
   return h("div", { className: "editor" }, area, h("div", { className: "row" },
     button("Cancel", close), button(isAnswer ? "Save" : "Send", done, { className: "primary" })));

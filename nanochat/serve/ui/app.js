@@ -2,7 +2,7 @@
 // server); then markdown.js and tokens.js, and the rest. This file ties them together. No framework, no build step.
 import { connect, server } from "./api.js";
 import { running, save, send, session, show, speaksChat, stop } from "./chat.js";
-import { $, button, enters, grow, h, icon, toast } from "./dom.js";
+import { $, button, grow, h, icon, sends, toast } from "./dom.js";
 import { command, defaults, model, onSetting, openSettings, set, setting } from "./settings.js";
 import { drawList } from "./sidebar.js";
 import { allChats, draft, onChangeElsewhere } from "./store.js";
@@ -14,7 +14,6 @@ import { contextUse, draw, drawStream, editLast } from "./view.js";
 // ---------------------------------------------------------------- drawing
 
 const phone = matchMedia("(max-width: 760px)");
-const hasTouchKeyboard = matchMedia("(pointer: coarse)"); // its Enter is the only way to a new line
 let frame = 0;
 Object.assign(session, {
   draw(fresh) {
@@ -97,7 +96,7 @@ $("input").oninput = () => {
   drawComposer();
 };
 $("input").onkeydown = (event) => {
-  if (enters(event) && !hasTouchKeyboard.matches) { event.preventDefault(); submit(); }
+  if (sends(event)) { event.preventDefault(); submit(); }
   if (event.key === "ArrowUp" && !$("input").value) { event.preventDefault(); editLast(); }
 };
 

@@ -55,6 +55,10 @@ export function announce(text) { $("announcer").textContent = text; }
 export const enters = (event) =>
   event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
 
+const touchKeyboard = matchMedia("(pointer: coarse)"); // its Enter is the only way to a new line
+/** Whether a key press sends what was typed: Enter, or Ctrl+Enter where Enter is needed for a new line. */
+export const sends = (event) => enters(event) && (event.ctrlKey || event.metaKey || !touchKeyboard.matches);
+
 // An open dialog makes everything outside it inert and covers it, so messages move into the dialog and out again.
 const placeToasts = () => ([...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body).append($("toasts"));
 document.addEventListener("close", placeToasts, true);

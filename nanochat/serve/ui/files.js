@@ -98,7 +98,8 @@ function clean(given) {
   for (const old of [source, ...nodes]) {
     if (nodeOf.has(old?.chosen)) choose(chat, nodeOf.get(old.chosen));
   }
-  if (source.system) chat.system = string(source.system);
+  const system = source.system ?? chat.nodes.findLast((node) => node.stats?.system)?.stats.system;
+  if (system) chat.system = string(system); // the conversation goes on with the system prompt that it had
   chat.title ||= nameAfter(chat.nodes.length ? textOf(chat.nodes[0]) : chat.text);
   return chat;
 }

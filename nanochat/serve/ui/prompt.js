@@ -14,7 +14,10 @@ export function promptView(answer) {
   if (!shown.has(answer)) {
     const box = h("section", { className: "prompt", "aria-label": "What the model read" });
     shown.set(answer, box);
-    fill(box, answer).catch((error) => box.replaceChildren(h("p", { className: "wrong" }, explain(error))));
+    fill(box, answer).catch((error) => {
+      shown.delete(answer); // the next time it is tried again
+      box.replaceChildren(h("p", { className: "wrong" }, explain(error)));
+    });
   }
   return shown.get(answer);
 }

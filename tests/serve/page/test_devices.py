@@ -45,6 +45,12 @@ def test_enter_on_a_touch_keyboard_begins_a_line(page):
     box.press("Enter")
     page.keyboard.type("two")
     assert box.input_value() == ("one\ntwo" if page.size == "phone" else "two")
+    if page.size == "phone":
+        box.press("Control+Enter")
+        finished(page, 1)
+        press(page, "Edit", 0)
+        page.get_by_label("Edit the message").press("Enter")
+        playwright.expect(page.get_by_label("Edit the message")).to_have_value("one\ntwo\n")
 
 
 @desktop_only
