@@ -25,7 +25,8 @@ export function describe(stats = {}, target = null) {
   const endings = { length: "cut at the limit", stopped: "stopped", cancel: "stopped", corrected: "corrected by you" };
   const isBroken = stats.tokens && !stats.ending && !target?.error && !isWriting(target);
   const seconds = (time) => time < 0.95 ? `${Math.ceil(1000 * time)} ms` : `${time.toFixed(1)} s`;
-  return [stats.tokens && count(stats.tokens, "token"), stats.rate && `${stats.rate.toFixed(stats.rate < 9.95 ? 1 : 0)} per second`,
+  const rate = stats.rate?.toFixed(stats.rate < 9.95 ? 1 : 0);
+  return [stats.tokens && count(stats.tokens, "token"), stats.rate && `${rate} per second`,
     stats.promptTokens > 0 && `${count(stats.promptTokens, "token")} read in ${seconds(stats.promptSeconds)}`,
     isBroken ? "interrupted" : endings[stats.ending],
     stats.ended && `the model thinks that this is the end${canForce() ? "; press again to make it go on" : ""}`,
