@@ -91,7 +91,8 @@ function table(lines, i) {
   const [head, marks] = [cells(lines[i]), cells(lines[i + 1])];
   if (head.length !== marks.length || !marks.every((mark) => /^:?-+:?$/.test(mark))) return null;
   const side = marks.map((mark) => mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "right") : "start");
-  const row = (tag, texts) => h("tr", {}, head.map((_, c) => h(tag, { className: side[c], dir: "auto" }, inline(texts[c] ?? ""))));
+  const cell = (tag, text, c) => h(tag, { className: side[c], dir: "auto" }, inline(text ?? ""));
+  const row = (tag, texts) => h("tr", {}, head.map((_, c) => cell(tag, texts[c], c)));
   let end = i + 2;
   while (lines[end]?.includes("|")) end++;
   const body = lines.slice(i + 2, end).map((line) => row("td", cells(line)));

@@ -12,8 +12,8 @@ const LETTERS = pairs(`alpha=α beta=β gamma=γ delta=δ epsilon=ϵ varepsilon=
   Theta=Θ Lambda=Λ Xi=Ξ Pi=Π Sigma=Σ Phi=Φ Psi=Ψ Omega=Ω infty=∞ partial=∂ nabla=∇ ell=ℓ hbar=ℏ emptyset=∅ varnothing=∅
   angle=∠ degree=° dots=… ldots=… cdots=⋯ vdots=⋮ Re=ℜ Im=ℑ aleph=ℵ`);
 const SIGNS = pairs(`times=× div=÷ cdot=⋅ pm=± mp=∓ leq=≤ le=≤ geq=≥ ge=≥ neq=≠ ne=≠ approx=≈ equiv=≡ sim=∼ simeq=≃
-  cong=≅ propto=∝ to=→ rightarrow=→ leftarrow=← Rightarrow=⇒ Leftarrow=⇐ implies=⟹ iff=⟺ Leftrightarrow=⇔ leftrightarrow=↔
-  mapsto=↦ in=∈ notin=∉ subset=⊂ subseteq=⊆ supset=⊃ supseteq=⊇ cup=∪ cap=∩ setminus=∖ land=∧ wedge=∧ lor=∨ vee=∨ neg=¬
+  cong=≅ propto=∝ to=→ rightarrow=→ leftarrow=← Rightarrow=⇒ Leftarrow=⇐ implies=⟹ iff=⟺ Leftrightarrow=⇔
+  leftrightarrow=↔ mapsto=↦ in=∈ notin=∉ subset=⊂ subseteq=⊆ supset=⊃ supseteq=⊇ cup=∪ cap=∩ setminus=∖ land=∧ wedge=∧ lor=∨ vee=∨ neg=¬
   forall=∀ exists=∃ mid=| parallel=∥ perp=⊥ star=⋆ ast=∗ circ=∘ bullet=• oplus=⊕ otimes=⊗ langle=⟨ rangle=⟩ lfloor=⌊
   rfloor=⌋ lceil=⌈ rceil=⌉ lvert=| rvert=| vert=| Vert=‖ prime=′ therefore=∴ because=∵ ll=≪ gg=≫ backslash=\\ lbrace={
   rbrace=} colon=:`);

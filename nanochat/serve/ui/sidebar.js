@@ -25,7 +25,8 @@ function row(chat) {
     if (matchMedia("(hover: hover)").matches) $("input").focus(); // where there is no keyboard to slide in
   };
   const name = h("button", { type: "button", className: "name", title, "aria-current": String(open), onclick: pick,
-    ondblclick: () => startRenaming(chat) }, chat.kind === "text" ? icon("page") : null, h("span", { dir: "auto" }, title),
+    ondblclick: () => startRenaming(chat) },
+  chat.kind === "text" ? icon("page") : null, h("span", { dir: "auto" }, title),
   running(chat) ? h("i", { className: "lamp", title: "Being written" }) : null);
   return h("li", { className: open ? "chat open" : "chat" }, name,
     iconButton("pen", `Rename ${title}`, () => startRenaming(chat)),

@@ -108,7 +108,8 @@ function openCard(span, token, choose) {
     const row = [h("code", {}, visible(text)), h("span", { className: "bar" }, bar), h("span", {}, percent(p))];
     if (text === token.text) return h("div", { className: "other said" }, row);
     const onclick = () => { closeCard(); choose([text, p]); };
-    return choose && sayable(text) ? button(row, onclick, { className: "other" }) : h("div", { className: "other" }, row);
+    const className = "other";
+    return choose && sayable(text) ? button(row, onclick, { className }) : h("div", { className }, row);
   });
   card = h("div", { className: "card", role: "dialog", "aria-label": "Alternatives" }, rows,
     choose && token.top.length ? h("p", { className: "fine" }, "Pick another to go on from there.") : null);
