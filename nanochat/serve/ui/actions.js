@@ -2,7 +2,7 @@
 import {
   canForce, canGoOn, correct, edit, goOn, isWriting, pick, rate, regenerate, running, session, touch, turn,
 } from "./chat.js";
-import { $, button, copyText, enters, grow, h, iconButton, sends } from "./dom.js";
+import { $, button, copyText, enters, escapes, grow, h, iconButton, sends } from "./dom.js";
 import { canShowPrompt } from "./prompt.js";
 import { parentOf, siblings, textOf } from "./tree.js";
 
@@ -28,6 +28,7 @@ export function describe(stats = {}, target = null) {
   const rate = stats.rate?.toFixed(stats.rate < 9.95 ? 1 : 0);
   return [stats.tokens && count(stats.tokens, "token"), stats.rate && `${rate} per second`,
     stats.promptTokens > 0 && `${count(stats.promptTokens, "token")} read in ${seconds(stats.promptSeconds)}`,
+    stats.length && `of the text only the last ${count(stats.length, "token")}`,
     isBroken ? "interrupted" : endings[stats.ending],
     stats.ended && `the model thinks that this is the end${canForce() ? "; press again to make it go on" : ""}`,
     stats.ignored && `the server ignored ${stats.ignored.join(", ")}`].filter(Boolean).join(" · ");
@@ -117,7 +118,7 @@ export function editor(node) {
   };
   area.oninput = () => grow(area);
   area.onkeydown = (event) => {
-    if (event.key === "Escape") { event.stopPropagation(); close(); }
+    if (escapes(event)) { event.stopPropagation(); close(); }
     if (isAnswer ? enters(event) && (event.ctrlKey || event.metaKey) : sends(event)) { event.preventDefault(); done(); }
   };
   return h("div", { className: "editor" }, area, h("div", { className: "row" },

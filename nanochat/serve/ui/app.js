@@ -2,7 +2,7 @@
 // server); then markdown.js and tokens.js, and the rest. This file ties them together. No framework, no build step.
 import { connect, server } from "./api.js";
 import { running, save, send, session, show, speaksChat, stop } from "./chat.js";
-import { $, button, grow, h, icon, sends, toast } from "./dom.js";
+import { $, button, escapes, grow, h, icon, sends, toast } from "./dom.js";
 import { command, defaults, model, onSetting, openSettings, set, setting } from "./settings.js";
 import { drawList } from "./sidebar.js";
 import { allChats, draft, onChangeElsewhere } from "./store.js";
@@ -129,8 +129,8 @@ onSetting((name) => {
 document.onkeydown = (event) => {
   const key = event.key.toLowerCase();
   const control = event.ctrlKey || event.metaKey;
-  if (key === "escape" && phone.matches && menuIsOpen()) openMenu(false);
-  else if (key === "escape" && !document.querySelector("dialog[open]")) stop();
+  if (escapes(event) && phone.matches && menuIsOpen()) openMenu(false);
+  else if (escapes(event) && !document.querySelector("dialog[open]")) stop();
   else if (control && event.shiftKey && (key === "o" || key === "n")) { event.preventDefault(); startNew(); }
   else if (control && key === "k") {
     event.preventDefault();

@@ -14,7 +14,7 @@ import {
 export const session = { chat: newChat(), chats: [], runs: new Map(), manyModels: false,
   draw() {}, drawStream() {}, drawList() {}, trouble() {} };
 const SAVE_EVERY_MS = 2000; // while streaming: a closed tab loses no more than this
-const CHARS_PER_TOKEN = 12; // more than any text has: what is longer than the context in this measure is not sent
+export const CHARS_PER_TOKEN = 12; // more than any text has: what is longer than the context in this measure is not sent
 
 export const running = (chat = session.chat) => session.runs.get(chat.id);
 export const isWriting = (target, chat = session.chat) => Boolean(running(chat)?.targets.includes(target));

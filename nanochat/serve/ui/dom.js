@@ -50,17 +50,22 @@ export function download(kind, text) {
 /** Say it to screen readers; nothing is shown. */
 export function announce(text) { $("announcer").textContent = text; }
 
-/** Whether a key press sends or accepts what was typed. Enter that ends the composition of a Japanese or Chinese word
- *  does not: Safari reports it after the composition, with the key code 229 only. */
-export const enters = (event) =>
-  event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
+// A key that belongs to the composition of a Japanese or Chinese word. Safari reports the Enter that ends it after the
+// composition, with the key code 229 only.
+const composes = (event) => event.isComposing || event.keyCode === 229;
+/** Whether a key press accepts what was typed, or throws it away. */
+export const enters = (event) => event.key === "Enter" && !event.shiftKey && !composes(event);
+export const escapes = (event) => event.key === "Escape" && !composes(event);
 
 const touchKeyboard = matchMedia("(pointer: coarse)"); // its Enter is the only way to a new line
 /** Whether a key press sends what was typed: Enter, or Ctrl+Enter where Enter is needed for a new line. */
 export const sends = (event) => enters(event) && (event.ctrlKey || event.metaKey || !touchKeyboard.matches);
 
 // An open dialog makes everything outside it inert and covers it, so messages move into the dialog and out again.
-const placeToasts = () => ([...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body).append($("toasts"));
+function placeToasts() {
+  const parent = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  if ($("toasts").parentNode !== parent) parent.append($("toasts"), $("announcer"));
+}
 document.addEventListener("close", placeToasts, true);
 export function openDialog(dialog) {
   dialog.showModal();

@@ -1,6 +1,6 @@
 // The list of conversations: by day, searched, renamed, deleted; their files.
 import { forget, rename, running, session, show } from "./chat.js";
-import { $, download, enters, h, icon, iconButton, toast } from "./dom.js";
+import { $, download, enters, escapes, h, icon, iconButton, toast } from "./dom.js";
 import { backup, fingerprint, restore } from "./files.js";
 import { dropChat, putChat } from "./store.js";
 import { openTeach } from "./teach.js";
@@ -47,7 +47,7 @@ function renamer(chat) {
     $("history").querySelector(`[aria-current=true]`)?.focus();
   };
   input.onkeydown = (event) => {
-    if (event.key === "Escape") { event.stopPropagation(); close(false); }
+    if (escapes(event)) { event.stopPropagation(); close(false); }
     if (enters(event)) close(true);
   };
   input.onblur = () => setTimeout(close, 0, true);
@@ -71,7 +71,7 @@ export function drawList() {
 }
 $("search").oninput = drawList;
 $("search").onkeydown = (event) => {
-  if (event.key === "Escape" && $("search").value) { event.stopPropagation(); $("search").value = ""; drawList(); }
+  if (escapes(event) && $("search").value) { event.stopPropagation(); $("search").value = ""; drawList(); }
   if (enters(event)) $("history").querySelector(".name")?.click();
 };
 

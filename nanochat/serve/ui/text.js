@@ -1,10 +1,10 @@
 // A text to continue, as base models do: one sheet of paper; what was there before the last continuation is kept for
 // undo and for another try.
 import { describe } from "./actions.js";
-import { server } from "./api.js";
-import { canForce, remember, running, session, stop, write } from "./chat.js";
+import { server, tokenize } from "./api.js";
+import { canForce, CHARS_PER_TOKEN, remember, running, session, stop, write } from "./chat.js";
 import { $, button, enters, grow, h, iconButton } from "./dom.js";
-import { request } from "./settings.js";
+import { model, request, setting } from "./settings.js";
 import { join, read, view } from "./tokens.js";
 import { nameAfter } from "./tree.js";
 
@@ -13,10 +13,20 @@ let sheet = null;
 let showsTokens = false;
 let saving = 0;
 
+/** What the model is to go on with: the text, or its last tokens where it is longer than the context. */
+async function promptOf(text) {
+  const context = model()?.nanochat?.context_tokens;
+  if (!server.tokenize || !context) return { prompt: text };
+  const length = context - Math.ceil(Math.min(setting("max_tokens"), context / 4)); // the rest is for what comes
+  const [begin, ...ids] = await tokenize({ prompt: text.slice(-CHARS_PER_TOKEN * context) }).catch(() => []);
+  return ids.length < length ? { prompt: text } : { prompt: [begin, ...ids.slice(1 - length)], notes: { length } };
+}
+
 async function writeOn(chat = session.chat) {
+  const { prompt, notes } = await promptOf(chat.text);
   if (running(chat) || !chat.text) return;
   const { from, tokens, stats } = chat;
-  const body = { ...request(server.text), prompt: chat.text };
+  const body = { ...request(server.text), prompt };
   if (stats?.ended && canForce()) body.ignore_eos = true;
   Object.assign(chat, { from: chat.text.length, tokens: [] });
   showsTokens = false;
@@ -24,7 +34,7 @@ async function writeOn(chat = session.chat) {
     chat.text += choice.text ?? "";
     chat.tokens.push(...read(choice.logprobs));
   };
-  await write(chat, [{ target: chat, route: "v1/completions", body, take, earlier: stats ?? {} }]);
+  await write(chat, [{ target: chat, route: "v1/completions", body, take, notes, earlier: stats ?? {} }]);
   if (chat.text.length === chat.from && from !== undefined) Object.assign(chat, { from, tokens }); // nothing came
   if (session.chat === chat) sheet.focus();
 }

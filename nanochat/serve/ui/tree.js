@@ -8,7 +8,7 @@
 //        cure: the setting that may help, rating: 1 good | -1 bad, compared: its answers are shown side by side}
 // part: {type: "text", text} | {type: "tool", expression, result};  a node stands after its parent in `nodes`
 // stats: {tokens, rate, prompt (its tokens), promptTokens (those of them that were read anew), promptSeconds, used,
-//        ending, ended (nothing more came), model, system, ignored, remembers: id of the first message that the model
+//        ending, ended (nothing more came), model, system, ignored, length (of a text's end that was read), remembers: id of the first message that the model
 //        still read, where it did not read all}
 
 export const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // no randomUUID over plain http

@@ -34,6 +34,8 @@ def test_enter_that_accepts_a_word_sends_nothing(page):
     compose("Message")
     press(page, "Edit", 0)
     compose("Edit the message")
+    page.get_by_label("Edit the message").dispatch_event("keydown", {**COMPOSING, "key": "Escape"})
+    assert page.get_by_label("Edit the message").input_value() == "にほん", "Escape leaves the word, not the editor"
     page.locator("#history .name").dblclick()
     compose("New name")
     assert page.locator(".user").count() == 1, "nothing was sent, by none of the three"

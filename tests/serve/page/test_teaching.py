@@ -169,6 +169,18 @@ def test_the_end_of_an_answer_and_of_a_text(rich):
 
 
 @desktop_only
+def test_a_text_longer_than_the_context_goes_on_from_its_end(rich):
+    rich.locator("#new-text").click()
+    for size, prompt in ((100, "x" * 100), (500, [ord("x")] * 184)):  # a context of 200, less 16 for the answer
+        sheet = rich.get_by_label("Text", exact=True)
+        sheet.fill("x" * size)
+        rich.get_by_role("button", name="Write on").click()
+        playwright.expect(sheet).to_have_value(re.compile("x" * size + "Once.*fox$", re.S))
+        assert rich.bodies[-1]["prompt"] == prompt
+    playwright.expect(rich.locator("#writer .note")).to_contain_text("only the last 184 tokens")
+
+
+@desktop_only
 def test_a_refused_question_is_not_sent_again(rich):
     rich.route("**/v1/chat/completions", lambda route: route.fulfill(status=400, json={"error": {
         "message": "the system prompt (661 tokens) leaves no room", "code": "context_length_exceeded"}}))
