@@ -2,7 +2,7 @@
 
     python -m scripts.chat_cli                               # the SFT model, interactive
     python -m scripts.chat_cli -i rl "What is 12 * 34?"      # one answer on stdout
-    python -m scripts.chat_cli -i base -p "Once upon a time" # a base model goes on with the text
+    python -m scripts.chat_cli -i base -p "Once upon a time" # a base model continues the text
     echo "Who are you?" | python -m scripts.chat_cli         # the question on stdin
     python -m scripts.chat_cli -p "Sum this up:" < letter.txt   # a question about what stands on stdin
 
@@ -28,9 +28,10 @@ from nanochat import sandbox
 from nanochat.infer import Engine, Event
 from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.infer.quantize import FORMS, quantized
-from nanochat.system import cli, paths, runtime
+from nanochat.system import cli
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
+from nanochat.system.runtime import start as start_runtime
 from nanochat.train import checkpoint
 
 Message = dict[str, Any]  # of the tokenizer's chat format
@@ -48,16 +49,13 @@ STDIN_SECONDS = 1.0  # of silence on stdin, before the program says what it wait
 
 def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
-        argv, __doc__,
-        prompt=flag("", "answer this and exit; stdin follows it if it is no terminal; - = stdin alone. Words without a "
-                        "flag are the prompt as well", short="p", takes_words=True),
-        source=flag("sft", "the stage whose model talks", choices=paths.STAGES, short="i"),
-        model_tag=flag("", "name of the checkpoint folder; default: the only one", short="g"),
-        step=flag(-1, "checkpoint step; −1 = the newest", at_least=0, short="s"),
+        argv, __doc__, **checkpoint.flags("sft"),
+        prompt=flag("", "answer this and exit; the text on stdin follows it unless stdin is a terminal; - = stdin "
+                        "alone. Words without a flag are the prompt as well", short="p", takes_words=True),
         temperature=flag(0.6, "0 = always the likeliest token", at_least=0, at_most=2, short="t"),
         top_k=flag(50, "choose among this many tokens", at_least=1, short="k"),
         max_tokens=flag(512, "length limit of an answer", at_least=1, short="m"),
-        seed=flag(-1, "−1 = another one every time", at_least=0),
+        seed=flag(-1, "−1 = a new one every time", at_least=0),
         dtype=flag("", "of activations and weights: float32, bfloat16, float16", short="d"),
         quantize=flag("", "weights in fewer bits (CPU)", choices=("", *FORMS)),
         device_type=flag("", "cuda, mps or cpu"))
@@ -65,24 +63,25 @@ def flags(argv: list[str] | None) -> cli.Args:
 
 def main(argv: list[str] | None = None) -> None:
     args = flags(argv)
-    run = runtime.start(args.device_type, args.dtype)
-    step = None if args.step < 0 else args.step
-    model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, step, run.device, run.dtype)
-    engine = Engine(quantized(model.eval().to(run.dtype), args.quantize), tokenizer, sandbox.calculate, max_rows=1,
+    runtime = start_runtime(args.device_type, args.dtype)
+    model, tokenizer, info = checkpoint.load_model(
+        args.source, args.model_tag, args.step, runtime.device, runtime.dtype)
+    # Cast once: the model would cast its fp32 weights at every use.
+    engine = Engine(quantized(model.eval().to(runtime.dtype), args.quantize), tokenizer, sandbox.calculate, max_rows=1,
                     prefix_cache=True, numba_decode=True)
-    draw = random.Random(None if args.seed < 0 else args.seed)
+    seeds = random.Random(None if args.seed < 0 else args.seed)
     context = model.config.sequence_len
 
     def answer(messages: list[Message]) -> Message:
         """The assistant's message, written to stdout while it comes."""
-        if args.source == "base":  # knows no chat: goes on with the newest text
-            prompt = [tokenizer.bos_id, *tokenizer.encode(messages[-1]["content"])[-(context // 2):]]
+        if args.source == "base":  # it has not learnt the chat format, so it continues the newest text
+            prompt = [tokenizer.bos_id, *tokenizer.encode(str(messages[-1]["content"]))[-(context // 2):]]
         else:
             prompt, dropped = fit_prompt(tokenizer, messages, context, args.max_tokens)
             if dropped:
                 print(f"(the oldest {dropped} messages no longer fit the context)", file=sys.stderr)
         return speak(engine.stream(prompt, max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k,
-                                   seed=draw.getrandbits(31)), len(prompt), context)
+                                   seed=seeds.getrandbits(31)), len(prompt), context)
 
     erase_line(sys.stderr)  # the word that was said while the model was loaded
     if args.prompt or not (sys.stdin and sys.stdin.isatty()):
@@ -133,7 +132,7 @@ def kept_history() -> Iterator[None]:
 
 
 def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None:
-    """Read, answer, repeat."""
+    """Reads, answers and repeats until the user leaves."""
     system: list[Message] = []
     messages: list[Message] = []
     while True:
@@ -147,8 +146,8 @@ def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None
         command, _, value = text.partition(" ")
         if command in ("/quit", "/exit"):
             return
-        if command == "/again" and messages:
-            text = [message["content"] for message in messages if message["role"] == "user"][-1]
+        if command == "/again" and messages:  # the same question, and another random number
+            text = [str(message["content"]) for message in messages if message["role"] == "user"][-1]
             messages = messages[:-2]
         elif command in ("/new", "/clear", "/system"):
             messages = []
@@ -160,10 +159,10 @@ def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None
             note(set_value(args, command, value))
             continue
         if text:
+            question: Message = {"role": "user", "content": text}
             try:
-                question = {"role": "user", "content": text}
                 messages += [question, answer([*system, *messages, question])]
-            except UserError as error:  # too long a message: say so, forget it
+            except UserError as error:  # the message is too long for the context: it is left out, the chat goes on
                 print(f"error: {error}")
 
 
@@ -173,7 +172,7 @@ def note(text: str) -> None:
 
 
 def read() -> str:
-    """What is typed next: a line, a pasted text, lines joined by a backslash at their ends, or the text between two
+    """The next input: a line, a pasted text, lines joined by a backslash at their ends, or the text between two
     \"\"\" lines."""
     # \1 and \2 tell readline that what stands between them takes no place on the line.
     line = input("\n" + ("> " if styled(">", BOLD, sys.stdout) == ">" else f"\1{BOLD}\2> \1{PLAIN}\2"))
@@ -185,7 +184,7 @@ def read() -> str:
 
 
 def set_value(args: cli.Args, command: str, value: str) -> str:
-    """Carries out /temperature and /topk; returns what to tell about it, or the help."""
+    """Carries out /temperature and /topk; returns a sentence about the result, or the help."""
     name = {"/temperature": "temperature", "/topk": "top_k"}.get(command)
     if name is None:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
