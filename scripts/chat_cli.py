@@ -1,18 +1,28 @@
 """Talk to a model in the terminal.
 
     python -m scripts.chat_cli                               # the SFT model, interactive
-    python -m scripts.chat_cli -i rl -p "What is 12 * 34?"   # one answer on stdout
+    python -m scripts.chat_cli -i rl "What is 12 * 34?"      # one answer on stdout
     python -m scripts.chat_cli -i base -p "Once upon a time" # a base model continues the text
     echo "Who are you?" | python -m scripts.chat_cli         # the question on stdin
+    python -m scripts.chat_cli -p "Sum this up:" < letter.txt   # a question about what stands on stdin
 
 Ctrl-C stops an answer; /help lists the commands. Past the context the oldest exchanges are forgotten.
 """
 import contextlib
+import difflib
+import os
 import random
-import re
+import select
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from nanochat.system.terminal import BOLD, DIM, PLAIN, Paper, erase_line, is_terminal, styled
+
+if __name__ == "__main__" and is_terminal(sys.stderr):  # before torch, which takes seconds to load
+    print("loading the model …", end="\r", file=sys.stderr, flush=True)
 
 from nanochat import sandbox
 from nanochat.infer import Engine, Event
@@ -24,17 +34,24 @@ from nanochat.system.files import UserError
 from nanochat.system.runtime import start as start_runtime
 from nanochat.train import checkpoint
 
-COMMANDS = "/help, /new, /again, /system TEXT, /temperature 0.6, /topk 50, /quit; Ctrl-C stops an answer"
-HELP = f'''{COMMANDS}
-A line that ends in \\ goes on in the next one; \"\"\" on a line of its own begins and ends a text of many lines.'''
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's bytes must not steer the terminal
-Message = dict[str, Any]
+Message = dict[str, Any]  # of the tokenizer's chat format
+HELP = '''/new             a new conversation; the system prompt stays
+/again           another answer to the last question
+/system TEXT     a new conversation with this system prompt; without TEXT: with none
+/temperature 0.6, /topk 50
+/quit, Ctrl-D    the end
+Ctrl-C stops an answer. A text of many lines can be pasted. A line that ends in \\ goes on in the next one; \"\"\" on a
+line of its own begins and ends a text of many lines.'''
+COMMANDS = ("/help", "/new", "/clear", "/again", "/system", "/temperature", "/topk", "/quit", "/exit")
+HISTORY_LINES = 1000  # what was typed, kept for the next time
+STDIN_SECONDS = 1.0  # of silence on stdin, before the program says what it waits for
 
 
 def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
         argv, __doc__, **checkpoint.flags("sft"),
-        prompt=flag("", "answer this and exit; - = the text on stdin", short="p"),
+        prompt=flag("", "answer this and exit; the text on stdin follows it unless stdin is a terminal; - = stdin "
+                        "alone. Words without a flag are the prompt as well", short="p", takes_words=True),
         temperature=flag(0.6, "0 = always the likeliest token", at_least=0, at_most=2, short="t"),
         top_k=flag(50, "choose among this many tokens", at_least=1, short="k"),
         max_tokens=flag(512, "length limit of an answer", at_least=1, short="m"),
@@ -53,33 +70,69 @@ def main(argv: list[str] | None = None) -> None:
     engine = Engine(quantized(model.eval().to(runtime.dtype), args.quantize), tokenizer, sandbox.calculate, max_rows=1,
                     prefix_cache=True, numba_decode=True)
     seeds = random.Random(None if args.seed < 0 else args.seed)
+    context = model.config.sequence_len
 
     def answer(messages: list[Message]) -> Message:
         """The assistant's message, written to stdout while it comes."""
         if args.source == "base":  # it has not learnt the chat format, so it continues the newest text
-            context = tokenizer.encode(str(messages[-1]["content"]))[-(model.config.sequence_len // 2):]
-            prompt = [tokenizer.bos_id, *context]
+            prompt = [tokenizer.bos_id, *tokenizer.encode(str(messages[-1]["content"]))[-(context // 2):]]
         else:
-            prompt, dropped = fit_prompt(tokenizer, messages, model.config.sequence_len, args.max_tokens)
+            prompt, dropped = fit_prompt(tokenizer, messages, context, args.max_tokens)
             if dropped:
                 print(f"(the oldest {dropped} messages no longer fit the context)", file=sys.stderr)
         return speak(engine.stream(prompt, max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k,
-                                   seed=seeds.getrandbits(31)))
+                                   seed=seeds.getrandbits(31)), len(prompt), context)
 
-    if args.prompt or not sys.stdin.isatty():
-        text = sys.stdin.read().strip() if args.prompt in ("", "-") else args.prompt
+    erase_line(sys.stderr)  # the word that was said while the model was loaded
+    if args.prompt or not (sys.stdin and sys.stdin.isatty()):
+        text = "\n\n".join(filter(None, ["" if args.prompt == "-" else args.prompt, piped()]))
         if not text:
             raise UserError('there is no question: give one with -p "…" or on stdin')
         answer([{"role": "user", "content": text}])
     else:
-        print(f"nanochat {args.source} {info['tag']}: {COMMANDS}")
-        converse(answer, args)
+        print(f"nanochat {args.source} {info['tag']}: /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends")
+        with kept_history():
+            converse(answer, args)
+
+
+def piped() -> str:
+    """What stands on stdin; "" if that is a terminal, or closed."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    with contextlib.suppress(OSError, ValueError):  # no file of the system, or no kind of file that select() knows
+        if not select.select([sys.stdin], [], [], STDIN_SECONDS)[0]:
+            print("(waiting for the end of stdin; add </dev/null if there is nothing on it)", file=sys.stderr)
+    return sys.stdin.read().strip()
+
+
+@contextlib.contextmanager
+def kept_history() -> Iterator[None]:
+    """Line editing, with what was typed in earlier sessions. It is kept in a file that only the user can read."""
+    try:
+        import readline
+    except ImportError:  # a Python without it: input() has no cursor keys then
+        yield
+        return
+    # Python turns this off when it loads readline; then every line of a pasted text would be a question of its own.
+    readline.parse_and_bind("set enable-bracketed-paste on")
+    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    path = state / "nanochat" / "history"
+    with contextlib.suppress(OSError):  # the first time there is none
+        readline.read_history_file(path)
+    readline.set_history_length(HISTORY_LINES)
+    try:
+        yield
+    finally:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            readline.write_history_file(path)
+        except OSError as error:
+            print(f"(what was typed is not kept for the next time: {error})", file=sys.stderr)
 
 
 def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None:
     """Reads, answers and repeats until the user leaves."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 (gives input() a history and cursor keys)
     system: list[Message] = []
     messages: list[Message] = []
     while True:
@@ -88,7 +141,7 @@ def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None
         except EOFError:
             return print()
         except KeyboardInterrupt:
-            print(f"\n({COMMANDS})")
+            note("\n/help lists the commands, Ctrl-D ends")
             continue
         command, _, value = text.partition(" ")
         if command in ("/quit", "/exit"):
@@ -98,11 +151,12 @@ def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None
             messages = messages[:-2]
         elif command in ("/new", "/clear", "/system"):
             messages = []
-            system = [{"role": "system", "content": value}] if command == "/system" and value else []
-            print("(a new conversation)")
+            if command == "/system":
+                system = [{"role": "system", "content": value.strip()}] if value.strip() else []
+            note("a new conversation, " + (f"system prompt: {system[0]['content']}" if system else "no system prompt"))
             continue
         elif text.startswith("/"):
-            print(f"({set_value(args, command, value)})")
+            note(set_value(args, command, value))
             continue
         if text:
             question: Message = {"role": "user", "content": text}
@@ -112,9 +166,16 @@ def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None
                 print(f"error: {error}")
 
 
+def note(text: str) -> None:
+    """A word of the program, not of the model."""
+    print(styled(text, DIM, sys.stdout))
+
+
 def read() -> str:
-    """The next input: a line, lines joined by a backslash at their ends, or the text between two \"\"\" lines."""
-    line = input("\n> ")
+    """The next input: a line, a pasted text, lines joined by a backslash at their ends, or the text between two
+    \"\"\" lines."""
+    # \1 and \2 tell readline that what stands between them takes no place on the line.
+    line = input("\n" + ("> " if styled(">", BOLD, sys.stdout) == ">" else f"\1{BOLD}\2> \1{PLAIN}\2"))
     if line.strip() == '"""':
         return "\n".join(iter(lambda: input("… "), '"""')).strip()
     while line.endswith("\\"):
@@ -124,33 +185,53 @@ def read() -> str:
 
 def set_value(args: cli.Args, command: str, value: str) -> str:
     """Carries out /temperature and /topk; returns a sentence about the result, or the help."""
-    names = {"/temperature": ("temperature", 0, 2, float), "/topk": ("top_k", 1, 10**6, int)}
-    if command not in names:
-        return HELP if command == "/help" else f"there is no {command}: {COMMANDS}"
-    name, low, high, kind = names[command]
+    name = {"/temperature": "temperature", "/topk": "top_k"}.get(command)
+    if name is None:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        words = {"/help": HELP, "/again": "there is no answer yet"}
+        return words.get(command, f"there is no {command}; " + (f"did you mean {close[0]}?" if close else "try /help"))
+    low, high, kind = (0, 2, float) if name == "temperature" else (1, 10**6, int)
+    problem = f"{value} is not possible; " if value else ""
     with contextlib.suppress(ValueError):
         if low <= kind(value) <= high:
             setattr(args, name, kind(value))
-    return f"{command[1:]} is {getattr(args, name)}; it can be {low} to {high}"
+            problem = ""
+    return f"{problem}{command[1:]} is {getattr(args, name)}; it can be {low} to {high}"
 
 
-def speak(events: Iterator[Event]) -> Message:
-    """Prints events as they come, tool calls as [expression = result]; Ctrl-C ends them. Returns them as a message."""
-    parts: list[dict[str, str]] = []
-    brackets = {"text": ("", ""), "python": ("[", ""), "python_output": (" = ", "]")}  # around a part of each kind
-    kind = "text"
-    with contextlib.closing(events), contextlib.suppress(KeyboardInterrupt):
-        for event in events:
-            new_kind = "python_output" if event.kind == "output" else event.kind
-            if new_kind != kind:
-                print(brackets[kind][1] + brackets[new_kind][0], end="")
-                kind = new_kind
-                parts.append({"type": kind, "text": ""})
-            if event.text:
-                parts = parts or [{"type": "text", "text": ""}]
-                parts[-1]["text"] += event.text
-                print(CONTROL.sub("\ufffd", event.text), end="", flush=True)
-    print(brackets[kind][1])
+def speak(events: Iterator[Event], prompt_size: int = 0, context: int = 0) -> Message:
+    """Print events as they come, tool calls as [expression = result]; Ctrl-C ends them. Returns them as a message.
+
+    On a terminal a note follows: tokens, speed, and how much of the context is in use.
+    """
+    paper, parts, kind = Paper(), list[dict[str, str]](), "text"
+    opening = {"text": "", "python": "[", "python_output": " = "}
+    num_tokens, started, first, end = 0, time.monotonic(), 0.0, ""
+    with contextlib.closing(cast(Generator[Event, None, None], events)):
+        try:
+            for event in events:
+                first = first or time.monotonic()
+                num_tokens += event.token_id >= 0  # −1: there was no room for any token
+                new = "python_output" if event.kind == "output" else event.kind
+                if new != kind:
+                    if new == "python":
+                        paper.fresh_line()
+                    paper.write("]\n" if kind == "python_output" else "", DIM)
+                    paper.write(opening[new], DIM)
+                    kind = new
+                    parts.append({"type": kind, "text": ""})
+                if event.text:
+                    parts = parts or [{"type": "text", "text": ""}]
+                    parts[-1]["text"] += event.text
+                    paper.write(event.text, "" if kind == "text" else DIM)
+        except KeyboardInterrupt:
+            end = "stopped, "
+    paper.write("]" if kind == "python_output" else "", DIM)
+    paper.end()
+    if is_terminal(sys.stdout) and sys.stdin and sys.stdin.isatty():
+        rate = (num_tokens - 1) / max(time.monotonic() - first, 1e-9) if num_tokens > 1 else 0
+        note(f"({end}{num_tokens} tokens, {rate:,.0f} per second after {max(first - started, 0):.1f} s, "
+             f"{prompt_size + num_tokens:,} of {context:,} tokens of context in use)")
     return {"role": "assistant", "content": parts or ""}
 
 

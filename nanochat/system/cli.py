@@ -46,6 +46,7 @@ class flag:
     at_most: float | None = None
     short: str = ""
     words: dict[str, Any] = field(default_factory=dict)  # words that stand for a value: {"auto": -1}
+    takes_words: bool = False  # words on the command line that belong to no flag are its value
 
     def check(self, name: str, value: Any) -> str:
         """The reason why `value` is impossible, or ""."""
@@ -109,7 +110,11 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
     typed, unknown = parser.parse_known_args(words)
     args = Args(**{name: getattr(typed, name, settings.default) for name, settings in described.items()})
     args.given, args.defaults = set(vars(typed)), {name: settings.default for name, settings in described.items()}
-    if unknown:
+    taker = next((name for name, settings in described.items() if settings.takes_words and name not in args.given), "")
+    if taker and unknown and not any(word.startswith("-") for word in unknown):
+        setattr(args, taker, " ".join(unknown))
+        args.given.add(taker)
+    elif unknown:
         known = [f"--{name}" for name in described]
         close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {' '.join(known)}"

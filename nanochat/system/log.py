@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.system import files, paths
+from nanochat.system.terminal import CLEAR, is_terminal
 
-CLEAR = "\x1b[K"  # the terminal's command to clear the rest of the line
 DRAW_SECONDS = 0.1  # between two drawings of a progress line
 _line_is_drawn = False  # the cursor of the terminal is behind a progress line
 
@@ -116,7 +116,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         self.started = self.last_line = time.monotonic()
         self.first: int | None = None
-        self.on_terminal = is_main() and _is_terminal()
+        self.on_terminal = is_main() and is_terminal(sys.stdout)
         return self
 
     def update(self, done: int, **numbers: float) -> None:
@@ -157,11 +157,6 @@ class Progress:
         if self.on_terminal and self.last:
             self._draw()
             say(self.last)  # the last state stays on the screen
-
-
-def _is_terminal() -> bool:
-    """Whether stdout is a terminal that can redraw a line."""
-    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def _columns() -> int:

@@ -21,12 +21,15 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
 from scripts import chat_cli, chat_web
 
+SECONDS_TO_WAIT = 60
 FLAGS = ["--device_type=cpu", "--dtype=float32", "--seed=1", "-m", "12", "-k", "5"]
 
 
 @pytest.fixture(autouse=True)
 def trained(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     tokenizer = Tokenizer([*(bytes([byte]) for byte in range(256)), b"zq"])
     tokenizer.save(paths.tokenizer_dir())
     model = GPT(GPTConfig(64, tokenizer.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=16, head_dim=16))
@@ -67,20 +70,23 @@ def test_a_long_conversation_never_crashes(capsys, monkeypatch):
     chat_cli.main(FLAGS)
     out = capsys.readouterr().out
     assert "error: the message is" in out and "context 64" in out  # 80 characters do not fit, the chat goes on
-    assert "a new conversation" in out and out.count("/quit; Ctrl-C") == 3
+    assert "a new conversation" in out and out.count("Ctrl-D") == 3  # the greeting, /help, Ctrl-C
 
 
 def test_commands_and_texts_of_many_lines(capsys, monkeypatch):
     asked = []
-    typed(monkeypatch, "one", "/again", "two\\", "lines", '"""', "a", "", "b", '"""', "/temperature 1.5", "/topk x",
-          "/system Be brief.", "hi", "/nothing")
-    monkeypatch.setattr(chat_cli, "speak", lambda events: {"role": "assistant", "content": "yes"})
+    typed(monkeypatch, "/again", "one", "/again", "two\\", "lines", '"""', "a", "", "b", '"""', "/temperature 1.5",
+          "/temperature 3", "/topk x", "/system Be brief.", "hi", "/new", "ho", "/system", "hi", "/nothing", "/sistem")
+    monkeypatch.setattr(chat_cli, "speak", lambda *_: {"role": "assistant", "content": "yes"})
     monkeypatch.setattr(chat_cli, "fit_prompt", lambda tokenizer, messages, *_: asked.append(messages) or ([1], 0))
     chat_cli.main(FLAGS)
-    assert [messages[-1]["content"] for messages in asked] == ["one", "one", "two\nlines", "a\n\nb", "hi"]
-    assert [len(messages) for messages in asked] == [1, 1, 3, 5, 2] and asked[-1][0]["content"] == "Be brief."
+    assert [messages[-1]["content"] for messages in asked] == ["one", "one", "two\nlines", "a\n\nb", "hi", "ho", "hi"]
+    assert [len(messages) for messages in asked] == [1, 1, 3, 5, 2, 2, 1]
+    assert asked[4][0]["content"] == asked[5][0]["content"] == "Be brief.", "a new conversation keeps it"
     out = capsys.readouterr().out
-    assert "temperature is 1.5" in out and "topk is 5;" in out and "there is no /nothing" in out
+    assert "there is no answer yet" in out and "system prompt: Be brief." in out and "no system prompt" in out
+    assert "temperature is 1.5" in out and "3 is not possible; temperature is 1.5" in out
+    assert "x is not possible; topk is 5;" in out and "there is no /nothing" in out and "did you mean /system?" in out
 
 
 def test_a_question_on_stdin_is_answered_and_nothing_else_is_said(capsys, monkeypatch):
@@ -91,6 +97,60 @@ def test_a_question_on_stdin_is_answered_and_nothing_else_is_said(capsys, monkey
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     with pytest.raises(UserError, match="no question"):
         chat_cli.main(FLAGS)
+
+
+@pytest.mark.parametrize("words, stdin, question", [
+    (["What", "is this?"], "", "What is this?"), (["-p", "Explain:"], "the file\n", "Explain:\n\nthe file"),
+    (["Explain:"], "the file\n", "Explain:\n\nthe file"), (["-p", "-"], "the file\n", "the file")])
+def test_words_and_stdin_are_the_question(monkeypatch, words, stdin, question):
+    asked = []
+    monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    monkeypatch.setattr(chat_cli, "fit_prompt", lambda tokenizer, messages, *_: asked.append(messages) or ([1], 0))
+    chat_cli.main([*FLAGS, *words])
+    assert [message["content"] for message in asked[0]] == [question]
+
+
+@pytest.mark.parametrize("words", [["hi", "--sorce", "sft"], ["-p", "hi", "there"], ["--nothing"]])
+def test_a_misspelt_flag_is_no_question(words, capsys):
+    with pytest.raises(SystemExit):
+        chat_cli.main(words)
+    assert "unknown flag" in capsys.readouterr().err
+
+
+ON_A_TERMINAL = """
+import sys
+from scripts import chat_cli
+def answer(messages):
+    print("asked", [message["content"] for message in messages][-1:], flush=True)
+    return {"role": "assistant", "content": "yes"}
+with chat_cli.kept_history():
+    chat_cli.converse(answer, None)
+"""
+
+
+def on_a_terminal(*keys):
+    """What a terminal shows when the `keys` are typed into the chat, each once the one before has been answered."""
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", ON_A_TERMINAL], stdin=follower, stdout=follower, stderr=follower,
+                               env={**os.environ, "TERM": "xterm"})
+    os.close(follower)
+    shown = b""
+    for number, text in enumerate((*keys, None)):
+        while shown.count(b"\x1b[?2004h") + shown.count(b"asked") < 2 * number + 1:  # the box is open, so many answers
+            shown += os.read(leader, 4096)
+        os.write(leader, b"\x04" if text is None else text)
+    assert process.wait(timeout=SECONDS_TO_WAIT) == 0
+    os.close(leader)
+    return shown.decode()
+
+
+def test_a_pasted_text_is_one_question_and_is_remembered(tmp_path):
+    pytest.importorskip("readline")
+    assert "asked ['one\\ntwo\\nthree']" in on_a_terminal(b"\x1b[200~one\ntwo\nthree\x1b[201~\r", b"last\r")
+    history = tmp_path / "state" / "nanochat" / "history"
+    assert history.read_text().endswith("last\n") and history.stat().st_mode & 0o077 == 0
+    assert "asked ['last']" in on_a_terminal(b"\x1b[A\r"), "the arrow finds it in the next session"
 
 
 def test_a_reader_that_goes_away_ends_it_without_a_word():

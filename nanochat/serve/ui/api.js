@@ -1,12 +1,15 @@
 // The server: what it can do, and its streams.
 import { load } from "./store.js";
 
-/** models: of /v1/models; chat, text: the fields that the two ways of asking take, by the server's own OpenAPI
+/** models: of /v1/models; chat, text, tokenize: the fields that these routes take, by the server's own OpenAPI
  *  description (text is null where there is no /v1/completions). The page offers nothing the server would refuse. */
-export const server = { models: [], chat: new Set(), text: null };
+export const server = { models: [], chat: new Set(), text: null, tokenize: null };
 
 export class Refused extends Error {
-  constructor(status, message) { super(message); this.status = status; }
+  constructor(status, { message, code } = {}) {
+    super(message ?? `The server answered ${status}.`);
+    Object.assign(this, { status, code });
+  }
 }
 
 async function ask(path, options = {}) {
@@ -17,8 +20,9 @@ async function ask(path, options = {}) {
   const response = await fetch(path, { ...options, headers });
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  throw new Refused(response.status, problem.error?.message ?? `The server answered ${response.status}.`);
+  throw new Refused(response.status, problem.error);
 }
+const post = async (path, body) => (await ask(path, { method: "POST", body: JSON.stringify(body) })).json();
 
 /** Fill `server`; throws when nobody is there (TypeError) or a key is wanted (Refused, 401). */
 export async function connect() {
@@ -26,6 +30,7 @@ export async function connect() {
   const api = await ask("openapi.json").then((response) => response.json()).catch(() => ({}));
   server.chat = fields(api, "/v1/chat/completions") ?? new Set();
   server.text = fields(api, "/v1/completions");
+  server.tokenize = fields(api, "/tokenize");
 }
 
 function fields(api, path) {
@@ -56,6 +61,20 @@ export async function* stream(path, body, signal) {
   throw new Error("The connection broke before the answer was complete.");
 }
 
-/** What an exception of `stream` means to somebody who did not write this page. */
+// ---------------------------------------------------------------- tokens
+
+/** The ids of a conversation as the model would read it, or of a text. */
+export const tokenize = async (body) => (await post("tokenize", body)).tokens;
+
+/** `ids` one by one, as the `logprobs` of /v1/completions: what each token is and how likely it was. */
+export async function scores(model, ids) {
+  const body = { model, prompt: ids, max_tokens: 0, echo: true, logprobs: 5 };
+  return (await post("v1/completions", body)).choices[0].logprobs;
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1).replace(/[^.!?…:]$/, "$&.");
+
+/** What an exception of `ask` or `stream` means to somebody who did not write this page. */
 export const explain = (error) => error instanceof TypeError ? "The server can't be reached. Is it still running?"
-  : error.status === 429 ? `The server is busy: ${error.message}` : error.message;
+  : error.status === 401 ? "This server wants its API key."
+  : error.status === 429 ? `The server is busy: ${error.message}` : sentence(error.message);

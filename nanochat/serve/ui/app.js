@@ -1,15 +1,15 @@
 // The page. Where to read: tree.js (what a conversation is), chat.js (talking), view.js (how it looks), api.js (the
 // server); then markdown.js and tokens.js, and the rest. This file ties them together. No framework, no build step.
-import { connect, Refused, server } from "./api.js";
-import { model, running, send, session, show, speaksChat, stop } from "./chat.js";
-import { $, grow, h, icon, toast } from "./dom.js";
-import { command, defaults, onSetting, openSettings, set, setting } from "./settings.js";
+import { connect, server } from "./api.js";
+import { running, save, send, session, show, speaksChat, stop } from "./chat.js";
+import { $, button, escapes, grow, h, icon, sends, toast } from "./dom.js";
+import { command, defaults, model, onSetting, openSettings, set, setting } from "./settings.js";
 import { drawList } from "./sidebar.js";
-import { allChats, onChangeElsewhere } from "./store.js";
+import { allChats, draft, onChangeElsewhere } from "./store.js";
 import { drawText } from "./text.js";
 import { closeCard } from "./tokens.js";
-import { isEmpty, newChat } from "./tree.js";
-import { contextUse, draw, drawStream, editLast, enters } from "./view.js";
+import { isEmpty, merge, newChat } from "./tree.js";
+import { contextUse, draw, drawStream, editLast } from "./view.js";
 
 // ---------------------------------------------------------------- drawing
 
@@ -30,7 +30,7 @@ Object.assign(session, {
     frame ||= requestAnimationFrame(() => {
       frame = 0;
       if (!running()) return;
-      if (session.chat.kind === "text") drawText(); else drawStream(running().target);
+      if (session.chat.kind === "text") drawText(); else drawStream(running().targets);
       drawMeter();
     });
   },
@@ -44,6 +44,12 @@ function drawComposer() {
   $("send").setAttribute("aria-label", busy ? "Stop" : "Send");
   $("send").disabled = !busy && !$("input").value.trim();
   $("sampling").replaceChildren(icon("tune"), `Temperature ${setting("temperature")} · top-k ${setting("top_k")}`);
+  const isLost = session.chat.kind === "chat" && !isEmpty(session.chat) && !speaksChat();
+  $("notice").hidden = !isLost;
+  if (isLost) {
+    $("notice").replaceChildren(`${model().id} is a base model: it continues texts and has not learnt to converse.`,
+      server.text ? button("Open a text", () => startNew("text"), { className: "link" }) : "");
+  }
   drawMeter();
 }
 
@@ -52,18 +58,20 @@ function drawMeter() {
   $("meter").hidden = !use;
   if (!use) return;
   const bar = h("i");
-  bar.style.width = `${100 * use.used / use.total}%`;
-  const text = `${use.used.toLocaleString("en")} of ${use.total.toLocaleString("en")} tokens`;
-  const values = { "aria-valuenow": use.used, "aria-valuemax": use.total, "aria-valuetext": text,
-    title: `${text} of context` };
+  bar.style.width = `${Math.min(100, 100 * use.used / use.total)}%`;
+  const isFull = use.used >= use.total;
+  const [used, total] = [use.used, use.total].map((number) => number.toLocaleString("en"));
+  const text = `${use.isExact ? "" : "about "}${used} of ${total} tokens`;
+  const meaning = isFull ? "The memory is full: with the next question the model forgets the oldest messages."
+    : "What the model can remember beside a new answer. Beyond it, it forgets the oldest messages.";
+  const values = { "aria-valuenow": Math.min(use.used, use.total), "aria-valuemax": use.total, "aria-valuetext": text,
+    title: `${text}. ${meaning}` };
   for (const [name, value] of Object.entries(values)) $("meter").setAttribute(name, value);
   $("meter").classList.toggle("full", use.used > 0.8 * use.total);
   $("meter").replaceChildren(h("span", { className: "bar" }, bar), h("span", { className: "fine" }, text));
 }
 
 // ---------------------------------------------------------------- writing
-
-
 
 function startNew(kind = speaksChat() || !server.text ? "chat" : "text") {
   show(isEmpty(session.chat) && session.chat.kind === kind ? session.chat : newChat(kind));
@@ -73,7 +81,7 @@ function submit() {
   const text = $("input").value;
   if (!text.trim() || running()) return;
   const told = command(text, startNew);
-  $("input").value = "";
+  $("input").value = draft.text = "";
   grow($("input"));
   if (told === null) send(text); else if (told) toast(told);
   drawComposer();
@@ -82,9 +90,13 @@ $("composer").onsubmit = (event) => {
   event.preventDefault();
   if (running()) stop(); else submit();
 };
-$("input").oninput = () => { grow($("input")); drawComposer(); };
+$("input").oninput = () => {
+  draft.text = $("input").value;
+  grow($("input"));
+  drawComposer();
+};
 $("input").onkeydown = (event) => {
-  if (enters(event)) { event.preventDefault(); submit(); }
+  if (sends(event)) { event.preventDefault(); submit(); }
   if (event.key === "ArrowUp" && !$("input").value) { event.preventDefault(); editLast(); }
 };
 
@@ -110,14 +122,15 @@ onSetting((name) => {
   const { dataset } = document.documentElement;
   if (setting("theme")) dataset.theme = setting("theme"); else delete dataset.theme;
   if (name === "key") meet();
+  if (name === "system") delete session.chat.system; // of an imported conversation: the new text replaces it
   if (name === "system") session.draw(); else drawComposer();
 });
 
 document.onkeydown = (event) => {
   const key = event.key.toLowerCase();
   const control = event.ctrlKey || event.metaKey;
-  if (key === "escape" && phone.matches && menuIsOpen()) openMenu(false);
-  else if (key === "escape" && !document.querySelector("dialog[open]")) stop();
+  if (escapes(event) && phone.matches && menuIsOpen()) openMenu(false);
+  else if (escapes(event) && !document.querySelector("dialog[open]")) stop();
   else if (control && event.shiftKey && (key === "o" || key === "n")) { event.preventDefault(); startNew(); }
   else if (control && key === "k") {
     event.preventDefault();
@@ -136,16 +149,17 @@ async function meet() { // who is there? asks again until someone is
     await connect();
     defaults(model()?.nanochat);
   } catch (error) {
-    trouble = error instanceof Refused && error.status === 401 ? "This server wants an API key: see Settings"
-      : "The server can't be reached; trying again…";
+    trouble = error.status === 401 ? "This server wants an API key" : "The server can't be reached; trying again…";
     if (error.status !== 401) retry = setTimeout(meet, 3000);
   }
   session.manyModels = server.models.length > 1;
   $("model").classList.toggle("down", Boolean(trouble));
-  $("model-name").textContent = trouble || (session.manyModels ? "" : model().id);
+  const lacksKey = trouble.includes("API key");
+  $("model-name").replaceChildren(lacksKey ? button(trouble, () => openSettings("key"), { className: "link" })
+    : trouble || (session.manyModels ? "" : model().id));
   $("models").hidden = Boolean(trouble) || !session.manyModels;
   $("models").replaceChildren(...server.models.map(
-    (one) => h("option", { value: one.id, selected: one === model() }, one.id)));
+    (each) => h("option", { value: each.id, selected: each === model() }, each.id)));
   $("new-text").hidden = !server.text;
   session.draw();
 }
@@ -155,19 +169,27 @@ $("models").onchange = () => {
   session.draw();
 };
 
-// At the start, and when another tab has changed something. What is being written here, or is newer here, stays.
+// At the start, and when another tab has changed something: a conversation that is known here takes in what is new.
 async function readChats() {
-  const kept = await allChats().catch(() => []);
-  const own = [session.chat, ...session.chats.filter((chat) => running(chat))];
-  const stays = (chat) => own.find((one) => one.id === chat.id && (running(one) || one.updated >= chat.updated));
-  const unsaved = own.filter((one) => running(one) && !kept.some((chat) => chat.id === one.id));
-  session.chats = [...new Set([...unsaved, ...kept.map((chat) => stays(chat) ?? chat)])];
-  const same = session.chats.find((chat) => chat.id === session.chat.id);
-  if (same && same !== session.chat) show(same); else session.drawList();
+  const stored = await allChats().catch(() => []);
+  const known = new Map([session.chat, ...session.chats].map((chat) => [chat.id, chat]));
+  const unsaved = session.chats.filter((chat) => running(chat) && !stored.some((other) => other.id === chat.id));
+  let redraws = false;
+  session.chats = [...unsaved, ...stored.map((other) => {
+    const chat = known.get(other.id);
+    if (chat && merge(chat, other, running(chat)?.targets) && chat === session.chat) redraws = true;
+    return chat ?? other;
+  })];
+  if (redraws) session.draw(); else session.drawList();
 }
 onChangeElsewhere(readChats);
+addEventListener("visibilitychange", () => { // a text that is being typed is kept a moment later, else
+  if (document.hidden && session.chats.includes(session.chat)) save(session.chat);
+});
 
+$("input").value = draft.text;
 session.draw(true);
+grow($("input"));
 openMenu(!phone.matches);
 readChats();
 meet();

@@ -1,7 +1,9 @@
 // Markdown → elements. Model output is hostile: every character of it ends in a text node, no image is ever loaded,
 // and a link is a link only to http, https or mailto. Every pattern here reads its input in linear time.
 import { copyText, h, iconButton } from "./dom.js";
+import { formula } from "./math.js";
 
+const MAX_FORMULA_LINES = 30;
 const MAX_DEPTH = 6; // of lists in quotes in lists …: deeper ones are shown as they are written
 const FENCE = /^ {0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)/;
 const HEADING = /^ {0,3}(#{1,6})[ \t]+(.*)/;
@@ -33,7 +35,7 @@ function blocks(lines, depth) {
 }
 
 // Each reads one block that starts at lines[i]: {node, end}, or null if none does.
-const BLOCKS = [fence, heading, rule, quote, list, table];
+const BLOCKS = [fence, heading, rule, quote, list, table, displayed];
 
 function fence(lines, i) {
   const open = lines[i].match(FENCE);
@@ -81,14 +83,16 @@ function list(lines, i, depth) {
   return { node, end };
 }
 
-const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
+const cells = (line) => // \\| is a bar within a cell
+  line.trim().replace(/^\||(?<!\\)\|$/g, "").split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
 
 function table(lines, i) {
   if (!lines[i].includes("|") || !lines[i + 1]?.includes("-")) return null;
   const [head, marks] = [cells(lines[i]), cells(lines[i + 1])];
   if (head.length !== marks.length || !marks.every((mark) => /^:?-+:?$/.test(mark))) return null;
-  const side = marks.map((mark) => mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "right") : "left");
-  const row = (tag, texts) => h("tr", {}, head.map((_, c) => h(tag, { className: side[c] }, inline(texts[c] ?? ""))));
+  const side = marks.map((mark) => mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "right") : "start");
+  const cell = (tag, text, c) => h(tag, { className: side[c], dir: "auto" }, inline(text ?? ""));
+  const row = (tag, texts) => h("tr", {}, head.map((_, c) => cell(tag, texts[c], c)));
   let end = i + 2;
   while (lines[end]?.includes("|")) end++;
   const body = lines.slice(i + 2, end).map((line) => row("td", cells(line)));
@@ -96,17 +100,34 @@ function table(lines, i) {
     h("table", {}, h("thead", {}, row("th", head)), h("tbody", {}, body))), end };
 }
 
+// A formula on lines of its own: \\[ … \\] or $$ … $$. One that is not closed yet is shown as it is written.
+function displayed(lines, i) {
+  const open = lines[i].match(/^\s*(\\\[|\$\$)/);
+  if (!open) return null;
+  const close = open[1] === "$$" ? "$$" : "\\]";
+  const rest = [lines[i].slice(open[0].length), ...lines.slice(i + 1, i + MAX_FORMULA_LINES)];
+  const end = rest.findIndex((line) => line.includes(close));
+  const place = rest[end]?.indexOf(close);
+  if (end < 0 || rest[end].slice(place + 2).trim()) return null;
+  const source = [...rest.slice(0, end), rest[end].slice(0, place)].join("\n");
+  return { node: formula(source, true), end: i + end + 1 };
+}
+
 // ---------------------------------------------------------------- inside a line
 
 const MARKS = new RegExp([
-  String.raw`\\([\\\x60*_{}\[\]()#+.!|>~-])`, // 1 an escape
+  String.raw`\\([\\\x60*_{}#+.!|>~-])`, // 1 an escape; brackets are those of formulas
   String.raw`\x60([^\x60\n]+)\x60`, // 2 code
   String.raw`\*\*(?=\S)([^*]+)\*\*`, // 3 strong
   String.raw`(?<![\w*])\*(?=[^\s*])([^*\n]+)\*(?![\w*])`, // 4 emphasis
   String.raw`(?<![\w_])_(?=[^\s_])([^_\n]+)_(?![\w_])`, // 5 the same
   String.raw`~~(?=\S)([^~]+)~~`, // 6 struck out
   String.raw`!?\[([^\[\]\n]*)\]\(([^()\s]{1,2000})\)`, // 7 8 a link, or an image: shown as a link
-  String.raw`(https?:\/\/[^\s<>"'()\[\]]{1,2000}[^\s<>"'()\[\].,;:!?*_])`, // 9 a bare address
+  String.raw`\\\(([^\n]{1,400}?)\\\)`, // 9 a formula in the line
+  String.raw`\\\[([^\n]{1,400}?)\\\]`, // 10
+  String.raw`\$\$([^$\n]{1,400})\$\$`, // 11
+  String.raw`(?<![\w$])\$(?=[^\s$])([^$\n]{1,200})(?<!\s)\$(?![\w$])`, // 12, unless it is about money
+  String.raw`(https?:\/\/[^\s<>"'()\[\]]{1,2000}[^\s<>"'()\[\].,;:!?*_])`, // 13 a bare address
 ].join("|"), "g");
 
 function inline(text, depth = 0) {
@@ -120,7 +141,10 @@ function inline(text, depth = 0) {
   return [...nodes, text.slice(end)].filter((node) => node !== "");
 }
 
-function mark([whole, escaped, code, strong, em, em2, struck, label, address, bare], depth) {
+function mark([whole, escaped, code, strong, em, em2, struck, label, address, ...rest], depth) {
+  const [inBrackets, inSquares, inDollars, inDollar, bare] = rest;
+  if (inDollar) return /[\\^_={]|^[a-z]$/i.test(inDollar) ? formula(inDollar) : whole;
+  if (inBrackets ?? inSquares ?? inDollars) return formula(inBrackets ?? inSquares ?? inDollars);
   if (escaped) return escaped;
   if (code) return h("code", {}, code);
   if (strong) return h("strong", {}, inline(strong, depth + 1));

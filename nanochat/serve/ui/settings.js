@@ -1,7 +1,7 @@
 // Settings: what differs from the server's defaults, the dialog that shows them, and the slash commands.
-import { server } from "./api.js";
-import { $, h } from "./dom.js";
-import { keep, load } from "./store.js";
+import { server, tokenize } from "./api.js";
+import { $, h, openDialog } from "./dom.js";
+import { keep, load, onKeptElsewhere } from "./store.js";
 
 let changed = load("settings", {});
 const fallback = { temperature: 0.8, top_k: 50, top_p: 1, min_p: 0, max_tokens: 512, seed: "",
@@ -9,9 +9,17 @@ const fallback = { temperature: 0.8, top_k: 50, top_p: 1, min_p: 0, max_tokens: 
 const listeners = [];
 export const onSetting = (react) => listeners.push(react);
 export const setting = (name) => changed[name] ?? fallback[name];
+export const model = () => server.models.find((each) => each.id === setting("model")) ?? server.models[0];
 export function defaults(ofServer) {
   for (const name of Object.keys(fallback)) fallback[name] = ofServer?.[name] ?? fallback[name];
+  const context = ofServer?.context_tokens;
+  if (context) fallback.max_tokens = Math.min(fallback.max_tokens, context);
+  $("set-max_tokens").max = context ?? 4096;
 }
+onKeptElsewhere("settings", () => {
+  changed = load("settings", {});
+  listeners.forEach((react) => react("theme"));
+});
 export function set(name, value) {
   if (value === undefined) delete changed[name]; else changed[name] = value;
   keep("settings", changed);
@@ -20,7 +28,7 @@ export function set(name, value) {
 
 /** The part of a request that settings make: of what the server takes (`fields`), what differs from doing nothing. */
 export function request(fields) {
-  const body = { stream_options: { include_usage: true }, model: setting("model") || server.models[0]?.id };
+  const body = { stream_options: { include_usage: true }, model: model()?.id };
   for (const name of ["temperature", "top_k", "max_tokens"]) body[name] = setting(name);
   if (fields.has("top_p") && setting("top_p") < 1) body.top_p = setting("top_p");
   if (fields.has("min_p") && setting("min_p") > 0) body.min_p = setting("min_p");
@@ -46,30 +54,52 @@ function fill() {
 }
 export function openSettings(at) {
   fill();
-  form.showModal();
+  measure();
+  openDialog(form);
   if (at) $(`set-${at}`).focus();
 }
 for (const input of inputs) {
   input.oninput = () => {
     set(input.name, isNumber(input) && input.value !== "" ? Number(input.value) : input.value);
     if (input.type === "range") fill();
+    if (input.name === "system") measure();
   };
 }
+
+// How much of the context the system prompt takes, while it is typed: the server refuses a text that leaves no room.
+let measuring = 0;
+function measure() {
+  clearTimeout(measuring);
+  $("about-system").textContent = "";
+  const text = setting("system").trim();
+  if (!text || !server.tokenize) return;
+  measuring = setTimeout(async () => {
+    const { length } = await tokenize({ prompt: text, add_special_tokens: false }).catch(() => []);
+    const context = model()?.nanochat?.context_tokens;
+    if (!length || text !== setting("system").trim()) return;
+    $("about-system").textContent = `${length.toLocaleString("en")} tokens`
+      + (context ? ` of the ${context.toLocaleString("en")} that the model can read.` : ".")
+      + (length > context / 2 ? " This is too long: it leaves too little room for questions and answers." : "");
+    $("about-system").classList.toggle("wrong", length > context / 2);
+  }, 300);
+}
 form.onclose = () => {
-  const ofSampling = Object.keys(changed).filter((name) => name !== "key" && name !== "model");
+  const ofSampling = inputs.filter((input) => input.closest("[data-of=sampling]")).map((input) => input.name);
   if (form.returnValue === "reset") ofSampling.forEach((name) => set(name, undefined));
   form.returnValue = "";
 };
-for (const dialog of [form, $("help")]) {
+for (const dialog of [form, $("teach"), $("help")]) {
   dialog.onclick = (event) => { if (event.target === dialog) dialog.close(); }; // a click beside it
 }
 
 // ---------------------------------------------------------------- slash commands
 
 const NUMBERS = { temperature: ["temperature", 0, 2], topk: ["top_k", 1, 200], topp: ["top_p", 0.05, 1],
-  minp: ["min_p", 0, 0.5], tokens: ["max_tokens", 1, 4096] };
+  minp: ["min_p", 0, 0.5], tokens: ["max_tokens", 1, Infinity] };
 const HELP = [["/temperature 0.8", "how surprising answers are, 0 to 2"],
   ["/topk 50", "how many tokens to choose from, 1 to 200"],
+  ["/topp 0.9", "only the likeliest tokens that together reach this probability"],
+  ["/minp 0.05", "only tokens at least this likely, relative to the likeliest"],
   ["/tokens 512", "the longest answer"], ["/system You are a poet.", "the system prompt; alone: none"],
   ["/clear", "a new conversation"], ["/help", "this list"],
   ["Enter, Shift+Enter", "send, start a new line"], ["Esc", "stop the answer"],
@@ -78,7 +108,7 @@ const HELP = [["/temperature 0.8", "how surprising answers are, 0 to 2"],
 
 export function openHelp() {
   $("help-list").replaceChildren(...HELP.flatMap(([what, why]) => [h("dt", {}, h("kbd", {}, what)), h("dd", {}, why)]));
-  $("help").showModal();
+  openDialog($("help"));
 }
 
 /** Do what a line says if it is a command: what there is to tell about it ("" = nothing), or null if it is none. */

@@ -1,8 +1,10 @@
-// The list of conversations: by day, searched, renamed, deleted; export and import.
+// The list of conversations: by day, searched, renamed, deleted; their files.
 import { forget, rename, running, session, show } from "./chat.js";
-import { $, button, h, icon, iconButton, toast } from "./dom.js";
+import { $, download, enters, escapes, h, icon, iconButton, toast } from "./dom.js";
+import { backup, fingerprint, restore } from "./files.js";
 import { dropChat, putChat } from "./store.js";
-import { backup, holds, newChat, restore, titleOf, trainingLines } from "./tree.js";
+import { openTeach } from "./teach.js";
+import { holds, newChat, titleOf } from "./tree.js";
 
 const DAY_MS = 86_400_000;
 let renaming = null;
@@ -23,7 +25,8 @@ function row(chat) {
     if (matchMedia("(hover: hover)").matches) $("input").focus(); // where there is no keyboard to slide in
   };
   const name = h("button", { type: "button", className: "name", title, "aria-current": String(open), onclick: pick,
-    ondblclick: () => startRenaming(chat) }, chat.kind === "text" ? icon("page") : null, h("span", {}, title),
+    ondblclick: () => startRenaming(chat) },
+  chat.kind === "text" ? icon("page") : null, h("span", { dir: "auto" }, title),
   running(chat) ? h("i", { className: "lamp", title: "Being written" }) : null);
   return h("li", { className: open ? "chat open" : "chat" }, name,
     iconButton("pen", `Rename ${title}`, () => startRenaming(chat)),
@@ -36,7 +39,7 @@ function startRenaming(chat) {
   $("history").querySelector("input")?.select();
 }
 function renamer(chat) {
-  const input = h("input", { value: chat.title, "aria-label": "New name", maxLength: 200 });
+  const input = h("input", { value: chat.title, "aria-label": "New name", dir: "auto", maxLength: 200 });
   const close = (keep) => {
     if (renaming !== chat) return;
     renaming = null;
@@ -44,8 +47,8 @@ function renamer(chat) {
     $("history").querySelector(`[aria-current=true]`)?.focus();
   };
   input.onkeydown = (event) => {
-    if (event.key === "Escape") { event.stopPropagation(); close(false); }
-    if (event.key === "Enter" && !event.isComposing) close(true);
+    if (escapes(event)) { event.stopPropagation(); close(false); }
+    if (enters(event)) close(true);
   };
   input.onblur = () => setTimeout(close, 0, true);
   return input;
@@ -68,29 +71,27 @@ export function drawList() {
 }
 $("search").oninput = drawList;
 $("search").onkeydown = (event) => {
-  if (event.key === "Escape" && $("search").value) { event.stopPropagation(); $("search").value = ""; drawList(); }
-  if (event.key === "Enter") $("history").querySelector(".name")?.click();
+  if (escapes(event) && $("search").value) { event.stopPropagation(); $("search").value = ""; drawList(); }
+  if (enters(event)) $("history").querySelector(".name")?.click();
 };
 
 // ---------------------------------------------------------------- files
 
-function download(name, text) {
-  const link = h("a", { href: URL.createObjectURL(new Blob([text])), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
-const today = () => new Date().toISOString().slice(0, 10);
-$("export").onclick = () => download(`nanochat-${today()}.json`, backup(session.chats));
-$("export-lines").onclick = () => download(`nanochat-${today()}.jsonl`, trainingLines(session.chats));
+$("export").onclick = () => download("json", backup(session.chats));
+$("export-lines").onclick = openTeach;
 $("import").onclick = () => $("import-file").click();
 $("import-file").onchange = async () => {
   try {
+    let [taken, known] = [0, 0];
     for (const file of $("import-file").files) {
-      const chats = restore(await file.text());
+      const prints = new Set(session.chats.map(fingerprint));
+      const all = restore(await file.text());
+      const chats = all.filter((chat) => !prints.has(fingerprint(chat)));
       for (const chat of chats) await putChat(chat).catch(() => {});
       session.chats = [...chats, ...session.chats].sort((a, b) => b.updated - a.updated);
-      toast(`${chats.length} conversation${chats.length === 1 ? "" : "s"} imported.`);
+      [taken, known] = [taken + chats.length, known + all.length - chats.length];
     }
+    toast(`${taken} conversation${taken === 1 ? "" : "s"} imported${known ? `, ${known} already here` : ""}.`);
   } catch (error) { toast(error.message); }
   $("import-file").value = "";
   drawList();

@@ -1,26 +1,41 @@
 // A text to continue, as base models do: one sheet of paper; what was there before the last continuation is kept for
 // undo and for another try.
-import { server } from "./api.js";
-import { remember, running, session, stop, write } from "./chat.js";
-import { $, button, grow, h, iconButton } from "./dom.js";
-import { request } from "./settings.js";
+import { describe } from "./actions.js";
+import { server, tokenize } from "./api.js";
+import { canForce, CHARS_PER_TOKEN, remember, running, session, stop, write } from "./chat.js";
+import { $, button, enters, grow, h, iconButton } from "./dom.js";
+import { model, request, setting } from "./settings.js";
 import { join, read, view } from "./tokens.js";
 import { nameAfter } from "./tree.js";
-import { describe } from "./view.js";
 
 let shown = null; // the chat the sheet belongs to
 let sheet = null;
 let showsTokens = false;
 let saving = 0;
 
+/** What the model is to go on with: the text, or its last tokens where it is longer than the context. */
+async function promptOf(text) {
+  const context = model()?.nanochat?.context_tokens;
+  if (!server.tokenize || !context) return { prompt: text };
+  const length = context - Math.ceil(Math.min(setting("max_tokens"), context / 4)); // the rest is for what comes
+  const [begin, ...ids] = await tokenize({ prompt: text.slice(-CHARS_PER_TOKEN * context) }).catch(() => []);
+  return ids.length < length ? { prompt: text } : { prompt: [begin, ...ids.slice(1 - length)], notes: { length } };
+}
+
 async function writeOn(chat = session.chat) {
+  const { prompt, notes } = await promptOf(chat.text);
   if (running(chat) || !chat.text) return;
+  const { from, tokens, stats } = chat;
+  const body = { ...request(server.text), prompt };
+  if (stats?.ended && canForce()) body.ignore_eos = true;
   Object.assign(chat, { from: chat.text.length, tokens: [] });
   showsTokens = false;
-  await write(chat, chat, "v1/completions", { ...request(server.text), prompt: chat.text }, (choice) => {
+  const take = (choice) => {
     chat.text += choice.text ?? "";
     chat.tokens.push(...read(choice.logprobs));
-  });
+  };
+  await write(chat, [{ target: chat, route: "v1/completions", body, take, notes, earlier: stats ?? {} }]);
+  if (chat.text.length === chat.from && from !== undefined) Object.assign(chat, { from, tokens }); // nothing came
   if (session.chat === chat) sheet.focus();
 }
 
@@ -47,19 +62,19 @@ export function drawText() {
   if (shown !== chat) {
     shown = chat;
     showsTokens = false;
-    sheet = h("textarea", { className: "sheet", "aria-label": "Text", spellcheck: false,
+    sheet = h("textarea", { className: "sheet", "aria-label": "Text", dir: "auto", spellcheck: false,
       placeholder: "Begin a text, and the model goes on with it …" });
     sheet.oninput = () => {
       chat.text = sheet.value;
       forgetLast(chat);
-      chat.title = nameAfter(chat.text);
+      if (!chat.named) chat.title = nameAfter(chat.text);
       clearTimeout(saving);
       saving = setTimeout(remember, 600, chat);
       grow(sheet);
       tools(chat, false);
     };
     sheet.onkeydown = (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); writeOn(); }
+      if (enters(event) && (event.ctrlKey || event.metaKey)) { event.preventDefault(); writeOn(); }
     };
   }
   sheet.readOnly = busy;
@@ -87,7 +102,7 @@ function tools(chat, busy) {
     iconButton("undo", "Undo the continuation", takeBack, { disabled }),
     iconButton("again", "Another continuation", again, { disabled }),
     odds && !busy ? iconButton("odds", "Token probabilities", look, { "aria-pressed": String(showsTokens) }) : null,
-    h("span", { className: "fine note" }, describe(chat.stats)),
+    h("span", { className: "fine note" }, describe(chat.stats, chat)),
     chat.error ? h("span", { className: "wrong", role: "alert" }, chat.error) : null,
     h("span", { className: "space" }), main];
   const label = document.activeElement?.closest("#writer") && document.activeElement.getAttribute("aria-label");

@@ -41,8 +41,9 @@ export function instead(tokens, number, [text, p]) {
   return { parts, tokens: kept };
 }
 
+const SPECIAL = /^<\|\w+\|>$/; // a mark of the chat format
 // Could stand in a text: not the end of the answer, not a piece of a character.
-const sayable = (text) => text && !/\ufffd|^bytes:|^<\|\w+\|>$/.test(text);
+const sayable = (text) => text && !/\ufffd|^bytes:/.test(text) && !SPECIAL.test(text);
 const percent = (p) => p >= 0.9995 ? "100 %" : p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
 const hex = (byte) => `\\x${byte.toString(16).padStart(2, "0")}`;
 const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣") || "∅";
@@ -53,7 +54,8 @@ export function view(tokens, drawTool, choose) {
   const spans = new Map(); // element → number
   const nodes = tokens.flatMap((token, number) => {
     if (token.tool) return drawTool(token.tool);
-    const span = h("span", { className: "token", role: "button", tabIndex: spans.size ? -1 : 0 },
+    const className = SPECIAL.test(token.text) ? "token special" : "token";
+    const span = h("span", { className, role: "button", tabIndex: spans.size ? -1 : 0 },
       token.bytes ? token.bytes.map(hex).join("") : token.text);
     span.style.setProperty("--surprise", `${Math.round(70 * (1 - token.p))}%`);
     spans.set(span, number);
@@ -70,7 +72,7 @@ export function view(tokens, drawTool, choose) {
   };
   box.onpointerover = (event) => { if (event.pointerType !== "touch") open(event.target); };
   box.onclick = (event) => { open(event.target); };
-  box.onfocusin = (event) => { open(event.target); };
+  box.addEventListener("focusin", (event) => open(event.target)); // there is no property onfocusin
   box.onkeydown = (event) => move(event, [...spans.keys()], open);
   return [box, h("p", { className: "legend fine" }, h("span", { className: "scale", "aria-hidden": "true" }),
     `expected → surprising · ${own.length} tokens, perplexity ${perplexity.toFixed(2)}`)];
@@ -106,25 +108,32 @@ function openCard(span, token, choose) {
     const row = [h("code", {}, visible(text)), h("span", { className: "bar" }, bar), h("span", {}, percent(p))];
     if (text === token.text) return h("div", { className: "other said" }, row);
     const onclick = () => { closeCard(); choose([text, p]); };
-    return choose && sayable(text) ? button(row, onclick, { className: "other" }) : h("div", { className: "other" }, row);
+    const className = "other";
+    return choose && sayable(text) ? button(row, onclick, { className }) : h("div", { className }, row);
   });
   card = h("div", { className: "card", role: "dialog", "aria-label": "Alternatives" }, rows,
     choose && token.top.length ? h("p", { className: "fine" }, "Pick another to go on from there.") : null);
   card.span = span;
   card.onkeydown = (event) => { if (event.key === "Escape") { event.stopPropagation(); span.focus(); closeCard(); } };
   document.body.append(card);
-  const place = span.getClientRects()[0];
+  placeCard();
+  const spoken = ([text, p]) => `${visible(text)}, ${percent(p)}`;
+  announce([[token.text, token.p], ...token.top].map(spoken).join("; "));
+}
+
+function placeCard() {
+  const place = card.span.getClientRects()[0];
   const below = place.bottom + card.offsetHeight < innerHeight - 8;
   card.style.left = `${Math.max(8, Math.min(place.left, innerWidth - card.offsetWidth - 8))}px`;
   card.style.top = `${below ? place.bottom : place.top - card.offsetHeight}px`;
-  const spoken = ([text, p]) => `${visible(text)}, ${percent(p)}`;
-  announce([[token.text, token.p], ...token.top].map(spoken).join("; "));
 }
 
 document.addEventListener("pointermove", (event) => {
   if (card && !event.target.closest?.(".card, .token") && !card.contains(document.activeElement)) closeCard();
 });
 document.addEventListener("pointerdown", (event) => { if (!event.target.closest?.(".card, .token")) closeCard(); });
-document.addEventListener("scroll", closeCard, true);
+document.addEventListener("scroll", () => { // the browser scrolls to a token that gets the focus: its card comes along
+  if (card && card.span === document.activeElement) placeCard(); else closeCard();
+}, true);
 document.addEventListener("focusin", (event) => { if (!event.target.closest?.(".card, .token")) closeCard(); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") closeCard(); });

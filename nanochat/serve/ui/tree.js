@@ -1,10 +1,15 @@
 // A conversation is a tree: a message edited or answered again gets a sibling, and the path of chosen ones is what is
 // shown and sent. Plain data and pure functions; no page, no network.
 //
-// chat: {id, kind: "chat" | "text", title, updated (ms), nodes: [node], chosen: id of the first node,
-//        text, from (where the last continuation starts), tokens, stats}            (the second line: kind "text")
-// node: {id, parent: id or "", chosen: id of the child shown, role, parts, tokens, stats, error, model}
+// chat: {id, kind: "chat" | "text", title, named (ms: when a person gave the title), updated (ms), nodes: [node],
+//        chosen: id of the first node, system (only if the file that the conversation came from had one),
+//        text, from (where the last continuation starts), tokens, stats}            (this line: kind "text")
+// node: {id, parent: id or "", chosen: id of the child shown, changed (ms), role, parts, tokens, stats, error,
+//        cure: the setting that may help, rating: 1 good | -1 bad, compared: its answers are shown side by side}
 // part: {type: "text", text} | {type: "tool", expression, result};  a node stands after its parent in `nodes`
+// stats: {tokens, rate, prompt (its tokens), promptTokens (those of them that were read anew), promptSeconds, used,
+//        ending, ended (nothing more came), model, system, ignored, length (of a text's end that was read), remembers: id of the first message that the model
+//        still read, where it did not read all}
 
 export const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // no randomUUID over plain http
 export const newChat = (kind = "chat") =>
@@ -28,14 +33,32 @@ export function lineage(chat, node) {
 }
 export function choose(chat, node) { (parentOf(chat, node) ?? chat).chosen = node.id; }
 export function add(chat, parent, role, parts = []) {
-  const node = { id: newId(), parent: parent?.id ?? "", chosen: "", role, parts };
+  const node = { id: newId(), parent: parent?.id ?? "", chosen: "", changed: Date.now(), role, parts };
   chat.nodes.push(node);
   choose(chat, node);
   return node;
 }
 
-export const textOf = (node) =>
-  node.parts.map((part) => part.type === "text" ? part.text : `[${part.expression} → ${part.result}]`).join("");
+const callText = (part) => `[${part.expression} → ${part.result}]`;
+export const textOf = (node) => node.parts.map((part, i, parts) => part.type === "text" ? part.text
+  : callText(part) + (/^\S/.test(parts[i + 1]?.text ?? "") ? " " : "")).join("");
+/** The parts of an answer that was corrected by hand: textOf() read backwards, tool calls included. */
+export function partsFrom(text, original) {
+  const calls = original.parts.filter((part) => part.type === "tool");
+  const parts = [];
+  for (let rest = text, match; rest; rest = rest.slice(match.end)) {
+    const known = calls.map((call) => ({ call, at: rest.indexOf(callText(call)), size: callText(call).length }));
+    const typed = [...rest.matchAll(/\[([^[\]→]+) → ([^[\]]*)\]/g)].map((found) => ({ at: found.index,
+      size: found[0].length, call: { type: "tool", expression: found[1], result: found[2] } }));
+    const [first] = [...known, ...typed].filter((found) => found.at >= 0).sort((a, b) => a.at - b.at);
+    match = first ?? { at: rest.length, size: 0 };
+    match.end = match.at + match.size + (first && rest[match.at + match.size] === " " ? 1 : 0);
+    if (match.at) parts.push({ type: "text", text: rest.slice(0, match.at) });
+    if (first) parts.push({ ...first.call });
+  }
+  return parts;
+}
+
 export const isEmpty = (chat) => !chat.nodes.length && !chat.text;
 export const titleOf = (chat) => chat.title || "Untitled";
 export const nameAfter = (text) => text.trim().replace(/\s+/g, " ").slice(0, 60);
@@ -55,63 +78,47 @@ export function wire(node) {
     : [{ type: "python", text: part.expression }, { type: "python_output", text: part.result }]) };
 }
 
-// ---------------------------------------------------------------- export and import
-
-/** All of it, branches included. */
-export const backup = (chats) => JSON.stringify({ format: "nanochat-chats-1", chats }, null, 1);
-
-/** What is shown, as lines that scripts.chat_sft can learn from: the answered questions of every conversation. */
-export function trainingLines(chats) {
-  const answered = (node, i, nodes) =>
-    node.role === "assistant" && node.parts.length ? [nodes[i - 1], node].map(wire) : [];
-  const conversations = chats.map((chat) => path(chat).flatMap(answered)).filter((messages) => messages.length);
-  return conversations.map((messages) => `${JSON.stringify({ messages })}\n`).join("");
+/** The messages to send for an answer after (or in) `last`: the answered questions before it, since a question that
+ *  was refused would be refused again, and the newest `maxChars` characters of them. The newest question always goes.
+ *  {sent: [node], isCut: whether some did not fit into `maxChars`} */
+export function history(chat, last, maxChars) {
+  const line = lineage(chat, last);
+  const answered = line.filter((node, i) =>
+    node === last || (node.role === "user" ? line[i + 1].parts.length : node.parts.length));
+  let start = answered.length - (last.role === "user" ? 1 : 2);
+  let size = answered.slice(start).reduce((sum, node) => sum + textOf(node).length, 0);
+  for (; start >= 2; start -= 2) {
+    size += textOf(answered[start - 1]).length + textOf(answered[start - 2]).length;
+    if (size > maxChars) break;
+  }
+  return { sent: answered.slice(Math.max(start, 0)), isCut: start > 0 };
 }
 
-/** The conversations of a backup, of one {"messages"} object or of such lines. The file is not trusted: only strings
- *  of known fields are taken over, ids are made anew, and a parent must stand before its child, so no cycle gets in. */
-export function restore(text) {
-  let found;
-  try { found = JSON.parse(text); } catch {
-    try { found = text.split("\n").filter((line) => line.trim()).map(JSON.parse); } catch { found = null; }
+const OF_CHAT = ["system", "updated", "text", "from", "tokens", "stats", "error"];
+/** Take into `mine` what another tab has stored of the same conversation: new messages, and the newer versions of
+ *  messages. Whichever conversation is newer decides which messages are shown, the later name by hand the title.
+ *  `busy`: what is being written here, which stays. True if something changed. */
+export function merge(mine, theirs, busy = []) {
+  const known = new Map(mine.nodes.map((node) => [node.id, node]));
+  const newer = theirs.updated > mine.updated && !busy.length;
+  let changed = newer;
+  for (const node of theirs.nodes) {
+    const own = known.get(node.id);
+    if (!own) mine.nodes.push(node);
+    else if (!busy.includes(own) && (node.changed ?? 0) > (own.changed ?? 0)) {
+      const { chosen } = own;
+      for (const field of Object.keys(own)) delete own[field];
+      Object.assign(own, node, { chosen }); // the same object: the page knows messages by it
+    } else continue;
+    changed = true;
   }
-  const list = Array.isArray(found) ? found : found?.chats ?? [found];
-  const chats = (Array.isArray(list) ? list : []).map(clean).filter((chat) => chat && !isEmpty(chat));
-  if (!chats.length) {
-    throw new Error("There is no conversation in this file; expected an export of this page or lines of “messages”.");
+  if ((theirs.named ?? 0) > (mine.named ?? 0)) {
+    Object.assign(mine, { title: theirs.title, named: theirs.named });
+    changed = true;
   }
-  return chats;
-}
-
-const string = (value) => typeof value === "string" ? value : "";
-
-function clean(one) {
-  if (!one || typeof one !== "object") return null;
-  const chat = { ...newChat(one.kind === "text" ? "text" : "chat"), text: string(one.text), title: string(one.title) };
-  if (Number.isFinite(one.updated)) chat.updated = Math.min(one.updated, Date.now());
-  const nodeOf = new Map(); // old id → new node
-  let last = null;
-  for (const old of Array.isArray(one.nodes) ? one.nodes : Array.isArray(one.messages) ? one.messages : []) {
-    const parent = one.nodes ? nodeOf.get(old?.parent) ?? null : last;
-    const parts = partsOf(old?.parts ?? old?.content);
-    const wanted = parent?.role === "user" ? "assistant" : "user";
-    if (old?.role !== wanted || !parts.length) continue;
-    nodeOf.set(old.id, last = add(chat, parent, old.role, parts));
-  }
-  for (const old of [one, ...(one.nodes ?? [])]) if (nodeOf.has(old?.chosen)) choose(chat, nodeOf.get(old.chosen));
-  chat.title ||= nameAfter(chat.nodes.length ? textOf(chat.nodes[0]) : chat.text);
-  return chat;
-}
-
-function partsOf(content) {
-  if (typeof content === "string") return content ? [{ type: "text", text: content }] : [];
-  const parts = [];
-  for (const part of Array.isArray(content) ? content : []) {
-    if (part?.type === "text") parts.push({ type: "text", text: string(part.text) });
-    const tool = (code, result) => parts.push({ type: "tool", expression: string(code), result: string(result) });
-    if (part?.type === "tool") tool(part.expression, part.result);
-    if (part?.type === "python") tool(part.text, "");
-    if (part?.type === "python_output" && parts.at(-1)?.type === "tool") parts.at(-1).result = string(part.text);
-  }
-  return parts;
+  if (!newer) return changed;
+  for (const field of OF_CHAT) if (field in theirs) mine[field] = theirs[field]; else delete mine[field];
+  mine.chosen = theirs.chosen;
+  for (const node of theirs.nodes) if (known.has(node.id)) known.get(node.id).chosen = node.chosen;
+  return true;
 }

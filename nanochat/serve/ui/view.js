@@ -1,128 +1,68 @@
 // The conversation on screen. A message is drawn again only when something about it changed; while it is being written,
 // only its last blocks are.
-import { canGoOn, branch, edit, goOn, model, regenerate, running, send, session, speaksChat, turn } from "./chat.js";
-import { $, button, copyText, grow, h, iconButton, patch } from "./dom.js";
+import { actionsOf, changesOf, describe, editing, editor, looks, startEdit } from "./actions.js";
+import { branch, canGoOn, isWriting, running, send, session, speaksChat, systemOf } from "./chat.js";
+import { compare } from "./compare.js";
+import { $, button, h, patch } from "./dom.js";
 import { markdown } from "./markdown.js";
-import { openSettings, setting } from "./settings.js";
+import { promptView } from "./prompt.js";
+import { model, openSettings, setting } from "./settings.js";
 import { view } from "./tokens.js";
-import { path, siblings, textOf } from "./tree.js";
+import { parentOf, path, siblings, textOf } from "./tree.js";
 
 const IDEAS = ["Hello! Who are you?", "What is 123 * 456?", "Tell me a story.", "How many letters a are in banana?"];
 const drawn = new Map(); // node → {key, element}
-const inspected = new WeakSet(); // messages shown token by token
-let editing = null;
 
 // ---------------------------------------------------------------- a message
 
 export function drawTool({ expression, result }) {
-  const long = /\n/.test(expression + result) || expression.length + result.length > 70;
+  const isProgram = /\n/.test(expression);
+  const long = isProgram || /\n/.test(result) || expression.length + result.length > 70;
   return h("div", { className: long ? "tool long" : "tool", role: "group", "aria-label": "Tool call" },
-    h("span", { className: "label" }, "calculator"), h("code", {}, expression),
+    h("span", { className: "label" }, isProgram ? "program" : "calculator"), h("code", {}, expression),
     h("span", { className: "arrow" }, "→"), h("output", {}, result || "no result"));
 }
 
 function bodyOf(node) {
-  const busy = running()?.target === node;
+  const busy = isWriting(node);
   if (node.role === "user") return [h("div", { className: "bubble", dir: "auto" }, textOf(node))];
-  const content = inspected.has(node) && !busy
-    ? view(node.tokens, drawTool, canGoOn() && !running() ? (number, other) => branch(node, number, other) : null)
+  const choose = canGoOn() && !running() ? (number, other) => branch(node, number, other) : null;
+  const content = looks.get(node) === "odds" && !busy ? view(node.tokens, drawTool, choose)
     : node.parts.flatMap((part) => part.type === "text" ? markdown(part.text) : [drawTool(part)]);
+  if (looks.get(node) === "prompt" && !busy) content.unshift(promptView(node));
   const dots = { className: "dots", role: "img", "aria-label": "Thinking" };
   if (busy && !node.parts.length) content.push(h("div", dots, h("i"), h("i"), h("i")));
   else if (!node.parts.length && !node.error) {
     content.push(h("p", { className: "fine" }, "The model ended without a word that can be shown."));
   }
-  if (node.error) content.push(h("div", { className: "error", role: "alert" }, node.error));
+  if (node.error) {
+    content.push(h("div", { className: "error", role: "alert" }, node.error,
+      node.cure ? button("Open settings", () => openSettings(node.cure), { className: "link" }) : null));
+  }
   return content;
 }
 
-export function describe(stats = {}) {
-  const notes = { length: "cut at the limit", stopped: "stopped", cancel: "stopped" };
-  return [stats.tokens && `${stats.tokens} token${stats.tokens === 1 ? "" : "s"}`,
-    stats.rate && `${Math.round(stats.rate)} per second`, notes[stats.ending],
-    stats.dropped && `the first ${stats.dropped} messages no longer fit`].filter(Boolean).join(" · ");
-}
-
-function actionsOf(node, isLast) {
-  const actions = h("div", { className: "actions" });
-  const all = siblings(session.chat, node);
-  const place = all.indexOf(node);
-  if (all.length > 1) {
-    const to = (name, label, step) =>
-      iconButton(name, label, () => turn(node, step), { disabled: !all[place + step] || Boolean(running()) });
-    actions.append(h("span", { className: "branches" }, to("left", "Previous version", -1),
-      h("span", {}, `${place + 1}/${all.length}`), to("right", "Next version", 1)));
-  }
-  const copy = iconButton("copy", "Copy", () => copyText(textOf(node), copy));
-  if (node.parts.length) actions.append(copy);
-  if (running()) return actions;
-  if (node.role === "user") actions.append(iconButton("pen", "Edit", () => startEdit(node)));
-  else {
-    if (node.error) actions.append(button("Try again", () => regenerate(node), { className: "link" }));
-    else actions.append(iconButton("again", "Regenerate", () => regenerate(node)));
-    if (isLast && node.parts.length && canGoOn()) actions.append(iconButton("on", "Continue", () => goOn(node)));
-    if (node.tokens?.some((token) => token.p !== undefined)) {
-      actions.append(iconButton("odds", "Token probabilities", () => {
-        if (!inspected.delete(node)) inspected.add(node);
-        draw();
-      }, { "aria-pressed": String(inspected.has(node)) }));
-    }
-    actions.append(h("span", { className: "fine note" }, describe(node.stats),
-      session.manyModels && node.stats?.model ? ` · ${node.stats.model}` : ""));
-  }
-  return actions;
-}
-
 function drawMessage(node, isLast) {
-  const name = node.role === "user" ? "You" : "nanochat";
+  const isOneOfMany = node.role === "assistant" && parentOf(session.chat, node).compared;
+  const name = node.role === "user" ? "You" : isOneOfMany ? node.stats?.model ?? "nanochat" : "nanochat";
   const element = h("article", { className: `message ${node.role}`, "aria-label": name },
-    h("h2", { className: "unseen" }, name));
+    h("h2", { className: isOneOfMany ? "author" : "unseen" }, name));
   if (editing === node) element.append(editor(node));
   else element.append(h("div", { className: "body" }, bodyOf(node)), actionsOf(node, isLast));
   return element;
 }
 
-// What a message looks like depends on this and on nothing else.
-function keyOf(node, isLast) {
-  const all = siblings(session.chat, node);
-  return [all.indexOf(node), all.length, isLast, Boolean(running()), running()?.target === node, editing === node,
-    inspected.has(node), node.parts.length, textOf(node).length, node.error, describe(node.stats), canGoOn(),
-    session.manyModels].join();
+function elementOf(node, isLast) {
+  // What a message looks like depends on this and on nothing else.
+  const key = [isLast, Boolean(running()), isWriting(node), editing === node, node.parts.length, textOf(node).length,
+    node.error, canGoOn(), session.manyModels, changesOf(node)].join();
+  if (drawn.get(node)?.key !== key) drawn.set(node, { key, element: drawMessage(node, isLast) });
+  return drawn.get(node).element;
 }
 
-function startEdit(node) {
-  editing = node;
-  draw();
-  const area = drawn.get(node).element.querySelector("textarea");
-  grow(area);
-  area.focus();
-}
 export function editLast() {
-  const mine = path(session.chat).findLast((node) => node.role === "user");
-  if (mine && !running()) startEdit(mine);
-}
-export const enters = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing;
-
-function editor(node) {
-  const area = h("textarea", { rows: 1, value: textOf(node), "aria-label": "Edit the message" });
-  const close = () => {
-    editing = null;
-    draw();
-    drawn.get(node)?.element.querySelector("[aria-label=Edit]")?.focus();
-  };
-  const done = () => {
-    if (!area.value.trim()) return;
-    editing = null;
-    $("input").focus();
-    edit(node, area.value);
-  };
-  area.oninput = () => grow(area);
-  area.onkeydown = (event) => {
-    if (event.key === "Escape") { event.stopPropagation(); close(); }
-    if (enters(event)) { event.preventDefault(); done(); }
-  };
-  return h("div", { className: "editor" }, area, h("div", { className: "row" },
-    button("Cancel", close), button("Send", done, { className: "primary" })));
+  const last = path(session.chat).findLast((node) => node.role === "user");
+  if (last && !running()) startEdit(last);
 }
 
 // ---------------------------------------------------------------- all of it
@@ -138,47 +78,52 @@ function hello() {
 
 /** Everything but the list of conversations; `fresh`: another conversation is on screen than before. */
 export function draw(fresh = false) {
-  if (fresh) editing = null;
-  const nodes = path(session.chat);
+  if (fresh) startEdit(null);
+  const { chat } = session;
+  const nodes = path(chat);
+  const isCompared = (node) => node.role === "assistant" && parentOf(chat, node)?.compared;
+  const visible = nodes.flatMap((node) => isCompared(node) ? siblings(chat, node) : [node]);
   const focused = document.activeElement;
   const focusedNode = [...drawn.entries()].find(([, { element }]) => element.contains(focused))?.[0];
-  const elements = nodes.map((node, i) => {
-    const key = keyOf(node, i === nodes.length - 1);
-    if (drawn.get(node)?.key !== key) drawn.set(node, { key, element: drawMessage(node, i === nodes.length - 1) });
-    return drawn.get(node).element;
-  });
-  for (const node of drawn.keys()) if (!nodes.includes(node)) drawn.delete(node);
-  const system = setting("system").trim();
-  const top = nodes.length ? [h("h1", { className: "unseen" }, session.chat.title || "Conversation")] : [hello()];
+  for (const node of drawn.keys()) if (!visible.includes(node)) drawn.delete(node);
+  const remembered = nodes.findLast((node) => node.stats)?.stats.remembers;
+  const elements = nodes.flatMap((node, i) => [node.id === remembered ? memoryMark : null, isCompared(node)
+    ? compare(parentOf(chat, node), siblings(chat, node), (answer) => elementOf(answer, false), place)
+    : elementOf(node, i === nodes.length - 1)]);
+  const top = nodes.length ? [h("h1", { className: "unseen" }, chat.title || "Conversation")] : [hello()];
   const change = () => openSettings("system");
-  if (system) top.push(button(system, change, { className: "system", title: "The system prompt" }));
-  place([...top, ...elements]);
+  const system = systemOf(chat);
+  if (system) top.push(button(system, change, { className: "system", dir: "auto", title: "The system prompt" }));
+  place($("log"), [...top, ...elements].filter(Boolean));
   keepFocus(focused, focusedNode, nodes);
-  follow(fresh || Boolean(running()));
+  if (nodes.length) follow(fresh || Boolean(running())); else scroll.scrollTop = 0;
 }
+const memoryMark = h("p", { className: "memory" }, h("span", {}, "The model remembers from here"));
 
 // Elements that stay are not moved: a selection and the place within a wide block of code survive.
-function place(elements) {
+function place(parent, elements) {
   elements.forEach((element, i) => {
-    if ($("log").children[i] !== element) $("log").insertBefore(element, $("log").children[i] ?? null);
+    if (parent.children[i] !== element) parent.insertBefore(element, parent.children[i] ?? null);
   });
-  while ($("log").children.length > elements.length) $("log").lastChild.remove();
+  while (parent.children.length > elements.length) parent.lastChild.remove();
 }
 
 // A button of a message that was drawn again gets the focus back; one that is gone leaves it to the box.
 function keepFocus(focused, node, nodes) {
   if (!node || focused.isConnected) return;
   const label = focused.getAttribute("aria-label");
-  const version = nodes.find((one) => one.parent === node.parent); // of the same message
+  const version = nodes.find((other) => other.parent === node.parent); // of the same message
   const buttons = [...(drawn.get(version)?.element.querySelectorAll(".actions button:enabled") ?? [])];
-  const same = buttons.find((one) => one.getAttribute("aria-label") === label);
+  const same = buttons.find((other) => other.getAttribute("aria-label") === label);
   (same ?? (label?.includes("version") ? buttons[0] : null) ?? $("input")).focus();
 }
 
-/** While an answer streams in: the end of the last message only. */
-export function drawStream(node) {
-  const body = drawn.get(node)?.element.querySelector(".body");
-  if (body) patch(body, bodyOf(node));
+/** While answers stream in: the end of each only. */
+export function drawStream(nodes) {
+  for (const node of nodes) {
+    const body = drawn.get(node)?.element.querySelector(".body");
+    if (body) patch(body, bodyOf(node));
+  }
   follow(false);
 }
 
@@ -191,10 +136,17 @@ scroll.addEventListener("scroll", () => {
 $("to-end").onclick = () => follow(true);
 function follow(always) { if (always || atEnd) scroll.scrollTop = scroll.scrollHeight; }
 
-/** Tokens of the context in use after what is on screen, or null when unknown. */
+/** {used, total, isExact}: tokens after what is on screen, and how many the model can remember beside a new answer, for
+ *  which the server keeps up to a quarter of the context free. Null when unknown. What follows the last answer that
+ *  the server has counted is estimated. */
 export function contextUse() {
-  const last = path(session.chat).findLast((node) => node.stats);
-  const used = last?.stats.used ?? null;
-  const total = model()?.nanochat?.context_tokens;
-  return used === null || !total ? null : { used: Math.min(used, total), total };
+  const context = model()?.nanochat?.context_tokens;
+  const nodes = path(session.chat);
+  const counted = nodes.findLastIndex((node) => node.stats?.used);
+  if (!context || !nodes.some((node) => node.stats)) return null;
+  const later = nodes.slice(counted + 1);
+  const used = later.reduce((sum, node) => sum + (node.stats?.tokens ?? Math.ceil(textOf(node).length / 4)),
+    nodes[counted]?.stats.used ?? 0);
+  const total = context - Math.floor(Math.min(setting("max_tokens"), context / 4));
+  return { used: Math.min(used, context), total, isExact: !later.length };
 }

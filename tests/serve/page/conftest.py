@@ -1,5 +1,5 @@
 """The page in a real Chromium, desktop and phone: on the real server (`page`) and on one that has everything (`rich`,
-page_server.py). PAGE_SHOTS=folder keeps screenshots."""
+page_server.py). PAGE_SHOTS=folder keeps screenshots; PAGE_WAIT_MS=5000 fails sooner."""
 import os
 import threading
 import time
@@ -21,7 +21,8 @@ in_browser = [pytest.mark.browser, pytest.mark.skipif(
     not playwright or not missing.find_browser(), reason="no Chromium, or no playwright to drive it")]
 ARGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync",
         "--disable-component-update"]
-MILLISECONDS = 60_000  # to wait before failing: a busy machine takes seconds for what a quiet one does at once
+# To wait before failing: a busy machine takes seconds for what a quiet one does at once.
+MILLISECONDS = int(os.environ.get("PAGE_WAIT_MS", 60_000))
 SIZES = {"desktop": {"width": 1180, "height": 760}, "phone": {"width": 390, "height": 780}}
 UI = Path(app_module.__file__).parent / "ui"
 desktop_only = pytest.mark.parametrize("size", ["desktop"], indirect=True)
@@ -96,7 +97,10 @@ def rich(visit, rich_server):
 
 def say(page, text):
     page.get_by_label("Message", exact=True).fill(text)
-    page.keyboard.press("Enter")
+    if page.size == "phone":  # where Enter begins a new line
+        page.get_by_label("Send", exact=True).click()
+    else:
+        page.keyboard.press("Enter")
 
 
 def finished(page, number=None):

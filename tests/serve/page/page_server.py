@@ -39,15 +39,25 @@ class Chat(BaseModel):
     logprobs: bool = False
     top_logprobs: int = 0
     continue_final_message: bool = False
+    ignore_eos: bool = False
     add_generation_prompt: bool = True
     stream: bool = False
 
 
 class Text(BaseModel):
-    prompt: str
+    prompt: str | list[int]
+    echo: bool = False
+    stream: bool = False
     model: str | None = None
     max_tokens: int = 16
     logprobs: int | None = None
+    ignore_eos: bool = False
+
+
+class Tokens(BaseModel):
+    messages: list[dict] | None = None
+    prompt: str | None = None
+    add_special_tokens: bool = True
 
 
 def odds(token: str) -> list[tuple[str, float]]:
@@ -64,11 +74,22 @@ def chat_chunks(body: Chat):
     def chunk(delta=None, finish=None, logprobs=None, **extra):
         return {"choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish, "logprobs": logprobs}], **extra}
 
-    question = body.messages[-1]["content"]
-    dropped = {"dropped_messages": 2} if question == "long ago" else {}
+    question = [message["content"] for message in body.messages if message["role"] == "user"][-1]
+    dropped = {"forgotten_messages": 2} if question == "long ago" else {}
     yield chunk({"role": "assistant", "content": ""}, nanochat=dropped)
     if question == "silence":
         pass
+    elif question == "formulas":
+        yield chunk({"content": "Since \\(a^2\\) and $x_1$: \\[ \\frac{1}{2} \\] and\n\n"})
+        yield chunk({"content": "$$\n\\sqrt{x}\n$$\n\n\\(\\unknown\\)"})
+    elif question == "table":
+        yield chunk({"content": "| Name | Age in years | Favourite dish | Where |\n|---|---|---|---|\n"
+                                "| Annabelle | 41 | Strawberries | Mountains |\n| a \\| b | 2 | c | d |\n"})
+    elif question == "an end":
+        if body.ignore_eos:
+            yield chunk({"content": " and it goes on"})
+        elif not body.continue_final_message:
+            yield chunk({"content": "The end."})
     elif question == "hostile":
         yield chunk({"content": HOSTILE})
     elif question == "program":
@@ -82,16 +103,19 @@ def chat_chunks(body: Chat):
     else:
         for token in [" and", " on"] if body.continue_final_message else STORY:
             yield chunk({"content": token}, logprobs={"content": [piece(token.encode())]} if body.logprobs else None)
-    yield chunk(finish="length" if body.max_tokens == 16 else "stop")
-    yield {"choices": [], "usage": {"prompt_tokens": 92, "completion_tokens": 8, "total_tokens": 100}}
+    yield chunk(finish="length" if body.max_tokens == 16 and question != "an end" else "stop")
+    yield {"choices": [], "usage": {"prompt_tokens": 92, "completion_tokens": 8, "total_tokens": 100},
+           "nanochat": {"timings": {"prompt_tokens": 92, "prompt_ms": 460.0, "completion_tokens": 8,
+                                    "completion_ms": 20.0}, "ignored": ["tools"] if question == "long ago" else []}}
 
 
 def text_chunks(body: Text):
-    for token in STORY:
+    has_ended = body.prompt == "The end." and not body.ignore_eos
+    for token in [] if has_ended else STORY:
         logprobs = {"tokens": [token], "token_logprobs": [math.log(0.6)], "text_offset": [0],
                     "top_logprobs": [{name: math.log(p) for name, p in odds(token)}]} if body.logprobs else None
         yield {"choices": [{"index": 0, "text": token, "finish_reason": None, "logprobs": logprobs}]}
-    yield {"choices": [{"index": 0, "text": "", "finish_reason": "length", "logprobs": None}]}
+    yield {"choices": [{"index": 0, "text": "", "finish_reason": "stop" if has_ended else "length", "logprobs": None}]}
     yield {"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 8, "total_tokens": 12}}
 
 
@@ -126,7 +150,17 @@ def create_app(state: dict) -> FastAPI:
     @app.post("/v1/completions")
     def completions(body: Text):
         state["bodies"].append(body.model_dump(exclude_unset=True))
+        if body.echo:
+            tokens = ["<|bos|>", "Read", " by", " the", " model"]
+            return {"choices": [{"logprobs": {"tokens": tokens, "token_logprobs": [None, -0.5, -0.5, -0.5, -0.5],
+                                              "top_logprobs": [None, *[{"a": -0.1, "b": -2.0}] * 4]}}]}
         return StreamingResponse(sse(text_chunks(body)), media_type="text/event-stream")
+
+    @app.post("/tokenize")
+    def tokenize(body: Tokens):
+        if body.messages:
+            state["bodies"].append(body.model_dump(exclude_unset=True))
+        return {"tokens": list(range(100, 108)) if body.messages else list(body.prompt.encode())}
 
     app.mount("/", real.Page(directory=real.Path(real.__file__).parent / "ui", html=True))
     return app

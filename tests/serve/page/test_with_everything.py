@@ -24,7 +24,10 @@ def test_probabilities_and_another_token_instead(rich):
     assert rich.locator(".card button").count() == 2, "what is said already and what can't be said are no choice"
     assert is_in_view(rich, ".card") and "perplexity 1.67" in rich.locator(".legend").inner_text()
     keep_shot(rich, "tokens")
+    rich.get_by_label("Message", exact=True).focus()
+    playwright.expect(rich.locator(".card")).to_have_count(0)
     rich.locator(".token").nth(0).focus()
+    playwright.expect(rich.locator("#announcer")).to_contain_text("Once, 60.0 %")
     for _ in range(7):
         rich.keyboard.press("ArrowRight")
     playwright.expect(rich.locator("#announcer")).to_contain_text("␣fox, 60.0 %")
@@ -44,8 +47,8 @@ def test_continue_and_the_context_meter(rich):
     say(rich, "long ago")
     finished(rich, 1)
     note = rich.locator(".assistant .note")
-    playwright.expect(note).to_contain_text("cut at the limit · the first 2 messages no longer fit · nanochat-sft-d4")
-    playwright.expect(rich.get_by_role("meter")).to_have_text("100 of 200 tokens")
+    playwright.expect(note).to_contain_text("cut at the limit")
+    playwright.expect(rich.get_by_role("meter")).to_have_text("100 of 184 tokens")  # 16 of 200 are the answer's
     press(rich, "Continue")
     playwright.expect(rich.locator(".assistant .body")).to_have_text("Once upon a time.\nThe fox and on")
     assert rich.locator(".branches").count() == 0, "the same answer, longer"
@@ -76,7 +79,7 @@ def test_requests_say_what_the_settings_say(rich):
     rich.get_by_role("button", name="Defaults").click()
     press(rich, "Regenerate")
     finished(rich, 1)
-    assert "seed" not in rich.bodies[-1] and len(rich.bodies[-1]["messages"]) == 1
+    assert "seed" not in rich.bodies[-1] and len(rich.bodies[-1]["messages"]) == 2, "the system prompt stays"
     rich.get_by_label("Checkpoint").select_option("nanochat-base-d4")
     sidebar(rich)
     rich.locator("#new").click()
@@ -113,12 +116,17 @@ def test_a_server_that_wants_a_key(visit, rich_server):
     state["key"] = "open sesame"
     try:
         page = visit(address)
-        playwright.expect(page.locator("#model-name")).to_contain_text("API key")
-        page.locator("#open-settings").click()
-        page.get_by_label("API key").fill("open sesame")
-        page.get_by_role("button", name="Done").click()
         say(page, "hello")
-        assert finished(page, 1) == ["Once upon a time.\nThe fox"]
+        playwright.expect(page.locator(".error")).to_contain_text("This server wants its API key.")
+        page.locator(".error").get_by_role("button", name="Open settings").click()
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="This server wants an API key").click()
+        box = page.get_by_label("API key, if this server wants one")
+        playwright.expect(box).to_be_focused()
+        box.fill("open sesame")
+        page.get_by_role("button", name="Done").click()
+        page.get_by_role("button", name="Try again").click()
+        playwright.expect(page.locator(".assistant .body")).to_have_text("Once upon a time.\nThe fox")
         page.problems.clear()  # Chromium logs the 401s
     finally:
         state["key"] = ""
@@ -167,11 +175,30 @@ def test_axe_finds_nothing(rich):
     rich.locator(".token").nth(3).click()
     check("tokens")
     rich.keyboard.press("Escape")
-    press(rich, "Edit")
-    check("edit")
-    rich.keyboard.press("Escape")
+    press(rich, "What the model read")
+    playwright.expect(rich.locator(".prompt .token").first).to_be_visible()
+    press(rich, "Good answer")
+    check("prompt")
+    press(rich, "What the model read")
+    for label in ("Edit", "Correct the answer"):
+        press(rich, label)
+        check(label)
+        rich.keyboard.press("Escape")
+    press(rich, "Answers side by side")
+    rich.get_by_role("button", name="Ask", exact=True).click()
+    finished(rich, 6)
+    check("answers side by side")
+    rich.get_by_label("Checkpoint").select_option("nanochat-base-d4")
+    playwright.expect(rich.locator("#notice")).to_contain_text("has not learnt to converse")
+    for text in ("long ago", "table", "formulas"):
+        say(rich, text)
+        finished(rich)
+    check("a base model, a mark of memory, formulas")
     rich.locator("#open-settings").click()
     check("settings")
+    rich.get_by_role("button", name="Export for training").click()
+    check("export for training")
+    rich.keyboard.press("Escape")
     rich.keyboard.press("Escape")
     sidebar(rich)
     check("conversations")

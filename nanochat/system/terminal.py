@@ -1,0 +1,99 @@
+"""Text that a model writes, on a terminal: whole words in a line, tool calls dim, no control characters.
+
+To a file or a pipe the text goes as it is, without wrapping and without escape codes.
+"""
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from typing import TextIO
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's bytes must not steer the terminal
+DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+CLEAR = "\x1b[K"  # the terminal's command to clear the rest of the line
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """False also for a terminal that can do nothing but show letters."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def styled(text: str, code: str, stream: TextIO) -> str:
+    """`text` between escape codes, if `stream` shows them and the user has not asked for none (NO_COLOR)."""
+    return f"{code}{text}{PLAIN}" if text and code and is_terminal(stream) and not os.environ.get("NO_COLOR") else text
+
+
+def erase_line(stream: TextIO | None) -> None:
+    """Empty the line in which a word was printed that was true for a moment only."""
+    if stream is not None and is_terminal(stream):
+        print(CLEAR, end="", file=stream, flush=True)
+
+
+def columns(text: str) -> int:
+    """Columns that a text takes: letters of East Asia and emoji take two, combining marks none."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(bool(unicodedata.combining(letter)) for letter in text)
+
+
+class Paper:
+    """Writes streamed text. A word is printed when it is complete, since only then its line is known."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self.stream = stream or sys.stdout
+        self.wraps = is_terminal(self.stream)
+        self.column, self.word = 0, ""
+        self.style = ""
+
+    def write(self, text: str, style: str = "") -> None:
+        """Append `text`; another style than before begins after the word."""
+        text = CONTROL.sub("\ufffd", text)
+        if not self.wraps:
+            self.stream.write(text)
+        else:
+            if style != self.style:
+                self.end_word()
+                self.style = style
+            for letter in text:
+                self._put(letter)
+        self.stream.flush()
+
+    def _put(self, letter: str) -> None:
+        if letter.isspace() or unicodedata.east_asian_width(letter) in "WF":  # a line may break here
+            self.end_word()
+        if not letter.isspace():
+            self.word += letter
+        elif letter == "\n":
+            self._print("\n", 0)
+        elif self.column < self._width():  # else the line ends here anyway
+            self._print(" ", self.column + 1)
+
+    def end_word(self) -> None:
+        """Print the word that is being collected, on the next line if this one has no room for it."""
+        size, word, self.word = columns(self.word), self.word, ""
+        if self.column and self.column + size > self._width():
+            self._print("\n", 0)
+        if word:  # the terminal breaks a word that is longer than a line
+            column = self.column + size if size <= self._width() else size % self._width()
+            self._print(styled(word, self.style, self.stream), column)
+
+    def fresh_line(self) -> None:
+        """What comes next stands on a line of its own (on a terminal)."""
+        self.end_word()
+        if self.column:
+            self._print("\n", 0)
+
+    def end(self) -> None:
+        """The end of the answer: what is left, and a new line."""
+        self.end_word()
+        self.stream.write("\n")
+        self.stream.flush()
+        self.column = 0
+
+    def _print(self, text: str, column: int) -> None:
+        self.stream.write(text)
+        self.column = column
+
+    @staticmethod
+    def _width() -> int:
+        return max(shutil.get_terminal_size().columns, 1)  # asked each time: the window may have another size by now
