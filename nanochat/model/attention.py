@@ -52,6 +52,20 @@ def kernels_for(training: bool) -> list[SDPBackend]:
     return _training_kernels + [kernel for kernel in rest if kernel not in _training_kernels]
 
 
+def within_window(mask: torch.Tensor | None, window: int, positions: torch.Tensor, num_keys: int) -> torch.Tensor:
+    """`mask` as in `attend`, now for all queries: each sees at most the `window` keys in front of it, and its own.
+
+    positions (B or 1, T) are those of the queries. As many keys as queries have the same, others 0 … S−1.
+    """
+    keys = positions if positions.size(1) == num_keys else torch.arange(num_keys, device=positions.device)[None]
+    distance = (positions.unsqueeze(2) - keys.unsqueeze(1)).unsqueeze(1)  # (B or 1, 1, T, S)
+    seen = distance >= 0
+    if mask is not None:
+        causal = seen[:, :, :seen.size(2) - mask.size(2)]
+        seen = torch.cat((causal.expand(len(mask), -1, -1, -1), mask), dim=2)
+    return seen & (distance <= window)
+
+
 # The fastest first: on a Hopper GPU cuDNN's kernel is of the generation of FlashAttention 3, PyTorch's flash of 2.
 KERNELS = {"cuDNN": (SDPBackend.CUDNN_ATTENTION, enable_cudnn_sdp),
            "flash": (SDPBackend.FLASH_ATTENTION, enable_flash_sdp),

@@ -46,6 +46,7 @@ class flag:
     at_most: float | None = None
     short: str = ""
     words: dict[str, Any] = field(default_factory=dict)  # words that stand for a value: {"auto": -1}
+    positional: bool = False  # typed without its name; an empty default means that it must be typed
 
     def check(self, name: str, value: Any) -> str:
         """The reason why `value` is impossible, or ""."""
@@ -117,6 +118,8 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
     for name, settings in described.items():
         if problem := settings.check(name, getattr(args, name)):
             parser.error(problem)
+        if settings.positional and not getattr(args, name):
+            parser.error(f"{name.upper()} is missing: {settings.help}")
     if os.environ.get("NANOCHAT_PARSE_ONLY"):
         print("flags ok")
         raise SystemExit(0)
@@ -139,6 +142,9 @@ def _normal(word: str) -> str:
 
 
 def _add(parser: argparse.ArgumentParser, name: str, settings: flag) -> None:
+    if settings.positional:
+        parser.add_argument(name, metavar=name.upper(), nargs="?", default=argparse.SUPPRESS, help=settings.help)
+        return
     names = [f"--{name}"] + ([f"-{settings.short}"] if settings.short else [])
     kind = type(settings.default)
     how: dict[str, Any] = {"type": _reader(kind, settings.words), "metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
