@@ -58,8 +58,8 @@ def read(folder: Path, stage: str, tag: str, softcap: float) -> ForeignModel:
               if len(present) == 1 or stage in ("", its_stage)]
     if len(chosen) != 1:
         names = ", ".join(str(path.relative_to(folder)) for _, _, path in chosen or present)
-        raise UserError(f"{folder} has {'several checkpoints: ' + names if names else 'no model_*.pt and no config.json'}"
-                        "; give the folder of one")
+        content = f"several checkpoints: {names}" if names else "no model_*.pt and no config.json"
+        raise UserError(f"{folder} has {content}; give the folder of one")
     [(its_stage, its_tag, path)] = chosen
     return upstream.read(path, its_stage, tag or its_tag, softcap)
 

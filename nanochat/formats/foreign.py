@@ -32,10 +32,15 @@ class ForeignModel:
     history: dict[str, Any] = field(default_factory=dict)  # what is known of it, for state.json
 
 
-def read_bounded(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file. UserError when it is missing or has more than `limit`."""
+def check_file(path: Path) -> None:
+    """UserError unless the path is that of a regular file: to open a pipe would wait for ever."""
     if not path.is_file():
         raise UserError(f"{path} is not a file" if path.exists() else f"{path} is missing")
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The bytes of a file. UserError when it has more than `limit`."""
+    check_file(path)
     if path.stat().st_size > limit:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes; such files have at most {limit:,}")
     return path.read_bytes()

@@ -1,8 +1,9 @@
 """karpathy/nanochat's `tokenizer.pkl`, read without trust.
 
 A pickle is a program for a stack machine, and Python's reader of pickles lets that program call any function. This
-reader is a stack machine of its own. It knows the instructions that a tiktoken `Encoding` is written with, and one name,
-`tiktoken.core.Encoding`, which it never imports: an instance is the dictionary of its fields. Everything else is refused.
+reader is a stack machine of its own. It knows the instructions that a tiktoken `Encoding` is written with, and one
+name, `tiktoken.core.Encoding`, which it never imports: an instance is the dictionary of its fields. Everything else is
+refused.
 """
 import pickletools
 from pathlib import Path
@@ -92,15 +93,15 @@ def _set_items(target: Any, items: list[Any]) -> None:
 def _tokenizer(fields: Any) -> Tokenizer:
     """The tokenizer of these fields, after all checks that encoding relies on."""
     if type(fields) is not dict or set(fields) != FIELDS:
-        raise Refused(f"its fields are {sorted(map(str, fields))[:8] if type(fields) is dict else type(fields).__name__}")
+        raise Refused(f"its fields are not {', '.join(sorted(FIELDS))}")
     ranks, specials, pattern = fields["mergeable_ranks"], fields["special_tokens"], fields["pat_str"]
     if not _maps(ranks, bytes) or not _maps(specials, str):
         raise Refused("its tables do not map tokens to ids")
     tokens = sorted(ranks, key=ranks.__getitem__)
     if [ranks[token] for token in tokens] != list(range(len(tokens))) or tokens[:256] != BYTES:
         raise Refused("its first 256 tokens are not the bytes, or an id is missing or given twice")
-    if max(map(len, tokens)) > MAX_TOKEN:
-        raise Refused(f"a token has {max(map(len, tokens)):,} bytes; at most {MAX_TOKEN:,} are read")
+    if not 1 <= min(map(len, tokens)) <= max(map(len, tokens)) <= MAX_TOKEN:
+        raise Refused(f"it has a token of no bytes, or of more than {MAX_TOKEN:,}")
     if specials != {name: len(tokens) + i for i, name in enumerate(SPECIALS)}:
         raise Refused(f"its special tokens are {str(list(specials.items())[:9]):.200}")
     digits = [n for n in range(1, 10) if PATTERN % n == pattern]

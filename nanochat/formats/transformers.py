@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from nanochat.formats.foreign import (
     ForeignModel,
     check,
+    check_file,
     check_softcap,
     check_tensors,
     checked_config,
@@ -117,8 +118,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def load(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file, mapped and not read."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing")
+    check_file(path)
     try:
         return check_tensors(load_file(path), path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -25,6 +25,7 @@ import torch
 from nanochat.formats.foreign import (
     ForeignModel,
     check,
+    check_file,
     check_tensors,
     checked_config,
     read_object,
@@ -49,7 +50,7 @@ IN_BLOCK = {"attn.c_q": "self_attn.q_proj", "attn.c_k": "self_attn.k_proj", "att
 
 
 def checkpoints(folder: Path) -> list[tuple[str, str, Path]]:
-    """(stage, tag, folder with model_*.pt) of everything in a folder of checkpoints or a tree; "" where not known."""
+    """(stage, tag, folder with model_*.pt) of every checkpoint in a folder or tree; "" where the names do not tell."""
     def tagged(parent: Path) -> list[tuple[str, str, Path]]:
         return [(TREE[parent.name], path.name, path) for path in sorted(parent.glob("*")) if steps(path)]
 
@@ -68,12 +69,15 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def read(folder: Path, stage: str = "", tag: str = "", softcap: float = 15.0) -> ForeignModel:
-    """The newest checkpoint in the folder. UserError, one line, for whatever is missing, damaged or not what it says."""
+    """The newest checkpoint in the folder. UserError, one line, for whatever is missing or damaged."""
     step, weights_path = steps(folder)[-1]
     meta_path = folder / f"meta_{weights_path.stem.removeprefix('model_')}.json"
     meta = read_object(meta_path)
     # A compiled model's names begin with this prefix.
-    tensors = {name.removeprefix("_orig_mod."): tensor for name, tensor in load_weights(weights_path).items()}
+    loaded = load_weights(weights_path)
+    tensors = {name.removeprefix("_orig_mod."): tensor for name, tensor in loaded.items()}
+    if len(tensors) < len(loaded):
+        raise UserError(f"{weights_path} has weights twice, with and without _orig_mod.")
     config = config_of(meta, tensors, meta_path, softcap)
     beside = folder / "tokenizer.pkl"
     tokenizer = read_tokenizer(beside if beside.exists() else folder.parent.parent / "tokenizer" / "tokenizer.pkl")
@@ -88,6 +92,7 @@ def read(folder: Path, stage: str = "", tag: str = "", softcap: float = 15.0) ->
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .pt file, mapped and not read. Nothing in the file is executed."""
+    check_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

@@ -290,4 +290,5 @@ def _step(rows, tables, blocks, angles, vectors, keys, values, settings, logits)
         x += h
     _norm(x, h)
     _multiply(h, head, logits, threads)
-    logits[:] = np.float32(softcap) * np.tanh(logits / np.float32(softcap))
+    if softcap:
+        logits[:] = np.float32(softcap) * np.tanh(logits / np.float32(softcap))

@@ -57,13 +57,14 @@ def within_window(mask: torch.Tensor | None, window: int, positions: torch.Tenso
 
     positions (B or 1, T) are those of the queries. As many keys as queries have the same, others 0 … S−1.
     """
-    keys = positions if positions.size(1) == num_keys else torch.arange(num_keys, device=positions.device)[None]
-    distance = (positions.unsqueeze(2) - keys.unsqueeze(1)).unsqueeze(1)  # (B or 1, 1, T, S)
-    seen = distance >= 0
+    T = positions.size(1)
+    keys = positions if T == num_keys else torch.arange(num_keys, device=positions.device)[None]
+    near = (positions.unsqueeze(2) - keys.unsqueeze(1)).unsqueeze(1) <= window  # (B or 1, 1, T, S)
+    num_causal = T if mask is None else T - mask.size(2)
+    seen = torch.ones(1, 1, num_causal, num_keys, dtype=torch.bool, device=positions.device).tril()
     if mask is not None:
-        causal = seen[:, :, :seen.size(2) - mask.size(2)]
-        seen = torch.cat((causal.expand(len(mask), -1, -1, -1), mask), dim=2)
-    return seen & (distance <= window)
+        seen = torch.cat((seen.expand(len(mask), -1, -1, -1), mask), dim=2)
+    return seen & near
 
 
 # The fastest first: on a Hopper GPU cuDNN's kernel is of the generation of FlashAttention 3, PyTorch's flash of 2.

@@ -47,19 +47,20 @@ class GPTConfig:
     head_dim: int = 128
     rope_base: float = 10_000.0  # Su et al.'s value; 100,000 was no better with rows of 256 (docs/LOG.md)
     # logits = softcap · tanh(logits / softcap): no logit grows without limit (Gemma 2, arXiv:2408.00118, section 2).
-    softcap: float = 15.0  # the October release's value; 30 was no better (docs/LOG.md)
+    softcap: float = 15.0  # the October release's value; 30 was no better (docs/LOG.md); 0 = none
     value_embeddings: bool = True
     residual_scalars: bool = True
     smear: bool = True
     document_bos: int | None = None  # id of <|bos|>: in training, attention then stays within a document
     # Only imported models (docs/import.md) have the next four: karpathy/nanochat came to them in 2026.
-    windows: list[int] | None = None  # per layer: how many tokens in front of itself a token sees; None = all layers all
+    windows: list[int] | None = None  # per layer: how many tokens in front of itself a token sees; None = all
     query_key_scale: float = 1.0  # queries and keys are multiplied by it after their norm: sharper attention
     gated_smear: bool = False  # smear by one gate per token, not by a share per channel, and without a norm
     backout: bool = False  # a learned share of the middle layer's output is taken off the last layer's
 
     def __post_init__(self) -> None:
         assert self.n_head % self.n_kv_head == 0, f"n_head {self.n_head} is not a multiple of {self.n_kv_head}"
+        assert not (self.smear and self.gated_smear), "smear and gated_smear exclude each other"
         assert self.head_dim % 2 == 0, f"head_dim {self.head_dim} is odd, and RoPE rotates pairs of channels"
 
     def has_value_embedding(self, layer: int) -> bool:
@@ -320,9 +321,9 @@ class GPT(nn.Module):
         return previous.masked_fill((ids == self.config.document_bos).unsqueeze(-1), 0.0)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """fp32 logits (…, V), soft-capped."""
+        """fp32 logits (…, V), soft-capped where the model is."""
         raw = self.lm_head(hidden).float()
-        return self.config.softcap * torch.tanh(raw / self.config.softcap)
+        return self.config.softcap * torch.tanh(raw / self.config.softcap) if self.config.softcap else raw
 
     def forward(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None,
                 previous_ids: torch.Tensor | None = None) -> torch.Tensor:

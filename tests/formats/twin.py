@@ -54,7 +54,7 @@ FORMS = {
     "g5": Form(lambdas=True, gate=12, smear=True, pattern="SSSL", length=600)}
 RELATIVES = {
     "g0 with groups": replace(FORMS["g0"], kv_heads=2), "g0 compiled": replace(FORMS["g0"], prefix="_orig_mod."),
-    "g0 not padded": replace(FORMS["g0"], vocab=320), "g3 of the week of softcap 20": replace(FORMS["g3"], softcap=20.0),
+    "g0 not padded": replace(FORMS["g0"], vocab=320), "g3, softcap 20": replace(FORMS["g3"], softcap=20.0),
     "g2 in lower case": replace(FORMS["g2"], pattern="sl", layers=4), "g2 long": replace(FORMS["g2"], pattern="L"),
     "g3 with one group": replace(FORMS["g3"], kv_heads=1, layers=2), "g5 with groups": replace(FORMS["g5"], kv_heads=2),
     "g5 short": replace(FORMS["g5"], length=64, layers=4), "g4 of one layer": replace(FORMS["g4"], layers=1),
@@ -113,7 +113,8 @@ def encoding_fields(tokenizer):
 
 def pickled(fields, module="tiktoken.core", name="Encoding", protocol=4):
     """The bytes that `pickle.dump(encoding)` writes, without tiktoken: of a class with that name and these fields."""
-    kind = type(name, (), {"__module__": module, "__reduce_ex__": lambda self, _: (copyreg.__newobj__, (kind,), fields)})
+    reduced = (copyreg.__newobj__, lambda: (kind,), fields)
+    kind = type(name, (), {"__module__": module, "__reduce_ex__": lambda self, _: (reduced[0], reduced[1](), fields)})
     there, sys.modules[module] = sys.modules.get(module), types.ModuleType(module)
     try:
         setattr(sys.modules[module], name, kind)
