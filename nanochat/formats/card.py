@@ -29,8 +29,8 @@ what its training texts say, makes mistakes, and must not be relied upon.
   `calculator` with one string, `expression`, when a request has `tools`.
 - Licence of the data: {data}.
 {softcap}'''
-SOFTCAP = '''- Trained with a soft cap of {cap:g} on its logits, which this form does not have: the likeliest token is the same,
-  sampled texts are bolder than with nanochat at the same temperature.
+SOFTCAP = '''- Trained with a soft cap of {cap:g} on its logits, which this form does not have: the likeliest token is
+  the same, and sampled texts are bolder than with nanochat at the same temperature.
 '''
 
 

@@ -48,7 +48,7 @@ def unpickle(content: bytes) -> Any:
                     raise Refused("its stack is not empty at the end")
                 return stack[0]
             _execute(opcode.name, argument, stack, memo)
-    except (IndexError, TypeError) as error:  # an empty stack, or a key that is no key
+    except (IndexError, TypeError, AttributeError) as error:  # an empty stack, or values of other types
         raise Refused("its instructions do not fit together") from error
     raise Refused("it has no end")
 

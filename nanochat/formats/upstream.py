@@ -16,6 +16,7 @@ From 2026-03-02 to 03-09 the softcap was 20 and not 15: nothing in the files sho
 the tables of cos and sin to bf16; ours does not (logits move by .002), nor does its own since then on a CPU.
 """
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     if index > MAX_INDEX or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise UserError(f"{path} is not a file of torch.save: its index is too large, or something in it is compressed")
     try:
-        tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is said below, in one line
+            tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # an unpickler that is fed nonsense raises anything
         raise UserError(f"{path} is damaged, or has more in it than weights ({type(error).__name__}); "
                         "nothing in it was executed") from None

@@ -111,18 +111,22 @@ def encoding_fields(tokenizer):
             "mergeable_ranks": {token: i for i, token in enumerate(tokens)}, "special_tokens": tokenizer.specials}
 
 
-def pickled(fields, module="tiktoken.core", name="Encoding", protocol=4):
-    """The bytes that `pickle.dump(encoding)` writes, without tiktoken: of a class with that name and these fields."""
-    reduced = (copyreg.__newobj__, lambda: (kind,), fields)
-    kind = type(name, (), {"__module__": module, "__reduce_ex__": lambda self, _: (reduced[0], reduced[1](), fields)})
-    there, sys.modules[module] = sys.modules.get(module), types.ModuleType(module)
-    try:
-        setattr(sys.modules[module], name, kind)
-        return pickle.dumps(kind(), protocol=protocol)
-    finally:
-        sys.modules.pop(module)
-        if there is not None:
-            sys.modules[module] = there
+class Encoding:
+    """Its pickle is that of tiktoken's, but for one letter of the module's name."""
+
+    def __init__(self, fields):
+        self.fields = fields
+
+    def __reduce_ex__(self, protocol):
+        return copyreg.__newobj__, (Encoding,), self.fields
+
+
+def pickled(fields, protocol=4):
+    """The bytes that `pickle.dump(encoding)` writes, without tiktoken."""
+    stand_in = types.ModuleType("tiktoken_core")
+    stand_in.Encoding, Encoding.__module__ = Encoding, "tiktoken_core"
+    sys.modules["tiktoken_core"] = stand_in
+    return pickle.dumps(Encoding(fields), protocol=protocol).replace(b"tiktoken_core", b"tiktoken.core")
 
 
 def write(folder, form, tokenizer, seed=0):
