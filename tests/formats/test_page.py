@@ -15,6 +15,8 @@ from nanochat.model import PORTABLE
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer, chat
 
+from .. import missing
+
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="the page's scripts run in node")
 READ = """
 const fs = require("fs"), [path, task, input] = JSON.parse(fs.readFileSync(0, "utf8"));
@@ -129,3 +131,27 @@ def test_the_page_asks_for_nothing_from_elsewhere(tiny_model, tokenizer, tmp_pat
     text = written(tmp_path / "page.html", tiny_model(vocab_size=300), tokenizer).read_text()
     assert not re.search(r"https?://|src=|href=|fetch\(|import\(|XMLHttp|eval\(|innerHTML", text.split('id="model"')[0])
     assert "<title>a &lt;b&gt; model</title>" in text
+
+
+@pytest.mark.browser
+def test_the_file_opens_from_disk_and_answers(tiny_model, tokenizer, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not (chromium := missing.find_browser()):
+        pytest.skip("no Chromium")
+    path = written(tmp_path / "page.html", tiny_model(vocab_size=300, sequence_len=96), tokenizer, "f16")
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, chromium_sandbox=False, timeout=120_000)
+        view = browser.new_page(viewport={"width": 390, "height": 780}, offline=True)
+        view.set_default_timeout(60_000)
+        problems = []
+        view.on("pageerror", lambda error: problems.append(str(error)))
+        view.on("request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url))
+        view.goto(path.as_uri())
+        playwright.expect(view.locator("#state")).to_have_text("ready", timeout=60_000)
+        view.get_by_label("Message").fill("Who are you?")
+        view.get_by_label("Message").press("Enter")
+        playwright.expect(view.locator("#state")).to_contain_text("tokens per second", timeout=60_000)
+        assert view.locator(".user").inner_text() == "Who are you?" and view.locator(".answer").inner_text()
+        view.get_by_role("button", name="New").click()
+        assert not view.locator(".user").count() and not problems
+        browser.close()
