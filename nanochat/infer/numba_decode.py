@@ -59,6 +59,7 @@ class NumbaDecoder:
         linear_types = {type(module) for module in model.modules() if isinstance(module, torch.nn.Linear)}
         dtypes = {p.dtype for p in model.parameters()}
         return (type(model) is GPT and linear_types == {Linear} and len(dtypes) == 1
+                and not model.config.has_imported_features
                 and dtypes <= {torch.float32, torch.bfloat16} and next(model.parameters()).device.type == "cpu")
 
     def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
@@ -289,4 +290,5 @@ def _step(rows, tables, blocks, angles, vectors, keys, values, settings, logits)
         x += h
     _norm(x, h)
     _multiply(h, head, logits, threads)
-    logits[:] = np.float32(softcap) * np.tanh(logits / np.float32(softcap))
+    if softcap:
+        logits[:] = np.float32(softcap) * np.tanh(logits / np.float32(softcap))

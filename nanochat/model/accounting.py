@@ -13,6 +13,7 @@ def num_parameters(config: GPTConfig) -> int:
     total = matrix_parameters(config) + 2 * config.vocab_size * config.n_embd  # the embedding and the untied head
     layers = sum(config.has_value_embedding(layer) for layer in range(config.n_layer))
     total += layers * config.n_kv_head * (config.vocab_size * config.head_dim + config.n_embd)  # a table and its gate
+    total += (config.n_embd + 1) * config.gated_smear + config.backout
     return total + (2 * config.n_layer if config.residual_scalars else 0) + (config.n_embd if config.smear else 0)
 
 
@@ -22,5 +23,6 @@ def flops_per_token(config: GPTConfig) -> int:
     # The embeddings are looked up, not multiplied, so they cost nothing; the head is multiplied.
     multiplied = matrix_parameters(config) + config.vocab_size * config.n_embd
     # Two products per layer, q·k and weights·v, over the whole row: PaLM does not deduct the half that causality masks.
-    attention = 12 * config.n_layer * config.n_head * config.head_dim * config.sequence_len
+    spans = [min(window, config.sequence_len) for window in config.windows or [config.sequence_len] * config.n_layer]
+    attention = 12 * config.n_head * config.head_dim * sum(spans)
     return 6 * multiplied + attention

@@ -52,6 +52,21 @@ def kernels_for(training: bool) -> list[SDPBackend]:
     return _training_kernels + [kernel for kernel in rest if kernel not in _training_kernels]
 
 
+def within_window(mask: torch.Tensor | None, window: int, positions: torch.Tensor, num_keys: int) -> torch.Tensor:
+    """`mask` as in `attend`, now for all queries: each sees at most the `window` keys in front of it, and its own.
+
+    positions (B or 1, T) are those of the queries. As many keys as queries have the same, others 0 … S−1.
+    """
+    T = positions.size(1)
+    keys = positions if T == num_keys else torch.arange(num_keys, device=positions.device)[None]
+    near = (positions.unsqueeze(2) - keys.unsqueeze(1)).unsqueeze(1) <= window  # (B or 1, 1, T, S)
+    num_causal = T if mask is None else T - mask.size(2)
+    seen = torch.ones(1, 1, num_causal, num_keys, dtype=torch.bool, device=positions.device).tril()
+    if mask is not None:
+        seen = torch.cat((seen.expand(len(mask), -1, -1, -1), mask), dim=2)
+    return seen & near
+
+
 # The fastest first: on a Hopper GPU cuDNN's kernel is of the generation of FlashAttention 3, PyTorch's flash of 2.
 KERNELS = {"cuDNN": (SDPBackend.CUDNN_ATTENTION, enable_cudnn_sdp),
            "flash": (SDPBackend.FLASH_ATTENTION, enable_flash_sdp),

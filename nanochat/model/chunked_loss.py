@@ -64,8 +64,9 @@ def weighted_nats(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tenso
 def _chunk(h: torch.Tensor, matrix: torch.Tensor, target: torch.Tensor, weight: torch.Tensor,
            softcap: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Of one chunk Σ weight · nats, and the gradient of h·Wᵀ (M, V) in the dtype of h."""
-    tanh = torch.tanh(F.linear(h, matrix).float() / softcap)  # (M, V)
-    log_p = (softcap * tanh).log_softmax(-1)
+    logits = F.linear(h, matrix).float()  # (M, V)
+    tanh = torch.tanh(logits / softcap) if softcap else torch.zeros_like(logits)  # 0: the factor 1 − tanh² is 1
+    log_p = (softcap * tanh if softcap else logits).log_softmax(-1)
     target = target.clamp(min=0).unsqueeze(1)  # an ignored target (−1) has weight 0, so any column will do
     nats = (weight * log_p.gather(1, target).squeeze(1)).sum()
     is_target = torch.arange(len(matrix), device=h.device) == target

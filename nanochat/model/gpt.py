@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 from nanochat.model import chunked_loss
-from nanochat.model.attention import attend
+from nanochat.model.attention import attend, within_window
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,20 @@ class GPTConfig:
     head_dim: int = 128
     rope_base: float = 10_000.0  # Su et al.'s value; 100,000 was no better with rows of 256 (docs/LOG.md)
     # logits = softcap · tanh(logits / softcap): no logit grows without limit (Gemma 2, arXiv:2408.00118, section 2).
-    softcap: float = 15.0  # the October release's value; 30 was no better (docs/LOG.md)
+    softcap: float = 15.0  # the October release's value; 30 was no better (docs/LOG.md); 0 = none
     value_embeddings: bool = True
     residual_scalars: bool = True
     smear: bool = True
     document_bos: int | None = None  # id of <|bos|>: in training, attention then stays within a document
+    # Only imported models (docs/import.md) have the next four: karpathy/nanochat came to them in 2026.
+    windows: list[int] | None = None  # per layer: how many tokens in front of itself a token sees; None = all
+    query_key_scale: float = 1.0  # queries and keys are multiplied by it after their norm: sharper attention
+    gated_smear: bool = False  # smear by one gate per token, not by a share per channel, and without a norm
+    backout: bool = False  # a learned share of the middle layer's output is taken off the last layer's
 
     def __post_init__(self) -> None:
         assert self.n_head % self.n_kv_head == 0, f"n_head {self.n_head} is not a multiple of {self.n_kv_head}"
+        assert not (self.smear and self.gated_smear), "smear and gated_smear exclude each other"
         assert self.head_dim % 2 == 0, f"head_dim {self.head_dim} is odd, and RoPE rotates pairs of channels"
 
     def has_value_embedding(self, layer: int) -> bool:
@@ -62,12 +68,18 @@ class GPTConfig:
         patterns (its dev/LOG.md, 2026-01-17)."""
         return self.value_embeddings and layer % 2 == (self.n_layer - 1) % 2
 
+    @property
+    def has_imported_features(self) -> bool:
+        """Whether the model has a feature that only this file computes, and not the compiled decoding."""
+        return bool(self.windows or self.query_key_scale != 1 or self.gated_smear or self.backout)
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 # Exactly the October architecture: `GPTConfig(…, **PORTABLE)` is what other programs can load.
-PORTABLE: dict[str, Any] = {"value_embeddings": False, "residual_scalars": False, "smear": False, "document_bos": None}
+PORTABLE: dict[str, Any] = {"value_embeddings": False, "residual_scalars": False, "smear": False, "document_bos": None,
+                            "windows": None, "query_key_scale": 1.0, "gated_smear": False, "backout": False}
 
 
 class Cache(Protocol):
@@ -129,6 +141,7 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.layer, self.head_dim, self.num_heads = layer, config.head_dim, config.n_head
+        self.scale, self.window = config.query_key_scale, config.windows[layer] if config.windows else None
         self.q_proj = Linear(config.n_embd, config.n_head * config.head_dim)
         self.k_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)
         self.v_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)
@@ -136,7 +149,7 @@ class Attention(nn.Module):
         self.gate = Linear(config.n_embd, config.n_kv_head) if config.has_value_embedding(layer) else None
 
     def forward(self, x: torch.Tensor, value_embedding: torch.Tensor | None, cos_sin: tuple[torch.Tensor, torch.Tensor],
-                cache: Cache | None, mask: torch.Tensor | None) -> torch.Tensor:
+                cache: Cache | None, mask: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor:
         B, T, _ = x.shape
         *queries_keys, v = (heads.view(B, T, -1, self.head_dim) for heads in self._projections(x))  # (B, T, …, D)
         if self.gate is not None and value_embedding is not None:
@@ -145,11 +158,15 @@ class Attention(nn.Module):
         # After the norm |q·k|/√D is at most √D. Without it attention scores can grow until softmax saturates and
         # training diverges (Dehghani et al. 2023, arXiv:2302.05442). A rotation keeps lengths, so RoPE may come first.
         queries_keys = [norm(rotate(heads, *cos_sin)) for heads in queries_keys]
+        if self.scale != 1:
+            queries_keys = [heads * self.scale for heads in queries_keys]
         if len(queries_keys) == 1:
             queries_keys = list(queries_keys[0].split((self.num_heads, v.size(2)), dim=2))
         q, k, v = (heads.transpose(1, 2) for heads in (*queries_keys, v))  # (B, H or G, T, D)
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # (B, G, S, D)
+        if self.window is not None and positions is not None and k.size(2) > self.window + 1:
+            mask = within_window(mask, self.window, positions, k.size(2))
         y = attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1)  # (B, T, H·D)
         out: torch.Tensor = self.o_proj(y)
         return out
@@ -183,8 +200,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: torch.Tensor, value_embedding: torch.Tensor | None, cos_sin: tuple[torch.Tensor, torch.Tensor],
-                cache: Cache | None, mask: torch.Tensor | None) -> torch.Tensor:
-        x = x + self.self_attn(norm(x), value_embedding, cos_sin, cache, mask)
+                cache: Cache | None, mask: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor:
+        x = x + self.self_attn(norm(x), value_embedding, cos_sin, cache, mask, positions)
         x = x + self.mlp(norm(x))
         return x
 
@@ -204,6 +221,10 @@ class Trunk(nn.Module):
             self.embedding_scalars = nn.Parameter(torch.zeros(config.n_layer))
         if config.smear:
             self.smear = nn.Parameter(torch.zeros(config.n_embd))
+        if config.gated_smear:
+            self.smear_gate, self.smear_share = Linear(config.n_embd, 1), nn.Parameter(torch.zeros(1))
+        if config.backout:
+            self.backout = nn.Parameter(torch.zeros(1))
 
 
 class GPT(nn.Module):
@@ -237,7 +258,7 @@ class GPT(nn.Module):
                 draw.normal_(0, 1, generator=generator)
             elif name == "lm_head.weight":
                 draw.normal_(0, 0.001, generator=generator)  # all logits near 0: the first loss is ln V, a blind guess
-            elif name.endswith(("o_proj.weight", "fc2.weight", "gate.weight", "model.smear")):
+            elif name.endswith(("o_proj.weight", "fc2.weight", "gate.weight", "model.smear", "_share", "backout")):
                 draw.zero_()  # blocks and smear add nothing at first: a model of any depth starts as the identity
             elif name.endswith("residual_scalars"):
                 draw.fill_(1.0)
@@ -260,10 +281,15 @@ class GPT(nn.Module):
         assert positions is not None or T <= self.config.sequence_len, f"{T} positions > {self.config.sequence_len}"
         at = slice(T) if positions is None else positions
         cos, sin = (table[at].unsqueeze(-2).to(self.compute_dtype) for table in (self.cos, self.sin))
+        if self.config.windows and positions is None:
+            positions = torch.arange(T, device=ids.device)[None]
         x = norm(self.model.embed_tokens(ids).to(self.compute_dtype))  # (B, T, C)
         if self.config.smear:
             x = norm(x + self._previous_embeddings(ids, previous_ids, x) * self.model.smear.to(x.dtype))
-        x0 = x
+        if self.config.gated_smear:
+            share = self.model.smear_share.to(x.dtype) * torch.sigmoid(self.model.smear_gate(x))  # (B, T, 1)
+            x = x + share * self._previous_embeddings(ids, previous_ids, x)
+        x0 = middle = x
         for layer, block in enumerate(self.model.layers):
             if self.config.residual_scalars:
                 scale, share = self.model.residual_scalars[layer], self.model.embedding_scalars[layer]
@@ -271,11 +297,15 @@ class GPT(nn.Module):
             value_embedding = None
             if self.config.has_value_embedding(layer):
                 value_embedding = self.model.value_embeds[str(layer)](ids).to(x.dtype)  # (B, T, G·D)
-            inputs = (x, value_embedding, (cos, sin), cache, mask)
+            inputs = (x, value_embedding, (cos, sin), cache, mask, positions)
             if self.recompute and torch.is_grad_enabled():
                 x = recompute(block, *inputs, use_reentrant=False)
             else:
                 x = block(*inputs)
+            if layer == self.config.n_layer // 2:
+                middle = x
+        if self.config.backout:
+            x = x - self.model.backout.to(x.dtype) * middle
         return norm(x)
 
     def _previous_embeddings(self, ids: torch.Tensor, previous_ids: torch.Tensor | None,
@@ -291,9 +321,9 @@ class GPT(nn.Module):
         return previous.masked_fill((ids == self.config.document_bos).unsqueeze(-1), 0.0)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """fp32 logits (…, V), soft-capped."""
+        """fp32 logits (…, V), soft-capped where the model is."""
         raw = self.lm_head(hidden).float()
-        return self.config.softcap * torch.tanh(raw / self.config.softcap)
+        return self.config.softcap * torch.tanh(raw / self.config.softcap) if self.config.softcap else raw
 
     def forward(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None,
                 previous_ids: torch.Tensor | None = None) -> torch.Tensor:

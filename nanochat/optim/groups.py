@@ -65,8 +65,8 @@ def groups_of(model: Model, *, matrix_lr: float, embedding_lr: float, head_lr: f
         Group("adamw", take(r"\.residual_scalars$"), scalar_lr * 0.01),
         # β₁ = .96 was best in the same project's sweep at d20; .98 ruined the run (2026-01-19).
         Group("adamw", take(r"\.embedding_scalars$"), scalar_lr, betas=(0.96, 0.95)),
-        Group("adamw", take(r"\.smear$"), scalar_lr * 0.1),  # this rate and the next one are our choice
-        Group("adamw", take(r"\.gate\."), head_lr * scale),
+        Group("adamw", take(r"\.(smear|smear_share|backout)$"), scalar_lr * 0.1),  # this rate and the next: our choice
+        Group("adamw", take(r"\.(gate|smear_gate)\."), head_lr * scale),
         # 2e-3 by default: about the rate of Hu et al. for GPT-2 (2e-4) times their factor α/r (8), which we leave out.
         Group("adamw", take(r"\.lora_"), matrix_lr * 0.1),
     ]

@@ -92,7 +92,7 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which `tokenizers` and `transformers` can read."""
-        names = [_visible(token) for token in self._tokens[:-len(SPECIALS)]]
+        names = self.visible_tokens()
         added = [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
                   "special": True} for name, i in self.specials.items()]
         # The pattern cuts the text, so ByteLevel must not do it (use_regex); it only turns bytes into characters.
@@ -101,7 +101,7 @@ class Tokenizer:
         # ignore_merges: a word that is a token becomes that token at once, as in tiktoken.
         model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
-                 "vocab": {name: i for i, name in enumerate(names)}, "merges": self._all_merges()}
+                 "vocab": {name: i for i, name in enumerate(names)}, "merges": self.all_merges()}
         content = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
                    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "post_processor": None,
                    "decoder": byte_level, "model": model}
@@ -110,7 +110,11 @@ class Tokenizer:
         files.write_atomic(Path(folder) / "tokenizer.json", json.dumps(content, ensure_ascii=False))
         files.write_json(Path(folder) / "tokenizer_config.json", config)
 
-    def _all_merges(self) -> list[tuple[str, str]]:
+    def visible_tokens(self) -> list[str]:
+        """The tokens as Hugging Face's ByteLevel writes them, without the special ones: " the" is "Ġthe"."""
+        return [_visible(token) for token in self._ranks]
+
+    def all_merges(self) -> list[tuple[str, str]]:
         """Every way to make a token out of two, in the order of the tokens' ids."""
         # Hugging Face joins only pairs that are listed. With all of them listed, its rule is tiktoken's.
         return [(_visible(token[:cut]), _visible(token[cut:])) for token in list(self._ranks)[256:]

@@ -80,7 +80,9 @@ def slow_score(model, row: Row) -> tuple[float, bool]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("features", [{}, PORTABLE, {"document_bos": 63}], ids=["all", "portable", "documents"])
+@pytest.mark.parametrize("features", [
+    {}, PORTABLE, {"document_bos": 63}, {"windows": [3, 40], "smear": False, "gated_smear": True, "backout": True}],
+    ids=["all", "portable", "documents", "imported"])
 def test_trees_say_what_their_rows_say_alone(tiny_model, features):
     """Rows of any shape: little shared, all shared, one the beginning of another, spans inside what is shared."""
     model, rng = tiny_model(sequence_len=40, scale=0.6, **features).eval(), random.Random(4)

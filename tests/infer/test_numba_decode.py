@@ -39,7 +39,7 @@ def difference(model: GPT, reference: GPT, length: int = 20) -> float:
 
 @pytest.mark.parametrize("changes", [
     {}, PORTABLE, {"smear": False}, {"value_embeddings": False}, {"residual_scalars": False}, {"n_kv_head": 4},
-    {"document_bos": 7}, {"n_embd": 512, "n_layer": 1}], ids=str)
+    {"document_bos": 7}, {"softcap": 0.0}, {"n_embd": 512, "n_layer": 1}], ids=str)
 def test_the_logits_are_the_models(changes):
     model = make(**changes)
     assert difference(model, model) < 5e-5

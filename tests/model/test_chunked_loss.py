@@ -19,18 +19,19 @@ def inputs(dtype=torch.float32):
     return hidden, matrix, targets, weights
 
 
-def definition(hidden, matrix, targets, weights):
-    logits = SOFTCAP * torch.tanh(F.linear(hidden.float(), matrix) / SOFTCAP)
+def definition(hidden, matrix, targets, weights, softcap=SOFTCAP):
+    logits = F.linear(hidden.float(), matrix)
+    logits = softcap * torch.tanh(logits / softcap) if softcap else logits
     return (weights * F.cross_entropy(logits, targets, ignore_index=-1, reduction="none")).sum()
 
 
-@pytest.mark.parametrize("chunks", [1, 2, 3, 51])
-def test_loss_and_gradients_equal_the_definition(monkeypatch, chunks):
+@pytest.mark.parametrize("chunks, softcap", [(1, SOFTCAP), (2, SOFTCAP), (3, 0.0), (51, SOFTCAP)])
+def test_loss_and_gradients_equal_the_definition(monkeypatch, chunks, softcap):
     monkeypatch.setattr(chunked_loss, "MAX_LOGITS", N * V // chunks)
     hidden, matrix, targets, weights = inputs()
     results = []
-    for loss in (definition(hidden, matrix, targets, weights),
-                 chunked_loss.weighted_nats(hidden, matrix, targets, weights, SOFTCAP)):
+    for loss in (definition(hidden, matrix, targets, weights, softcap),
+                 chunked_loss.weighted_nats(hidden, matrix, targets, weights, softcap)):
         results.append((loss.detach(), *torch.autograd.grad(0.37 * loss, (hidden, matrix))))
     assert all((a - b).abs().max() < 2e-5 * a.abs().max() for a, b in zip(*results))
 

@@ -13,6 +13,7 @@ from runs import speedrun
 
 FEATURES = [dict(value_embeddings=a, residual_scalars=b, smear=c)
             for a, b, c in itertools.product([False, True], repeat=3)]
+FEATURES.append(dict(smear=False, gated_smear=True, backout=True, query_key_scale=1.2, softcap=0.0))
 
 
 def ids_and_targets(model, rows=3, T=17, seed=0):

@@ -10,8 +10,9 @@ from nanochat.optim.groups import RULES, Group, groups_of
 RATES = dict(matrix_lr=0.02, embedding_lr=0.3, head_lr=0.008)
 
 
-@pytest.mark.parametrize("features", [dict(value_embeddings=a, residual_scalars=b, smear=c)
-                                      for a, b, c in itertools.product([False, True], repeat=3)])
+@pytest.mark.parametrize("features", [
+    dict(value_embeddings=a, residual_scalars=b, smear=c, gated_smear=not c, backout=b)
+    for a, b, c in itertools.product([False, True], repeat=3)])
 def test_every_parameter_is_in_exactly_one_group(tiny_model, features):
     model = tiny_model(n_layer=3, **features)
     groups = groups_of(model, **RATES)

@@ -1,0 +1,51 @@
+"""One HTML file that is a whole chat: weights, tokenizer, forward pass, calculator. No server, no network.
+
+The parts lie in page/: forward.js computes what model/gpt.py does, tokenizer.js what tokenizer/ and the calculator do,
+chat.js what infer/engine.py does for one row.
+"""
+import base64
+import html
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from nanochat.formats.fold import MAX_F16
+from nanochat.model import GPTConfig, accounting
+from nanochat.system import files
+from nanochat.system.files import UserError
+from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer.bpe import SPECIALS
+
+PARTS = Path(__file__).with_name("page")
+SCRIPTS = ("forward.js", "tokenizer.js", "chat.js")
+DTYPES = {"f16": "<f2", "f32": "<f4"}
+MAX_PARAMETERS = 200_000_000  # a browser holds about 1 GB of text; fp32 is what it computes in
+
+
+def write(path: Path, name: str, config: GPTConfig, weights: dict[str, torch.Tensor], tokenizer: Tokenizer,
+          dtype: str) -> None:
+    """The page, whole or not at all. UserError when the model is too large for a browser."""
+    if (num := accounting.num_parameters(config)) > MAX_PARAMETERS:
+        raise UserError(f"--to=page is for models up to {MAX_PARAMETERS:,} parameters, and this one has {num:,}; "
+                        "use --to=gguf")
+    if dtype == "f16" and max(float(tensor.abs().max()) for tensor in weights.values()) > MAX_F16:
+        raise UserError(f"--dtype=f16 holds numbers up to {MAX_F16:,.0f}, and a weight is larger; give --dtype=f32")
+    data = b"".join(tensor.float().numpy().astype(DTYPES[dtype]).tobytes() for tensor in weights.values())
+    parts = {"TITLE": html.escape(name), "PARAMETERS": f"{num:,}", "SCRIPTS": scripts(),
+             "MODEL": description(config, weights, tokenizer, dtype), "WEIGHTS": base64.b64encode(data).decode()}
+    template = (PARTS / "page.html").read_text(encoding="utf-8")
+    files.write_atomic(path, re.sub("@([A-Z]+)@", lambda mark: parts[mark[1]], template))
+
+
+def scripts() -> str:
+    return "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+
+
+def description(config: GPTConfig, weights: dict[str, torch.Tensor], tokenizer: Tokenizer, dtype: str) -> str:
+    """The JSON that page.html reads: sizes, the weights' names and lengths in order, the tokenizer."""
+    tokens = [tokenizer.decode_bytes([i]).decode("latin-1") for i in range(tokenizer.vocab_size - len(SPECIALS))]
+    content = {"config": config.as_dict(), "tensors": [(name, tensor.numel()) for name, tensor in weights.items()],
+               "dtype": dtype, "tokens": tokens, "specials": SPECIALS, "digits": tokenizer.digits}
+    return json.dumps(content).replace("<", "\\u003c")  # no token may end the script that holds it

@@ -1,0 +1,84 @@
+"""Carry a model to other programs, or to a friend in one file.
+
+    python -m scripts.export --source=sft --to=page                   # one HTML file: open it in any browser, offline
+    python -m scripts.export --source=sft --to=gguf --dtype=q8_0      # llama.cpp, ollama, LM Studio
+    python -m scripts.export --source=sft --to=qwen3                  # transformers, vLLM, mlx-lm
+
+gguf and qwen3 hold models of `base_train --portable` only; the page takes every model. docs/export.md has the sizes and
+what each form loses.
+"""
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat.formats import card, gguf, page, qwen3
+from nanochat.model import GPTConfig
+from nanochat.system import cli, files, log, paths
+from nanochat.system.cli import flag
+from nanochat.system.files import UserError, size_text
+from nanochat.tokenizer import Tokenizer
+from nanochat.train import checkpoint
+
+DTYPES = {"gguf": ("f16", "q8_0", "f32"), "qwen3": ("f16", "f32"), "page": ("f16", "f32")}
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = cli.parse(
+        argv, __doc__,
+        source=flag("sft", "the stage whose model is exported", choices=paths.STAGES),
+        model_tag=flag("", "name of the checkpoint folder; default: the only one"),
+        step=flag(-1, "checkpoint step; −1 = the newest", at_least=0),
+        to=flag("page", "the form", choices=tuple(DTYPES)),
+        dtype=flag("f16", "of the weights", choices=("f16", "q8_0", "f32")),
+        out=flag("", "the file or folder to write; default: in out/export"),
+        overwrite=flag(False, "replace what --out names"))
+    started = time.monotonic()
+    if args.dtype not in DTYPES[args.to]:
+        raise UserError(f"--to={args.to} has no --dtype={args.dtype}; give one of {', '.join(DTYPES[args.to])}")
+    model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, None if args.step < 0 else args.step)
+    name = f"nanochat-{args.source}-{info['tag']}"
+    suffix = {"gguf": f"-{args.dtype}.gguf", "qwen3": "-qwen3", "page": ".html"}[args.to]
+    out = Path(args.out).expanduser() if args.out else paths.base_dir() / "export" / f"{name}{suffix}"
+    if out.exists() and not args.overwrite:
+        raise UserError(f"{out} is there already; --out=PATH writes elsewhere, --overwrite replaces it")
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    write(args.to, out, name, model.config, weights, tokenizer, args.dtype)
+    text = card.card(name, args.source, info["step"], model.config, licence())
+    if args.to == "gguf":
+        files.write_atomic(out.with_suffix(".Modelfile"), card.modelfile(out.name, model.config))
+        files.write_atomic(out.with_suffix(".md"), text)
+    elif args.to == "qwen3":
+        files.write_atomic(out / "README.md", text)
+    if args.to != "page" and model.config.softcap:
+        log.say(f"note: the model was trained with a soft cap of {model.config.softcap:g}, which {args.to} does not "
+                "have: sampled texts are bolder than here; the likeliest ones are the same")
+    size = sum(file.stat().st_size for file in out.rglob("*")) if out.is_dir() else out.stat().st_size
+    log.write_run("export", seconds=time.monotonic() - started, flags=vars(args), bytes=size)
+    log.say(f"{args.source}/{info['tag']} step {info['step']:,} as {args.to} ({args.dtype}): {size_text(size)}, {out}")
+
+
+def write(form: str, out: Path, name: str, config: GPTConfig, weights: dict[str, torch.Tensor], tokenizer: Tokenizer,
+          dtype: str) -> None:
+    if form == "gguf":
+        gguf.write(out, name, config, weights, tokenizer, dtype)
+    elif form == "qwen3":
+        qwen3.write(out, config, weights, tokenizer, dtype)
+    else:
+        page.write(out, name, config, weights, tokenizer, dtype)
+
+
+def licence() -> str:
+    """Where the training text came from, and its licence, as the data folder says."""
+    manifest: Any = {}
+    path = paths.data_dir() / "text" / "manifest.json"
+    if path.exists():
+        manifest = files.read_json(path)
+    origin = manifest.get("origin", "") if isinstance(manifest, dict) else ""
+    return json.dumps(origin)[1:-1] if origin else "not known here; ask who trained it"
+
+
+if __name__ == "__main__":
+    cli.run(main)
