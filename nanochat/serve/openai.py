@@ -3,12 +3,19 @@
 The server honours the request fields below and ignores unknown ones. It rejects the fields in `REFUSED`, because to
 ignore them would silently change the meaning of the answer. `null` is always allowed and means the default.
 
-nanochat adds three things, which other clients ignore:
-- `delta.nanochat = {"tool": {"expression": "12*3", "result": "36"}}` in a stream, once per tool call, at its place
-  between the `content` deltas; in a whole answer `message.nanochat.tools` is the list of all calls.
+nanochat adds fields, which other clients ignore:
+- `delta.nanochat = {"tool": {"expression": "12*3", "result": "36"}}` in a stream, once per call of the server's own
+  calculator, at its place between the `content` deltas; in a whole answer `message.nanochat.tools` lists all calls.
 - An assistant message that is sent back may hold its tool calls, as content parts of type python and python_output.
 - `continue_final_message` (vLLM's name): the last message is the assistant's, and the answer continues it.
-`nanochat.dropped_messages`, in the first chunk or the whole answer, is the number of old messages that did not fit.
+- `ignore_eos` (vLLM's name): the answer goes on after the token that would end it.
+- `nanochat`, beside `choices`. A stream's first chunk has what is known before the answer begins:
+  `{"prompt_tokens": 31, "forgotten_messages": 4, "ignored": ["tools"]}`. forgotten_messages: so many of the request's
+  first messages (system messages not counted) did not fit the context; ignored: the fields that had no effect. The
+  chunk with the last finish_reason has `{"timings": {"prompt_tokens": 20, "prompt_ms": 8.1, "completion_tokens": 40,
+  "completion_ms": 93.0}}`: what the engine read (without the tokens that another request had read already) and wrote.
+  A whole answer has both. A chunk may hold several tokens: their number is that of `logprobs`, or of `timings`.
+A prompt keeps min(max_tokens, a quarter of the context) free for the answer; older messages are forgotten for that.
 """
 
 import time
