@@ -122,7 +122,7 @@ def test_sigterm_lets_answers_end(tmp_path):
     command = [sys.executable, "-m", "scripts.chat_web", "--device_type=cpu", "--dtype=float32", "-p", "0", "-m", "50"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
-        url = re.search(r"http://[\w.:]+", server.stdout.readline())[0]
+        url = next(filter(None, (re.search(r"http://[\w.:]+", line) for line in server.stdout)))[0]
         body = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "logit_bias": {"65": 100}}
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
             lines = response.iter_lines()
