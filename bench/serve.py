@@ -306,7 +306,7 @@ class Clients:
         self.count("hung up")
 
     async def rubbish(self, draw: random.Random) -> None:
-        body = draw.choice([b"", b"{", b"[]", b'{"messages": 7}', draw.randbytes(200), b'{"messages": [' + b" " * (5 << 20),
+        body = draw.choice([b"", b"{", b"[]", b'{"messages": 7}', draw.randbytes(200), b"[" + b" " * (5 << 20),
                             json.dumps({**question(draw, 1), "temperature": 9}).encode()])
         path = draw.choice(["/v1/chat/completions", "/v1/completions", "/nothing"])
         response = await self.http.post(self.url + path, content=body, headers={"content-type": "application/json"})

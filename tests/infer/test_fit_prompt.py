@@ -58,7 +58,7 @@ def test_long_histories_cost_no_more_than_short_ones(tokenizer, monkeypatch):
 
 def test_tool_results_stay_with_their_question(tokenizer):
     call, result = ([{"type": kind, "text": text}] for kind, text in (("python", "1+1"), ("python_output", "2")))
-    messages = [{"role": "user", "content": "a" * 60}, {"role": "assistant", "content": "b"},
+    messages = [{"role": "user", "content": "x" * 60}, {"role": "assistant", "content": "b"},
                 {"role": "user", "content": "?"}, {"role": "assistant", "content": call},
                 {"role": "assistant", "content": result}]
     prompt, forgotten = fit_prompt(tokenizer, messages, 96, 30, continues=True)

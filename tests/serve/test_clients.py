@@ -134,6 +134,8 @@ def test_a_key_guards_every_route_but_health_and_the_page(worker):
                 assert client.request(method, path).status_code == 401, (method, path)
         assert error(ask(client, headers={"Authorization": "Bearer wrong"}), 401)["code"] == "invalid_api_key"
         assert ask(client, headers=good).status_code == 200 and client.get("/new", headers=good).status_code == 200
+        for scheme in ("bearer ", "BEARER  ", ""):
+            assert client.get("/new", headers={"Authorization": f"{scheme}sésame".encode()}).status_code == 200
         for path in ("/health", "/", "/index.html", "/app.js", "/style.css"):
             assert client.get(path).status_code == 200
 
@@ -162,6 +164,40 @@ def test_no_other_origin_may_ask_unless_named(worker):
     with TestClient(app) as client:  # a browser's question in advance carries no key
         good = client.options("/v1/chat/completions", headers={**ask_first, "Origin": "https://good.example"})
         assert good.headers["access-control-allow-origin"] == "https://good.example"
+
+
+@pytest.mark.parametrize("host, may_ask", [
+    ("localhost:8000", True), ("127.0.0.1", True), ("[::1]:8000", True), ("192.168.1.7:80", True),
+    ("Good.example:1", True), ("a.localhost", True), ("evil.example", False), ("localhost.evil.example:8000", False),
+    ("127.0.0.1.evil.example", False)])
+def test_a_page_cannot_ask_under_a_name_of_its_own(worker, host, may_ask):
+    """As after DNS rebinding: the page's host name has this machine's address."""
+    with TestClient(create_app({"m": [worker]}, DEFAULTS, names=["good.example"])) as client:
+        for path in ("/v1/models", "/", "/health"):
+            assert client.get(path, headers={"Host": host}).status_code == (200 if may_ask else 403)
+
+
+def test_bodies_without_their_content_type(worker):
+    content = json.dumps({"messages": TELL, "max_tokens": 3})
+    with TestClient(create_app({"m": [worker]}, DEFAULTS)) as client:
+        for kind in ({}, {"Content-Type": "application/x-www-form-urlencoded"}, {"Content-Type": "text/plain;a=b"}):
+            assert client.post("/v1/chat/completions", content=content, headers=kind).status_code == 200
+        page = {"Origin": "https://evil.example", "Content-Type": "text/plain"}  # needs no permission of the server
+        refused = error(client.post("/v1/chat/completions", content=content, headers=page), 400)
+        assert "Content-Type: application/json" in refused["message"]
+
+
+def test_head_is_answered_wherever_get_is(url):
+    for path in ("/", "/health", "/v1/models", "/v1/models/nanochat-test", "/metrics", "/app.js"):
+        got, head = (getattr(httpx, method)(url + path) for method in ("get", "head"))
+        assert head.status_code == got.status_code == 200 and not head.content
+        assert head.headers["content-type"] == got.headers["content-type"]
+    assert httpx.head(f"{url}/nothing").status_code == 404
+
+
+def test_streams_tell_proxies_not_to_wait(url):
+    body = {"messages": TELL, "stream": True, "max_tokens": 2}
+    assert httpx.post(f"{url}/v1/chat/completions", json=body).headers["x-accel-buffering"] == "no"
 
 
 def test_metrics_and_token_counts(worker):
