@@ -183,7 +183,9 @@ def served(*flags: str):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
                                env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
-        yield re.search(r"http://[\w.:]+", process.stdout.readline())[0], process.pid
+        # Warnings may stand in front of the line with the address.
+        addresses = (re.search(r"http://[\w.:]+", line) for line in process.stdout)
+        yield next(filter(None, addresses))[0], process.pid
     finally:
         process.terminate()
         process.wait()
@@ -304,7 +306,7 @@ class Clients:
         self.count("hung up")
 
     async def rubbish(self, draw: random.Random) -> None:
-        body = draw.choice([b"", b"{", b"[]", b'{"messages": 7}', draw.randbytes(200), b'{"messages": [' + b" " * 2**21,
+        body = draw.choice([b"", b"{", b"[]", b'{"messages": 7}', draw.randbytes(200), b"[" + b" " * (5 << 20),
                             json.dumps({**question(draw, 1), "temperature": 9}).encode()])
         path = draw.choice(["/v1/chat/completions", "/v1/completions", "/nothing"])
         response = await self.http.post(self.url + path, content=body, headers={"content-type": "application/json"})

@@ -5,13 +5,16 @@
     python -m scripts.chat_web -i rl --also=sft,base     # several models to choose from
 
 Other programs: base URL http://127.0.0.1:8000/v1, the model's name from /v1/models, any API key unless the environment
-variable NANOCHAT_API_KEY sets one. Nothing that is said is written anywhere.
+variable NANOCHAT_API_KEY sets one (docs/clients.md). Behind a proxy: docs/proxies.md. Nothing that is said is written
+anywhere.
 """
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 from types import FrameType
+from urllib.parse import urlsplit
 
 import torch
 import uvicorn
@@ -30,6 +33,10 @@ from nanochat.system.runtime import start as start_runtime
 from nanochat.train import checkpoint
 
 GRACE_SECONDS = 3  # for running answers after Ctrl-C
+# How long a connection stays open between two requests. It is longer than a proxy keeps it (nginx, AWS: 60 s): a proxy
+# that sends a request while the server closes the connection answers its client with an error.
+KEEP_ALIVE_SECONDS = 75
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def flags(argv: list[str] | None) -> cli.Args:
@@ -55,7 +62,8 @@ def flags(argv: list[str] | None) -> cli.Args:
         timeout=flag(600.0, "seconds an answer may take", at_least=0.1),
         drain=flag(30.0, "seconds that running answers get to end after SIGTERM", at_least=0),
         rate=flag(0.0, "requests a minute of one client; 0 = any number", at_least=0),
-        cors_origin=flag("", "web page origin that may ask from a browser, beside the own page"))
+        host_names=flag("", "names by which browsers may ask, beside localhost (without a key), joined by commas"),
+        cors_origin=flag("", "origins of web pages that may ask from a browser, joined by commas; * = all"))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     stages = [args.source, *filter(None, args.also.split(","))]
     if unknown := [stage for stage in stages if stage not in paths.STAGES]:
         raise UserError(f"--also={args.also}: there is no stage {unknown[0]}; choose from {', '.join(paths.STAGES)}")
+    origins = [origin(text) for text in filter(None, args.cors_origin.split(","))]
 
     # ---- Address and devices. First, because a port in use must not cost a wait for the model.
     server_socket = listen(args.host, args.port)
@@ -79,11 +88,12 @@ def main(argv: list[str] | None = None) -> None:
     # ---- Server. Without a key, everybody who reaches the address can use it.
     key = os.environ.get("NANOCHAT_API_KEY", "")
     defaults = SamplingParams(temperature=args.temperature, top_k=args.top_k, max_tokens=args.max_tokens)
-    app = create_app(served, defaults, key=key, requests_per_minute=args.rate, cors_origin=args.cors_origin)
-    if args.host not in ("127.0.0.1", "localhost", "::1") and not key:
+    names = [name.strip().lower() for name in args.host_names.split(",")] if args.host in LOOPBACK and not key else []
+    app = create_app(served, defaults, key=key, requests_per_minute=args.rate, cors_origins=origins, names=names)
+    if args.host not in LOOPBACK and not key:
         log.say("warning: whoever reaches this address can use it; NANOCHAT_API_KEY sets a key")
-    url = f"http://{browser_name(args.host)}:{server_socket.getsockname()[1]}"
-    serve(app, server_socket, f"{', '.join(served)} is ready: {url}  (Ctrl-C ends it)", workers, args.drain)
+    urls = "  from other devices: ".join(addresses(args.host, server_socket.getsockname()[1]))
+    serve(app, server_socket, f"{', '.join(served)} is ready: {urls}  (Ctrl-C ends it)", workers, args.drain)
     for worker in workers:
         worker.stop()
 
@@ -105,15 +115,37 @@ def load(stage: str, args: cli.Args, runtime: Runtime) -> tuple[str, list[Worker
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. UserError when the address is not available."""
     try:
-        return socket.create_server((host, port))
+        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        both = host == "::" and socket.has_dualstack_ipv6()  # all addresses: those of IPv4 too
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port} ({error.strerror or error}); "
                         f"stop the program that uses it or choose another port: -p {port % 65535 + 1}") from None
 
 
-def browser_name(host: str) -> str:
-    """The name by which a browser on this machine reaches the server."""
-    return "localhost" if host in ("0.0.0.0", "::", "") else host
+def addresses(host: str, port: int) -> list[str]:
+    """The server's URL for a browser on this machine, and the one for other devices if they can reach it."""
+    names = [host]
+    if host in ("0.0.0.0", "::", ""):
+        names = ["localhost"]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.connect(("192.0.2.1", 9))  # sends nothing: the system only chooses the address it would send from
+            names.append(probe.getsockname()[0])
+    return [f"http://{f'[{name}]' if ':' in name else name}:{port}" for name in names]
+
+
+def origin(text: str) -> str:
+    """An origin as browsers write it: "HTTPS://Example.org:443/" → "https://example.org". UserError if it is none."""
+    parts = urlsplit(text.strip())
+    with contextlib.suppress(ValueError):  # of a port that is no number
+        if text.strip() == "*" or parts.scheme not in ("http", "https") and parts.netloc:
+            return text.strip().rstrip("/").lower()
+        if parts.hostname and parts.scheme in ("http", "https") and parts.path in ("", "/") and not parts.query:
+            host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+            port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
+            return f"{parts.scheme}://{host}{port}"
+    raise UserError(f"--cors_origin={text} is not the origin of a web page; write it without a path, such as "
+                    "https://example.org or http://localhost:3000")
 
 
 def serve(app: FastAPI, server_socket: socket.socket, greeting: str, workers: list[Worker],
@@ -138,7 +170,8 @@ def serve(app: FastAPI, server_socket: socket.socket, greeting: str, workers: li
             await super().shutdown(sockets)
 
     try:
-        Server(uvicorn.Config(app, log_level="warning")).run(sockets=[server_socket])
+        config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS)
+        Server(config).run(sockets=[server_socket])
     except KeyboardInterrupt:  # uvicorn has shut down and raises the signal again
         pass
 

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         overwrite=flag(False, "replace the model of this stage and name"))
     started = time.monotonic()
     if not args.source:
-        raise UserError("name a folder or a repository of the hub: python -m scripts.import_model karpathy/nanochat-d32")
+        raise UserError("name a folder or a repository: python -m scripts.import_model karpathy/nanochat-d32")
     if args.tag and (args.tag != Path(args.tag).name or args.tag in (".", "..")):
         raise UserError(f"--tag={args.tag} is not a plain name; give one without slashes, e.g. d32")
     folder, tag = Path(args.source).expanduser(), args.tag

@@ -59,6 +59,18 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def around_the_server() -> list[str]:
+    """A line for each kind of other people's programs that talk to the chat server."""
+    lines = []
+    if not (ROOT / ".venv-clients" / "bin" / "python").exists():
+        lines.append("not tested: other people's clients of the server. To install them: "
+                     "bash tests/serve/clients/install.sh")
+    if programs := [name for name in ("nginx", "caddy") if not shutil.which(name)]:
+        lines.append(f"not tested: the server behind {' and '.join(programs)}. To install: apt-get install "
+                     f"--no-install-recommends {' '.join(programs)}")
+    return lines
+
+
 def report() -> list[str]:
     """One line for each thing that is missing."""
     lines = []
@@ -71,6 +83,7 @@ def report() -> list[str]:
     if names := packages("peers"):
         lines.append(f"not tested: our exams beside those of others, which need {', '.join(names)}. To install them: "
                      ".venv/bin/python -m pip install --editable '.[peers]'")
+    lines += around_the_server()
     if not has_gpu():
         lines.append("not tested: what needs a GPU; torch sees none. On a machine with one: bash test.sh -m gpu")
     return lines

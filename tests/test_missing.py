@@ -32,8 +32,11 @@ def test_every_dependency_is_locked_within_its_range():
 
 
 def test_what_is_missing_is_told_with_its_command(monkeypatch):
-    for name in ("find_browser", "has_gpu"):
-        monkeypatch.setattr(missing, name, lambda: None)
+    monkeypatch.setattr(missing, "ROOT", Path("/nowhere"))
+    assert ".sh" in missing.around_the_server()[0]
+    monkeypatch.undo()
+    for name in ("find_browser", "has_gpu", "around_the_server"):
+        monkeypatch.setattr(missing, name, lambda: [])
     monkeypatch.setattr(missing, "is_installed", lambda package: package not in ("tiktoken", "lm-eval"))
     browser, dev, peers, gpu = missing.report()
     assert "page" in browser and "chromium" in browser

@@ -14,6 +14,7 @@ from (seed, prompt, sample number). `generate()` (evaluation, RL), `stream()` (t
 drive the same `submit()` and `step()`. One thread owns an engine.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -91,6 +92,9 @@ class Engine:
         stop_ids = self.default_stops if params.stop_ids is None else frozenset(params.stop_ids)
         reader = EventReader(self.tokenizer, params.stop) if events or params.stop else None
         request = Request(prompt, params, room, row_key(params.seed, prompt, sample), stop_ids, reader, bias)
+        request.forced.extend(params.begins_with)
+        if params.grammar is not None:
+            request.grammar_state = params.grammar.start
         if params.echo and params.logprobs is not None and len(prompt) <= self.config.sequence_len:
             request.prompt_logprobs = self._score(prompt, params.logprobs)
         if room > 0:
@@ -194,10 +198,19 @@ class Engine:
         if self._sampler is None or rows != self._sampled_rows:
             self._sampler = Sampler([row.key for row in rows], [row.params for row in rows], self.device)
             self._sampled_rows = rows
-        if any(row.bias is not None for row in rows):
-            logits = torch.stack([line if row.bias is None else line + row.bias for line, row in zip(logits, rows)])
+        if any(row.bias is not None or row.params.grammar is not None for row in rows):
+            logits = torch.stack([self._steered(line, row) for line, row in zip(logits, rows)])
         tokens: list[int] = self._sampler.draw(logits, [row.length - 1 for row in rows]).tolist()
         return tokens
+
+    def _steered(self, logits: torch.Tensor, row: Request) -> torch.Tensor:
+        """A row's logits (V,) with its biases, and −∞ for the tokens that its grammar forbids."""
+        if row.bias is not None:
+            logits = logits + row.bias
+        if row.params.grammar is not None:
+            allowed = row.params.grammar.allowed(row.grammar_state, row.room - len(row.ids))
+            logits = logits.masked_fill(torch.from_numpy(~allowed).to(logits.device), float("-inf"))
+        return logits
 
     def _logprobs(self, rows: list[Request], logits: torch.Tensor, tokens: list[int]) -> list[Logprob | None]:
         """The log-probabilities of the sampled tokens, for the requests that want them.
@@ -230,23 +243,33 @@ class Engine:
             is_new = token not in row.ids
             row.bias[token] -= row.params.frequency_penalty + (row.params.presence_penalty if is_new else 0)
         row.ids.append(token)
-        if token in row.stop_ids:
-            row.stop_reason = "stop"
-        elif len(row.ids) >= row.room:
-            row.stop_reason = "length"
-        if row.reader is not None:  # it may find that a stop string is complete
-            event = row.reader.push(token, row.stop_reason, logprob)
-            row.events.append(event)
-            row.stop_reason = event.stop_reason
-        if row.stop_reason:
-            return
+        call = None  # the expression of a tool call that this token completes
         if token == self._python_start:
             row.expression = []
         elif row.expression is not None and token != self._python_end:
             row.expression.append(token)
         elif row.expression is not None:
-            self._call_tool(row, self.tokenizer.decode(row.expression))
-            row.expression = None
+            call, row.expression = self.tokenizer.decode(row.expression), None
+        row.stop_reason = self._stop_reason(row, token, call)
+        if row.reader is not None:  # it may find that a stop string is complete
+            event = row.reader.push(token, row.stop_reason, logprob)
+            row.events.append(event)
+            row.stop_reason = event.stop_reason
+        if row.stop_reason:
+            row.ended = time.monotonic()
+        elif call is not None:
+            self._call_tool(row, call)
+
+    def _stop_reason(self, row: Request, token: int, call: str | None) -> str:
+        """Why the answer ends with `token`; "" if it goes on. `call`: the tool call that the token completes."""
+        grammar = row.params.grammar
+        if grammar is not None and token not in self._specials:
+            row.grammar_state = grammar.advance(row.grammar_state, self.tokenizer.decode_bytes([token]))
+        if token in row.stop_ids or grammar is not None and grammar.is_complete(row.grammar_state):
+            return "stop"
+        if call is not None and row.params.caller_runs is not None and row.params.caller_runs(call):
+            return "tool_calls"
+        return "length" if len(row.ids) >= row.room else ""
 
     def _call_tool(self, row: Request, expression: str) -> None:
         if self.tool is not None:

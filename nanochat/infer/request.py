@@ -44,12 +44,20 @@ class Request:
     bias: torch.Tensor | None = None  # (V,) added to the logits: logit_bias minus the penalties so far
     ids: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)  # as in Completion
-    stop_reason: str = ""  # "" not finished | "stop" the model ended it | "length" no room is left | "cancel"
+    # "" not finished | "stop" the model ended it | "length" no room is left | "cancel" |
+    # "tool_calls" the caller is to run the tool
+    stop_reason: str = ""
     tool_calls: list[tuple[str, str]] = field(default_factory=list)
     forced: deque[int] = field(default_factory=deque)  # tokens to come that the model does not choose
     expression: list[int] | None = None  # tokens since <|python_start|>; None outside the tool's input
     events: list[Event] = field(default_factory=list)  # not yet taken
     prompt_logprobs: list[Logprob] = field(default_factory=list)  # of prompt[1:], if params.echo
+    grammar_state: int = 0  # of params.grammar
+    num_reused: int = 0  # tokens of the prompt whose keys and values another request had computed
+    # Seconds of time.monotonic() when it got a slot, when its prompt was read, and when it ended; 0 before.
+    began: float = 0.0
+    read: float = 0.0
+    ended: float = 0.0
 
     @property
     def length(self) -> int:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from nanochat.infer.json_grammar import Grammar
+
 GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment (Steele, Lea, Flood 2014): 2^64 / golden ratio
 # Temperatures up to this one count as 0, because logits divided by a tiny number overflow.
 GREEDY_TEMPERATURE = 1e-4
@@ -37,6 +39,10 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None  # token id → number that is added to its logit
     presence_penalty: float = 0.0  # subtracted from the logit of every token that was sampled before
     frequency_penalty: float = 0.0  # subtracted as many times as the token was sampled before
+    grammar: Grammar | None = None  # the answer is JSON that this grammar allows
+    begins_with: tuple[int, ...] = ()  # tokens that the answer begins with; the model does not choose them
+    # Whether the caller runs the tool for this expression: then the answer ends with the call. None: it never does.
+    caller_runs: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
         assert self.top_k is None or self.top_k >= 1, f"top_k {self.top_k}: expected None or at least 1"

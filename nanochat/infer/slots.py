@@ -8,6 +8,7 @@ Keys and values of a token depend only on the tokens up to it. So a prompt that 
 need not be read from the start: the common beginning is copied from that slot, the donor.
 """
 
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -79,6 +80,7 @@ class Slots:
             if row.prefix_donor is None and not row.unread:
                 self._swap(self.occupants.index(row), self.num_running)
                 self.num_running += 1
+                row.request.read = time.monotonic()
 
     def _remove_finished(self) -> None:
         if not self.keep_finished:  # requests that were cancelled while their prompts were being read
@@ -120,15 +122,19 @@ class Slots:
     def _place(self, request: Request) -> None:
         """Give a request a slot, and the beginning of its prompt if another slot holds it."""
         newcomer = Occupant(request, self.num_steps, self.num_steps)
+        request.began = time.monotonic()
         donor, shared = self._find_donor(request)
         slot = self._choose_slot(donor, shared)
         evicted, self.occupants[slot] = self.occupants[slot], newcomer
         if donor is not None and donor is evicted:  # the newcomer has the donor's slot now, keys and values included
-            newcomer.cached = shared
-            self.num_reused_tokens += shared
+            self._reuse(newcomer, shared)
         elif donor is not None:
             newcomer.prefix_donor, newcomer.prefix_len = donor, shared
             self._copy_prefix(newcomer, donor)
+
+    def _reuse(self, row: Occupant, num_tokens: int) -> None:
+        row.cached = row.request.num_reused = num_tokens
+        self.num_reused_tokens += num_tokens
 
     def _find_donor(self, request: Request) -> tuple[Occupant | None, int]:
         """The occupant with the longest common beginning, and its length; (None, 0) if none is worth copying."""
@@ -165,8 +171,7 @@ class Slots:
             return
         row.prefix_donor = None
         if has_slot:
-            row.cached = min(row.prefix_len, donor.cached)
-            self.num_reused_tokens += row.cached
+            self._reuse(row, min(row.prefix_len, donor.cached))
             self.cache.copy(self.occupants.index(donor), self.occupants.index(row), row.cached)
 
 

@@ -1,9 +1,11 @@
 """The layer in front of the routes: it checks the API key and the size of bodies, limits clients, and counts requests.
 
-It protects every path except those in `open_paths`, so a new route is never open by accident.
+It protects every path except those in `open_paths`, so a new route is never open by accident. It also makes two things
+easy for clients: HEAD is answered wherever GET is, and a body without a content type is read as JSON.
 """
 
 import hmac
+import ipaddress
 import time
 from collections.abc import Collection
 
@@ -12,37 +14,42 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nanochat.serve import openai
+from nanochat.serve import errors
 from nanochat.serve.metrics import Metrics
 
-MAX_BODY_BYTES = 1 << 20  # the 32,000 characters that a request may hold take 192 kB if each is written as \uXXXX
 DRAINED_BYTES = 8 << 20  # we read so much of a body that is too long: a client that still writes reads no answer
 MAX_CLIENTS = 10_000  # addresses the rate limit remembers before it drops those that are at rest
 
 
 class Guard:
-    """ASGI middleware. `key` "" lets everybody in; `requests_per_minute` 0 means no rate limit."""
+    """ASGI middleware. `key` "" lets everybody in; `requests_per_minute` 0 means no rate limit.
+
+    names: host names that requests may be sent to, beside addresses and localhost; () allows all.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, open_paths: Collection[str], key: str = "",
-                 requests_per_minute: float = 0):
-        self.app, self.metrics, self.open_paths = app, metrics, open_paths
-        self.key, self.rate = key, requests_per_minute
+                 requests_per_minute: float = 0, max_body_bytes: int = 1 << 20, names: Collection[str] = ()):
+        self.app, self.metrics, self.open_paths, self.names = app, metrics, open_paths, names
+        self.key, self.rate, self.max_body_bytes = key, requests_per_minute, max_body_bytes
         self.clients: dict[str, tuple[float, float]] = {}  # address → (requests it may still make, time of this count)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        scope = {**scope, "headers": with_content_type(scope)}
+        if scope["method"] == "HEAD":  # uvicorn keeps the original method and sends no body
+            scope["method"] = "GET"
         num_bytes, status = 0, 499  # 499: the client left before there was an answer
 
         async def receive_limited() -> Message:
             nonlocal num_bytes
             message = await receive()
             num_bytes += len(message.get("body", b""))
-            if num_bytes > MAX_BODY_BYTES:
+            if num_bytes > self.max_body_bytes:
                 while message.get("more_body") and num_bytes < DRAINED_BYTES:
                     message = await receive()
                     num_bytes += len(message.get("body", b""))
-                raise HTTPException(413, f"the body has more than {MAX_BODY_BYTES:,} bytes")
+                raise HTTPException(413, f"the body has more than {self.max_body_bytes:,} bytes")
             return message
 
         async def send_counted(message: Message) -> None:
@@ -61,15 +68,25 @@ class Guard:
 
     def refusal(self, scope: Scope) -> JSONResponse | None:
         """The answer to a client without the key, or to one that asks too often; None if it may pass."""
+        headers = Headers(scope=scope)
+        name = host_name(headers.get("host", ""))
+        if self.names and not is_this_machine(name) and name not in self.names:
+            # A page from elsewhere can give its own host name this machine's address (DNS rebinding). The browser then
+            # lets it read the answers, but it still sends the page's host name.
+            return JSONResponse(errors.body(
+                f"this server is not asked under the name {name!r}; ask localhost, or start chat_web with "
+                f"--host_names={name}", code="unknown_host"), 403)
         if scope["path"] in self.open_paths:
             return None
-        given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else scheme
         # compare_digest takes the same time wherever the keys differ, so the time tells nothing about the key.
         if self.key and not hmac.compare_digest(given.encode("latin-1"), self.key.encode()):
-            return JSONResponse(openai.error("this server wants its API key: Authorization: Bearer …",
+            return JSONResponse(errors.body("this server wants its API key: Authorization: Bearer …",
                                              code="invalid_api_key"), 401, {"WWW-Authenticate": "Bearer"})
-        if self.rate and scope["method"] == "POST" and (seconds := self._seconds_to_wait(scope["client"][0])) > 0:
-            return JSONResponse(openai.error(
+        client = scope["client"][0] if scope["client"] else ""
+        if self.rate and scope["method"] == "POST" and (seconds := self._seconds_to_wait(client)) > 0:
+            return JSONResponse(errors.body(
                 f"more than {self.rate:g} requests a minute; try again in {seconds:.0f} s", "rate_limit_error",
                 code="rate_limit_exceeded"), 429, {"Retry-After": f"{seconds:.0f}"})
         return None
@@ -84,3 +101,33 @@ class Guard:
         may_ask = left >= 1
         self.clients[client] = (left - 1 if may_ask else left, now)
         return 0.0 if may_ask else max(1.0, (1 - left) * 60 / self.rate)
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header: "Example.org:8000" → "example.org", "[::1]:80" → "::1"."""
+    name = host[1:host.find("]")] if host.startswith("[") else host.partition(":")[0]
+    return name.lower().rstrip(".")
+
+
+def is_this_machine(name: str) -> bool:
+    """Whether a name cannot belong to somebody else: an address needs no name server, and localhost is never asked."""
+    try:
+        ipaddress.ip_address(name)
+        return True
+    except ValueError:
+        return name in ("", "localhost") or name.endswith(".localhost")
+
+
+def with_content_type(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The headers, with JSON as the content type of a body that has none, or the one that `curl -d` sends.
+
+    A request of a web page (it has an Origin) keeps its type: pages of other sites may send forms to this machine
+    without asking, but JSON only after the server has allowed it (CORS).
+    """
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    names = dict(headers)
+    kind = names.get(b"content-type", b"application/x-www-form-urlencoded").partition(b";")[0]
+    if b"origin" in names or kind not in (b"application/x-www-form-urlencoded", b"text/plain"):
+        return headers
+    others = [header for header in headers if header[0] != b"content-type"]
+    return [*others, (b"content-type", b"application/json")]

@@ -1,19 +1,23 @@
 """The thread that owns an engine, and how the event loop talks to it.
 
 The event loop puts jobs into an inbox. The thread empties it, cancels closed jobs, advances all running requests by one
-token, and hands every job its new events with `call_soon_threadsafe`. Requests of different clients share every step,
-so no client waits for another. A slow reader delays nobody: at most max_tokens events wait in the queue of its job.
+token, and hands every job its new events with `call_soon_threadsafe`, at most every `SECONDS_BETWEEN_BATCHES`. Requests
+of different clients share every step, so no client waits for another. A slow reader delays nobody: at most max_tokens
+events wait in the queue of its job.
 """
 
 import asyncio
 import queue
 import threading
+import time
 import traceback
 from collections.abc import AsyncIterator
 
 from nanochat.infer import Engine, Event, Request, SamplingParams
 
-Batch = list[tuple[int, Event]]  # the events of one step: (number of the request in its job, event)
+Batch = list[tuple[int, Event]]  # (number of the request in its job, event), in the order of the requests
+# To send a chunk costs as much processor time as a small model needs for a token. 40 chunks a second look smooth.
+SECONDS_BETWEEN_BATCHES = 0.025
 
 
 class Failed(Exception):
@@ -31,6 +35,7 @@ class Job:
         self.worker, self.prompts, self.samples, self.params = worker, prompts, samples, params
         self.requests: list[Request] = []  # all samples of the first prompt, then those of the second, …
         self.closed = False  # the thread reads this before every step
+        self.delivered_at, self.num_ended = 0.0, 0  # the thread's: when it last delivered, and how many had ended then
         self._loop = asyncio.get_running_loop()
         self._batches: asyncio.Queue[Batch | Exception] = asyncio.Queue()
         self._alarm = self._loop.call_later(worker.seconds, self.fail, Failed(
@@ -143,8 +148,13 @@ class Worker:
             self.num_tokens += len(self.engine.step())
         except Exception as error:
             self._give_up(self.live, error)
+        now = time.monotonic()
         for job in self.live:
+            num_ended = sum(bool(request.stop_reason) for request in job.requests)
+            if num_ended == job.num_ended and now - job.delivered_at < SECONDS_BETWEEN_BATCHES:
+                continue
             if batch := [(i, event) for i, request in enumerate(job.requests) for event in request.take_events()]:
+                job.delivered_at, job.num_ended = now, num_ended
                 job.deliver(batch)
         self.live = [job for job in self.live if any(not request.stop_reason for request in job.requests)]
 

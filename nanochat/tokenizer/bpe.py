@@ -40,6 +40,7 @@ class Tokenizer:
         self.specials = {name: len(tokens) + i for i, name in enumerate(SPECIALS)}
         self.vocab_size = len(tokens) + len(SPECIALS)
         self.bos_id = self.specials["<|bos|>"]
+        self.max_token_bytes = max(map(len, tokens))
         self._tokens = [*tokens, *(name.encode() for name in SPECIALS)]  # what decoding writes for each id
         self._ranks = {token: i for i, token in enumerate(tokens)}  # special tokens are not among these
         self._encoder = Encoder(tokens, digits)

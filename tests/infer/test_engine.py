@@ -104,6 +104,16 @@ def test_the_tool_is_called_and_its_answer_forced(model, tokenizer):
     assert tokenizer.decode(got.ids[len(answer):]) == "<|output_start|>error<|output_end|>"
 
 
+def test_an_answer_ends_with_a_call_that_the_caller_runs(model, tokenizer):
+    mark = tokenizer.special_id
+    call = [mark("<|python_start|>"), *tokenizer.encode("2*3"), mark("<|python_end|>")]
+    engine = Engine(Script(model.config, [0, *call[1:], *[0] * 9]), tokenizer, tool=str)
+    [[got]] = engine.generate([[1]], temperature=0.0, begins_with=call[:1], caller_runs=lambda text: text == "2*3")
+    assert got.ids == call and got.mask == [0, 1, 1, 1, 1] and got.stop_reason == "tool_calls" and not got.tool_calls
+    [[got]] = engine.generate([[1]], temperature=0.0, begins_with=call[:1], caller_runs=lambda _: False, max_tokens=8)
+    assert got.stop_reason == "length" and got.tool_calls == [("2*3", "2*3")]
+
+
 def test_the_model_cannot_speak_as_the_tool(model, tokenizer):
     script = Script(model.config, [tokenizer.special_id("<|output_start|>")] * 8)
     [[got]] = Engine(script, tokenizer, tool=str).generate([[1]], max_tokens=5, temperature=0.0)

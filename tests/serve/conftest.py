@@ -15,6 +15,7 @@ from nanochat.serve.app import create_app
 from nanochat.serve.worker import Worker
 from nanochat.tokenizer import Tokenizer, chat
 
+collect_ignore_glob = ["clients/*"]  # programs for other environments
 DOORS = [f"Then Tim the fox found door number {i}, and behind it sat a small 🦊 friend." for i in range(1, 41)]
 STORY, LONG_STORY = " ".join(DOORS[:5]), " ".join(DOORS)  # the long one takes at least 3 seconds
 CODE = ("Here is **a** `function`:\n\n```python\ndef f(x):\n    return x < 3\n```\n\n- one\n"
@@ -45,6 +46,8 @@ class ScriptedEngine(Engine):
                      "Tell me a story.": [("text", STORY)], "A long story!": [("text", LONG_STORY)],
                      "code": [("text", CODE)]}
             parts = parts.get(text, [("text", f"Answer {self.num_answers} to: {text}")])
+            if row.prompt[-1] == self.tokenizer.special_id("<|output_end|>"):  # the client has run the tool
+                parts = parts[-1:]
             conversation = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": [
                 {"type": kind, "text": part} for kind, part in parts]}]}
             ids, _ = chat.render(self.tokenizer, conversation)
@@ -57,8 +60,10 @@ class ScriptedEngine(Engine):
             return None  # a prompt is being read
         time.sleep(SECONDS_PER_TOKEN)
         logits = torch.full((len(ids), 1, self.config.vocab_size), -100.0)
+        logits[:, :, ord('"')] = -90.0  # a grammar's strings are short
         for i, row in enumerate(self.running):
-            logits[i, 0, self.script(row)[len(row.ids)]] = 100.0
+            if len(row.ids) < len(self.script(row)):  # else a grammar goes on, with random tokens
+                logits[i, 0, self.script(row)[len(row.ids)]] = 100.0
             if row.broken and len(row.ids) == 5:
                 raise RuntimeError("no memory left")
         return logits

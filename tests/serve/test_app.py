@@ -104,10 +104,18 @@ def test_errors_have_openais_shape(url):
     assert error(httpx.post(post, json={}), 400)["param"] == "messages"
     assert error(httpx.post(post, content=b"{", headers={"content-type": "application/json"}), 400)
     assert "tools" in error(ask(url, "x", tools=[{}]), 400)["message"]
+    for content, word in ((b"{", "not JSON"), (b"", "required")):
+        refused = httpx.post(post, content=content, headers={"content-type": "application/json"})
+        assert word in error(refused, 400)["message"]
+    forbidden = {"json_schema": {"name": "x", "schema": {"type": "object", "not": {}}}, "type": "json_schema"}
+    assert "'not'" in error(ask(url, "x", response_format=forbidden), 400)["message"]
+    assert "nanochat-test" in error(ask(url, "x", model="nanochat-other"), 404)["message"]
+    for path in ("/v1/responses", "/v1/embeddings", "/v1", "/v1/models/", "/v1/chat/completions/chat/completions"):
+        assert "/v1/chat/completions" in error(httpx.post(url + path, json={}), 404)["message"]
     assert error(ask(url, "é" * 2100), 400)["code"] == "context_length_exceeded"
     assert error(httpx.get(f"{url}/v1/models/other"), 404)["code"] == "model_not_found"
-    assert error(httpx.get(f"{url}/nothing"), 404) and error(httpx.get(post), 404)
-    assert error(httpx.delete(f"{url}/v1/models"), 405)
+    assert error(httpx.get(f"{url}/nothing"), 404) and "POST" in error(httpx.get(post), 404)["message"]
+    assert "GET" in error(httpx.delete(f"{url}/v1/models"), 405)["message"]
 
 
 def test_a_failing_model_says_so_and_the_server_goes_on(url, capfd):
@@ -122,7 +130,7 @@ def test_oldest_messages_make_room(url):
     turns = [{"role": "user", "content": "a" * 1000}, {"role": "assistant", "content": "b" * 1000}] * 3
     got = httpx.post(f"{url}/v1/chat/completions", timeout=SECONDS, json={
         "messages": [*turns, {"role": "user", "content": "and now?"}], "max_tokens": 100}).json()
-    assert got["nanochat"] == {"dropped_messages": 4}
+    assert got["nanochat"]["forgotten_messages"] == 4
     assert got["choices"][0]["message"]["content"].endswith("and now?")
 
 

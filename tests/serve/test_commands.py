@@ -5,6 +5,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -177,12 +178,40 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(capsys):
                                   {"type": "python_output", "text": "2"}]
 
 
+@pytest.mark.parametrize("text, expected", [
+    ("https://good.example", "https://good.example"), (" HTTPS://Good.Example:443/", "https://good.example"),
+    ("http://localhost:3000/", "http://localhost:3000"), ("http://[::1]:80", "http://[::1]"), ("*", "*"),
+    ("chrome-extension://abc", "chrome-extension://abc"), ("good.example", None), ("https://good.example/page", None),
+    ("https://", None), ("https://good.example:x", None), ("null", None)])
+def test_origins_are_normalised_and_checked(text, expected):
+    if expected:
+        assert chat_web.origin(text) == expected
+    else:
+        with pytest.raises(UserError, match="--cors_origin"):
+            chat_web.origin(text)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", ""])
+def test_every_kind_of_address(host):
+    try:
+        door = chat_web.listen(host, 0)
+    except UserError:
+        assert ":" in host  # a machine without IPv6
+        pytest.skip("this machine has no IPv6")
+    with door:
+        first, *others = chat_web.addresses(host, door.getsockname()[1])
+        assert re.search(r"//(127\.0\.0\.1|localhost|\[::1\]):\d+$", first)
+        assert len(others) <= (host in ("0.0.0.0", "::", ""))
+        with socket.create_connection(("::1" if host == "::1" else "127.0.0.1", door.getsockname()[1])):
+            pass
+
+
 def test_sigterm_lets_answers_end(tmp_path):
     """The command in a process of its own: SIGTERM in the middle of a stream; it ends whole, then the process."""
     command = [sys.executable, "-m", "scripts.chat_web", "--device_type=cpu", "--dtype=float32", "-p", "0", "-m", "50"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
-        url = re.search(r"http://[\w.:]+", server.stdout.readline())[0]
+        url = next(filter(None, (re.search(r"http://[\w.:]+", line) for line in server.stdout)))[0]
         body = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "logit_bias": {"65": 100}}
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
             lines = response.iter_lines()
@@ -200,7 +229,7 @@ def test_sigterm_lets_answers_end(tmp_path):
 
 def test_chat_web_serves_the_checkpoint_until_ctrl_c(monkeypatch):
     """The command itself, in this process: it greets with its address, answers, and SIGINT ends it."""
-    greetings, answers = [], []
+    greetings, answers, kept = [], [], {}
 
     def visit(greeting):
         url = re.search(r"http://[\w.:]+", greeting)[0]
@@ -214,8 +243,12 @@ def test_chat_web_serves_the_checkpoint_until_ctrl_c(monkeypatch):
         greetings.append(greeting)
         threading.Thread(target=visit, args=(greeting,)).start()
 
+    config = chat_web.uvicorn.Config
+    monkeypatch.setattr(chat_web.uvicorn, "Config", lambda *args, **settings: kept.update(settings) or config(
+        *args, **settings))
     monkeypatch.setattr(chat_web.log, "say", greet)
     chat_web.main(["--device_type=cpu", "-p", "0", "--max_rows=2"])
     assert "nanochat-sft-d1 is ready: http://127.0.0.1:" in greetings[0]
     assert answers[0]["usage"]["completion_tokens"] <= 5 and answers[0]["model"] == "nanochat-sft-d1"
     assert answers[0]["choices"] == answers[1]["choices"]  # the same seed
+    assert kept["timeout_keep_alive"] >= 65  # longer than proxies keep a connection

@@ -1,0 +1,59 @@
+"""Errors in OpenAI's format, for whatever a client can cause, with words that say what to send instead."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from nanochat.serve.worker import Failed
+from nanochat.system.files import UserError
+
+# How /openapi.json describes errors: the page reads it, and tests compare the answers with it.
+DESCRIPTION = {"description": "what was wrong", "content": {"application/json": {"schema": {
+    "type": "object", "required": ["error"], "properties": {"error": {
+        "type": "object", "required": ["message", "type", "param", "code"]}}}}}}
+
+
+def body(message: str, kind: str = "invalid_request_error", param: str | None = None,
+         code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def of_answer(error: Exception) -> dict[str, Any]:
+    """The body of an answer that failed."""
+    if not isinstance(error, Failed):
+        return body(f"the model failed: {error}", "server_error")
+    kind = "rate_limit_error" if error.status == 429 else "server_error"
+    return body(str(error), kind if error.status >= 429 else "invalid_request_error", code=error.code)
+
+
+def add_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(RequestValidationError, _invalid)
+    for kind in (Failed, UserError, HTTPException, Exception):  # Exception: bugs too are told in OpenAI's format
+        app.add_exception_handler(kind, _refusal)
+
+
+def _refusal(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a request that raised an error before its first byte was sent."""
+    if isinstance(error, UserError):  # of a prompt that does not fit the context
+        return JSONResponse(body(str(error), param="messages", code="context_length_exceeded"), 400)
+    if isinstance(error, HTTPException):
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return JSONResponse(body(message), error.status_code, error.headers)
+    status = error.status if isinstance(error, Failed) else 500
+    return JSONResponse(of_answer(error), status, {"Retry-After": "1"} if status in (429, 503) else None)
+
+
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a body that the models of openai.py reject: it names the field."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    where = ".".join(str(step) for step in first["loc"] if step != "body")
+    if first["type"] == "json_invalid":
+        message, where = f"the body is not JSON: {first['ctx']['error']} at character {where}", ""
+    elif not where and "json" not in request.headers.get("content-type", ""):
+        message = "the body is not read as JSON; send the header Content-Type: application/json"
+    return JSONResponse(body(f"{where}: {message}" if where else message, param=where or None), 400)
