@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kindergarten import choices, facts, functions, problems, stories, sums, talk, words
+from kindergarten.visitors import families, programs, tales, zoo
 from kindergarten.world import World
 from nanochat.data import shards
 from nanochat.system import files
@@ -25,12 +26,16 @@ EXAM_ITEMS = 256  # ± .03 at an accuracy of one half
 PRACTICE_ITEMS = 8192
 
 # Documents of base text by kind, in hundredths; docs/kindergarten.md says what each kind is for.
-TEXT = {"story": 28, "prose": 20, "lookup": 26, "drill": 10, "code": 6, "counting": 10}
+TEXT = {"story": 22, "prose": 18, "lookup": 22, "drill": 9, "code": 5, "counting": 8, "zoo": 5, "tale": 5, "said": 5,
+        "program": 1}
 PRIMER = {"primer": 100}  # the first shard: a model that begins with look-ups learns to look up (choices.primer)
 
 # Lessons by family: how many conversations are written. A mixture takes all of them once unless it names other weights.
-LESSONS = {"facts": 26_000, "choice": 22_000, "problems": 40_000, "arithmetic": 2_000, "functions": 3_000,
-           "spelling": 30_000, "letters": 13_000, "stories": 1_500, "talk": 2_000, "chats": 8_000}
+LESSONS = {"facts": 22_000, "choice": 19_000, "problems": 34_000, "arithmetic": 2_000, "functions": 3_000,
+           "spelling": 14_000, "letters": 7_000, "stories": 500, "talk": 2_000, "chats": 8_000,
+           "sums": 10_000, "spell": 14_000, "count": 10_000, "tales": 6_000, "zoo": 10_000, "school": 5_000,
+           "programs": 9_000, "choosing": 9_000, "wordproblems": 12_000, "smalltalk": 12_000, "feelings": 4_000,
+           "odd": 3_000, "unknown": 11_000, "village": 6_000, "turns": 12_000, "persona": 4_000}
 
 
 def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
@@ -61,7 +66,8 @@ def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
 def _text_makers(world: World) -> dict[str, Callable[[random.Random], str]]:
     return {"story": partial(stories.story, world=world), "prose": partial(stories.prose, world=world),
             "primer": partial(choices.primer, world=world), "lookup": partial(choices.lookup, world=world),
-            "drill": words.drill_text, "code": functions.code_text, "counting": problems.counting_text}
+            "drill": words.drill_text, "code": functions.code_text, "counting": problems.counting_text,
+            "zoo": zoo.page, "tale": tales.page, "program": programs.page, "said": partial(families.said, world=world)}
 
 
 def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str, Any]]]:
@@ -70,13 +76,15 @@ def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str,
         "facts": partial(facts.lesson, world=world), "choice": partial(choices.lesson, world=world),
         "problems": problems.lesson, "arithmetic": sums.lesson, "functions": functions.lesson,
         "spelling": words.spelling_lesson, "letters": words.counting_lesson,
-        "stories": partial(talk.story_lesson, world=world), "talk": talk.lesson}
+        "stories": partial(talk.story_lesson, world=world), "talk": talk.lesson, **families.makers(world)}
+
+    joinable = [family for family in single if family != "persona"]  # a system text can only stand first
 
     def chat(rng: random.Random) -> dict[str, Any]:
         """Two to four lessons of any family in one conversation."""
         # Without these, spelling fell from .91 to .58 behind three other questions; with them, .84 (docs/LOG.md).
-        families = rng.choices(list(single), k=rng.choice((2, 3, 3, 4)))
-        return talk.join(rng, [single[family](rng) for family in families])
+        chosen = rng.choices(joinable, k=rng.choice((2, 3, 3, 4)))
+        return talk.join(rng, [single[family](rng) for family in chosen])
 
     return {**single, "chats": chat}
 

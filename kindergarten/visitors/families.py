@@ -1,0 +1,47 @@
+"""The families of lessons in visitors' words, and the pages of base text that go with them."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from kindergarten import facts
+from kindergarten.talk import dialogue
+from kindergarten.visitors import (calculate, choosing, names, phrases, programs, school, spelled, tales, talking, turns,
+                                   word_problems, zoo)
+from kindergarten.world import World
+
+Maker = Callable[[random.Random], dict[str, Any]]
+_VILLAGE = [phrases.parse(text) for text in (
+    "{q}", "{q}", "{q}", "in your village[:|,|] {q}", "[do you know|i wonder|i forgot|say|tell me][:|,| -] {q}",
+    "[about|a question about] [the|your] village: {q}", "[my <kin> asks|quiz|so|now][:|,] {q}")]
+
+
+def village(rng: random.Random, world: World, exam: bool = False) -> dict[str, Any]:
+    """A question about the village that facts.py teaches, in a visitor's voice; at times about two people's."""
+    pool = facts.questions(world).lessons
+    kind, = rng.choices(("fact", "reverse", "hop", "size", "order"), (50, 22, 12, 8, 8))
+    question = rng.choice(pool[kind])
+    asked = rng.choice(question.phrasings)
+    if rng.random() < 0.5:
+        asked = asked[0].lower() + asked[1:] if asked.split()[0].lower() in ("what", "who", "where", "which", "how", "is", "whose") else asked
+    return dialogue(phrases.voice(rng, phrases.draw(rng, _VILLAGE).replace("{q}", asked)), question.reply)
+
+
+def makers(world: World) -> dict[str, Maker]:
+    """Family → the function that makes one conversation of it."""
+    return {"sums": calculate.lesson, "spell": spelled.spelling, "count": spelled.letters,
+            "tales": partial(tales.lesson, world=world), "zoo": zoo.lesson, "school": school.lesson,
+            "programs": programs.lesson, "choosing": choosing.lesson, "wordproblems": word_problems.lesson,
+            "smalltalk": talking.talk, "feelings": talking.feeling, "odd": talking.odd, "unknown": talking.unknown,
+            "village": partial(village, world=world), "turns": partial(turns.lesson, world=world),
+            "persona": partial(turns.under_a_name, world=world)}
+
+
+def said(rng: random.Random, world: World) -> str:
+    """Base text: what people say, a line each, without answers; from it the tokenizer learns how visitors write."""
+    lines = []
+    for _ in range(8):
+        content = turns.single(rng, world)["messages"][0]["content"]
+        lines.append(content)
+    return "\n".join(lines)
