@@ -31,11 +31,11 @@ TEXT = {"story": 22, "prose": 18, "lookup": 22, "drill": 9, "code": 5, "counting
 PRIMER = {"primer": 100}  # the first shard: a model that begins with look-ups learns to look up (choices.primer)
 
 # Lessons by family: how many conversations are written. A mixture takes all of them once unless it names other weights.
-LESSONS = {"facts": 22_000, "choice": 19_000, "problems": 34_000, "arithmetic": 2_000, "functions": 3_000,
-           "spelling": 14_000, "letters": 7_000, "stories": 500, "talk": 2_000, "chats": 8_000,
-           "sums": 10_000, "spell": 14_000, "count": 10_000, "tales": 6_000, "zoo": 10_000, "school": 5_000,
-           "programs": 9_000, "choosing": 9_000, "wordproblems": 12_000, "smalltalk": 12_000, "feelings": 4_000,
-           "odd": 3_000, "unknown": 11_000, "village": 6_000, "turns": 12_000, "persona": 4_000}
+LESSONS = {"facts": 18_000, "choice": 15_000, "problems": 26_000, "arithmetic": 1_500, "functions": 3_000,
+           "spelling": 9_000, "letters": 5_000, "stories": 500, "talk": 1_500, "chats": 6_000,
+           "sums": 10_000, "spell": 14_000, "count": 11_000, "tales": 6_000, "zoo": 10_000, "school": 5_000,
+           "programs": 9_000, "choosing": 10_000, "wordproblems": 12_000, "smalltalk": 15_000, "feelings": 5_000,
+           "odd": 3_500, "unknown": 10_000, "village": 6_000, "turns": 15_000, "persona": 6_000}
 
 
 def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:

@@ -26,7 +26,7 @@ _KINDS = {"animal": [animal.name for animal in zoo.ZOO], "colour": lists.COLOURS
           "vehicle": "car bus train boat truck bike plane ship".split(),
           "part of the body": "hand foot nose ear leg arm head knee".split()}
 _NOT_MIXED = {"bird": "animal", "insect": "animal", "fruit": "food"}
-WEIGHTS = {"bigger": 9, "who": 11, "opposite": 7, "number": 7, "order": 5, "follows": 2, "kindof": 4, "not": 3}
+WEIGHTS = {"bigger": 9, "who": 11, "opposite": 7, "number": 7, "order": 6, "follows": 4, "young": 3, "kindof": 4, "not": 3}
 
 
 class Choice(NamedTuple):
@@ -112,8 +112,18 @@ def _follows(rng: random.Random) -> Choice:
     right = circle[at - 1] if way == "after" else circle[at + 1]
     wrong = rng.choice([name for name in circle if name not in (right, circle[at])])
     b, c = rng.sample((right, wrong), 2)
-    return Choice("follows", {"a": circle[at], "b": b, "c": c, "way": way, "cycle": cycle}, [right, wrong], right,
+    return Choice("follows", {"a": circle[at], "b": b, "c": c, "r": right, "way": way, "cycle": cycle}, [right, wrong], right,
                   f"{circle[at]} comes {way} {right}.", f"{circle[at]} comes right {way}")
+
+
+def _young(rng: random.Random) -> Choice:
+    animal = rng.choice([animal for animal in zoo.ZOO if animal.young != animal.name])
+    others = rng.sample(sorted({other.young for other in zoo.ZOO} - {animal.young}), rng.choice((1, 2, 2, 3)))
+    options = [animal.young, *others]
+    if rng.random() < 0.3:
+        options = [an(option) for option in options]
+    return Choice("young", {"n": animal.name, "an": an(animal.name)}, options, options[0],
+                  f"A baby {animal.name} is called {an(animal.young)}.", f"A baby {animal.name} is called")
 
 
 def _kind(rng: random.Random) -> Choice:
@@ -129,7 +139,7 @@ def _kind(rng: random.Random) -> Choice:
                   f"Which is {'' if is_one else 'not '}{akind}?")
 
 
-_MAKERS = {"bigger": _bigger, "who": _who, "opposite": _opposite, "number": _number, "order": _order,
+_MAKERS = {"bigger": _bigger, "who": _who, "opposite": _opposite, "number": _number, "order": _order, "young": _young,
            "follows": _follows, "kindof": _kind, "not": _kind}
 
 

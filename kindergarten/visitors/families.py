@@ -7,8 +7,19 @@ from typing import Any
 
 from kindergarten import facts
 from kindergarten.talk import dialogue
-from kindergarten.visitors import (calculate, choosing, names, phrases, programs, school, spelled, tales, talking, turns,
-                                   word_problems, zoo)
+from kindergarten.visitors import (
+    calculate,
+    choosing,
+    phrases,
+    programs,
+    school,
+    spelled,
+    tales,
+    talking,
+    turns,
+    word_problems,
+    zoo,
+)
 from kindergarten.world import World
 
 Maker = Callable[[random.Random], dict[str, Any]]

@@ -24,10 +24,12 @@ from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
 
+from kindergarten.words import COMMON
+
 HELD_OUT_FRAMES = 10  # one frame in ten
 # Shares of the voices. What is left is written as the frame has it, with a capital first letter.
-LOWER, PHONE, SHOUTED, TYPO = 0.36, 0.12, 0.015, 0.09
-OPENED, CLOSED = 0.28, 0.16  # how many requests have chatter in front of them, and behind them
+LOWER, PHONE, SHOUTED, TYPO = 0.36, 0.12, 0.025, 0.09
+OPENED, CLOSED = 0.30, 0.17  # how many requests have chatter in front of them, and behind them
 Node = str | list["list[Node]"]  # a piece of text, or alternatives, each a list of pieces
 
 
@@ -111,11 +113,10 @@ def voice(rng: random.Random, frame: str, chatter: float = 1.0, **slots: object)
     if frame[-1].isalnum() or frame[-1] in "}\"'":
         frame += rng.choice("??.") if re.match("(how|what|wh|can|could|is|do|does|are|will|would)", frame.lower()) else (
             rng.choice((".", ".", "!", "")))
-    voices = _voices()
     if rng.random() < OPENED * chatter:
-        frame = expand(rng, rng.choice(voices["openers"])) + " " + rng.choice((frame, upper(frame)))
+        frame = _chatter(rng, "openers") + " " + rng.choice((frame, upper(frame)))
     if rng.random() < CLOSED * chatter:
-        frame += " " + expand(rng, rng.choice(voices["closers"]))
+        frame += " " + _chatter(rng, "closers")
     style = rng.random()
     if rng.random() < TYPO:
         frame = _slip(rng, frame)
@@ -128,6 +129,12 @@ def voice(rng: random.Random, frame: str, chatter: float = 1.0, **slots: object)
             text = re.sub(r"[.?!]+$", rng.choice(("", "", "", " pls", "??")), text)
         return text.replace("'", "") if rng.random() < 0.4 and "'{" not in frame else text
     return text.upper() if style > 1 - SHOUTED else text
+
+
+def _chatter(rng: random.Random, kind: str) -> str:
+    """What stands around a request. {any} is any word of English, so that the model learns to pass over such words."""
+    words = expand(rng, rng.choice(_voices()[kind]))
+    return re.sub(r"\{any\}", lambda match: rng.choice(COMMON), words)
 
 
 def upper(text: str) -> str:

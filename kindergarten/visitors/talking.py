@@ -45,12 +45,13 @@ _OFTEN = {"who": 10, "name": 10, "maker": 9, "size": 6, "skills": 9, "hello": 10
 
 def filled(rng: random.Random, topic: Topic, chatter: float, exam: bool = False) -> tuple[str, str]:
     """(what the visitor types, the reply) with names, places and nonsense of every kind in the slots."""
-    slots = _slots(rng)
+    slots = slots_of_talk(rng)
     asked = phrases.say(rng, topic.ways, exam, chatter, **slots)
     return asked, rng.choice(topic.replies).format_map(slots)
 
 
-def _slots(rng: random.Random) -> dict[str, Any]:
+def slots_of_talk(rng: random.Random) -> dict[str, Any]:
+    """Names, places, words and nonsense for the slots of a topic."""
     first, last = rng.choice(names.FIRST_NAMES), rng.choice(names.SURNAMES)
     nobody = rng.choice((first, first, first, f"{first} {last}", f"{rng.choice(('Mr', 'Mrs', 'old Mr', 'Miss', 'Doctor'))} {last}",
                          f"old {first}", f"uncle {first}", f"aunt {first}", invented(rng).capitalize()))
@@ -59,7 +60,13 @@ def _slots(rng: random.Random) -> dict[str, Any]:
     return {"name": rng.choice((first, rng.choice(lists.NAMES), invented(rng).capitalize())), "n": rng.randint(5, 90),
             "fav": rng.choice(FAVOURITES), "place": rng.choice(names.PLACES), "language": rng.choice(names.LANGUAGES),
             "person": f"{first} {last}" if rng.random() < 0.7 else last, "nobody": nobody, "word": word,
-            "somebody": rng.choice(lists.NAMES), "foreign": rng.choice(names.FOREIGN), "nonsense": invented(rng)}
+            "somebody": rng.choice(lists.NAMES), "foreign": rng.choice(names.FOREIGN), "nonsense": invented(rng),
+            "any": rng.choice(COMMON), "ANY": _stretched(rng, rng.choice(COMMON).upper())}
+
+
+def _stretched(rng: random.Random, word: str) -> str:
+    """The word as it is shouted: "HORSE", at times "HORSEEEE"."""
+    return word + word[-1] * rng.choice((0, 0, 1, 3, 6))
 
 
 def talk(rng: random.Random, exam: bool = False) -> dict[str, Any]:
@@ -85,7 +92,9 @@ def _keys(rng: random.Random) -> str:
     chance = rng.random()
     if chance < 0.25:
         return rng.choice("abcdefghijklmnopqrstuvwxyz?.!,;-+#*@/$%&1234567890~^_=") * rng.choice((1, 1, 1, 2, 3, rng.randint(4, 20)))
-    if chance < 0.35:
+    if chance < 0.3:  # one long cry: "aaaahhhhh"
+        return "".join(letter * rng.randint(2, 9) for letter in rng.sample("aeohmguzrw", rng.choice((1, 2, 2, 3))))
+    if chance < 0.4:
         return "".join(rng.choice("?!.,;-#*@$%&()/:") for _ in range(rng.randint(2, 10)))
     runs = []
     for _ in range(rng.choice((1, 1, 2, 3, 4))):
@@ -108,7 +117,7 @@ def odd(rng: random.Random, exam: bool = False) -> dict[str, Any]:
         words = rng.choice(("", "", "", "", "a cat", "look", "this is a duck", "hi", "a little fish for you", "bunny"))
         return dialogue(" ".join((*faces, words)).strip(), rng.choice((":-) How nice! How can I help you?",)))
     name, = rng.choices(list(ODD), [4, 7, 3, 5])
-    slots = _slots(rng)
+    slots = slots_of_talk(rng)
     text = phrases.draw(rng, ODD[name].ways, exam).format_map(slots)
     if name in ("foreign", "dialect", "animaltalk"):
         text = phrases.voice(rng, text.replace("{", "(").replace("}", ")"), chatter=0.1)
@@ -144,7 +153,7 @@ def named(rng: random.Random, exam: bool = False) -> dict[str, Any]:
         system, name, arole = "You are nanochat, a helpful assistant.", "nanochat", "a small language model"
     chance = rng.random()
     ways = TALK["who"].ways + TALK["name"].ways + _SYSTEMS["asked"] if chance < 0.7 else TALK["hello"].ways
-    asked = phrases.say(rng, ways, exam, 0.8 if chance < 0.7 else 0.1, **_slots(rng))
+    asked = phrases.say(rng, ways, exam, 0.8 if chance < 0.7 else 0.1, **slots_of_talk(rng))
     reply = f"I am {name}, {arole}." if chance < 0.7 else f"Hello! I am {name}, {arole}. How can I help you?"
     return with_system(dialogue(asked, reply), system)
 

@@ -8,8 +8,20 @@ from typing import Any
 
 from kindergarten import world as lists
 from kindergarten.facts import held_out
-from kindergarten.talk import dialogue, worked
-from kindergarten.visitors import calculate, choosing, names, phrases, programs, school, spelled, tales, talking, word_problems, zoo
+from kindergarten.talk import dialogue
+from kindergarten.visitors import (
+    calculate,
+    choosing,
+    names,
+    phrases,
+    programs,
+    school,
+    spelled,
+    tales,
+    talking,
+    word_problems,
+    zoo,
+)
 from kindergarten.words import COMMON, invented, lesson_word
 from kindergarten.world import World, an
 
@@ -28,8 +40,10 @@ def _say(rng: random.Random, heading: str, exam: bool, **slots: object) -> str:
 
 def _between(rng: random.Random) -> list[Conversation]:
     """Up to one turn about something else, so that what has to be remembered is not always the turn before."""
-    if rng.random() < 0.6:
+    if rng.random() < 0.45:
         return []
+    if rng.random() < 0.6:  # something else about himself or his pet
+        return [dialogue(phrases.say(rng, talking.TALK["about me"].ways, chatter=0.1, **talking.slots_of_talk(rng)), _NICE)]
     return [rng.choice((talking.talk, talking.talk, zoo.lesson, calculate.lesson))(rng)]
 
 
@@ -38,8 +52,7 @@ def _remembered(rng: random.Random, exam: bool) -> Conversation:
     kind = rng.choice(("name", "name", "name", "pet", "pet", "likes", "likes", "from", "age"))
     name = rng.choice((rng.choice(names.FIRST_NAMES), rng.choice(lists.NAMES), invented(rng).capitalize()))
     if kind == "name":
-        told = phrases.say(rng, talking.TALK["hellome"].ways, False, 0.1, name=name, n=rng.randint(5, 80),
-                           fav=rng.choice(talking.FAVOURITES))
+        told = phrases.say(rng, talking.TALK["hellome"].ways, False, 0.1, **talking.slots_of_talk(rng) | {"name": name})
         first, asked, reply = dialogue(told, f"Hello, {name}! Nice to meet you."), _say(rng, "askname", exam), f"Your name is {name}."
     elif kind == "pet":
         pet = rng.choice([*[animal.name for animal in zoo.ZOO], "dog", "cat", "hamster", "dog", "cat"])
