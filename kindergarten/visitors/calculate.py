@@ -95,7 +95,3 @@ def ask(rng: random.Random, exam: bool = False) -> tuple[str, str]:
 def lesson(rng: random.Random, exam: bool = False) -> dict[str, Any]:
     question, expression = ask(rng, exam)
     return dialogue(question, answer(expression))
-
-
-# What is added to a sum in the next turn: the words, and the expression that they make of the value v.
-_NEXT = phrases.read("turns.txt") if (phrases.Path(__file__).parent / "turns.txt").exists() else {}

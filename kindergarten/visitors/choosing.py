@@ -16,17 +16,20 @@ from kindergarten.world import an
 _ASKED = phrases.read("choices.txt")
 # Words of a kind, for "which of these is a colour?".
 _KINDS = {"animal": [animal.name for animal in zoo.ZOO], "colour": lists.COLOURS, "day": lists.DAYS,
-          "month": lists.MONTHS, "number": lists.NUMBERS[1:],
+          "month": lists.MONTHS,
+          "number": lists.NUMBERS[1:],
           "fruit": "apple pear plum cherry grape orange strawberry fig date berry".split(),
           "food": "bread cheese soup rice pasta cake pizza salad honey porridge stew toast".split(),
           "toy": "doll kite ball puzzle puppet train robot drum".split(), "job": lists.JOBS,
           "bird": [animal.name for animal in zoo.ZOO if animal.group == "bird"],
           "insect": [animal.name for animal in zoo.ZOO if animal.group == "insect"],
-          "season": "spring summer autumn winter".split(), "thing to wear": "hat coat scarf cap shoe sock shirt dress".split(),
+          "season": "spring summer autumn winter".split(),
+          "thing to wear": "hat coat scarf cap shoe sock shirt dress".split(),
           "vehicle": "car bus train boat truck bike plane ship".split(),
           "part of the body": "hand foot nose ear leg arm head knee".split()}
 _NOT_MIXED = {"bird": "animal", "insect": "animal", "fruit": "food"}
-WEIGHTS = {"bigger": 9, "who": 11, "opposite": 7, "number": 7, "order": 6, "follows": 4, "young": 3, "kindof": 4, "not": 3}
+WEIGHTS = {"bigger": 9, "who": 11, "opposite": 7, "number": 7, "order": 6, "follows": 4, "young": 3,
+           "kindof": 4, "not": 3}
 
 
 class Choice(NamedTuple):
@@ -43,7 +46,8 @@ def _bigger(rng: random.Random) -> Choice:
     word, right = rng.choice((("bigger", big), ("larger", big), ("smaller", small), ("bigger", big)))
     shown = "smaller" if right is small else "bigger"
     options = [an(animal.name) for animal in (small, big)]
-    return Choice("bigger", {"word": word}, options, an(right.name), f"The {right.name} is {shown}.", f"Which is {word}?")
+    reply = f"The {right.name} is {shown}."
+    return Choice("bigger", {"word": word}, options, an(right.name), reply, f"Which is {word}?")
 
 
 def _who(rng: random.Random) -> Choice:
@@ -78,7 +82,7 @@ def _value(topic: str, animal: zoo.Animal) -> str:
 def _opposite(rng: random.Random) -> Choice:
     first, second = rng.choice(school.OPPOSITES)
     others = {word for pair in rng.sample(school.OPPOSITES, 6) for word in pair} - {first, second}
-    others -= {word for a, word in school.OPPOSITES if a == first} | {a for a, word in school.OPPOSITES if word == first}
+    others -= {word for pair in school.OPPOSITES if first in pair for word in pair}
     options = [second, *rng.sample(sorted(others), rng.choice((1, 2, 2, 3)))]
     quoted = rng.choice((first, first, f'"{first}"', f"'{first}'"))
     return Choice("opposite", {"q": quoted}, options, second, f"The opposite of {first} is {second}.",
@@ -94,7 +98,8 @@ def _number(rng: random.Random) -> Choice:
     word, right = rng.choice((("bigger", more), ("larger", more), ("more", more), ("greater", more), ("higher", more),
                               ("smaller", less), ("less", less), ("lower", less)))
     shown = "bigger" if right == more else "smaller"
-    return Choice("number", {"word": word}, [str(less), str(more)], str(right), f"{right} is {shown}.", f"Which is {word}?")
+    options, reply = [str(less), str(more)], f"{right} is {shown}."
+    return Choice("number", {"word": word}, options, str(right), reply, f"Which is {word}?")
 
 
 def _order(rng: random.Random) -> Choice:
@@ -112,8 +117,9 @@ def _follows(rng: random.Random) -> Choice:
     right = circle[at - 1] if way == "after" else circle[at + 1]
     wrong = rng.choice([name for name in circle if name not in (right, circle[at])])
     b, c = rng.sample((right, wrong), 2)
-    return Choice("follows", {"a": circle[at], "b": b, "c": c, "r": right, "way": way, "cycle": cycle}, [right, wrong], right,
-                  f"{circle[at]} comes {way} {right}.", f"{circle[at]} comes right {way}")
+    words = {"a": circle[at], "b": b, "c": c, "r": right, "way": way, "cycle": cycle}
+    return Choice("follows", words, [right, wrong], right, f"{circle[at]} comes {way} {right}.",
+                  f"{circle[at]} comes right {way}")
 
 
 def _young(rng: random.Random) -> Choice:
@@ -146,7 +152,8 @@ _MAKERS = {"bigger": _bigger, "who": _who, "opposite": _opposite, "number": _num
 def _joined(rng: random.Random, options: list[str]) -> str:
     if len(options) == 2:
         return rng.choice(("{} or {}", "{} or {}", "{} or {}", "{} / {}", "{}, {}")).format(*options)
-    return rng.choice((", ", ", ", " / ", " or ")).join(options[:-1]) + rng.choice((" or ", ", ", ", or ")) + options[-1]
+    *first, last = options
+    return rng.choice((", ", ", ", " / ", " or ")).join(first) + rng.choice((" or ", ", ", ", or ")) + last
 
 
 def _lettered(rng: random.Random, choice: Choice, options: list[str], exam: bool) -> dict[str, Any]:

@@ -34,8 +34,8 @@ def village(rng: random.Random, world: World, exam: bool = False) -> dict[str, A
     kind, = rng.choices(("fact", "reverse", "hop", "size", "order"), (50, 22, 12, 8, 8))
     question = rng.choice(pool[kind])
     asked = rng.choice(question.phrasings)
-    if rng.random() < 0.5:
-        asked = asked[0].lower() + asked[1:] if asked.split()[0].lower() in ("what", "who", "where", "which", "how", "is", "whose") else asked
+    if rng.random() < 0.5 and not asked.startswith("After"):  # "Tom" keeps his capital: no question begins with him
+        asked = asked[0].lower() + asked[1:]
     return dialogue(phrases.voice(rng, phrases.draw(rng, _VILLAGE).replace("{q}", asked)), question.reply)
 
 

@@ -14,7 +14,7 @@ or surround a request with chatter (voices.txt).
 
 >>> frames = read("asks.txt")
 >>> say(random.Random(1), frames["spelling"], w="feather")
-'how would you write feather'
+'How is written the word feather?'
 """
 
 import random
@@ -33,11 +33,16 @@ OPENED, CLOSED = 0.30, 0.17  # how many requests have chatter in front of them, 
 Node = str | list["list[Node]"]  # a piece of text, or alternatives, each a list of pieces
 
 
+def read_lines(name: str) -> list[str]:
+    """The lines of one of this folder's files. An indented line goes on with the line before it."""
+    text = (Path(__file__).parent / name).read_text(encoding="ascii")
+    return re.sub(r"\n +", " ", re.sub(r"\|\n +", "|", text)).splitlines()
+
+
 def read_sections(name: str) -> dict[str, list[str]]:
     """The lines of one of this folder's files by the heading ("# name") above them."""
     sections: dict[str, list[str]] = {}
-    text = (Path(__file__).parent / name).read_text(encoding="ascii")
-    for line in re.sub(r"\n +", " ", re.sub(r"\|\n +", "|", text)).splitlines():
+    for line in read_lines(name):
         if line.startswith("# "):
             current = sections.setdefault(line[2:], [])
         elif line:
@@ -111,8 +116,8 @@ def say(rng: random.Random, frames: Sequence[Sequence[Node]], exam: bool = False
 def voice(rng: random.Random, frame: str, chatter: float = 1.0, **slots: object) -> str:
     """The frame as somebody would type it; only the frame gets slips of the fingers, never what a slot says."""
     if frame[-1].isalnum() or frame[-1] in "}\"'":
-        frame += rng.choice("??.") if re.match("(how|what|wh|can|could|is|do|does|are|will|would)", frame.lower()) else (
-            rng.choice((".", ".", "!", "")))
+        asks = re.match("how|wh|can|could|is|do|are|will|would", frame.lower())
+        frame += rng.choice(("?", "?", ".") if asks else (".", ".", "!", ""))
     if rng.random() < OPENED * chatter:
         frame = _chatter(rng, "openers") + " " + rng.choice((frame, upper(frame)))
     if rng.random() < CLOSED * chatter:

@@ -24,8 +24,7 @@ def _read(line: str) -> Body:
     return name, code, ways.split("; ")
 
 
-BODIES = [_read(line) for line in
-          (phrases.Path(__file__).parent / "bodies.txt").read_text(encoding="ascii").splitlines()]
+BODIES = [_read(line) for line in phrases.read_lines("bodies.txt")]
 
 
 def third_person(order: str) -> str:
@@ -73,7 +72,7 @@ def page(rng: random.Random) -> str:
     parts = []
     for body in rng.sample(BODIES, rng.choice((2, 3))):
         k, c = str(rng.randint(2, 20)), rng.choice(_LETTERS)
-        name, code, order = (text.replace("{k}", k).replace("{c}", c) for text in (body[0], body[1], rng.choice(body[2])))
+        name, code, order = (text.replace("{k}", k).replace("{c}", c) for text in (*body[:2], rng.choice(body[2])))
         kind = argument(code)
         order = order.replace(f"{{{kind}}}", phrases.expand(rng, rng.choice(_OBJECTS[kind])))
         parts.append(f"# {phrases.upper(order)}.\ndef {name}({kind}):\n    return {code}")

@@ -1,4 +1,4 @@
-"""What a child learns at school, asked in many words: opposites, days, months, seasons, plurals, rhymes, small facts."""
+"""What a child learns at school, asked in many words: opposites, days, months, plurals, rhymes, small facts."""
 
 import random
 from typing import Any
@@ -28,9 +28,10 @@ OPPOSITES = [(first, second) for first, second in dict([
     *((second, first) for first, second in lists.OPPOSITES.items())]).items()
     if not held_out(f"fact {first} opposite")]
 _PLURALS = {"child": "children", "man": "men", "woman": "women", "foot": "feet", "tooth": "teeth", "knife": "knives",
-            "baby": "babies", "city": "cities", "box": "boxes", "glass": "glasses", "bus": "buses", "potato": "potatoes",
-            "hero": "heroes", "wife": "wives", "party": "parties", "lady": "ladies", "loaf": "loaves", "shelf": "shelves",
-            "person": "people", "wish": "wishes", "church": "churches"}
+            "baby": "babies", "city": "cities", "box": "boxes", "glass": "glasses", "bus": "buses",
+            "potato": "potatoes", "hero": "heroes", "wife": "wives", "party": "parties", "lady": "ladies",
+            "loaf": "loaves",
+            "shelf": "shelves", "person": "people", "wish": "wishes", "church": "churches"}
 PLURALS = list({**lists.THINGS, **_PLURALS, **{animal.name: animal.plural for animal in ZOO}}.items())
 RHYMES = [pair.split("-") for pair in """cat-hat hat-cat mouse-house house-mouse dog-frog frog-dog tree-bee bee-tree
     sun-fun fun-run star-car car-star night-light light-night day-play play-day moon-spoon spoon-moon cake-lake
@@ -42,8 +43,8 @@ RHYMES = [pair.split("-") for pair in """cat-hat hat-cat mouse-house house-mouse
 _ASKED = phrases.read_sections("school.txt")
 QUESTIONS = {topic: [phrases.parse(line) for line in lines[1:]] for topic, lines in _ASKED.items()}
 REPLIES = {topic: lines[0].removeprefix("= ") for topic, lines in _ASKED.items()}
-_KNOWN = [(phrases.parse(question), reply) for question, reply in (
-    line.split(" = ") for line in (phrases.Path(__file__).parent / "known.txt").read_text(encoding="ascii").splitlines())]
+_KNOWN = [(phrases.parse(question), reply)
+          for question, reply in (line.split(" = ") for line in phrases.read_lines("known.txt"))]
 WEIGHTS = {"opposite": 10, "day": 7, "month": 6, "season": 2, "plural": 3, "rhyme": 2, "first": 1, "known": 8}
 
 

@@ -25,13 +25,7 @@ _SPOTS = "wood river lake hill sea mill castle garden village mountain road fiel
 _HOUSES = "little house, warm nest, small hole, tall tower, old barn, red house, cosy den, tiny hut".split(", ")
 _THINGS = "key, shell, feather, coin, bell, lamp, map, drum, stone, hat, book, egg, box, flower".split(", ")
 # What is added to "about a fox": the story need not tell it, the hero counts.
-_WHO = phrases.parse("[who|that|which] [is lost|gets lost in the wood|cannot sleep|wants to fly|is afraid of the dark|"
-                     "finds a friend|makes a friend|loses a shoe|goes to school|lives by the sea|likes to dance|is very "
-                     "small|saves the day|learns to swim|finds a treasure|flies to the moon|is hungry|is lonely|has no "
-                     "home|goes on a trip|is scared of cats|helps everybody|wants to sing]")
-_WHERE = phrases.parse("[in the snow|in the rain|in the forest|by the sea|on a farm|at night|on the moon|in a big city|in a "
-                       "castle|on a boat|at school|in winter|under the stars|and the moon|with a happy end|for children|"
-                       "with a surprise|and a storm|and friendship]")
+_WHO, _WHERE = _ASKED.pop("who"), _ASKED.pop("where")
 _ADJECTIVES = "brave little small kind funny lazy old young clever shy sleepy tiny big happy sad hungry lonely".split()
 
 
@@ -45,8 +39,8 @@ def hero(rng: random.Random) -> str:
 
 def tale(rng: random.Random, subject: str, other: str = "") -> str:
     """A story of 45 to 90 words about the subject; with `other`, also about that."""
-    kinds = ["first", *rng.sample(("second", "second", "third"), rng.choice((1, 2))), *(["other"] if other else []), "last"]
-    kinds.sort(key=("first", "other", "second", "third", "last").index)
+    middle = sorted(rng.sample(("second", "second", "third"), rng.choice((1, 2))))
+    kinds = ["first", *(["other"] if other else []), *middle, "last"]
     text = " ".join(phrases.expand(rng, rng.choice(_PARTS[kind])) for kind in kinds)
     friend = rng.choice(zoo.ZOO).name
     slots = {"s": subject, "other": f"the {other}", "name": rng.choice(lists.PET_NAMES), "friend": f"the {friend}",
@@ -61,8 +55,8 @@ def _described(rng: random.Random, subject: str) -> str:
     adjective = rng.choice(_ADJECTIVES) + " " if rng.random() < 0.35 else ""
     text = rng.choice((an, an, an, "the {}".format, "my {}".format))(adjective + subject)
     if (chance := rng.random()) < 0.2:
-        return f"{text} {phrases.expand(rng, _WHO)}"
-    return f"{text} {phrases.expand(rng, _WHERE)}" if chance < 0.32 else text
+        return f"{text} {phrases.expand(rng, rng.choice(_WHO))}"
+    return f"{text} {phrases.expand(rng, rng.choice(_WHERE))}" if chance < 0.32 else text
 
 
 def _plural(subject: str) -> str:
@@ -100,13 +94,13 @@ def _of_person(rng: random.Random, person: str) -> str:
         "a child", f"a child called {person}", 1)
 
 
-def another(rng: random.Random, subject: str, exam: bool = False) -> tuple[str, str, str]:
+def another(rng: random.Random, subject: str, exam: bool = False) -> tuple[str, str]:
     """A second request after a story about `subject`, with its story: about the same or about something else."""
     if rng.random() < 0.45:
-        return phrases.say(rng, _ASKED["another"], exam, chatter=0.4), tale(rng, subject or hero(rng)), subject
+        return phrases.say(rng, _ASKED["another"], exam, chatter=0.4), tale(rng, subject or hero(rng))
     subject = hero(rng)
-    asked = phrases.say(rng, _ASKED["anotherabout"], exam, chatter=0.4, **{"as": rng.choice((an, an, "the {}".format))(subject)})
-    return asked, tale(rng, subject), subject
+    slots = {"as": rng.choice((an, an, "the {}".format))(subject)}
+    return phrases.say(rng, _ASKED["anotherabout"], exam, chatter=0.4, **slots), tale(rng, subject)
 
 
 def lesson(rng: random.Random, world: World, exam: bool = False) -> dict[str, Any]:

@@ -17,9 +17,12 @@ from kindergarten.world import an
 
 FAVOURITES = """cats dogs horses football chess music dinosaurs trains birds pizza cake rabbits stars books flowers rain
     swimming painting cars cheese tea ponies robots snow chocolate games bees apples frogs history numbers""".split()
-_FACES = """:) :-) ;) ;-) :D :-D :P :p xD XD :] =) ^^ ^_^ :o :O :-O 8) B-) :3 c: \\o/ (: o_O -_- :/ :-/ >:( :( :-( :'( <3 </3
-    xoxo xxx xx *hugs* *smiles* *waves* *giggles* *wink* lol rofl lmao haha hihi hehehe (^_^) (o_o) d(^_^)b =^.^= @}->--
-    (\\_/) <>< >^..^< zZz *_* ._. :v (o)> <(") :-| :* ;D :')""".split()
+_FACES = """:) :-) ;) ;-) :D :-D :P :p xD XD :] =) ^^ ^_^ :o :O :-O 8) B-) :3 c: \\o/ (: o_O -_- :/ :-/ >:( :( :-( :'(
+    <3 </3 xoxo xxx xx *hugs* *smiles* *waves* *giggles* *wink* lol rofl lmao haha hihi hehehe (^_^) (o_o) d(^_^)b =^.^=
+    @}->--    (\\_/) <>< >^..^< zZz *_* ._. :v (o)> <(") :-| :* ;D :')""".split()
+_TRANSLATED = ("good morning", "thank you", "hello", "friend", "I love you", "good night", "dog", "cat", "please")
+_TITLES = "Captain Doctor Professor Queen King Mr Mrs Old Sir Aunt Uncle".split()
+_SIGNS = "abcdefghijklmnopqrstuvwxyz?.!,;-+#*@/$%&1234567890~^_="
 _KEYS = "asdfghjkl;'qwertyuiopzxcvbnm,./"
 
 
@@ -53,10 +56,10 @@ def filled(rng: random.Random, topic: Topic, chatter: float, exam: bool = False)
 def slots_of_talk(rng: random.Random) -> dict[str, Any]:
     """Names, places, words and nonsense for the slots of a topic."""
     first, last = rng.choice(names.FIRST_NAMES), rng.choice(names.SURNAMES)
-    nobody = rng.choice((first, first, first, f"{first} {last}", f"{rng.choice(('Mr', 'Mrs', 'old Mr', 'Miss', 'Doctor'))} {last}",
-                         f"old {first}", f"uncle {first}", f"aunt {first}", invented(rng).capitalize()))
-    word = rng.choice((*lists.ANIMALS, "good morning", "thank you", "hello", "friend", "I love you", "good night", "dog",
-                       rng.choice(COMMON), rng.choice(COMMON), rng.choice(COMMON)))
+    title = rng.choice(("Mr", "Mrs", "old Mr", "Miss", "Doctor"))
+    nobody = rng.choice((first, first, first, f"{first} {last}", f"{title} {last}", f"old {first}", f"uncle {first}",
+                         f"aunt {first}", invented(rng).capitalize()))
+    word = rng.choice((rng.choice(lists.ANIMALS), rng.choice(COMMON), rng.choice(_TRANSLATED)))
     return {"name": rng.choice((first, rng.choice(lists.NAMES), invented(rng).capitalize())), "n": rng.randint(5, 90),
             "fav": rng.choice(FAVOURITES), "place": rng.choice(names.PLACES), "language": rng.choice(names.LANGUAGES),
             "person": f"{first} {last}" if rng.random() < 0.7 else last, "nobody": nobody, "word": word,
@@ -91,7 +94,7 @@ def _keys(rng: random.Random) -> str:
     """Fingers on a keyboard: neighbouring keys, one key many times, single signs."""
     chance = rng.random()
     if chance < 0.25:
-        return rng.choice("abcdefghijklmnopqrstuvwxyz?.!,;-+#*@/$%&1234567890~^_=") * rng.choice((1, 1, 1, 2, 3, rng.randint(4, 20)))
+        return rng.choice(_SIGNS) * rng.choice((1, 1, 1, 2, 3, rng.randint(4, 20)))
     if chance < 0.3:  # one long cry: "aaaahhhhh"
         return "".join(letter * rng.randint(2, 9) for letter in rng.sample("aeohmguzrw", rng.choice((1, 2, 2, 3))))
     if chance < 0.4:
@@ -133,7 +136,7 @@ def persona(rng: random.Random) -> tuple[str, str, str]:
     name = rng.choice((rng.choice(names.FIRST_NAMES), rng.choice(lists.NAMES), invented(rng).capitalize(),
                        rng.choice(lists.PET_NAMES), rng.choice(names.FIRST_NAMES)))
     if rng.random() < 0.25:
-        name = f"{rng.choice(('Captain', 'Doctor', 'Professor', 'Queen', 'King', 'Mr', 'Mrs', 'Old', 'Sir', 'Aunt', 'Uncle'))} {name}"
+        name = f"{rng.choice(_TITLES)} {name}"
     role = rng.choice((*names.ROLES, rng.choice(lists.JOBS), rng.choice(lists.ANIMALS)))
     manners = rng.sample(names.MANNERS, 2)
     if (chance := rng.random()) < 0.55:

@@ -2,7 +2,7 @@
 
 A heading of problems.txt is the expression in the numbers of the story, in their order. The reply is worked with the
 calculator and ends as the village's problems do (problems.py), whose exam of structures stays as it is. {I} and {i} are
-the hero ("I", "my mum", "Paula"), {P} somebody, {T} things, {T1} one of them, {G} and {G1} a group of people or animals.
+the hero ("I", "my mum", "Paula"), {P} somebody, {T} things, {T1} one of them, {G} and {G1} people or animals.
 """
 
 import random
@@ -25,10 +25,10 @@ _THINGS = """apple pear plum sweet candy cookie biscuit cake marble sticker book
 _GROUPS = """child friend boy girl horse cow hen dog cat rabbit table box bag car boat tree room shelf basket teacher
     farmer baker student team family mouse bird monkey house wagon""".split()
 _BOXES = "box box bag basket jar pack tin nest shelf plate bowl bucket drawer sack crate bus".split()
-_PLACES = "park garden pond class school box basket room barn field shop library house zoo lake tree station bus".split()
+_PLACES = "park garden pond class school box basket room barn field shop library house zoo lake tree bus".split()
 _PLURALS = {"child": "children", "mouse": "mice", "sheep": "sheep", "fish": "fish", "leaf": "leaves", "box": "boxes",
-            "glass": "glasses", "cherry": "cherries", "strawberry": "strawberries", "candy": "candies", "pony": "ponies",
-            "family": "families", "shelf": "shelves", "bus": "buses", "goal": "goals"}
+            "glass": "glasses", "cherry": "cherries", "strawberry": "strawberries", "candy": "candies",
+            "pony": "ponies", "family": "families", "shelf": "shelves", "bus": "buses", "goal": "goals"}
 _RELATIVES = """mum mother dad father sister brother grandma grandpa aunt uncle friend teacher neighbour cousin son
     daughter wife husband cat dog""".split()
 
@@ -47,7 +47,8 @@ def _numbers(rng: random.Random, expression: str) -> dict[str, int]:
             numbers["a"] *= numbers.get("b", 2) if divisor[1] == "b" else 2
         if re.match("a-b[*]c", expression):
             numbers["a"] = rng.choice((20, 30, 50, 100, numbers["a"] * 5))
-        if value_of(_filled(expression, numbers)) > 0 and not (expression[:3] == "a-b" and numbers["a"] <= numbers["b"]):
+        is_possible = not expression.startswith("a-b") or numbers["a"] > numbers["b"]
+        if is_possible and value_of(_filled(expression, numbers)) > 0:
             return numbers
 
 

@@ -1,9 +1,9 @@
 """A hundred animals, and what a child asks about them: sound, home, food, legs, young, flying, swimming, eggs, size.
 
-zoo.txt has an animal in each line: name, size (1 to 99, for comparing), colour, group, what it does (f: flies, s: swims,
-e: lays eggs), its young; sound, home, food, legs and covering follow, and are empty for the village's own animals, whose
-facts stand in ../animals.txt. animal_questions.txt has the questions. Base text states the facts (`page`), so that
-lessons only have to teach how they are asked for.
+zoo.txt has an animal in each line: name, size (1 to 99, for comparing), colour, group, what it does (f: flies,
+s: swims, e: lays eggs), its young; sound, home, food, legs and covering follow, and are empty for the village's own
+animals, whose facts stand in ../animals.txt. animal_questions.txt has the questions. Base text states the facts
+(`page`), so that lessons only have to teach how they are asked for.
 """
 
 import random
@@ -49,7 +49,7 @@ def _read(line: str) -> Animal:
     return Animal(name.replace("_", " "), int(size), *others, *rest)
 
 
-ZOO = [_read(line) for line in (phrases.Path(__file__).parent / "zoo.txt").read_text(encoding="ascii").splitlines()]
+ZOO = [_read(line) for line in phrases.read_lines("zoo.txt")]
 BY_NAME = {animal.name: animal for animal in ZOO}
 _ASKED = phrases.read_sections("animal_questions.txt")
 QUESTIONS = {topic: [phrases.parse(line) for line in lines[1:]] for topic, lines in _ASKED.items()}
@@ -83,14 +83,18 @@ def reply(topic: str, animal: Animal) -> str:
 
 
 def draw(rng: random.Random) -> tuple[str, Animal]:
-    """A topic and an animal about which it can be asked; the well-known animals most often."""
+    """A topic and an animal about which it can be asked."""
     topic, = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
     while True:
         animal = rng.choice(ZOO)
-        # The village's questions that its exam asks (facts.py) are not taught in other words either.
-        is_asked = animal.name in lists.ANIMAL_TABLE and held_out(f"fact {animal.name} {_RELATIONS.get(topic)}")
-        if not is_asked and (topic != "baby" or animal.young != animal.name):
+        if may_ask(topic, animal):
             return topic, animal
+
+
+def may_ask(topic: str, animal: Animal) -> bool:
+    """Whether lessons may ask this. What the village's exam asks (facts.py) is not taught in other words either."""
+    is_held_out = animal.name in lists.ANIMAL_TABLE and held_out(f"fact {animal.name} {_RELATIONS.get(topic)}")
+    return not is_held_out and (topic != "baby" or animal.young != animal.name)
 
 
 def lesson(rng: random.Random, exam: bool = False) -> dict[str, Any]:

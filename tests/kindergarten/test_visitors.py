@@ -9,7 +9,7 @@ from kindergarten import facts, functions, sums, words, write
 from kindergarten.talk import words_of
 from kindergarten.visitors import calculate, families, phrases, programs, school, spelled, tales, talking, turns, zoo
 from kindergarten.visitors.word_problems import ask as ask_problem
-from kindergarten.world import World
+from kindergarten.world import ANIMALS, NAMES, World
 from nanochat import sandbox
 
 WORLD = World(0)
@@ -67,7 +67,8 @@ def test_a_frame_is_of_the_lessons_or_of_the_exam():
 
 def test_a_voice_changes_the_frame_and_never_what_the_slot_says():
     rng = random.Random(0)
-    said = [phrases.say(rng, [phrases.parse("could you please spell the difficult word {w}")], w="qxzq") for _ in range(NUM)]
+    frames = [phrases.parse("could you please spell the difficult word {w}")]
+    said = [phrases.say(rng, frames, w="qxzq") for _ in range(NUM)]
     assert all("qxzq" in text.lower() for text in said) and len(set(said)) > NUM / 3
     assert sum(text == text.lower() for text in said) > NUM / 5 and any(text == text.upper() for text in said)
 
@@ -88,8 +89,10 @@ def test_words_are_spelled_and_counted_right(lessons):
 
 
 def test_what_the_villages_exams_hold_out_is_in_no_lesson(lessons):
-    everything = "\n".join(told(message) for conversations in lessons.values() for messages in conversations
-                           for message in messages) + "\n".join(families.said(random.Random(1), WORLD) for _ in range(100))
+    texts = [told(message) for conversations in lessons.values() for messages in conversations for message in messages]
+    rng = random.Random(1)
+    texts += [page(rng) for page in (zoo.page, tales.page, programs.page) for _ in range(200)]
+    everything = "\n".join([*texts, *(families.said(rng, WORLD) for _ in range(100))])
     exam_words = {item["word"] for item in words.spelling_exam(0, 300) + words.counting_exam(0, 300)}
     assert not exam_words & set(re.findall("[a-z]+", everything.lower()))
     assert not [item for item in facts.exam(WORLD) if item["question"].lower() in everything.lower()]
@@ -100,7 +103,8 @@ def test_held_out_facts_are_not_taught_in_other_words():
     rng = random.Random(0)
     for _ in range(2000):
         topic, animal = zoo.draw(rng)
-        assert not (animal.name in zoo.lists.ANIMAL_TABLE and facts.held_out(f"fact {animal.name} {zoo._RELATIONS.get(topic)}"))
+        relation = {"sound": "sound", "home": "lair", "food": "diet"}.get(topic)
+        assert animal.name not in ANIMALS or not facts.held_out(f"fact {animal.name} {relation}")
     assert not [first for first, _ in school.OPPOSITES if facts.held_out(f"fact {first} opposite")]
 
 
@@ -146,7 +150,7 @@ def test_nobody_of_the_village_is_unknown_to_it():
     for _ in range(NUM):
         asked, reply = (message["content"] for message in talking.unknown(rng)["messages"])
         assert re.search(r"I (do not|cannot|only)", reply), (asked, reply)
-    assert not set(talking.names.FIRST_NAMES) & set(zoo.lists.NAMES)
+    assert not set(talking.names.FIRST_NAMES) & set(NAMES)
 
 
 def test_turns_take_turns(lessons):
@@ -157,5 +161,6 @@ def test_turns_take_turns(lessons):
 
 def test_every_family_has_a_share_of_the_recipe():
     assert set(FAMILIES) < set(write.LESSONS)
-    assert calculate.in_words(342) == "three hundred and forty-two" and spelled.measured("feather")[1]["text"] == "7"
+    assert calculate.in_words(342) == "three hundred and forty-two"
+    assert spelled.measure(random.Random(0), "feather")[1]("feather")[1]["text"] == "7"
     assert turns.single(random.Random(0), WORLD)["messages"][0]["role"] == "user"
