@@ -82,19 +82,23 @@ def _mended(text: str) -> str:
     return text
 
 
+def _things(rng: random.Random) -> dict[str, str]:
+    """Everything in a story that is neither a person nor a number of the expression."""
+    thing, group, box, day = rng.choice(_THINGS), rng.choice(_GROUPS), rng.choice(_BOXES), rng.randrange(7)
+    return {"T": _plural(thing), "T1": thing, "G": _plural(group), "G1": group, "box": box, "B": _plural(box),
+            "place": rng.choice(_PLACES), "unit": rng.choice(("day", "week", "hour", "morning")),
+            "part": rng.choice(("parts", "pounds", "minutes", "seeds", "wheels", "pages")),
+            "team": rng.choice(("teams", "groups", "rows", "cars", "boats")),
+            "day1": DAYS[day], "day2": DAYS[(day + 1) % 7]}
+
+
 def ask(rng: random.Random, exam: bool = False) -> tuple[str, str]:
     """(the story with its question, the expression)."""
     expression, = rng.choices(list(_STORIES), _WEIGHTS)
-    numbers, thing, group = _numbers(rng, expression), rng.choice(_THINGS), rng.choice(_GROUPS)
-    in_digits = rng.random() < 0.88
+    numbers, in_digits = _numbers(rng, expression), rng.random() < 0.88
     written = {name: str(n) if in_digits or n > 99 else in_words(n) for name, n in numbers.items()}
-    day, box = rng.randrange(7), rng.choice(_BOXES)
-    frame = phrases.draw(rng, _STORIES[expression], exam)
-    text = frame.format_map({**_people(rng), **written, "T": _plural(thing), "T1": thing, "G": _plural(group),
-                             "G1": group, "box": box, "B": _plural(box), "place": rng.choice(_PLACES),
-                             "day1": DAYS[day], "day2": DAYS[(day + 1) % 7]})
+    text = phrases.draw(rng, _STORIES[expression], exam).format_map({**_people(rng), **_things(rng), **written})
     text = re.sub(r"(?<=[.?]) (how|what|then|later|today)", lambda match: " " + match[1].capitalize(), _mended(text))
-    # Braces are gone, so that only words of the story can get a slip of the finger, and "{" never stands in a text.
     return phrases.voice(rng, text + rng.choice(("?", "?", "?", "", ".")), chatter=0.6), _filled(expression, numbers)
 
 
