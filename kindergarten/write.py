@@ -9,7 +9,9 @@ are. The counts are what the laptop's recipe reads in nine minutes of two cores;
 """
 import random
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from kindergarten import choices, facts, functions, problems, stories, sums, tal
 from kindergarten.visitors import families, programs, tales, zoo
 from kindergarten.world import World
 from nanochat.data import shards
-from nanochat.system import files
+from nanochat.system import container, files
 
 NUM_SHARDS = 8  # the last one is for validation, as with real data
 DOCUMENTS_PER_SHARD = 8192
@@ -43,24 +45,39 @@ def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
 
     `scale` multiplies every count: .01 makes a folder for a trial.
     """
+    parts = [("chat", family) for family in sorted(LESSONS, key=lambda family: -LESSONS[family])]
+    parts += [("text", str(number)) for number in range(NUM_SHARDS)] + [("kindergarten", "")]
+    write = partial(_write_part, data_dir, seed, scale)
+    workers = container.share_of_cores() if scale > 0.2 else 1  # for a trial a second process begins too late
+    if workers > 1:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            list(pool.map(write, parts))
+    else:
+        list(map(write, parts))
+    shards.write_manifest(data_dir / "text", [f"shard_{NUM_SHARDS - 1:05d}.parquet"])
+
+
+def _write_part(data_dir: Path, seed: int, scale: float, part: tuple[str, str]) -> None:
+    """One file of a folder, or all exams."""
     def scaled(count: int) -> int:
         return max(8, round(count * scale))  # a file of a trial has something in it, too
 
-    world = World(seed)
-    makers = _text_makers(world)
-    for number in range(NUM_SHARDS):
-        rng = random.Random(f"{seed} shard {number}")
-        is_validation = number == NUM_SHARDS - 1
-        count = scaled(VALIDATION_DOCUMENTS if is_validation else DOCUMENTS_PER_SHARD)
+    world, (folder, name) = _world(seed), part
+    if folder == "text":
+        number, rng, makers = int(name), random.Random(f"{seed} shard {name}"), _text_makers(world)
+        count = scaled(VALIDATION_DOCUMENTS if number == NUM_SHARDS - 1 else DOCUMENTS_PER_SHARD)
         shares = PRIMER if number == 0 else TEXT
         kinds = rng.choices(list(shares), list(shares.values()), k=count)
-        shards.write(data_dir / "text" / f"shard_{number:05d}.parquet", [makers[kind](rng) for kind in kinds])
-    for family, make in lesson_makers(world).items():
-        rng = random.Random(f"{seed} lessons {family}")
-        files.write_jsonl(data_dir / "chat" / f"{family}.jsonl", [make(rng) for _ in range(scaled(LESSONS[family]))])
-    for name, items in _exams(world, seed, scaled(EXAM_ITEMS), scaled(PRACTICE_ITEMS)).items():
-        files.write_jsonl(data_dir / "kindergarten" / f"{name}.jsonl", items)
-    shards.write_manifest(data_dir / "text", [f"shard_{NUM_SHARDS - 1:05d}.parquet"])
+        shards.write(data_dir / folder / f"shard_{number:05d}.parquet", [makers[kind](rng) for kind in kinds])
+    elif folder == "chat":
+        rng, make = random.Random(f"{seed} lessons {name}"), lesson_makers(world)[name]
+        files.write_jsonl(data_dir / folder / f"{name}.jsonl", [make(rng) for _ in range(scaled(LESSONS[name]))])
+    else:
+        for exam, items in _exams(world, seed, scaled(EXAM_ITEMS), scaled(PRACTICE_ITEMS)).items():
+            files.write_jsonl(data_dir / folder / f"{exam}.jsonl", items)
+
+
+_world = lru_cache(maxsize=4)(World)  # a process makes several parts, and questions are listed once for each world
 
 
 def _text_makers(world: World) -> dict[str, Callable[[random.Random], str]]:
