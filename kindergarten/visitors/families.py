@@ -23,6 +23,7 @@ from kindergarten.visitors import (
 from kindergarten.world import World
 
 Maker = Callable[[random.Random], dict[str, Any]]
+_EXAMINED = frozenset(" ".join(phrases.read_lines("examined.txt")).split())
 _VILLAGE = [phrases.parse(text) for text in (
     "{q}", "{q}", "{q}", "in your village[:|,|] {q}", "[do you know|i wonder|i forgot|say|tell me][:|,| -] {q}",
     "[about|a question about] [the|your] village: {q}", "[my <kin> asks|quiz|so|now][:|,] {q}")]
@@ -39,14 +40,27 @@ def village(rng: random.Random, world: World, exam: bool = False) -> dict[str, A
     return dialogue(phrases.voice(rng, phrases.draw(rng, _VILLAGE).replace("{q}", asked)), question.reply)
 
 
+def _unexamined(make: Maker) -> Maker:
+    """`make`, but drawn again where a visitor would ask a question of the strangers' exam in the exam's own words."""
+    def lesson(rng: random.Random, **options: Any) -> dict[str, Any]:
+        while True:
+            conversation = make(rng, **options)
+            asked = (message["content"] for message in conversation["messages"] if message["role"] == "user")
+            if _EXAMINED.isdisjoint(map(phrases.fingerprint, asked)):
+                return conversation
+
+    return lesson
+
+
 def makers(world: World) -> dict[str, Maker]:
     """Family → the function that makes one conversation of it."""
-    return {"sums": calculate.lesson, "spell": spelled.spelling, "count": spelled.letters,
+    families: dict[str, Maker] = {"sums": calculate.lesson, "spell": spelled.spelling, "count": spelled.letters,
             "tales": partial(tales.lesson, world=world), "zoo": zoo.lesson, "school": school.lesson,
             "programs": programs.lesson, "choosing": choosing.lesson, "wordproblems": word_problems.lesson,
             "smalltalk": talking.talk, "feelings": talking.feeling, "odd": talking.odd, "unknown": talking.unknown,
             "village": partial(village, world=world), "turns": partial(turns.lesson, world=world),
             "persona": partial(turns.under_a_name, world=world)}
+    return {family: _unexamined(make) for family, make in families.items()}
 
 
 def said(rng: random.Random, world: World) -> str:

@@ -98,6 +98,15 @@ def held_out(frame: str) -> bool:
     return crc32(" ".join(re.findall(r"[a-z{}]+", frame.lower())).encode()) % HELD_OUT_FRAMES == 0
 
 
+def fingerprint(text: str) -> str:
+    """A hash of what is asked, whatever its capitals, marks and blanks.
+
+    examined.txt has those of the questions that strangers wrote for their exam (tasks/strangers.py): no lesson may ask
+    one of them, and nobody who writes lessons needs to read them for that.
+    """
+    return f"{crc32((' '.join(re.findall('[a-z0-9]+', text.lower())) or text.strip()).encode()):08x}"
+
+
 def draw(rng: random.Random, frames: Sequence[Sequence[Node]], exam: bool = False) -> str:
     """One frame, of the lessons or of the tenth that is held out."""
     for _ in range(500):

@@ -1,7 +1,10 @@
 """Lessons in visitors' words: varied, held out by frame, right, and silent about what the village's exams ask."""
+import gzip
+import json
 import random
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from kindergarten.visitors.word_problems import ask as ask_problem
 from kindergarten.world import ANIMALS, NAMES, World
 from nanochat import sandbox
 
+TASKS = Path(__file__).parents[2] / "tasks"
 WORLD = World(0)
 NUM = 400
 FAMILIES = families.makers(WORLD)
@@ -97,6 +101,16 @@ def test_what_the_villages_exams_hold_out_is_in_no_lesson(lessons):
     assert not exam_words & set(re.findall("[a-z]+", everything.lower()))
     assert not [item for item in facts.exam(WORLD) if item["question"].lower() in everything.lower()]
     assert not [item for item in functions.exam(0, 200) if f"def {item['entry_point']}(" in everything]
+
+
+def test_no_lesson_asks_a_question_of_the_strangers(lessons):
+    examined = set(" ".join(phrases.read_lines("examined.txt")).split())
+    asked = [told(message) for conversations in lessons.values() for messages in conversations
+             for message in messages if message["role"] == "user"]
+    assert not [text for text in asked if phrases.fingerprint(text) in examined] and len(examined) > 400
+    exams = [json.loads(line) for path in TASKS.glob("strangers_*.jsonl*")
+             for line in (gzip.open if path.suffix == ".gz" else open)(path, "rt")]
+    assert {phrases.fingerprint(item["turns"][-1]) for item in exams} <= examined, "examined.txt is older than the exam"
 
 
 def test_held_out_facts_are_not_taught_in_other_words():
