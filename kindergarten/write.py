@@ -94,7 +94,7 @@ def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str,
         "problems": problems.lesson, "arithmetic": sums.lesson, "functions": functions.lesson,
         "spelling": words.spelling_lesson, "letters": words.counting_lesson,
         "stories": partial(talk.story_lesson, world=world), "talk": talk.lesson, **families.makers(world)}
-
+    single = {family: families.unexamined(make) for family, make in single.items()}
     joinable = [family for family in single if family != "persona"]  # a system text can only stand first
 
     def chat(rng: random.Random) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def village(rng: random.Random, world: World, exam: bool = False) -> dict[str, A
     return dialogue(phrases.voice(rng, phrases.draw(rng, _VILLAGE).replace("{q}", asked)), question.reply)
 
 
-def _unexamined(make: Maker) -> Maker:
+def unexamined(make: Maker) -> Maker:
     """`make`, but drawn again where a visitor would ask a question of the strangers' exam in the exam's own words."""
     def lesson(rng: random.Random, **options: Any) -> dict[str, Any]:
         while True:
@@ -54,19 +54,15 @@ def _unexamined(make: Maker) -> Maker:
 
 def makers(world: World) -> dict[str, Maker]:
     """Family → the function that makes one conversation of it."""
-    families: dict[str, Maker] = {"sums": calculate.lesson, "spell": spelled.spelling, "count": spelled.letters,
+    return {"sums": calculate.lesson, "spell": spelled.spelling, "count": spelled.letters,
             "tales": partial(tales.lesson, world=world), "zoo": zoo.lesson, "school": school.lesson,
             "programs": programs.lesson, "choosing": choosing.lesson, "wordproblems": word_problems.lesson,
             "smalltalk": talking.talk, "feelings": talking.feeling, "odd": talking.odd, "unknown": talking.unknown,
             "village": partial(village, world=world), "turns": partial(turns.lesson, world=world),
             "persona": partial(turns.under_a_name, world=world)}
-    return {family: _unexamined(make) for family, make in families.items()}
 
 
 def said(rng: random.Random, world: World) -> str:
     """Base text: what people say, a line each, without answers; from it the tokenizer learns how visitors write."""
-    lines = []
-    for _ in range(8):
-        content = turns.single(rng, world)["messages"][0]["content"]
-        lines.append(content)
-    return "\n".join(lines)
+    make = unexamined(partial(turns.single, world=world))
+    return "\n".join(make(rng)["messages"][0]["content"] for _ in range(8))

@@ -18,7 +18,7 @@ from nanochat import sandbox
 TASKS = Path(__file__).parents[2] / "tasks"
 WORLD = World(0)
 NUM = 400
-FAMILIES = families.makers(WORLD)
+FAMILIES = {family: families.unexamined(make) for family, make in families.makers(WORLD).items()}
 FRAMES = [frames for name in ("asks", "sums", "turns", "animal_questions", "school", "functions", "problems", "choices")
           for frames in phrases.read(f"{name}.txt").values()]
 
