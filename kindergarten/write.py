@@ -28,16 +28,16 @@ EXAM_ITEMS = 256  # ± .03 at an accuracy of one half
 PRACTICE_ITEMS = 8192
 
 # Documents of base text by kind, in hundredths; docs/kindergarten.md says what each kind is for.
-TEXT = {"story": 22, "prose": 18, "lookup": 22, "drill": 9, "code": 5, "counting": 8, "zoo": 5, "tale": 5, "said": 5,
+TEXT = {"story": 20, "prose": 20, "lookup": 21, "drill": 11, "code": 5, "counting": 8, "zoo": 5, "tale": 4, "said": 5,
         "program": 1}
 PRIMER = {"primer": 100}  # the first shard: a model that begins with look-ups learns to look up (choices.primer)
 
 # Lessons by family: how many conversations are written. A mixture takes all of them once unless it names other weights.
-LESSONS = {"facts": 18_000, "choice": 15_000, "problems": 26_000, "arithmetic": 1_500, "functions": 3_000,
-           "spelling": 9_000, "letters": 5_000, "stories": 500, "talk": 1_500, "chats": 6_000,
-           "sums": 10_000, "spell": 14_000, "count": 11_000, "tales": 6_000, "zoo": 10_000, "school": 5_000,
-           "programs": 9_000, "choosing": 10_000, "wordproblems": 12_000, "smalltalk": 15_000, "feelings": 5_000,
-           "odd": 3_500, "unknown": 10_000, "village": 6_000, "turns": 15_000, "persona": 6_000}
+LESSONS = {"facts": 20_000, "choice": 12_000, "problems": 22_000, "arithmetic": 1_000, "functions": 3_000,
+           "spelling": 10_000, "letters": 5_000, "stories": 500, "talk": 1_500, "chats": 6_000,
+           "sums": 9_000, "spell": 26_000, "count": 13_000, "tales": 4_500, "zoo": 11_000, "school": 6_000,
+           "programs": 8_000, "choosing": 13_000, "wordproblems": 15_000, "smalltalk": 18_000, "feelings": 7_000,
+           "odd": 3_500, "unknown": 8_000, "village": 6_000, "turns": 16_000, "persona": 7_000}
 
 
 def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:

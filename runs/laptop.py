@@ -69,7 +69,7 @@ def stages(options: Namespace) -> list[Stage]:
         # 0.7 of the pretraining rates, since the weights have settled. Only the assistant's words are learnt: one
         # letter in 76 tokens carries the lesson of a multiple choice, and the other 75 would drown its gradient.
         Stage("mid", "scripts.mid_train", dict(
-            **batch, num_iterations=steps(1800), mixture=f"text*0.08,{LESSONS},{shares(VISITORS, 0.6)}", init_lr_frac=0.7,
+            **batch, num_iterations=steps(1900), mixture=f"text*0.1,{LESSONS},{shares(VISITORS, 0.6)}", init_lr_frac=0.7,
             loss_on="assistant", save_every=steps(200), **later), seconds=18.5 * options.minutes + 20),
         exams("mid", 20),
 
@@ -77,8 +77,8 @@ def stages(options: Namespace) -> list[Stage]:
         # Conversations of several turns twice: without them spelling fell from .91 to .58 behind three other questions.
         # 0.3 of the rates: this short stage must not disturb what mid has learnt.
         Stage("sft", "scripts.chat_sft", dict(
-            **batch, num_iterations=steps(450), init_lr_frac=0.4,
-            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.25)},talk*2,chats*0.7,{shares(VISITORS, 0.4)}",
+            **batch, num_iterations=steps(600), init_lr_frac=0.4,
+            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.15)},talk*2,chats*0.6,{shares(VISITORS, 0.3)}",
             save_every=steps(50), **later), seconds=2.4 * options.minutes + 20),
         exams("sft", 20),
 
@@ -87,7 +87,7 @@ def stages(options: Namespace) -> list[Stage]:
         # steps do not shrink with the gradient, and at .3 it moved every embedding by .1 a step, mostly on noise, until
         # answers no longer ended.
         Stage("rl", "scripts.chat_rl", dict(
-            task="problems", num_iterations=steps(100), examples_per_step=32, num_samples=8, max_new_tokens=32,
+            task="problems", num_iterations=steps(70), examples_per_step=32, num_samples=8, max_new_tokens=32,
             device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001, save_every=steps(50),
             **later), seconds=10.3 * options.minutes + 10),
         exams("rl", 20),

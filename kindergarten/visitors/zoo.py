@@ -82,9 +82,9 @@ def reply(topic: str, animal: Animal) -> str:
     return REPLIES[topic].format_map(slots(animal))
 
 
-def draw(rng: random.Random) -> tuple[str, Animal]:
+def draw(rng: random.Random, weights: dict[str, int] = WEIGHTS) -> tuple[str, Animal]:
     """A topic and an animal about which it can be asked."""
-    topic, = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
+    topic, = rng.choices(list(weights), list(weights.values()))
     while True:
         animal = rng.choice(ZOO)
         if may_ask(topic, animal):
