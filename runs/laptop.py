@@ -87,7 +87,7 @@ def stages(options: Namespace) -> list[Stage]:
         # steps do not shrink with the gradient, and at .3 it moved every embedding by .1 a step, mostly on noise, until
         # answers no longer ended.
         Stage("rl", "scripts.chat_rl", dict(
-            task="problems", num_iterations=steps(70), examples_per_step=32, num_samples=8, max_new_tokens=32,
+            task="problems", num_iterations=steps(100), examples_per_step=32, num_samples=8, max_new_tokens=32,
             device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001, save_every=steps(50),
             **later), seconds=10.3 * options.minutes + 10),
         exams("rl", 20),
