@@ -69,7 +69,8 @@ def stages(options: Namespace) -> list[Stage]:
         # 0.7 of the pretraining rates, since the weights have settled. Only the assistant's words are learnt: one
         # letter in 76 tokens carries the lesson of a multiple choice, and the other 75 would drown its gradient.
         Stage("mid", "scripts.mid_train", dict(
-            **batch, num_iterations=steps(1900), mixture=f"text*0.1,{LESSONS},{shares(VISITORS, 0.6)}", init_lr_frac=0.7,
+            **batch, num_iterations=steps(2250),
+            mixture=f"text*0.1,{LESSONS},talk,chats*0.5,{shares(VISITORS, 0.7)}", init_lr_frac=0.7,
             loss_on="assistant", save_every=steps(200), **later), seconds=18.5 * options.minutes + 20),
         exams("mid", 20),
 
@@ -77,8 +78,8 @@ def stages(options: Namespace) -> list[Stage]:
         # Conversations of several turns twice: without them spelling fell from .91 to .58 behind three other questions.
         # 0.3 of the rates: this short stage must not disturb what mid has learnt.
         Stage("sft", "scripts.chat_sft", dict(
-            **batch, num_iterations=steps(600), init_lr_frac=0.4,
-            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.15)},talk*2,chats*0.6,{shares(VISITORS, 0.3)}",
+            **batch, num_iterations=steps(250), init_lr_frac=0.3,
+            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},talk,chats*0.4,{shares(VISITORS, 0.12)}",
             save_every=steps(50), **later), seconds=2.4 * options.minutes + 20),
         exams("sft", 20),
 
