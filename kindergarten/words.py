@@ -1,7 +1,8 @@
 """Spelling and letter counting; the exam's words are words that the model has never seen.
 
-Words of the lessons are the world's own and invented words of one to four syllables ("blimat"). Held out for the exam
-are an eighth of all words that can be invented, by a stable hash, and real words that no text of the kindergarten uses.
+Words of the lessons are the world's own, words of everyday English (common.txt) and invented words of one to four
+syllables ("blimat"). Held out for the exam are an eighth of all words that can be invented, by a stable hash, and real
+words that no text of the kindergarten uses.
 No held-out word occurs anywhere outside the exam.
 
 A word is spelled `b-l-i-m-a-t` because of the tokenizer. Its pattern joins one sign with the letters after it, so every
@@ -9,7 +10,7 @@ A word is spelled `b-l-i-m-a-t` because of the tokenizer. Its pattern joins one 
 letter is a bare "b".
 
 >>> [message["content"] for message in spelling_lesson(random.Random(4))["messages"]]
-['Spell button.', 'b-u-t-t-o-n']
+['Spell car.', 'c-a-r']
 
 Letters are counted with the tool: 'banana'.count('a'). Not here: grading (tasks/).
 """

@@ -16,8 +16,8 @@ TRIAL_ITEMS = 8  # of each exam in a trial: enough to see that the exams work
 # What the model is taught, by name in tasks/. All of it is in mid; SFT has all of it again and adds the manners.
 LESSONS = "facts,choice,problems,arithmetic,functions,spelling,letters,stories"
 # The same skills in the words of visitors, and what only visitors ask for.
-VISITORS = """sums spell count tales zoo school programs choosing wordproblems smalltalk feelings odd unknown village turns
-    persona""".split()
+VISITORS = """sums spell count tales zoo school programs choosing wordproblems smalltalk feelings odd unknown village
+    turns persona""".split()
 
 
 def shares(families: list[str], share: float) -> str:
@@ -74,9 +74,9 @@ def stages(options: Namespace) -> list[Stage]:
             loss_on="assistant", save_every=steps(200), **later), seconds=18.5 * options.minutes + 20),
         exams("mid", 20),
 
-        # ---- SFT: name, manners, when to stop. Small talk five times over, because there is little of it.
-        # Conversations of several turns twice: without them spelling fell from .91 to .58 behind three other questions.
-        # 0.3 of the rates: this short stage must not disturb what mid has learnt.
+        # ---- SFT: a last look at everything in equal shares, most of it conversations of several turns: without them
+        # spelling fell from .91 to .58 behind three other questions. Short, because what visitors ask needs the many
+        # steps of mid: 450 steps here answered no more of the strangers' questions than mid had (docs/LOG.md).
         Stage("sft", "scripts.chat_sft", dict(
             **batch, num_iterations=steps(250), init_lr_frac=0.3,
             mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},talk,chats*0.4,{shares(VISITORS, 0.12)}",
