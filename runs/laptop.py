@@ -71,7 +71,7 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("mid", "scripts.mid_train", dict(
             **batch, num_iterations=steps(2250),
             mixture=f"text*0.1,{LESSONS},talk,chats*0.5,{shares(VISITORS, 0.7)}", init_lr_frac=0.7,
-            loss_on="assistant", save_every=steps(200), **later), seconds=18.5 * options.minutes + 20),
+            loss_on="assistant", save_every=steps(200), **later), seconds=23 * options.minutes + 20),
         exams("mid", 20),
 
         # ---- SFT: a last look at everything in equal shares, most of it conversations of several turns: without them
@@ -80,7 +80,7 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("sft", "scripts.chat_sft", dict(
             **batch, num_iterations=steps(250), init_lr_frac=0.3,
             mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},talk,chats*0.4,{shares(VISITORS, 0.12)}",
-            save_every=steps(50), **later), seconds=2.4 * options.minutes + 20),
+            save_every=steps(50), **later), seconds=3 * options.minutes + 20),
         exams("sft", 20),
 
         # ---- RL: more word problems right, from nothing but right and wrong. 32 questions a step with 8 answers each.
@@ -90,7 +90,7 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("rl", "scripts.chat_rl", dict(
             task="problems", num_iterations=steps(100), examples_per_step=32, num_samples=8, max_new_tokens=32,
             device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001, save_every=steps(50),
-            **later), seconds=10.3 * options.minutes + 10),
+            **later), seconds=7.4 * options.minutes + 10),
         exams("rl", 20),
 
         Stage("report", "nanochat.report", seconds=3, every_time=True),
