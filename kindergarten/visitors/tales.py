@@ -73,18 +73,19 @@ def _about(rng: random.Random, subject: str, other: str) -> str:
 
 def ask(rng: random.Random, world: World, exam: bool = False) -> tuple[str, str, str]:
     """(request, story, hero); the hero is "" where any story will do."""
-    if rng.random() < 0.2:
-        asked = phrases.say(rng, _ASKED["story"], exam, about="")
-        return asked, of_the_village(rng, world) if rng.random() < 0.5 else tale(rng, hero(rng)), ""
+    frame = phrases.draw(rng, _ASKED["story"], exam)
+    if "{about}" not in frame or rng.random() < 0.15:  # "story time!"
+        text = of_the_village(rng, world) if rng.random() < 0.5 else tale(rng, hero(rng))
+        return phrases.voice(rng, frame, about=""), text, ""
     if rng.random() < 0.1:  # about somebody of the village or a person with a name
         person = rng.choice((*lists.NAMES, *names.FIRST_NAMES))
-        return phrases.say(rng, _ASKED["story"], exam, about=f" about {person}"), _of_person(rng, person), person
+        return phrases.voice(rng, frame, about=f" about {person}"), _of_person(rng, person), person
     subject, other = hero(rng), hero(rng) if rng.random() < 0.12 else ""
     if not other and rng.random() < 0.35:
         words = {"as": _described(rng, subject), "s": subject, "S": phrases.upper(subject), "pl": _plural(subject)}
         asked = phrases.say(rng, _ASKED["storyof"], exam, **words)
     else:
-        asked = phrases.say(rng, _ASKED["story"], exam, about=_about(rng, subject, other))
+        asked = phrases.voice(rng, frame, about=_about(rng, subject, other))
     return asked, tale(rng, subject, other), subject
 
 
