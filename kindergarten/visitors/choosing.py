@@ -57,7 +57,9 @@ def _who(rng: random.Random) -> Choice:
         topic, right = zoo.draw(rng, _TOPICS)
         others = rng.sample(zoo.ZOO, count - 1)
         value = _value(topic, right)
-        if value and all(_value(topic, other) not in ("", value) for other in others):
+        key = f"reverse fact {right.name} {zoo.RELATIONS.get(topic)}"
+        is_held_out = right.name in lists.ANIMAL_TABLE and held_out(key)
+        if value and not is_held_out and all(_value(topic, other) not in ("", value) for other in others):
             break
     does = {"sound": f"says {right.sound}", "home": f"lives {right.home}", "food": f"eats {right.food}",
             "legs": f"has {right.legs} legs", "cover": f"has {right.cover}", "fly": "can fly", "swim": "can swim",

@@ -57,7 +57,8 @@ REPLIES = {topic: lines[0].removeprefix("= ") for topic, lines in _ASKED.items()
 # How often each topic is asked about; sounds, homes, food and legs most.
 WEIGHTS = {"sound": 8, "home": 8, "food": 8, "legs": 6, "cover": 1, "baby": 4, "fly": 2, "swim": 2, "eggs": 2,
            "group": 1, "colour": 1, "about": 2, "size": 1}
-_RELATIONS = {"sound": "sound", "home": "lair", "food": "diet", "legs": "legs", "cover": "cover"}
+# The names that facts.py has for topics of the village's animals.
+RELATIONS = {"sound": "sound", "home": "lair", "food": "diet", "legs": "legs", "cover": "cover"}
 _SIZES = ((12, "tiny"), (35, "small"), (65, "not very big"), (85, "big"), (100, "very big"))
 
 
@@ -93,7 +94,7 @@ def draw(rng: random.Random, weights: dict[str, int] = WEIGHTS) -> tuple[str, An
 
 def may_ask(topic: str, animal: Animal) -> bool:
     """Whether lessons may ask this. What the village's exam asks (facts.py) is not taught in other words either."""
-    is_held_out = animal.name in lists.ANIMAL_TABLE and held_out(f"fact {animal.name} {_RELATIONS.get(topic)}")
+    is_held_out = animal.name in lists.ANIMAL_TABLE and held_out(f"fact {animal.name} {RELATIONS.get(topic)}")
     return not is_held_out and (topic != "baby" or animal.young != animal.name)
 
 
