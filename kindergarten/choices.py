@@ -31,7 +31,7 @@ _ORDERS = ((NAMED, "{r} {v}={L}"),) * 9 + ((LETTER_ONLY, "{L}"),) * 3 + (
 _WORD_LISTS = [lists.COLOURS, lists.ANIMALS, lists.NAMES, lists.FOODS, lists.JOBS, lists.HOMES, lists.PET_NAMES,
                lists.DAYS, lists.MONTHS, lists.NUMBERS, lists.SPOTS, lists.GARMENTS, list(lists.THINGS),
                list(lists.THINGS.values()), list(lists.OPPOSITES), list(lists.OPPOSITES.values()),
-               *([row[column] for row in lists.ANIMAL_TABLE.values()] for column in ("sound", "home", "food"))]
+               *(list({row[column]: 0 for row in lists.ANIMAL_TABLE.values()}) for column in ("sound", "home", "food"))]
 # One way to list and few ways to read back: a model learned to look up within 100 steps when "moo=B" was read back in
 # one form, and not in 250 steps when lists and answers came in a dozen forms (docs/LOG.md). Some forms end in a line
 # that is only the letter, because "B" at the start of a line is the token that an exam asks for.

@@ -5,7 +5,7 @@ are held out for the exam; they use the words of the other ways in new sentences
 topic's key words and no other topic's, so "You are welcome!" is wrong for "Who made you?" (tasks/greetings.py).
 
 >>> [message["content"] for message in lesson(random.Random(0))["messages"]][-2:]
-['Who trained you?', 'I was made by you, on your own computer.']
+['Who trained you?', 'I was made on a laptop computer. Somebody trained me in ten minutes.']
 
 Not here: everything else that can be asked (facts, problems, words, functions).
 """

@@ -1,7 +1,8 @@
 """Spelling and letter counting; the exam's words are words that the model has never seen.
 
-Words of the lessons are the world's own and invented words of one to four syllables ("blimat"). Held out for the exam
-are an eighth of all words that can be invented, by a stable hash, and real words that no text of the kindergarten uses.
+Words of the lessons are the world's own, words of everyday English (common.txt) and invented words of one to four
+syllables ("blimat"). Held out for the exam are an eighth of all words that can be invented, by a stable hash, and real
+words that no text of the kindergarten uses.
 No held-out word occurs anywhere outside the exam.
 
 A word is spelled `b-l-i-m-a-t` because of the tokenizer. Its pattern joins one sign with the letters after it, so every
@@ -9,7 +10,7 @@ A word is spelled `b-l-i-m-a-t` because of the tokenizer. Its pattern joins one 
 letter is a bare "b".
 
 >>> [message["content"] for message in spelling_lesson(random.Random(4))["messages"]]
-['Spell button.', 'b-u-t-t-o-n']
+['Spell car.', 'c-a-r']
 
 Letters are counted with the tool: 'banana'.count('a'). Not here: grading (tasks/).
 """
@@ -24,6 +25,8 @@ from kindergarten.talk import dialogue, worked
 
 HELD_OUT_WORDS = 8  # one invented word in eight belongs to the exam
 REAL = 0.4          # share of the exam's words that are real; the others are invented
+# Shares of the words of lessons and drills: of the village, of common.txt, and the others invented.
+VILLAGE, COMMON_SHARE = 0.15, 0.40
 # The letters worth counting. Letters of the word itself come on top; the others are there so that 0 is an answer, too.
 COUNTED_LETTERS = "aeilnorst"
 
@@ -35,13 +38,13 @@ CODAS = ["", "", "", *"""b ck d g k l ll m n nd ng nt p r rd rm s ss st t t tch 
 in et ow zz ff mb""".split()]
 
 # Real words that no text uses; a test looks for them in all texts.
-EXAM_WORDS = """anchor apron arrow badge balloon bamboo banana bandage beetle blossom bottle branch cabbage cactus
-canal cannon chimney cobweb crystal cushion dentist diamond dolphin dragon eagle fossil fountain garlic giraffe glove
-guitar harvest hotel hunter igloo island ivory kettle kitchen knight ladder lantern lemon leopard lizard lobster
-magnet mango meadow melon mirror office onion otter oven paddle panda peach perfume piano picnic pillow pirate planet
-pocket pumpkin quilt radish ribbon saddle salmon sandal saucer scissors shadow shovel silk spinach squirrel statue
-stomach sunset sweater tablet temple tennis ticket tiger tomato tractor trousers tulip turtle umbrella vanilla violin
-volcano waiter walnut wizard zebra zipper""".split()
+EXAM_WORDS = """almond anchor apron arrow badge balloon banana bandage barrel blanket blossom bottle bracelet branch
+cabbage cactus canal cannon chimney cobweb crystal curtain cushion dentist diamond fossil fountain garlic glove
+goblet guitar hammer harvest helmet hotel igloo island ivory jacket kettle kitchen ladder lantern lemon locket magnet
+mango meadow melon meteor mirror napkin necklace office onion oven paddle parcel peach perfume piano picnic pillow
+planet pocket pumpkin quilt radish ribbon saddle sandal saucer sausage scissors shadow shovel silk spinach statue
+stomach sunset sweater tablet temple tennis thimble ticket tomato tractor trousers trumpet tulip umbrella vanilla
+vinegar violin volcano waiter walnut zipper""".split()
 
 _WORD_LISTS = (
     world.NAMES, world.PET_NAMES, world.COLOURS, world.GARMENTS, world.HOMES, world.FOODS, world.JOBS, world.DAYS,
@@ -49,6 +52,7 @@ _WORD_LISTS = (
     world.OPPOSITES.keys(), world.OPPOSITES.values(), world.THINGS.keys(), world.THINGS.values(), world.RELATIONS)
 WORLD_WORDS = sorted({word.lower() for words in _WORD_LISTS for word in words if len(word) > 2})
 _WORLD, _EXAM = frozenset(WORLD_WORDS), frozenset(EXAM_WORDS)
+_ALL_COMMON = frozenset(world.read_text("common.txt").split())
 
 
 def held_out(word: str) -> bool:
@@ -60,6 +64,10 @@ def held_out(word: str) -> bool:
     return word in _EXAM or word not in _WORLD and crc32(word.encode()) % HELD_OUT_WORDS == 0
 
 
+# Words of everyday English; an eighth of them is held out like invented words, and only said, never spelled.
+COMMON = sorted(word for word in _ALL_COMMON if len(word) > 2 and not held_out(word))
+
+
 def invented(rng: random.Random, exam: bool = False) -> str:
     """A pronounceable word of 3 to 9 letters, of the lessons or of the exam."""
     # Exam words are longer: a short one could be a word of a story by chance.
@@ -67,7 +75,7 @@ def invented(rng: random.Random, exam: bool = False) -> str:
     while True:
         word = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(rng.choice(syllables)))
         word += rng.choice(CODAS)
-        is_new = word not in _WORLD and word not in _EXAM
+        is_new = word not in _WORLD and word not in _EXAM and word not in _ALL_COMMON
         if shortest <= len(word) <= 9 and is_new and held_out(word) == exam:
             return word
 
@@ -92,20 +100,23 @@ def _counting(rng: random.Random, word: str) -> dict[str, Any]:
             "answer": f"<<{code}={count}>>#### {count}", "code": code, "count": count}
 
 
-def _lesson_word(rng: random.Random) -> str:
-    # Three in four are invented, because the world has only 469 words.
-    return rng.choice(WORLD_WORDS) if rng.random() < 0.25 else invented(rng)
+def lesson_word(rng: random.Random, common: float = COMMON_SHARE) -> str:
+    """A word of the village, of everyday English (with the chance `common`), or an invented one."""
+    chance = rng.random()
+    if chance < common:
+        return rng.choice(COMMON)
+    return rng.choice(WORLD_WORDS) if chance < common + VILLAGE else invented(rng)
 
 
 def spelling_lesson(rng: random.Random) -> dict[str, Any]:
     """A conversation: "Spell the word blimat." → "b-l-i-m-a-t"."""
-    item = _spelling(rng, _lesson_word(rng))
+    item = _spelling(rng, lesson_word(rng))
     return dialogue(item["question"], item["answer"])
 
 
 def counting_lesson(rng: random.Random) -> dict[str, Any]:
     """A conversation: "How many times does the letter a appear in blimat?" → the tool, then "#### 1"."""
-    item = _counting(rng, _lesson_word(rng))
+    item = _counting(rng, lesson_word(rng))
     return dialogue(item["question"], worked(item["code"], item["count"], f"#### {item['count']}"))
 
 
@@ -138,7 +149,7 @@ def drill_text(rng: random.Random) -> str:
     # and a model that has spelled only one of them fails on the others (docs/kindergarten.md).
     lines = []
     for _ in range(8):
-        word = _lesson_word(rng)
+        word = lesson_word(rng)
         letter = rng.choice(word)
         lines.append(rng.choice(DRILLS).format(
             w=word, W=world.upper(word), sp="-".join(word), back="-".join(word[::-1]), c=letter, n=word.count(letter),

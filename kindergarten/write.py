@@ -9,14 +9,17 @@ are. The counts are what the laptop's recipe reads in nine minutes of two cores;
 """
 import random
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from kindergarten import choices, facts, functions, problems, stories, sums, talk, words
+from kindergarten.visitors import families, programs, tales, zoo
 from kindergarten.world import World
 from nanochat.data import shards
-from nanochat.system import files
+from nanochat.system import container, files
 
 NUM_SHARDS = 8  # the last one is for validation, as with real data
 DOCUMENTS_PER_SHARD = 8192
@@ -25,12 +28,16 @@ EXAM_ITEMS = 256  # ± .03 at an accuracy of one half
 PRACTICE_ITEMS = 8192
 
 # Documents of base text by kind, in hundredths; docs/kindergarten.md says what each kind is for.
-TEXT = {"story": 28, "prose": 20, "lookup": 26, "drill": 10, "code": 6, "counting": 10}
+TEXT = {"story": 20, "prose": 20, "lookup": 21, "drill": 11, "code": 5, "counting": 8, "zoo": 5, "tale": 4, "said": 5,
+        "program": 1}
 PRIMER = {"primer": 100}  # the first shard: a model that begins with look-ups learns to look up (choices.primer)
 
 # Lessons by family: how many conversations are written. A mixture takes all of them once unless it names other weights.
-LESSONS = {"facts": 26_000, "choice": 22_000, "problems": 40_000, "arithmetic": 2_000, "functions": 3_000,
-           "spelling": 30_000, "letters": 13_000, "stories": 1_500, "talk": 2_000, "chats": 8_000}
+LESSONS = {"facts": 20_000, "choice": 12_000, "problems": 24_000, "arithmetic": 1_000, "functions": 3_000,
+           "spelling": 10_000, "letters": 5_000, "stories": 500, "talk": 1_500, "chats": 6_000,
+           "sums": 9_000, "spell": 26_000, "count": 13_000, "tales": 4_500, "zoo": 11_000, "school": 6_000,
+           "programs": 8_000, "choosing": 13_000, "wordproblems": 15_000, "smalltalk": 18_000, "feelings": 7_000,
+           "odd": 3_500, "unknown": 8_000, "village": 6_000, "turns": 16_000, "persona": 7_000}
 
 
 def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
@@ -38,30 +45,46 @@ def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
 
     `scale` multiplies every count: .01 makes a folder for a trial.
     """
+    parts = [("chat", family) for family in sorted(LESSONS, key=lambda family: -LESSONS[family])]
+    parts += [("text", str(number)) for number in range(NUM_SHARDS)] + [("kindergarten", "")]
+    write = partial(_write_part, data_dir, seed, scale)
+    workers = container.share_of_cores() if scale > 0.2 else 1  # for a trial a second process begins too late
+    if workers > 1:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            list(pool.map(write, parts))
+    else:
+        list(map(write, parts))
+    shards.write_manifest(data_dir / "text", [f"shard_{NUM_SHARDS - 1:05d}.parquet"])
+
+
+def _write_part(data_dir: Path, seed: int, scale: float, part: tuple[str, str]) -> None:
+    """One file of a folder, or all exams."""
     def scaled(count: int) -> int:
         return max(8, round(count * scale))  # a file of a trial has something in it, too
 
-    world = World(seed)
-    makers = _text_makers(world)
-    for number in range(NUM_SHARDS):
-        rng = random.Random(f"{seed} shard {number}")
-        is_validation = number == NUM_SHARDS - 1
-        count = scaled(VALIDATION_DOCUMENTS if is_validation else DOCUMENTS_PER_SHARD)
+    world, (folder, name) = _world(seed), part
+    if folder == "text":
+        number, rng, makers = int(name), random.Random(f"{seed} shard {name}"), _text_makers(world)
+        count = scaled(VALIDATION_DOCUMENTS if number == NUM_SHARDS - 1 else DOCUMENTS_PER_SHARD)
         shares = PRIMER if number == 0 else TEXT
         kinds = rng.choices(list(shares), list(shares.values()), k=count)
-        shards.write(data_dir / "text" / f"shard_{number:05d}.parquet", [makers[kind](rng) for kind in kinds])
-    for family, make in lesson_makers(world).items():
-        rng = random.Random(f"{seed} lessons {family}")
-        files.write_jsonl(data_dir / "chat" / f"{family}.jsonl", [make(rng) for _ in range(scaled(LESSONS[family]))])
-    for name, items in _exams(world, seed, scaled(EXAM_ITEMS), scaled(PRACTICE_ITEMS)).items():
-        files.write_jsonl(data_dir / "kindergarten" / f"{name}.jsonl", items)
-    shards.write_manifest(data_dir / "text", [f"shard_{NUM_SHARDS - 1:05d}.parquet"])
+        shards.write(data_dir / folder / f"shard_{number:05d}.parquet", [makers[kind](rng) for kind in kinds])
+    elif folder == "chat":
+        rng, make = random.Random(f"{seed} lessons {name}"), lesson_makers(world)[name]
+        files.write_jsonl(data_dir / folder / f"{name}.jsonl", [make(rng) for _ in range(scaled(LESSONS[name]))])
+    else:
+        for exam, items in _exams(world, seed, scaled(EXAM_ITEMS), scaled(PRACTICE_ITEMS)).items():
+            files.write_jsonl(data_dir / folder / f"{exam}.jsonl", items)
+
+
+_world = lru_cache(maxsize=4)(World)  # a process makes several parts, and questions are listed once for each world
 
 
 def _text_makers(world: World) -> dict[str, Callable[[random.Random], str]]:
     return {"story": partial(stories.story, world=world), "prose": partial(stories.prose, world=world),
             "primer": partial(choices.primer, world=world), "lookup": partial(choices.lookup, world=world),
-            "drill": words.drill_text, "code": functions.code_text, "counting": problems.counting_text}
+            "drill": words.drill_text, "code": functions.code_text, "counting": problems.counting_text,
+            "zoo": zoo.page, "tale": tales.page, "program": programs.page, "said": partial(families.said, world=world)}
 
 
 def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str, Any]]]:
@@ -70,13 +93,15 @@ def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str,
         "facts": partial(facts.lesson, world=world), "choice": partial(choices.lesson, world=world),
         "problems": problems.lesson, "arithmetic": sums.lesson, "functions": functions.lesson,
         "spelling": words.spelling_lesson, "letters": words.counting_lesson,
-        "stories": partial(talk.story_lesson, world=world), "talk": talk.lesson}
+        "stories": partial(talk.story_lesson, world=world), "talk": talk.lesson, **families.makers(world)}
+    single = {family: families.unexamined(make) for family, make in single.items()}
+    joinable = [family for family in single if family != "persona"]  # a system text can only stand first
 
     def chat(rng: random.Random) -> dict[str, Any]:
         """Two to four lessons of any family in one conversation."""
         # Without these, spelling fell from .91 to .58 behind three other questions; with them, .84 (docs/LOG.md).
-        families = rng.choices(list(single), k=rng.choice((2, 3, 3, 4)))
-        return talk.join(rng, [single[family](rng) for family in families])
+        chosen = rng.choices(joinable, k=rng.choice((2, 3, 3, 4)))
+        return talk.join(rng, [single[family](rng) for family in chosen])
 
     return {**single, "chats": chat}
 

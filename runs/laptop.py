@@ -16,6 +16,14 @@ TRIAL_ITEMS = 4  # of each exam in a trial: enough to see that the exams work, i
 
 # What the model is taught, by name in tasks/. All of it is in mid; SFT has all of it again and adds the manners.
 LESSONS = "facts,choice,problems,arithmetic,functions,spelling,letters,stories"
+# The same skills in the words of visitors, and what only visitors ask for.
+VISITORS = """sums spell count tales zoo school programs choosing wordproblems smalltalk feelings odd unknown village
+    turns persona""".split()
+
+
+def shares(families: list[str], share: float) -> str:
+    """shares(["zoo", "odd"], 0.5) == "zoo*0.5,odd*0.5"."""
+    return ",".join(f"{family}*{share}" for family in families)
 
 
 def tag_of(options: Namespace) -> str:
@@ -61,20 +69,22 @@ def stages(options: Namespace) -> list[Stage]:
         exams("base", options),
 
         # ---- Mid: the chat format, multiple choice and the tool. The largest share of the time, because here the
-        # model learns what the exams ask. 15 % of text: questions alone wiped out much of what the base model knew.
+        # model learns what the exams ask. A tenth is text: questions alone wiped out much of what the base model knew.
         # 0.7 of the pretraining rates, since the weights have settled. Only the assistant's words are learnt: one
         # letter in 76 tokens carries the lesson of a multiple choice, and the other 75 would drown its gradient.
         Stage("mid", "scripts.mid_train", dict(
-            **batch, num_iterations=steps(1800), mixture=f"text*0.15,{LESSONS}", init_lr_frac=0.7,
-            loss_on="assistant", save_every=steps(200), **later), seconds=18.5 * options.minutes + 20),
+            **batch, num_iterations=steps(2250),
+            mixture=f"text*0.1,{LESSONS},talk,chats*0.5,{shares(VISITORS, 0.7)}", init_lr_frac=0.7,
+            loss_on="assistant", save_every=steps(200), **later), seconds=23 * options.minutes + 20),
         exams("mid", options),
 
-        # ---- SFT: name, manners, when to stop. Small talk five times over, because there is little of it.
-        # Conversations of several turns twice: without them spelling fell from .91 to .58 behind three other questions.
-        # 0.3 of the rates: this short stage must not disturb what mid has learnt.
+        # ---- SFT: a last look at everything in equal shares, most of it conversations of several turns: without them
+        # spelling fell from .91 to .58 behind three other questions. Short, because what visitors ask needs the many
+        # steps of mid: 450 steps here answered no more of the strangers' questions than mid had (docs/LOG.md).
         Stage("sft", "scripts.chat_sft", dict(
-            **batch, num_iterations=steps(200), mixture=f"text*0.02,{LESSONS},talk*5,chats*2", init_lr_frac=0.3,
-            save_every=steps(50), **later), seconds=2.4 * options.minutes + 20),
+            **batch, num_iterations=steps(250), init_lr_frac=0.3,
+            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},talk,chats*0.4,{shares(VISITORS, 0.12)}",
+            save_every=steps(50), **later), seconds=3 * options.minutes + 20),
         exams("sft", options),
 
         # ---- RL: more word problems right, from nothing but right and wrong. 32 questions a step with 8 answers each;
@@ -82,9 +92,9 @@ def stages(options: Namespace) -> list[Stage]:
         # calculator. Low rates, lowest for embedding and head: AdamW's steps do not shrink with the gradient, and at .3
         # it moved every embedding by .1 a step, mostly on noise, until answers no longer ended.
         Stage("rl", "scripts.chat_rl", dict(
-            task="problems", num_iterations=steps(140), examples_per_step=8 if trial else 32, num_samples=8,
+            task="problems", num_iterations=steps(100), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
-            save_every=steps(50), **later), seconds=10.3 * options.minutes + 10),
+            save_every=steps(50), **later), seconds=7.4 * options.minutes + 10),
         exams("rl", options),
 
         Stage("report", "nanochat.report", seconds=3, every_time=True),

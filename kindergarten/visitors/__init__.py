@@ -1,0 +1,1 @@
+"""Lessons in the words of visitors: the same skills, asked as many different people would ask."""
