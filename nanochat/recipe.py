@@ -45,7 +45,9 @@ GPU_FLAGS: dict[str, Any] = dict(  # of runs/speedrun.py, and of the command tha
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. `flags` are its flags by name: True and False are switches, None leaves the flag out.
+    """One step of a recipe: a command, and not only the commands that train.
+
+    `flags` are its flags by name: True and False are switches, None leaves the flag out.
 
     `seconds` is what the stage takes on the machine of docs/LOG.md, for the estimate; `ranks` above 1 means torchrun.
     """
@@ -55,7 +57,7 @@ class Stage:
     flags: dict[str, Any] = field(default_factory=dict)
     seconds: float = 5.0
     ranks: int = 1
-    every_time: bool = False  # also when it ran before: it is cheap and shows the newest results
+    every_time: bool = False  # also if it has finished: it is cheap and must show the newest results
 
     def words(self) -> list[str]:
         """The command without its interpreter.
@@ -99,6 +101,7 @@ def absolute(path: str) -> Path:
 
 
 def is_trial(options: Namespace) -> bool:
+    """Below one minute a run is a trial: less data, few items of each exam."""
     return bool(options.minutes < 1)
 
 
@@ -125,7 +128,7 @@ def print_commands(stages: list[Stage], out: Path, dollars_per_hour: float | Non
 def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "", slowness: float = 1.0) -> RunFolder:
     """Runs the stages that are not finished; returns the folder with the records of all of them.
 
-    `fingerprint` identifies the user's data; `slowness` is this machine's time over that of docs/LOG.md's machine.
+    `fingerprint` identifies the user's data. `slowness`: how many times slower this machine is than that of the log.
     UserError when a stage fails. After an interruption it waits until the running stage has saved its work, says how to
     go on, and exits with code 130.
     """

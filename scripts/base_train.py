@@ -40,11 +40,11 @@ def flags(argv: list[str] | None) -> cli.Args:
         max_seq_len=flag(2048, "tokens in a row", at_least=8),
         document_mask=flag(False, "attention stays within a document (for short rows)"),
         portable=flag(False, "exactly the October architecture, which transformers knows"),
-        # How long to train: the first of these that is given decides
+        # How long to train: at most one of the first three; without them the ratio decides
         num_iterations=flag(-1, "steps; −1 = from the flags below", at_least=1),
         target_flops=flag(-1.0, "train for this many FLOPs", at_least=1),
-        minutes=flag(-1.0, "end after about so long, with all that belongs to it (compiling, validating); the steps "
-                           "follow from a measurement of 20 seconds or a tenth of the time", at_least=0.01),
+        minutes=flag(-1.0, "train for about this many minutes, compiling and validating included; the number of steps "
+                           "is measured first, for 20 seconds or a tenth of the time", at_least=0.01),
         target_param_data_ratio=flag(20.0, "tokens per parameter", at_least=1e-6),
         # A step
         device_batch_size=flag(32, "rows per micro-batch and rank; auto = what fits", at_least=1, words={"auto": -1}),
@@ -57,14 +57,15 @@ def flags(argv: list[str] | None) -> cli.Args:
         workers=flag(-1, "processes that make batches ahead; −1 = 2 beside a GPU, 0 = a thread", at_least=0),
         # What is measured and saved
         eval_every=flag(250, "steps between validations; −1 = only at the end"),
-        eval_tokens=flag(262_144, "validation tokens; by default fewer where they would take a twentieth of --minutes",
-                         at_least=1),
+        eval_tokens=flag(262_144, "validation tokens; by default fewer where they would take more than a twentieth "
+                                  "of --minutes", at_least=1),
         model_tag=flag("", "name of the checkpoint folder; default d<depth>"), **CHECKPOINTS,
         seed=flag(0, "of weights and data order", at_least=0), **MACHINE)
 
 
 def main(argv: list[str] | None = None) -> None:
-    started = time.monotonic() - time.process_time()  # with the seconds that imports took
+    # About when the process began: until now it has done nothing but imports, which cost this much CPU time.
+    started = time.monotonic() - time.process_time()
     args = flags(argv)
 
     # ---- Plan. A finished model of this name is refused here, before any work.
@@ -73,12 +74,12 @@ def main(argv: list[str] | None = None) -> None:
         return
     runtime = start_runtime(args.device_type, args.dtype)
     tokenizer = Tokenizer.load(paths.tokenizer_dir())
-    config, steps = planned(args, tokenizer)
+    config, planned_steps = planned(args, tokenizer)
 
     # ---- Model. A kernel or a number format that this machine lacks is left out, and a line says so.
     model = new_model(args, config, runtime)
 
-    # ---- A step. Where memory runs out all the same, the loop goes on with half as many rows at a time.
+    # ---- A step. If memory still runs out, the loop continues with half as many rows at a time.
     rows, accumulate = step_shape(args, model, runtime)
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     def new_optimizer() -> Optimizer:
         return Optimizer(groups_of(model, **rates(args), weight_decay=args.weight_decay), runtime.dtype)
 
-    steps = place.steps or steps
+    steps = place.steps or planned_steps
     if args.minutes > 0 and not place.steps:
         steps, place.flags["eval_tokens"] = steps_in_time(args, model, loss_of, new_optimizer, rows, runtime, started)
 
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     log.say(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {steps:,} steps of "
             f"{args.total_batch_size:,} tokens on {runtime.world_size} × {runtime.device} in {runtime.dtype}, "
             f"{rows} rows at a time")
-    workers = args.workers if args.workers >= 0 else 2 * (runtime.device.type == "cuda")
+    workers = args.workers if args.workers >= 0 else (2 if runtime.device.type == "cuda" else 0)
     batches = loader.prefetched(loader.batches(
         loader.TextCorpus(shards.train_shards(), tokenizer), rows, args.max_seq_len, tokenizer.bos_id, seed=args.seed,
         rank=runtime.rank, world_size=runtime.world_size, state=journal.state, workers=workers))
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def planned(args: cli.Args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
-    """The model, and the steps that the flags ask for; with --minutes a measurement decides, and this number is 1."""
+    """The model's configuration and the number of steps; 1 with --minutes, where `steps_in_time` finds the number."""
     if args.minutes > 0 and (args.num_iterations > 0 or args.target_flops > 0):
         other = "num_iterations" if args.num_iterations > 0 else "target_flops"
         raise UserError(f"--{other} and --minutes each say how long to train; give one of them")

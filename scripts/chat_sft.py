@@ -28,11 +28,13 @@ def flags(argv: list[str] | None) -> cli.Args:
         total_batch_size=flag(32_768, "tokens per step over all ranks", at_least=1),
         init_lr_frac=flag(0.3, "of the pretraining rates", at_least=0),
         warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
-        loss_on=flag("assistant", "all = without masks, to see what they are good for", choices=("all", "assistant")))
+        loss_on=flag("assistant", "assistant = only the assistant's words are learnt; all = every token, to compare",
+                     choices=("all", "assistant")))
 
 
 def main(argv: list[str] | None = None) -> None:
-    started = time.monotonic() - time.process_time()  # with the seconds that imports took
+    # About when the process began: until now it has done nothing but imports, which cost this much CPU time.
+    started = time.monotonic() - time.process_time()
     args = flags(argv)
     if args.minutes > 0 and args.num_iterations > 0:
         raise UserError("--num_iterations and --minutes each say how long to train; give one of them")
@@ -50,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     documents = mixture.documents(args.mixture, tokenizer, own=args.conversations, max_tokens=row_len + 1,
                                   seed=args.seed, learn_all=args.loss_on == "all")
 
-    # ---- A step. Where memory runs out all the same, the loop goes on with half as many rows at a time.
+    # ---- A step. If memory still runs out, the loop continues with half as many rows at a time.
     rows, accumulate = probe.rows_and_accumulation(
         model, row_len, args.total_batch_size, args.device_batch_size, runtime)
     step_tokens = rows * accumulate * row_len * runtime.world_size
@@ -60,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     def new_optimizer() -> Optimizer:
         return Optimizer(groups_of(model, **rates(args, args.init_lr_frac)), runtime.dtype)
 
-    one_pass = max(1, sum(len(ids) for ids, _ in documents) // step_tokens)
-    steps = place.steps or (args.num_iterations if args.num_iterations > 0 else one_pass)
+    steps_of_one_pass = max(1, sum(len(ids) for ids, _ in documents) // step_tokens)
+    steps = place.steps or (args.num_iterations if args.num_iterations > 0 else steps_of_one_pass)
     if args.minutes > 0 and not place.steps:
         batch = probe.random_batch(rows, row_len, model.config.vocab_size, runtime.device)
         steps = probe.steps_for_minutes(args.minutes, model, loss_of, new_optimizer, batch, step_tokens, runtime,
@@ -81,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
             if due(step, args.save_every):
                 journal.save(step)
             journal.stop_if_asked(step)
+        # The source is [stage, tag, step_…] of the model from which this one started.
         journal.finish(documents=len(documents), source=origin["path"].rsplit("/", 3)[-3:])
     runtime.close()
 

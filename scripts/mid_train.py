@@ -1,5 +1,8 @@
 """Midtraining: the base model learns the chat format, multiple choice by letter and the tool.
 
+scripts/chat_sft.py is the same loop with other defaults. The two stay apart, so that each can be read and changed by
+itself.
+
     python -m scripts.mid_train --mixture="facts,choice,problems*2,text*0.2"
     torchrun --standalone --nproc_per_node=8 -m scripts.mid_train -- --device_batch_size=16
 """
@@ -25,13 +28,14 @@ def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
         argv, __doc__, **CONVERSATIONS, **mixture.FLAGS, **RATES, **CHECKPOINTS, **MACHINE,
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
-        init_lr_frac=flag(1.0, "of the pretraining rates", at_least=0),
+        init_lr_frac=flag(1.0, "of the pretraining rates; the laptop's recipe takes 0.7", at_least=0),
         warmdown_fraction=flag(dial.WARMDOWN_FRACTION, "of all steps", at_least=0, at_most=1),
         loss_on=flag("all", "assistant = only the assistant's words are learnt", choices=("all", "assistant")))
 
 
 def main(argv: list[str] | None = None) -> None:
-    started = time.monotonic() - time.process_time()  # with the seconds that imports took
+    # About when the process began: until now it has done nothing but imports, which cost this much CPU time.
+    started = time.monotonic() - time.process_time()
     args = flags(argv)
     if args.minutes > 0 and args.num_iterations > 0:
         raise UserError("--num_iterations and --minutes each say how long to train; give one of them")
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     documents = mixture.documents(args.mixture, tokenizer, own=args.conversations, max_tokens=row_len + 1,
                                   seed=args.seed, learn_all=args.loss_on == "all")
 
-    # ---- A step. Where memory runs out all the same, the loop goes on with half as many rows at a time.
+    # ---- A step. If memory still runs out, the loop continues with half as many rows at a time.
     rows, accumulate = probe.rows_and_accumulation(
         model, row_len, args.total_batch_size, args.device_batch_size, runtime)
     step_tokens = rows * accumulate * row_len * runtime.world_size
@@ -59,8 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     def new_optimizer() -> Optimizer:
         return Optimizer(groups_of(model, **rates(args, args.init_lr_frac)), runtime.dtype)
 
-    one_pass = max(1, sum(len(ids) for ids, _ in documents) // step_tokens)
-    steps = place.steps or (args.num_iterations if args.num_iterations > 0 else one_pass)
+    steps_of_one_pass = max(1, sum(len(ids) for ids, _ in documents) // step_tokens)
+    steps = place.steps or (args.num_iterations if args.num_iterations > 0 else steps_of_one_pass)
     if args.minutes > 0 and not place.steps:
         batch = probe.random_batch(rows, row_len, model.config.vocab_size, runtime.device)
         steps = probe.steps_for_minutes(args.minutes, model, loss_of, new_optimizer, batch, step_tokens, runtime,
@@ -80,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
             if due(step, args.save_every):
                 journal.save(step)
             journal.stop_if_asked(step)
+        # The source is [stage, tag, step_…] of the model from which this one started.
         journal.finish(documents=len(documents), source=origin["path"].rsplit("/", 3)[-3:])
     runtime.close()
 

@@ -3,7 +3,8 @@
 A row holds T+1 tokens: its inputs are the first T, its targets the last T. Documents longer than a row are cut into
 pieces. All pieces are placed by "best fit decreasing": longest first, each into the fullest row that still has room,
 which needs at most 11/9 of the optimal number of rows (Johnson 1973). The rest of a row is padding, which is not a
-target. Every piece starts with <|bos|>, so every row does too; no target is lost, and none appears twice.
+target. Every piece starts with <|bos|>, so every row does too. No target appears twice, and only the first token after
+a cut is never a target.
 """
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ import torch
 
 from nanochat.system.numbers import ceil_div
 
-Document = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]  # token ids; 1 for those to be predicted
+# Token ids, and a mask: 1 where the token is to be predicted.
+Document = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]
 Piece = tuple[np.ndarray, np.ndarray]  # the same as arrays: ids int32, mask bool
 Rows = tuple[np.ndarray, np.ndarray]  # R rows: ids (R, T+1) int32, mask (R, T+1) bool
 
@@ -44,7 +46,7 @@ class Batch:
         return Batch(move(self.ids), move(self.targets), self.state, weights)
 
     def cut(self, pieces: int) -> list["Batch"]:
-        """The same rows as so many batches of like size; fewer where there are fewer rows."""
+        """The same rows as `pieces` batches of about equal size; fewer where there are fewer rows."""
         size = ceil_div(len(self.ids), pieces)
         parts = [slice(start, start + size) for start in range(0, len(self.ids), size)]
         return [Batch(self.ids[part], self.targets[part], self.state,
@@ -52,8 +54,8 @@ class Batch:
 
 
 def pieces(document: Document, room: int, bos_id: int) -> list[Piece]:
-    """Cuts a document into pieces of at most `room` tokens. Later pieces start with <|bos|> in place of the last token
-    of the piece before. The token behind it is not a target: nothing in its piece could predict it.
+    """Cuts a document into pieces of at most `room` tokens. A later piece begins with <|bos|>, which replaces the last
+    token of the piece before. The next token is not a target, because only <|bos|> stands before it.
 
     >>> [(ids.tolist(), mask.tolist()) for ids, mask in pieces(([0, 5, 6, 7, 8], [1, 1, 1, 1, 1]), 3, 0)]
     [([0, 5, 6], [True, True, True]), ([0, 7, 8], [False, False, True])]
@@ -75,7 +77,8 @@ def pack(documents: Sequence[Document], row_len: int, bos_id: int) -> Rows:
     parts = [part for document in documents for part in pieces(document, row_len, bos_id) if part[1][1:].any()]
     parts.sort(key=lambda part: -len(part[0]))  # stable: equal documents in equal order give equal rows
     rows: list[list[Piece]] = []
-    open_rows: list[tuple[int, int]] = []  # (free, row), sorted: bisect finds the fullest row with room
+    # (free tokens, row number), sorted by free tokens, so that bisect finds the fullest row with room.
+    open_rows: list[tuple[int, int]] = []
     for part in parts:
         size = len(part[0])
         place = bisect_left(open_rows, (size, -1))

@@ -27,7 +27,7 @@ from nanochat.data.shards import MANIFEST, Unreadable
 from nanochat.system import files
 from nanochat.system.files import UserError
 
-# Files that are taken as they are. Each task names its own files; a test compares this list with the tasks.
+# Files that are copied as they are. A new task adds its path here; a test compares this list with the tasks.
 EXAMS = ("gsm8k/*.jsonl*", "arc/ARC-*.jsonl*", "mmlu/*.jsonl*", "humaneval/*.jsonl*", "kindergarten/*-t*.jsonl*",
          "misc/english_words.txt*", "chat/dolly_15k.jsonl*")
 CORE_EXAMS = ("core_tasks.yaml", "core/*.jsonl*")  # where there is a core_tasks.yaml
@@ -127,7 +127,7 @@ def shown(path: Path | str) -> str:
 def survey(folder: Path, passed_over: tuple[Path, ...] = (), cache: Path | None = None) -> Survey:
     """What is to be read of a folder, or of a single file. UserError where there is no such folder.
 
-    `passed_over` are folders that do not belong to the data: those of the run. `cache` is a file that is written here.
+    `passed_over` are the folders of the run itself. `cache` is the file that keeps the verdicts for the next call.
     """
     folder = Path(folder).expanduser().absolute()
     if not folder.exists():
@@ -146,7 +146,7 @@ def survey(folder: Path, passed_over: tuple[Path, ...] = (), cache: Path | None 
         num_bytes, is_exam = 0, any(fnmatch(name, pattern) for pattern in exams)
         try:
             num_bytes = path.stat().st_size
-            if not is_exam and (reason := _kind_not_read(path, name, has_layout)):
+            if not is_exam and (reason := _why_not_read(path, name, has_layout)):
                 groups.setdefault(reason, []).append(num_bytes)
                 continue
             item = Item(path, shown(name), num_bytes=num_bytes, **memory.verdict(path, is_exam))
@@ -162,7 +162,7 @@ def survey(folder: Path, passed_over: tuple[Path, ...] = (), cache: Path | None 
     return found
 
 
-def _kind_not_read(path: Path, name: str, has_layout: bool) -> str:
+def _why_not_read(path: Path, name: str, has_layout: bool) -> str:
     """The reason why no file of this kind is read, or ""."""
     suffix, packing = rows.suffixes(path)
     if has_layout and not name.startswith(("text/", "chat/")):

@@ -46,7 +46,7 @@ def serve() -> None:
     common: dict[str, Any] = {"base_bytes": pages * os.sysconf("SC_PAGE_SIZE"), "server": os.getpid()}
     problems = probe(common)
     common["layers"] = [name for name, problem in problems.items() if not problem and name != "capabilities"]
-    # These three are the same for all children, so they are done or prepared once, here.
+    # Capabilities are dropped once and inherited. The rules of the others are prepared once and applied in each child.
     if problems.get("capabilities") == "":
         confine.drop_capabilities()
     if "landlock" in common["layers"]:
@@ -64,7 +64,8 @@ def serve() -> None:
                 poll.unregister(descriptor)
                 end(descriptor, running.pop(descriptor))
                 continue
-            line, descriptors, *_ = socket.recv_fds(control, 1 << 16, 5)  # one request: descriptors end a message
+            # One request: a message with descriptors is never joined with the next message.
+            line, descriptors, *_ = socket.recv_fds(control, 1 << 16, 5)
             if not line:
                 for life, pid in running.items():
                     end(life, pid)
@@ -77,10 +78,10 @@ def serve() -> None:
 def start(request: dict[str, Any], descriptors: list[int]) -> int:
     """The pid of the child, or 0 if there can be none: then the caller sees its pipe and its socket close."""
     try:
-        pid = os.fork() or child(request, descriptors[:-1])
+        pid = os.fork() or child(request, descriptors[:-1])  # in the child fork returns 0, and `child` never returns
     except OSError:
         pid = 0
-    for descriptor in descriptors[:-1] if pid else descriptors:
+    for descriptor in descriptors[:-1] if pid else descriptors:  # the caller's `life` stays open while the child lives
         os.close(descriptor)
     return pid
 
@@ -161,7 +162,7 @@ def refused(attempt: Callable[..., object], *values: object) -> bool:
     return False
 
 
-PROOFS: dict[str, Callable[[], object]] = {  # whether the layer forbids what it should
+PROOFS: dict[str, Callable[[], object]] = {  # true where the layer really forbids what it should
     "rlimits": lambda: refused(bytearray, 1 << 30),
     "capabilities": lambda: "CapEff:\t0000000000000000" in open("/proc/self/status", encoding="utf-8").read(),
     "landlock": lambda: refused(open, "/etc/passwd"),

@@ -79,7 +79,7 @@ class Args(argparse.Namespace):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        _complain(f"{self.prog}: {message}; see --help")
+        _print_error(f"{self.prog}: {message}; see --help")
         raise SystemExit(2)
 
 
@@ -94,8 +94,8 @@ class _Switch(argparse.Action):
 def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
     """The values of `flags`: keyword = name with underscores, value = the default or `flag(...)`.
 
-    Booleans are switches. With NANOCHAT_PARSE_ONLY=1 it checks, says so and exits with 0: the tests check every
-    documented command in this way.
+    Booleans are switches. With NANOCHAT_PARSE_ONLY=1 it only checks the flags, prints "flags ok" and exits with 0:
+    the tests check every documented command in this way.
     """
     global _can_resume
     _can_resume = "resume" in flags
@@ -106,7 +106,7 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
     for name, settings in described.items():
         _add(parser, name, settings)
     # torchrun passes on the `--` that separates its own flags from ours.
-    words = [_normal(word) for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
+    words = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
     typed, unknown = parser.parse_known_args(words)
     args = Args(**{name: getattr(typed, name, settings.default) for name, settings in described.items()})
     args.given, args.defaults = set(vars(typed)), {name: settings.default for name, settings in described.items()}
@@ -135,7 +135,7 @@ def _command() -> str | None:
     return DOORS.get(module, f"python -m {module}") if module else None
 
 
-def _normal(word: str) -> str:
+def _with_underscores(word: str) -> str:
     """`--device-batch-size=8` → `--device_batch_size=8`; values and short flags stay as they are."""
     if not word.startswith("--"):
         return word
@@ -149,7 +149,7 @@ def _add(parser: argparse.ArgumentParser, name: str, settings: flag) -> None:
     how: dict[str, Any] = {"type": _reader(kind, settings.words), "metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
     if kind is bool:
         names, how = [*names, f"--no_{name}"], {"action": _Switch, "nargs": 0}
-    # Without a default here the parser does not set what the user has not typed: `parse` fills it in.
+    # SUPPRESS: argparse sets only what the user typed, and `parse` adds the defaults.
     parser.add_argument(*names, dest=name, default=argparse.SUPPRESS, help=settings.help_text(), **how)
 
 
@@ -202,7 +202,7 @@ def run(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         message, exit_code = f"interrupted{': run the same command with --resume to go on' * _can_resume}", 130
     if message:
-        _complain(message)
+        _print_error(message)
     raise SystemExit(exit_code)
 
 
@@ -217,7 +217,7 @@ def _repair_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number: this one
-    codecs.register_error("spelling", _spell)
+    codecs.register_error("spelling", _replace_letters)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open until the program ends)
@@ -225,13 +225,13 @@ def _repair_streams() -> None:
             stream.reconfigure(errors="replace" if mode == "r" else "spelling")
 
 
-def _spell(error: UnicodeError) -> tuple[str, int]:
+def _replace_letters(error: UnicodeError) -> tuple[str, int]:
     """Other letters for those that the encoding lacks, and the place behind them: what `codecs` wants to know."""
     assert isinstance(error, UnicodeEncodeError)
     return "".join(SPELLINGS.get(letter, "?") for letter in error.object[error.start:error.end]), error.end
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     """Writes one line to stderr, if its reader is still there."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)

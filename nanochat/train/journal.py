@@ -31,9 +31,10 @@ from nanochat.train.loop import Step
 from nanochat.train.stop import Stop
 from nanochat.train.target import Target
 
-# A run stops when the loss stays above 2 × median(last 100 losses) + 1 nat for 20 steps, and the second ten of them are
-# not at least 5 % lower than the first. (Where easy text ends and other text begins the loss leaps too, but it falls.)
-USUAL_STEPS, MIN_USUAL_STEPS, HALF_SPIKE = 100, 20, 10
+# A run has diverged when 20 losses in a row are above 2 × the median of the last 100 normal losses + 1 nat, and the
+# last ten are not at least 5 % lower than the ten before. (Where new text begins, the loss jumps too, but then it
+# falls.)
+NORMAL_LOSSES, MIN_NORMAL_LOSSES, HALF_OF_HIGH = 100, 20, 10
 
 
 class Journal:
@@ -58,14 +59,14 @@ class Journal:
         self.writing: Future[None] | None = None
         self.newest_save = 0
         self.stop = Stop()
-        self.usual_losses: deque[float] = deque(maxlen=USUAL_STEPS)
+        self.normal_losses: deque[float] = deque(maxlen=NORMAL_LOSSES)
         self.high_losses: list[float] = []  # of the newest steps, while they are far above the usual
         if target.resumed:
-            self._take_over(*target.resumed)
-        self._check_room()
+            self._restore(*target.resumed)
+        self._check_disk_space()
         self.bar = log.Progress(self.stage, steps)
 
-    def _take_over(self, path: Path, state: State) -> None:
+    def _restore(self, path: Path, state: State) -> None:
         if state.get("tokenizer") not in (None, checkpoint.tokenizer_digest(self.tokenizer)):
             raise UserError(f"{path} was made with another tokenizer than this run's, and its tokens mean something "
                             "else; --overwrite trains from the beginning, --model_tag=NAME makes another model")
@@ -74,7 +75,7 @@ class Journal:
         self.seconds_before, self.saved = state["seconds"], [path]
         log.say(f"{self.stage}: goes on after step {self.start:,} of {self.steps:,} ({path.name})")
 
-    def _check_room(self) -> None:
+    def _check_disk_space(self) -> None:
         """Says how large the checkpoints are. UserError when the disk has no room for them, before hours are spent."""
         size = checkpoint.bytes_of(self.model, self.optimizer)
         saves = ceil_div(self.steps, self.target.save_every) if self.target.save_every > 0 else 1
@@ -123,18 +124,18 @@ class Journal:
             self._refuse_divergence(step)
 
     def _refuse_divergence(self, step: Step) -> None:
-        usual = median(self.usual_losses) if len(self.usual_losses) >= MIN_USUAL_STEPS else math.inf
+        usual = median(self.normal_losses) if len(self.normal_losses) >= MIN_NORMAL_LOSSES else math.inf
         if step.loss <= 2 * usual + 1:
-            self.usual_losses.append(step.loss)
+            self.normal_losses.append(step.loss)
             self.high_losses.clear()
             return
         self.high_losses.append(step.loss)
-        first_half, second_half = self.high_losses[-2 * HALF_SPIKE:-HALF_SPIKE], self.high_losses[-HALF_SPIKE:]
+        first_half, second_half = self.high_losses[-2 * HALF_OF_HIGH:-HALF_OF_HIGH], self.high_losses[-HALF_OF_HIGH:]
         is_falling = sum(second_half) < 0.95 * sum(first_half)  # False for NaN
-        if len(self.high_losses) < 2 * HALF_SPIKE or is_falling:
+        if len(self.high_losses) < 2 * HALF_OF_HIGH or is_falling:
             return
         self.wait()
-        good = f"{self.saved[-1].name} is from before" if self.saved else "no checkpoint was made before"
+        good = f"the last good checkpoint is {self.saved[-1].name}" if self.saved else "no checkpoint was made before"
         first = step.number - len(self.high_losses) + 1
         raise UserError(f"the loss rose from about {usual:.3g} to {step.loss:.3g} and stayed there from step "
                         f"{first} to {step.number}; {good}: go on with --resume and lower learning rates "
@@ -155,8 +156,8 @@ class Journal:
     def save(self, step: Step) -> None:
         """A checkpoint after `step`, from which a run goes on exactly; written in the background.
 
-        There is none while the loss is far above the usual. UserError where weights are not finite, or where the
-        checkpoint before could not be written.
+        It does nothing while the loss is far above normal: such weights are not worth keeping.
+        UserError where weights are not finite, or where the checkpoint before could not be written.
         """
         if self.high_losses and not step.is_last:
             return

@@ -5,7 +5,8 @@
 
 The generator accumulates micro-batches, sums over ranks, follows the schedule and measures time. Evaluating, sampling
 and saving are plain `if`s in the script. The loss of a step is the sum over all its targets divided by their number,
-counted over micro-batches and ranks: rows with few targets weigh little, and a step never divides by zero.
+counted over micro-batches and ranks: a row with few targets has little influence, and a step without targets does not
+divide by zero.
 """
 import gc
 import math
@@ -22,7 +23,8 @@ from nanochat.system.files import UserError
 from nanochat.system.hardware import is_out_of_memory
 from nanochat.system.runtime import Runtime, all_reduce_sum, synchronize
 
-LossOf = Callable[[Batch], torch.Tensor]  # the *sum* over the batch's targets, in nats
+# The *sum* over the batch's targets, in nats. Rows must be independent: without memory, a batch is cut between any two.
+LossOf = Callable[[Batch], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
     """Yields after each optimizer step of `accumulate` micro-batches.
 
     Where memory runs out, this step and all later ones use half micro-batches, again and again, down to one row.
-    UserError where one row is too much, and when the loss is not finite: the last checkpoint still has the weights from
-    before.
+    UserError when one row is too large, and when the loss is not finite. Nothing is updated then, so the last
+    checkpoint is still good.
     """
-    pieces = 1  # into which this rank cuts every micro-batch
+    pieces = 1  # this rank cuts every micro-batch into so many parts; doubles when memory runs out
     for step in range(start, steps):
         started = time.perf_counter()
         micro = [next(batches) for _ in range(accumulate)]
@@ -68,6 +70,7 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
                 raise UserError("out of memory with a single row at a time; give --recompute or shorter rows "
                                 "(--max_seq_len), or train a smaller model")
             pieces *= 2
+            log.say("continuing with half as many rows at a time")
         loss = all_reduce_sum([float(total)], runtime.device)[0] / max(targets, 1.0)
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {step + 1}; the last checkpoint is intact: "
@@ -87,7 +90,7 @@ def _backward(loss_of: LossOf, optimizer: Optimizer, micro: list[Batch], targets
               device: torch.device) -> torch.Tensor | None:
     """Adds this rank's part of the gradient to `.grad`; returns the sum of its losses.
 
-    None, and no gradient, where memory ran out. No collective runs in here, so each rank may fail by itself.
+    None, and no gradient, when memory ran out. No collective is called here, so one rank may fail while others do not.
     """
     total = torch.zeros((), device=device)
     try:
@@ -101,7 +104,7 @@ def _backward(loss_of: LossOf, optimizer: Optimizer, micro: list[Batch], targets
             raise
         for p in optimizer.params:
             p.grad = None
-        log.say(f"out of memory with {max(len(batch.ids) for batch in micro)} rows at a time; going on with half")
+        log.say(f"out of memory with {max(len(batch.ids) for batch in micro)} rows at a time")
         return None
 
 

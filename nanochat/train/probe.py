@@ -19,7 +19,7 @@ from nanochat.system.runtime import start as start_runtime
 from nanochat.train.loop import LossOf
 from nanochat.train.losses import can_compile, weighted_nll
 
-MIN_STEPS = 60  # fewer teach nothing: a busy machine may have spent the minutes on starting
+MIN_STEPS = 60  # with fewer nothing is learnt; on a busy machine the start may have used up the minutes
 USABLE = 0.9  # of the free memory: allocators waste some of it
 SHORT_ROW = 64  # tokens
 CPU_TOKENS = 4096  # rows × T at a time on a processor, as in runs/laptop.py: more leave its caches
@@ -35,7 +35,7 @@ def bytes_of_pass(model: GPT, rows: int, sequence_len: int) -> int:
     """The peak memory of training with `rows` rows at a time, beyond the weights: activations, gradients, moments.
 
     A GPU's allocator reports the peak of a forward and backward pass. Elsewhere the activations are what autograd keeps
-    for the backward pass: the kernel hands memory out when it is first written, so its figures come too late.
+    for the backward pass: the operating system gives memory when it is first written, so its figures come too late.
     """
     device = next(model.parameters()).device
     batch = random_batch(rows, sequence_len, model.config.vocab_size, device)
@@ -62,7 +62,7 @@ def bytes_of_pass(model: GPT, rows: int, sequence_len: int) -> int:
 
 
 def largest_divisor(number: int, limit: float) -> int:
-    """The largest divisor of `number` that is at most `limit`, and at least 1: so many rows make up a step exactly.
+    """The largest divisor of `number` that is at most `limit`, and at least 1: so the rows divide a step without rest.
 
     >>> largest_divisor(12, 5), largest_divisor(12, 0)
     (4, 1)
@@ -74,6 +74,7 @@ def rows_that_fit(model: GPT, sequence_len: int, max_rows: int, runtime: Runtime
     """The largest divisor of `max_rows` that fits as rows of a micro-batch on every rank, at least 1.
 
     Memory is linear in the rows, so one row and two rows tell what more of them need. The optimizer is not made yet;
+    nanochat/scale.py counts the same for GPUs that are not there.
     `free_bytes` None = what the device reports. UserError where a processor has no memory for one row.
     """
     usable = USABLE * (hardware.free_memory(runtime.device) if free_bytes is None else free_bytes)
@@ -92,7 +93,8 @@ def rows_that_fit(model: GPT, sequence_len: int, max_rows: int, runtime: Runtime
     if runtime.device.type == "cpu":
         limit = min(limit, CPU_TOKENS // sequence_len)
     rows = largest_divisor(max_rows, limit)
-    # The only collective is a sum, so each rank fills in its own place of a list.
+    # `all_reduce_sum` is the only collective that we have. Each rank writes into its own place of a list, and the
+    # minimum of the summed list is the answer.
     rows_of_ranks = [float(rows * (rank == runtime.rank)) for rank in range(runtime.world_size)]
     return int(min(all_reduce_sum(rows_of_ranks, runtime.device)))
 
@@ -189,8 +191,9 @@ def steps_for_minutes(minutes: float, model: GPT, loss_of: LossOf, new_optimizer
 def steps_that_fit(minutes: float, *, spent: float, step: float, evaluation: float, eval_every: int) -> int:
     """How many steps of `step` seconds fit into `minutes` of which `spent` seconds are over.
 
-    A validation of `evaluation` seconds comes at the end and every `eval_every` steps (≤ 0: at the end only). Where
-    starting took half of the time or more, up to MIN_STEPS steps get the minutes anew.
+    A validation of `evaluation` seconds comes at the end and every `eval_every` steps (≤ 0: at the end only). If
+    starting took half of the time or more, the run still gets up to MIN_STEPS steps, but not more than fit into all of
+    `minutes`.
     """
     left = 60 * minutes - spent - evaluation
     steps = int(left / (step + (evaluation / eval_every if eval_every > 0 else 0)))

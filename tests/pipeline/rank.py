@@ -10,14 +10,20 @@ import traceback
 
 from nanochat.system import cli
 
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what commands print must not be taken for an answer
-for line in sys.stdin:
-    module, flags, os.environ["MASTER_PORT"] = json.loads(line)
-    try:
-        importlib.import_module(module).main(flags)
-        answers.write("done\n")
-    except BaseException:  # a command ends with SystemExit or UserError
-        answers.write(json.dumps(traceback.format_exc()) + "\n")
-    answers.flush()
-os._exit(cli.exit_code)
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what commands print must not be taken for an answer
+    for line in sys.stdin:
+        module, flags, os.environ["MASTER_PORT"] = json.loads(line)
+        try:
+            importlib.import_module(module).main(flags)
+            answers.write("done\n")
+        except BaseException:  # a command ends with SystemExit or UserError
+            answers.write(json.dumps(traceback.format_exc()) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(cli.exit_code)
