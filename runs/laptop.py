@@ -39,8 +39,7 @@ def exams(stage: str, options: Namespace) -> Stage:
 
 
 def stages(options: Namespace) -> list[Stage]:
-    tag = tag_of(options)
-    trial = recipe.is_trial(options)
+    tag, trial = tag_of(options), recipe.is_trial(options)
     # Compiling costs about 20 seconds a stage and makes a step twice as fast, so a trial leaves it out.
     shared = dict(seed=options.seed, compile=not trial, resume=True)
     later = dict(source_tag=tag, **shared)

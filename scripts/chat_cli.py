@@ -199,34 +199,38 @@ def set_value(args: cli.Args, command: str, value: str) -> str:
     return f"{problem}{command[1:]} is {getattr(args, name)}; it can be {low} to {high}"
 
 
+def show_event(event: Event, paper: Paper, parts: list[dict[str, str]]) -> None:
+    """Prints one event and adds it to the message's parts."""
+    kind = parts[-1]["type"] if parts else "text"
+    new = "python_output" if event.kind == "output" else event.kind
+    if new != kind:
+        if new == "python":
+            paper.fresh_line()
+        paper.write("]\n" if kind == "python_output" else "", DIM)
+        paper.write({"text": "", "python": "[", "python_output": " = "}[new], DIM)
+    if new != kind or event.text and not parts:
+        parts.append({"type": new, "text": ""})
+    if event.text:
+        parts[-1]["text"] += event.text
+        paper.write(event.text, "" if new == "text" else DIM)
+
+
 def speak(events: Iterator[Event], prompt_size: int = 0, context: int = 0) -> Message:
     """Print events as they come, tool calls as [expression = result]; Ctrl-C ends them. Returns them as a message.
 
     On a terminal a note follows: tokens, speed, and how much of the context is in use.
     """
-    paper, parts, kind = Paper(), list[dict[str, str]](), "text"
-    opening = {"text": "", "python": "[", "python_output": " = "}
+    paper, parts = Paper(), list[dict[str, str]]()
     num_tokens, started, first, end = 0, time.monotonic(), 0.0, ""
     with contextlib.closing(cast(Generator[Event, None, None], events)):
         try:
             for event in events:
                 first = first or time.monotonic()
                 num_tokens += event.token_id >= 0  # −1: there was no room for any token
-                new = "python_output" if event.kind == "output" else event.kind
-                if new != kind:
-                    if new == "python":
-                        paper.fresh_line()
-                    paper.write("]\n" if kind == "python_output" else "", DIM)
-                    paper.write(opening[new], DIM)
-                    kind = new
-                    parts.append({"type": kind, "text": ""})
-                if event.text:
-                    parts = parts or [{"type": "text", "text": ""}]
-                    parts[-1]["text"] += event.text
-                    paper.write(event.text, "" if kind == "text" else DIM)
+                show_event(event, paper, parts)
         except KeyboardInterrupt:
             end = "stopped, "
-    paper.write("]" if kind == "python_output" else "", DIM)
+    paper.write("]" if parts and parts[-1]["type"] == "python_output" else "", DIM)
     paper.end()
     if is_terminal(sys.stdout) and sys.stdin and sys.stdin.isatty():
         rate = (num_tokens - 1) / max(time.monotonic() - first, 1e-9) if num_tokens > 1 else 0

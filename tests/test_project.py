@@ -77,7 +77,8 @@ def test_no_script_imports_another_or_runs_at_import():
         bare = [node for node in tree.body[1:] if isinstance(node, ast.Expr)]
         assert not bare, f"{path} line {bare and bare[0].lineno} runs at import"
         tests = [ast.unparse(node.test) for node in tree.body if isinstance(node, ast.If)]
-        assert tests == ["__name__ == '__main__'"], path
+        # A program that takes seconds to import may say so first, but only when it is run as a program.
+        assert tests and all(test.startswith("__name__ == '__main__'") for test in tests), path
         mains = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
         assert mains and [arg.arg for arg in mains[0].args.args] == ["argv"], path
 
@@ -96,7 +97,7 @@ def commands_in(text: str) -> list[list[str]]:
     """The words of every `python -m …`, torchrun and `bash ….sh` command in a text, from the program on."""
     found = []
     for match in re.finditer(r"(?:\bpython3? -m |\btorchrun )(?:[^\n`\\]|\\\n)*|\bbash \w[\w/]*\.sh[^\n`]*", text):
-        line = re.split(r"\s(?:#|&&|\|\|?|>|→|  )|[;…)]|  ", match[0].replace("\\\n", " "))[0]
+        line = re.split(r"\s(?:#|&&|\|\|?|>|<|→|  )|[;…)]|  ", match[0].replace("\\\n", " "))[0]
         words = [word for word in shlex.split(line.replace("[", "").replace("]", "")) if word not in ("\\",)]
         found.append(words)
     return found

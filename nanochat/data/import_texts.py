@@ -116,16 +116,13 @@ def documents(items: Iterable[Item], size: int = DOCUMENT) -> Iterator[str]:
     for item in items:
         if item.kind == "texts" and rows.suffixes(item.path)[0] in rows.TEXT:  # running text
             yield from cut(rows.blocks(item.path), size)
-            continue
-        for text in row_texts(item):
-            if size < DOCUMENT:
+        elif size < DOCUMENT:
+            for text in row_texts(item):
                 yield from cut([text], size)
-                continue
-            for document in split_marks(text):
-                if len(document) > LONGEST:  # `cut` may make documents of three times its size
-                    yield from cut([document], LONGEST // 3)
-                elif document.strip():
-                    yield document
+        else:
+            for document in chain.from_iterable(map(split_marks, row_texts(item))):
+                # `cut` may make documents of three times its size.
+                yield from cut([document], LONGEST // 3) if len(document) > LONGEST else filter(str.strip, [document])
 
 
 def row_texts(item: Item) -> Iterator[str]:

@@ -93,12 +93,9 @@ def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: 
         # A state may lie at the end of an epoch, where no row is left: that is no error.
         is_empty = at["group"] == at["row"] == 0
         for group in range(at["group"], corpus.num_groups()):
-            ids, mask = next(packed)
-            # The shuffle depends on nothing else, so a resumed run makes the same one.
-            order = np.random.default_rng((seed, epoch, group)).permutation(len(ids))
-            for row in range(at["row"], len(ids)):
+            for row, ids, mask in _shuffled(*next(packed), first=at["row"], seed=(seed, epoch, group)):
                 is_empty = False
-                waiting.append((ids[order[row]], mask[order[row]]))
+                waiting.append((ids, mask))
                 if len(waiting) == rows * world_size:
                     yield _batch(waiting[rank * rows:(rank + 1) * rows], epoch, group, row + 1)
                     waiting = []
@@ -109,6 +106,14 @@ def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: 
         at["group"] = 0
     if rest := waiting[rank * rows:(rank + 1) * rows]:
         yield _batch(rest, epoch + 1, 0, 0)
+
+
+def _shuffled(ids: np.ndarray, mask: np.ndarray, first: int,
+              seed: tuple[int, int, int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(number, ids, mask) of a group's rows from the row `first` of the shuffle on."""
+    # The shuffle depends on the seed alone, so a resumed run makes the same shuffle.
+    order = np.random.default_rng(seed).permutation(len(ids))
+    return ((row, ids[order[row]], mask[order[row]]) for row in range(first, len(ids)))
 
 
 def _batch(rows: list[tuple[np.ndarray, np.ndarray]], epoch: int, group: int, row: int) -> Batch:

@@ -44,11 +44,10 @@ def unpickle(content: bytes) -> Any:
     try:
         for opcode, argument, _ in pickletools.genops(content):
             if opcode.name == "STOP":
-                if len(stack) != 1:
-                    raise Refused("its stack is not empty at the end")
-                return stack[0]
+                result, = stack
+                return result
             _execute(opcode.name, argument, stack, memo)
-    except (IndexError, TypeError, AttributeError) as error:  # an empty stack, or values of other types
+    except (IndexError, TypeError, AttributeError, ValueError) as error:  # an empty stack, or values of other types
         raise Refused("its instructions do not fit together") from error
     raise Refused("it has no end")
 

@@ -67,9 +67,7 @@ def serve() -> None:
             # One request: a message with descriptors is never joined with the next message.
             line, descriptors, *_ = socket.recv_fds(control, 1 << 16, 5)
             if not line:
-                for life, pid in running.items():
-                    end(life, pid)
-                return
+                return end_all(running)
             if pid := start(json.loads(line) | common, descriptors):
                 running[descriptors[-1]] = pid
                 poll.register(descriptors[-1], select.POLLIN)
@@ -84,6 +82,11 @@ def start(request: dict[str, Any], descriptors: list[int]) -> int:
     for descriptor in descriptors[:-1] if pid else descriptors:  # the caller's `life` stays open while the child lives
         os.close(descriptor)
     return pid
+
+
+def end_all(running: dict[int, int]) -> None:
+    for life, pid in running.items():
+        end(life, pid)
 
 
 def end(life: int, pid: int) -> None:
