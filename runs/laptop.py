@@ -81,8 +81,8 @@ def stages(options: Namespace) -> list[Stage]:
         # spelling fell from .91 to .58 behind three other questions. Short, because what visitors ask needs the many
         # steps of mid: 450 steps here answered no more of the strangers' questions than mid had (docs/LOG.md).
         Stage("sft", "scripts.chat_sft", dict(
-            **batch, num_iterations=steps(250), init_lr_frac=0.3,
-            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},talk,chats*0.4,{shares(VISITORS, 0.12)}",
+            **batch, num_iterations=steps(250), init_lr_frac=0.2,
+            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},spelling*0.4,talk,chats*0.4,{shares(VISITORS, 0.12)}",
             save_every=steps(50), **later), seconds=3 * options.minutes + 20),
         exams("sft", options),
 

@@ -29,6 +29,7 @@ from kindergarten.words import COMMON
 HELD_OUT_FRAMES = 10  # one frame in ten
 # Shares of the voices. What is left is written as the frame has it, with a capital first letter.
 LOWER, PHONE, SHOUTED, TYPO = 0.36, 0.12, 0.04, 0.09
+LOOSE = 0.45  # of the frames lose, gain or exchange a word or two
 OPENED, CLOSED = 0.30, 0.17  # how many requests have chatter in front of them, and behind them
 Node = str | list["list[Node]"]  # a piece of text, or alternatives, each a list of pieces
 
@@ -132,6 +133,8 @@ def voice(rng: random.Random, frame: str, chatter: float = 1.0, **slots: object)
     if rng.random() < CLOSED * chatter:
         frame += " " + _chatter(rng, "closers")
     style = rng.random()
+    if rng.random() < LOOSE:
+        frame = _loosened(rng, frame)
     if rng.random() < TYPO:
         frame = _slip(rng, frame)
     if style < PHONE:
@@ -151,6 +154,25 @@ def _chatter(rng: random.Random, kind: str) -> str:
     return re.sub(r"\{any\}", lambda match: rng.choice(COMMON), words)
 
 
+_SMALL_WORDS = frozenset("a an the of to is are do does it me my you please for in that this and i can so have".split())
+
+
+def _loosened(rng: random.Random, frame: str) -> str:
+    """The frame less tidy: synonyms, a filler, a small word left out. No frame of ours is exactly what others say."""
+    words = frame.split(" ")
+    places = [i for i, word in enumerate(words) if "{" not in word]
+    for i in rng.sample(places, min(len(places), rng.choice((1, 1, 2, 3)))):
+        core = words[i].strip(".,!?:;").lower()
+        chance = rng.random()
+        if core in (synonyms := _table("synonyms")) and chance < 0.7:
+            words[i] = words[i].lower().replace(core, rng.choice(synonyms[core]))
+        elif core in _SMALL_WORDS and chance < 0.5 and len(words) > 3:
+            words[i] = ""
+        elif chance < 0.75 and len(words) > 2 and i:
+            words[i] = f"{expand(rng, _voices()['fillers'][0])} {words[i]}"
+    return " ".join(filter(None, words)) or frame
+
+
 def upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -160,15 +182,16 @@ def _voices() -> dict[str, list[list[Node]]]:
     return read("voices.txt")
 
 
-@lru_cache(maxsize=1)
-def _shortenings() -> dict[str, list[str]]:
-    pairs = [line.split(": ") for line in read_sections("voices.txt")["phone"]]
+@lru_cache(maxsize=2)
+def _table(heading: str) -> dict[str, list[str]]:
+    """Words and what may stand for them: a line of voices.txt is "your: ur, your"."""
+    pairs = [line.split(": ") for line in read_sections("voices.txt")[heading]]
     return {words: short.split(", ") for words, short in pairs}
 
 
 def _on_the_phone(rng: random.Random, frame: str) -> str:
     """With some of the shortenings of voices.txt: "what is your name" → "whats ur name"."""
-    for words, short in _shortenings().items():
+    for words, short in _table("phone").items():
         if rng.random() < 0.7:
             frame = re.sub(rf"(?<!{{)\b{words}\b(?!}})", rng.choice(short), frame, flags=re.IGNORECASE)
     return frame
