@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     started = time.monotonic()
     if args.dtype not in DTYPES[args.to]:
         raise UserError(f"--to={args.to} has no --dtype={args.dtype}; give one of {', '.join(DTYPES[args.to])}")
-    model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, None if args.step < 0 else args.step)
+    model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, args.step)
     name = f"nanochat-{args.source}-{info['tag']}"
     suffix = {"gguf": f"-{args.dtype}.gguf", "qwen3": "-qwen3", "page": ".html"}[args.to]
     out = Path(args.out).expanduser() if args.out else paths.base_dir() / "export" / f"{name}{suffix}"

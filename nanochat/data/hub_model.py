@@ -2,6 +2,7 @@
 import hashlib
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def fetch(repo: str, folder: Path) -> Path:
         raise UserError(f"{repo} on {hub.endpoint()} has no model_*.pt and no config.json: it is not a nanochat")
     with download.alone_in(folder):
         for name in names:
-            path = Path(_asked(repo, lambda name=name: api.hf_hub_download(repo, name, revision=info.sha,
-                                                                          local_dir=folder)))
+            download_one = partial(api.hf_hub_download, repo, name, revision=info.sha, local_dir=folder)
+            path = Path(_asked(repo, download_one))
             lfs = siblings[name].lfs
             if lfs and _sha256(path) != lfs.sha256:
                 path.unlink()

@@ -98,11 +98,11 @@ def _write(file: BinaryIO, keys: dict[str, tuple[int, Any]], tensors: dict[str, 
         file.write(_text(key) + struct.pack("<I", kind) + b"".join(_value(kind, value)))
     offset = 0
     for name, tensor in tensors.items():
-        kind = "f32" if tensor.ndim == 1 else dtype  # norms are small, and must be exact
+        stored = "f32" if tensor.ndim == 1 else dtype  # norms are small, and must be exact
         dimensions = tuple(reversed(tensor.shape))  # the one that is contiguous comes first
         file.write(_text(name) + struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions,
-                                             TENSOR_TYPES[kind], offset))
-        offset += _aligned(_num_bytes(tensor, kind))
+                                             TENSOR_TYPES[stored], offset))
+        offset += _aligned(_num_bytes(tensor, stored))
     file.write(bytes(_aligned(file.tell()) - file.tell()))
     for tensor in tensors.values():
         data = encode(tensor, "f32" if tensor.ndim == 1 else dtype)

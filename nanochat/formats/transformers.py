@@ -91,7 +91,7 @@ def read(folder: Path, stage: str = "", tag: str = "") -> ForeignModel:
                                                                                             1.0) != 1.0:
         raise UserError(f"{path} has the rope_parameters {rope!r:.80}; only plain ones are imported")
     base, cap = rope.get("rope_theta"), config.get("final_logit_softcapping", 15.0)
-    if type(base) not in (int, float) or not 1 < base < 1e12:
+    if not isinstance(base, int | float) or not 1 < base < 1e12:
         raise UserError(f"{path} has rope_theta = {base!r:.40}; expected a number above 1")
     settings = checked_config(path, **sizes, **PORTABLE, rope_base=float(base),
                               softcap=0.0 if cap is None else check_softcap(cap, path))
