@@ -50,8 +50,8 @@ class Expressions:
         return self.sequence(*(self.byte([byte]) for byte in text.encode()))
 
     def sequence(self, *nodes: Node) -> Node:
-        *nodes, rest = nodes or [EMPTY]
-        for first in reversed(nodes):
+        *firsts, rest = nodes or (EMPTY,)
+        for first in reversed(firsts):
             if first.kind == "sequence":  # nested to the right only: else equal sequences could differ
                 rest = self.sequence(*first.parts, rest)
             elif NOTHING in (first, rest):
@@ -117,8 +117,9 @@ class Expressions:
 
     def measure_rules(self) -> None:
         """Find the shortest texts of rules, which may contain each other: round by round, until nothing changes."""
+        before: dict[Node, float] = {}
         lengths: dict[Node, float] = {self.node("rule", name): inf for name in self.rules}
-        for _ in self.rules:
-            self._shortest = dict(lengths)
+        while lengths != before:
+            self._shortest, before = dict(lengths), lengths
             lengths = {self.node("rule", name): self.shortest(node) for name, node in self.rules.items()}
         self._shortest = lengths

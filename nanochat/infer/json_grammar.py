@@ -13,7 +13,6 @@ or a largest number) has no effect; `Grammar.ignored` lists it.
 
 import json
 from functools import lru_cache
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ STRUCTURAL = {"not", "if", "patternProperties", "prefixItems", "dependentSchemas
 ANYTHING = {"anyOf": [{"type": "object"}, {"type": "array"}, {"type": "string"}, {"type": "number"},
                       {"type": "boolean"}, {"type": "null"}]}
 MAX_REPEATS = 1000  # a larger minLength or minItems does not fit any answer
+MAX_SCHEMA = 32_000  # characters: who sends a larger schema would make other clients wait
 MAX_DIGITS = 15  # of a number: all integers of so many digits are exact in a float
 TOO_FAR = 2**15 - 1  # bytes to the end of the JSON, where there is no way to the end
 
@@ -151,12 +151,14 @@ class Grammar:
         """`end_id`: the token that ends an answer. UserError where the schema cannot be followed."""
         self.expressions = reader = SchemaReader()
         try:
+            if (size := len(json.dumps(schema))) > MAX_SCHEMA:
+                raise UserError(f"the JSON schema has {size:,} characters; at most {MAX_SCHEMA:,} are allowed")
             whole = reader.read(schema, schema)
             reader.measure_rules()
         except (RecursionError, AttributeError, TypeError, KeyError):
             raise UserError("the JSON schema is nested too deeply, or a keyword has a value of a wrong type") from None
-        if reader.shortest(whole) == inf:
-            raise UserError("no JSON can satisfy the JSON schema: it needs an endless text, or an enum is empty")
+        if reader.shortest(whole) >= TOO_FAR:
+            raise UserError("no answer can satisfy the JSON schema: it needs an endless text, or an enum is empty")
         self.ignored = sorted(reader.ignored)
         self.tokenizer, self.end_id = tokenizer, end_id
         self.nodes = [NOTHING, whole]  # by state

@@ -71,7 +71,8 @@ def test_random_tokens_become_json_of_the_schema(words, schema, is_valid):
     ({"not": {}}, "'not'"), ({"$ref": "#/$defs/X"}, "#/$defs/X"), ({"$ref": "http://other/x"}, "http://other"),
     ({"type": "date"}, "'date'"), ({"properties": {"a": 5}}, "'5'"), ({"type": 5}, "wrong type"),
     ({"enum": []}, "empty"), ({"allOf": [{}, {}]}, "allOf"),
-    ({"type": "string", "minLength": 5, "maxLength": 4}, "minLength"), (ENDLESS, "endless")])
+    ({"type": "string", "minLength": 5, "maxLength": 4}, "minLength"), (ENDLESS, "endless"),
+    ({"enum": ["x" * 40_000]}, "40,0")])
 def test_schemas_that_cannot_be_followed(words, schema, word):
     with pytest.raises(UserError, match=word.replace("$", r"\$")):
         Grammar(schema, words, 0)

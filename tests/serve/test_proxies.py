@@ -1,6 +1,7 @@
 """The examples of docs/proxies.md, with the real nginx and the real Caddy, where they are installed."""
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -27,7 +28,7 @@ def nginx(folder: Path, port: int, server: str) -> list[str]:
     paths = "".join(f"{name}_temp_path {folder}/{name};\n" for name in (
         "client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     (folder / "nginx.conf").write_text(
-        f"pid {folder}/pid; daemon off; error_log {folder}/error.log;\nevents {{}}\n"
+        f"{'' if os.geteuid() else 'user root;'} pid {folder}/pid; daemon off;\nevents {{}}\n"  # it writes to `folder`
         f"http {{ access_log off; {paths} {config} }}")
     return ["nginx", "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log"), "-p", str(folder)]
 
@@ -71,6 +72,7 @@ def test_answers_come_through_a_proxy_as_they_are_written(proxy, worker):
         body = {"messages": story, "stream": True, "max_tokens": 900}
         address = f"{proxy}{path}/v1/chat/completions"
         with httpx.stream("POST", address, json=body, headers=HOST, timeout=SECONDS) as got:
+            assert got.status_code == 200, got.read()
             for line in got.iter_lines():
                 if line.startswith("data: {"):
                     choices = json.loads(line.removeprefix("data: "))["choices"]
@@ -84,4 +86,5 @@ def test_answers_come_through_a_proxy_as_they_are_written(proxy, worker):
     assert httpx.head(f"{proxy}/health", headers=HOST).status_code == 200
     long = {"messages": [{"role": "user", "content": "x" * 3_000_000}, *story], "max_tokens": 1}
     got = httpx.post(f"{proxy}/v1/chat/completions", json=long, headers=HOST, timeout=SECONDS)
+    assert got.status_code == 200, got.text
     assert got.json()["nanochat"]["forgotten_messages"] == 1  # so its megabytes have passed the proxy
