@@ -154,18 +154,19 @@ def practice(day: Day) -> Iterator[Row]:
 
 
 def learning(day: Day) -> Iterator[Row]:
-    """Whether it learns (tokens that repeat with a period), and how far two equal runs are apart."""
+    """Whether it learns (to count: each token is the one before plus one), and how far two equal runs are apart."""
     small = Day(day.machine, day.compiles, 2, 8, 64, 128, 1, 64)
-    number, runs = max(20, day.steps), []
+    number, runs = 40, []
     for _ in range(2):
         model = small.model()
         draw = torch.Generator().manual_seed(0)
-        ids = torch.randint(128, (number, 8, 8), generator=draw).repeat(1, 1, 9)[:, :, :65].to(day.device)
+        starts = torch.randint(128, (number, 8, 1), generator=draw)
+        ids = ((starts + torch.arange(65)) % 128).to(day.device)
         batches = iter([Batch(row[:, :-1].contiguous(), row[:, 1:].contiguous(), {}) for row in ids])
         runs.append([step.loss for step in optimize(
             weighted_nll(model, False), optimizer_of(model), batches, Schedule(number), runtime=day.machine,
             steps=number)])
-    assert runs[0][-1] < 0.98 * runs[0][0], f"it does not learn: {runs[0][0]:.3f} → {runs[0][-1]:.3f}"
+    assert runs[0][-1] < 0.8 * runs[0][0], f"it does not learn: {runs[0][0]:.3f} → {runs[0][-1]:.3f}"
     apart = max(abs(a - b) for a, b in zip(*runs))
     assert apart < 0.05, f"two equal runs are {apart:.2g} nats apart"
     yield {"first loss": runs[0][0], "last loss": runs[0][-1], "two equal runs apart": apart}
