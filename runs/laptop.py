@@ -31,9 +31,14 @@ def stages(options: Namespace) -> list[Stage]:
         return recipe.steps(options, in_ten_minutes)
 
     def exams(stage: str, seconds: float) -> Stage:
-        """The exams after every stage, on items that no stage has seen, show what that stage was for."""
+        """The exams after every stage, on items that no stage has seen, show what that stage was for.
+
+        The visitors' questions that nobody reads are asked of the finished model only: whoever sees their score stage
+        by stage would soon choose the numbers of this recipe by it.
+        """
+        strangers = "strangers|strangers_held" if stage == "rl" else "strangers"
         return Stage(f"chat_eval_{stage}", "scripts.chat_eval", dict(
-            source=stage, model_tag=tag, max_problems=TRIAL_ITEMS if trial else None,
+            source=stage, model_tag=tag, task_name=f"all|{strangers}", max_problems=TRIAL_ITEMS if trial else None,
             unsafe_execution=options.unsafe_execution or None), seconds=4 if trial else seconds)
 
     return [

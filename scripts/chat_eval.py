@@ -1,6 +1,7 @@
 """The exams: accuracy of a chat model on tasks, with standard errors, every answer saved.
 
     python -m scripts.chat_eval -i sft                      all tasks whose files are in the data folder
+    python -m scripts.chat_eval -i sft -a "all|strangers"   and the visitors' questions (tasks/strangers.py)
     python -m scripts.chat_eval -i rl -a "GSM8K|ARC-Easy" -x 200
     python -m scripts.chat_eval -i sft -a MMLU              one exam: its subjects as well
     python -m scripts.chat_eval -i rl -a GSM8K -n 8 -t 1    pass@1, 2, 4, 8
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__,
         source=flag("sft", "which stage's model", choices=paths.STAGES, short="i"),
-        task_name=flag("", "tasks joined by |; default: all there are items for", short="a"),
+        task_name=flag("", "tasks joined by |; all = default = those in the data folder", short="a"),
         max_problems=flag(-1, "of each task, drawn at random; −1 = all", at_least=1, short="x"),
         max_choices=flag(-1, "the same, of tasks answered by a letter, which cost little; −1 = as the others",
                          at_least=1),
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> None:
                 task, engine, limit(task, args), settings, save_to=folder / f".{task.name}.jsonl",
                 report=lambda done, number=number, name=task.name: bar.update(number, **{name: done}))
             seconds = round(time.monotonic() - began, 2)
+            if note := score.extra.get("left_out"):
+                log.say(f"left out of {task.title}: {note}")
             table[task.name] = {**score.as_dict(), "sampling": sampling_of(args), "seconds": seconds}
             core, stderr = chat.chat_core(table) or (None, None)
             if device.is_main:  # after every task, so that an interruption loses one at most
@@ -87,33 +90,36 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:
-    """(the tasks named, or all exams of which the data folder has test items; {task that is left out: why}).
+    """(the tasks named, where "all" is every exam of which the data folder has test items; {task left out: why}).
 
     Exams that run programs are left out where this machine cannot isolate them. UserError if no exam is left, or if a
     task was named that would have to be left out.
     """
-    if names:
-        chosen = [tasks.find(name) for name in names.split("|")]
-        for task in chosen:
-            if task.kind == "source":
-                raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
-            task.require_path("test")
-        if any(task.runs_programs for task in chosen):
-            sandbox.require()
-        return chosen, {}
-    chosen = [task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
-    if not chosen:
+    words = names.split("|") if names else ["all"]
+    named = [tasks.find(word) for word in words if word != "all"]
+    for task in named:
+        if task.kind == "source":
+            raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
+        task.require_path("test")
+    if any(task.runs_programs for task in named):
+        sandbox.require()
+    if "all" not in words:
+        return named, {}
+    present = [task for task in map(tasks.find, tasks.names())
+               if task.kind != "source" and task.path("test") and task not in named]
+    if not present and not named:
         raise UserError(f"there are no exams in {paths.data_dir()}; make the kindergarten's with "
                         "`python -m nanochat.dataset`, or name a folder of real data with --data (NANOCHAT_DATA)")
+    programs = [task for task in present if task.runs_programs]
     try:
-        if any(task.runs_programs for task in chosen):
+        if programs:
             sandbox.require()
     except UserError as error:
-        if all(task.runs_programs for task in chosen):
+        if programs == [*present, *named]:
             raise
-        return ([task for task in chosen if not task.runs_programs],
-                {task.name: str(error) for task in chosen if task.runs_programs})
-    return chosen, {}
+        return [*(task for task in present if task not in programs), *named], {task.name: str(error)
+                                                                               for task in programs}
+    return [*present, *named], {}
 
 
 def limit(task: tasks.Task, args) -> int:
