@@ -47,6 +47,7 @@ ONE_OF = ("monday tuesday wednesday thursday friday saturday sunday".split(),
           "moo oink woof meow baa neigh quack cluck hoot roar".split())
 MAX_CHARACTERS = {"story": 2000, "calls": 1000}  # of the answer; of all others:
 MAX_SHORT = 300  # who says more to a short question has not come to an end
+GREETING = 11  # characters at most, of "Sorry." or "Hello!" in front of what an answer begins with
 MAX_NUMBERS = 3  # that the question does not have: the result, and two steps towards it
 
 CHECK = """
@@ -96,7 +97,8 @@ class Strangers(Task):
         """
         if item["kind"] in ("unknown", "odd"):
             return None
-        opening = " ".join(clauses(completion)[:2])
+        parts = clauses(completion)
+        opening = " ".join(parts[:1 if parts and len(parts[0]) > GREETING else 2])
         refusals = KNOWS_NOT if item["kind"] in ("who", "talk", "feelings") else KNOWS_NOT + CAN_NOT
         return any(says(opening, phrase) for phrase in refusals)
 
