@@ -55,6 +55,10 @@ def exam_table() -> str:
     for task, by_stage in scores.items():
         cells = [f"{by_stage[stage]['accuracy']:.3f}" if stage in by_stage else "-" for stage in paths.STAGES]
         rows.append([task, *cells])
+        if any("refused" in score for score in by_stage.values()):
+            rows.append([f"{task}: refused",
+                         *(f"{by_stage[stage]['refused']:.3f}" if stage in by_stage else "-"
+                           for stage in paths.STAGES)])
     for name, by_stage in means.items():
         rows.append([name, *(by_stage.get(stage, "-").split(" ")[0] for stage in paths.STAGES)])
     if len(rows) == 1:

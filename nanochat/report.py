@@ -85,10 +85,12 @@ def results_table(scores: dict[str, dict[str, dict]], means: dict[str, dict[str,
     rows = [[task, f"{chance[task]:.2f}", *[cell(by_stage.get(stage)) for stage in STAGES]]
             for task, by_stage in scores.items()]
     own = []
+    in_all = [task for task, by_stage in scores.items()  # what is held back is asked of the finished model only
+              if not any(score.get("held_back") for score in by_stage.values())]
     for stage in STAGES:
-        centred = [(by_stage[stage]["accuracy"] - chance[task]) / (1 - chance[task])
-                   for task, by_stage in scores.items() if stage in by_stage]
-        own.append(f"{sum(centred) / len(centred):.3f}" if len(centred) == len(scores) else "–")
+        centred = [(scores[task][stage]["accuracy"] - chance[task]) / (1 - chance[task])
+                   for task in in_all if stage in scores[task]]
+        own.append(f"{sum(centred) / len(centred):.3f}" if centred and len(centred) == len(in_all) else "–")
     rows.append(["**mean above chance**", "0", *own])
     rows += [[f"**{name}**", "0", *[by_stage.get(stage, "–") for stage in STAGES]] for name, by_stage in means.items()]
     return table(["exam", "chance", *map(str.upper, STAGES)], rows)
@@ -103,6 +105,22 @@ def tool_table(scores: dict[str, dict[str, dict]]) -> str:
         for label, key in (("tool used", "tool_use"), ("right with the tool", "accuracy_with_tool")):
             values = [by_stage.get(stage, {}).get(key) for stage in STAGES]
             rows.append([f"{task}: {label}", *["–" if value is None else f"{value:.3f}" for value in values]])
+    return table(["", *map(str.upper, STAGES)], rows) if rows else ""
+
+
+def kinds_table(scores: dict[str, dict[str, dict]]) -> str:
+    """For exams that count refusals: accuracy by kind of question, and the share of known things that were refused."""
+    rows = []
+    for task, by_stage in scores.items():
+        if not any("refused" in score for score in by_stage.values()):
+            continue
+        for kind in sorted({kind for score in by_stage.values() for kind in score.get("groups", {})}):
+            groups = [by_stage.get(stage, {}).get("groups", {}).get(kind) for stage in STAGES]
+            rows.append([f"{task}: {kind}", *["–" if group is None else f"{group[0]:.2f} ({group[1]})"
+                                              for group in groups]])
+        refused = [by_stage.get(stage, {}).get("refused") for stage in STAGES]
+        rows.append([f"**{task}: known things refused**", *["–" if share is None else f"{share:.2f}"
+                                                            for share in refused]])
     return table(["", *map(str.upper, STAGES)], rows) if rows else ""
 
 
@@ -186,6 +204,7 @@ def exams_left_out() -> str:
         path = paths.results_dir(stage) / "chat_eval.json"
         content = (read_optional(path, []) or {}) if path.exists() else {}
         reasons |= content.get("left_out", {})
+        reasons |= {task: score["left_out"] for task, score in content.get("tasks", {}).items() if "left_out" in score}
     return "\n".join(f"Not taken: {task} ({reason})." for task, reason in reasons.items())
 
 
@@ -253,7 +272,8 @@ def same_questions() -> str:
     exams: dict[str, dict[str, list[str]]] = {}  # exam → question → what each stage says to it
     for stage in STAGES:
         for path in sorted(paths.results_dir(stage).glob("generations/*.jsonl")):
-            for row in (read_optional(path, [], files.read_jsonl) or [])[:NUM_QUESTIONS]:
+            rows = read_optional(path, [], files.read_jsonl) or []
+            for row in [row for row in rows if "prompt" in row][:NUM_QUESTIONS]:  # of questions held back: none
                 said = f"{stage.upper():4} → {spoken(row)}".replace("\n", "\n       ")
                 exams.setdefault(path.stem, {}).setdefault(cut(row.get("prompt", "")).strip(), []).append(said)
     blocks = []
@@ -333,6 +353,8 @@ def generate(dollars_per_hour: float = -1) -> Path:
                   "![exams by stage](exams.png)"]
         if tools := tool_table(scores):
             parts += ["## The calculator", tools]
+    if kinds := kinds_table(scores):
+        parts += ["## What visitors ask", kinds]
     if reasons := exams_left_out():
         parts.append(reasons)
     if listed := what_was_read():

@@ -46,7 +46,7 @@ ONE_OF = ("monday tuesday wednesday thursday friday saturday sunday".split(),
           "january february march april may june july august september october november december".split(),
           "moo oink woof meow baa neigh quack cluck hoot roar".split())
 MAX_CHARACTERS = {"story": 2000, "calls": 1000}  # of the answer; of all others:
-MAX_SHORT = 300  # who says more to a short question has not come to an end
+MAX_SHORT = 200  # who says more to a short question has not come to an end
 GREETING = 11  # characters at most, of "Sorry." or "Hello!" in front of what an answer begins with
 MAX_NUMBERS = 3  # that the question does not have: the result, and two steps towards it
 

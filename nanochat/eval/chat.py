@@ -101,6 +101,8 @@ def evaluate(task: Task, engine: Engine, max_items: int = -1, settings: ExamSett
     score = _score(task, records)
     if left_out:
         score.extra["left_out"] = left_out
+    if task.held_back:
+        score.extra["held_back"] = True
     return score
 
 
