@@ -80,7 +80,7 @@ def own_questions(folder: RunFolder) -> list[str]:
 def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, str]]:
     """(question, answer) with the model's likeliest answers. A base model knows no chat: it goes on with the text."""
     model, tokenizer, _ = checkpoint.load_model(stage, tag)
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS, numba_decode=True)
     room = min(ANSWER_TOKENS, model.config.sequence_len // 2)
     prompts = []
     for question in questions:

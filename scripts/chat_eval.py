@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     device = runtime.start(args.device_type, args.dtype)
     model, tokenizer, info = checkpoint.load_model(
         args.source, args.model_tag, None if args.step < 0 else args.step, device.device, device.dtype)
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size, numba_decode=True)
     about = {"step": info["step"], "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12]}
     folder = results.folder_of(args.source, info["tag"])
     table = scores_so_far(folder / "chat_eval.json", about)

@@ -82,7 +82,8 @@ def main(argv: list[str] | None = None) -> None:
         head_lr=args.head_lr * fraction, scalar_lr=0.0), device.dtype)
     journal = Journal(place, model, optimizer, steps=steps, source=checkpoint.identity(info),
                       tokenizer_folder=checkpoint.tokenizer_folder(Path(info["path"])))
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.examples_per_step * args.num_samples)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.examples_per_step * args.num_samples,
+                    numba_decode=True)
 
     def generate(prompts: list[list[int]], seed: int):
         return engine.generate(prompts, max_tokens=args.max_new_tokens, temperature=args.temperature,
