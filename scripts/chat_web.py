@@ -26,6 +26,8 @@ from nanochat.system.files import UserError
 from nanochat.train import checkpoint
 
 GRACE_SECONDS = 3  # after Ctrl-C
+# What the page offers to ask a model whose checkpoint names nothing (nanochat/train/journal.py).
+SUGGESTIONS = ("Hello! Who are you?", "What can you do?", "What is 12 * 34?", "Tell me a story.")
 
 
 def flags(argv: list[str] | None):
@@ -88,7 +90,8 @@ def load(stage: str, args, run: runtime.Runtime) -> tuple[str, list[Worker]]:
         model = quantized(model.eval().to(run.dtype), args.quantize)  # it casts where it uses weights: better once
         engine = Engine(model, tokenizer, sandbox.calculate, args.max_rows, prefix_cache=True,
                         step_tokens=args.step_tokens, static_shapes=args.cuda_graphs, numba_decode=True)
-        workers.append(Worker(engine, args.max_waiting, args.timeout))
+        suggestions = () if stage == "base" else info.get("suggestions") or SUGGESTIONS
+        workers.append(Worker(engine, args.max_waiting, args.timeout, suggestions))
     return f"nanochat-{stage}-{info['tag']}", workers
 
 

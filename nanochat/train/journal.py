@@ -47,6 +47,8 @@ class Journal:
         self.model, self.optimizer, self.steps, self.source = model, optimizer, steps, source
         # read now: hours later there may be another tokenizer in that folder
         self.tokenizer = checkpoint.read_tokenizer(tokenizer_folder or paths.tokenizer_dir())
+        suggestions = paths.data_dir() / paths.SUGGESTIONS  # what the chat page offers: it suits what was learnt
+        self.suggestions = files.read_json(suggestions) if suggestions.exists() else []
         self.start, self.state, self.seconds_before, self.tokens = 0, None, 0.0, 0
         self.saved: list[Path] = []  # this run's checkpoints; an earlier run's go when the first of these is there
         self.writer, self.writing = ThreadPoolExecutor(1, "checkpoint"), Future()
@@ -156,7 +158,8 @@ class Journal:
         resumable = not step.is_last or self.target.keep_optimizer
         taken = checkpoint.snapshot(self.model, self.optimizer if resumable else None)
         state = {"stage": self.stage, "flags": self.target.flags, "steps": self.steps, "loader": step.state,
-                 "tokens": self.tokens, "seconds": round(self.seconds, 2), "source": self.source}
+                 "tokens": self.tokens, "seconds": round(self.seconds, 2), "source": self.source,
+                 "suggestions": self.suggestions}
         self.wait()
         self.newest_save = step.number
         self.writing = self.writer.submit(self._write, step.number, taken, state)

@@ -7,7 +7,6 @@ import { openSettings, setting } from "./settings.js";
 import { view } from "./tokens.js";
 import { path, siblings, textOf } from "./tree.js";
 
-const IDEAS = ["Hello! Who are you?", "What is 123 * 456?", "Tell me a story.", "How many letters a are in banana?"];
 const drawn = new Map(); // node → {key, element}
 const inspected = new WeakSet(); // messages shown token by token
 let editing = null;
@@ -128,7 +127,7 @@ function editor(node) {
 // ---------------------------------------------------------------- all of it
 
 function hello() {
-  const ideas = speaksChat() ? IDEAS.map((idea) => button(idea, () => send(idea))) : [];
+  const ideas = (model()?.nanochat?.suggestions ?? []).map((idea) => button(idea, () => send(idea)));
   return h("section", { className: "hello" }, h("img", { src: "logo.svg", alt: "", width: 56, height: 56 }),
     h("h1", {}, speaksChat() ? "What shall we talk about?" : "A base model"),
     h("p", {}, speaksChat() ? "A small language model, trained from nothing."
