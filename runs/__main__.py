@@ -2,6 +2,7 @@
 
     bash speedrun.sh                         no GPU: the laptop's recipe; GPUs: the $100 recipe, one rank for each
     bash speedrun.sh --data DIR              your own text and conversations (docs/data.md)
+    bash speedrun.sh --text tinystories --minutes 60     the laptop's recipe on real English (TinyStories, from the hub)
     bash speedrun.sh --minutes 0.3 --no-serve --out /tmp/trial       every stage in a trial of a few minutes
 
 Stop it whenever you like (Ctrl-C, kill, power cut) and run the same command again: it goes on from the last checkpoint
@@ -71,7 +72,7 @@ def choose(options: Namespace, gpus: int, found: "Survey | None") -> tuple[str, 
     if found:
         from runs import realdata
         return "realdata", realdata.stages(options, found, max(1, gpus))
-    if gpus:
+    if gpus and not options.text:
         return "speedrun", speedrun.stages(options, gpus)
     return "laptop", laptop.stages(options)
 

@@ -1,4 +1,4 @@
-"""Bits per byte of a model on training and validation text, and samples of what it writes.
+"""Bits per byte and perplexity of a model on training and validation text, and samples of what it writes.
 
     python -m scripts.base_loss
     torchrun --standalone --nproc_per_node=8 -m scripts.base_loss -- --split_tokens=20971520
@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 
 from nanochat.data import loader, shards
-from nanochat.eval.bpb import bits_per_byte
+from nanochat.eval.bpb import TextLoss, text_loss
 from nanochat.infer import Engine
 from nanochat.system import cli, log, paths, results, runtime
 from nanochat.system.cli import flag
@@ -19,6 +19,7 @@ from nanochat.train import checkpoint
 NUM_SAMPLES = 6
 PROMPT_CHARS = 40  # of a validation document, for the model to go on from
 SAMPLE_TOKENS = 64
+WORD_DOCUMENTS = 2000  # validation documents whose words are counted
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,15 +39,19 @@ def main(argv: list[str] | None = None) -> None:
     bpb = {}
     for split, files_of_split in splits.items():
         batches = rows(files_of_split, tokenizer, model.config.sequence_len, args, device)
-        bpb[split] = bits_per_byte(model, batches, token_bytes)
+        loss = text_loss(model, batches, token_bytes)
+        bpb[split] = loss.bits_per_byte
         log.say(f"{split}: {bpb[split]:.4f} bits per byte")
+    perplexity = perplexities(loss, splits["validation"], tokenizer.vocab_size)  # of validation, the last split
+    log.say(f"validation: perplexity {perplexity['per_word']:.2f} per word, {perplexity['per_token']:.2f} per token "
+            f"({perplexity['tokenizer']})")
     samples = continuations(model, tokenizer, splits["validation"], args.seed) if device.is_main else []
     for sample in samples:
         log.say(f"  {sample['prompt']!r} → {sample['text']!r}")
     if device.is_main:
         results.write(results.folder_of(args.source, info["tag"]) / "base_loss.json", {
-            "bpb": bpb, "split_tokens": args.split_tokens, "step": info["step"], "tag": info["tag"],
-            "model": info["sha256"]["model.safetensors"][:12], "samples": samples},
+            "bpb": bpb, "perplexity": perplexity, "split_tokens": args.split_tokens, "step": info["step"],
+            "tag": info["tag"], "model": info["sha256"]["model.safetensors"][:12], "samples": samples},
             identity=("split_tokens", "step", "tag", "model"))
     log.write_run("base_loss", seconds=time.monotonic() - started, flags=vars(args))
     device.close()
@@ -60,6 +65,15 @@ def rows(files_of_split, tokenizer, row_len: int, args, device) -> Iterator[tupl
     for batch in islice(batches, max(1, args.split_tokens // at_once)):
         moved = batch.to(device.device)
         yield moved.ids, moved.targets
+
+
+def perplexities(loss: TextLoss, validation, vocab_size: int) -> dict[str, float | str]:
+    """The loss on validation text as others publish it. A word is what stands between blanks."""
+    texts = list(islice(shards.iter_texts(validation), WORD_DOCUMENTS))
+    bytes_per_word = sum(len(text.encode()) for text in texts) / sum(len(text.split()) for text in texts)
+    return {"per_word": loss.perplexity(bytes_per_word), "per_token": loss.perplexity(),
+            "bytes_per_word": bytes_per_word, "bytes_per_token": loss.num_bytes / loss.num_tokens,
+            "tokenizer": f"byte-level BPE of {vocab_size:,} tokens, learnt from the training text"}
 
 
 def continuations(model, tokenizer, validation, seed: int) -> list[dict]:

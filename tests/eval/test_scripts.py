@@ -35,6 +35,9 @@ def test_base_loss(out):
     base_loss.main(["--split_tokens=1000", "--device_batch_size=2", "--device_type=cpu", "--dtype=float32"])
     result = files.read_json(paths.results_dir("base") / "base_loss.json")
     assert set(result["bpb"]) == {"train", "validation"} and all(1 < value < 100 for value in result["bpb"].values())
+    perplexity = result["perplexity"]
+    assert perplexity["per_token"] == pytest.approx(2 ** (result["bpb"]["validation"] * perplexity["bytes_per_token"]))
+    assert perplexity["per_word"] == pytest.approx(2 ** (result["bpb"]["validation"] * perplexity["bytes_per_word"]))
     assert len(result["samples"]) == 2 * base_loss.NUM_SAMPLES and result["step"] == 7 and result["tag"] == "d2"
     first = next(shards.iter_texts(shards.validation_shards()))
     assert first.startswith(result["samples"][0]["prompt"]) and result["samples"][-1]["prompt"] == ""
