@@ -45,6 +45,7 @@ SPELLED = re.compile(r"(?<![\w'])[a-z](?:[-–, .]+(?:and )?[a-z](?![\w'])){2,}"
 ONE_OF = ("monday tuesday wednesday thursday friday saturday sunday".split(),
           "january february march april may june july august september october november december".split(),
           "moo oink woof meow baa neigh quack cluck hoot roar".split())
+OPTIONS = "abcd"
 MAX_CHARACTERS = {"story": 2000, "calls": 1000}  # of the answer; of all others:
 MAX_SHORT = 200  # who says more to a short question has not come to an end
 GREETING = 11  # characters at most, of "Sorry." or "Hello!" in front of what an answer begins with
@@ -164,8 +165,10 @@ def has_any(item: Item, answer: str) -> bool:
     right = {phrase.lower() for phrase in item["any"]}
     if not any(mentions(answer, phrase) for phrase in right):
         return False
-    if item["kind"] == "choice" and says(answer, "or"):
-        return False  # it repeats the question
+    letters = right & set(OPTIONS)
+    if item["kind"] == "choice" and (says(answer, "or") or letters and any(
+            mentions(answer, letter) for letter in set(OPTIONS) - letters)):
+        return False  # it repeats the question, or names one option and another one's letter
     if item["kind"] in ("animals", "choice") and any(phrase.isdigit() for phrase in right):
         asked = {*numbers(" ".join(item["turns"])), *right}
         return not set(numbers(answer)) - asked

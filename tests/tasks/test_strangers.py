@@ -53,6 +53,7 @@ LEGS = item("animals", "how many legs has a spider got", any=["8", "eight"])
 DAY = item("animals", "what day comes after thursday", any=["friday"])
 BIGGER = item("choice", "which is bigger, a horse or a cat", any=["horse"], none=["cat is bigger"])
 LETTER_A = item("choice", "hot is A) warm B) cold", any=["A"], none=["B"])
+HOT = item("choice", "the opposite of cold is A) wet B) hot C) small", any=["hot", "B"], none=["wet", "small"])
 NAME = item("turns", "hi im mia", "what is my name", any=["mia"])
 HELLO = item("talk", "hiiii", any=["hi", "hello", "help"])
 WHO = item("who", "what are you?", any=["model", "nanochat"])
@@ -72,8 +73,10 @@ TALE = "Once there was a brave horse. " * 5
     (STORY, TALE.replace("horse", "HORSES")), (SOUND, "A cow says moo."), (SOUND, "They moo."),
     (LEGS, "It has 8 legs."), (LEGS, "Eight"), (DAY, "The day after Thursday is Friday."),
     (BIGGER, "A horse is bigger than a cat."),
-    (LETTER_A, "A"), (LETTER_A, "A) warm"), (LETTER_A, "It is a."), (NAME, "Your name is Mia."),
-    (HELLO, "Hello! I can tell stories."), (WHO, "I am nanochat, a small model. I don't know the real world."),
+    (LETTER_A, "A"), (LETTER_A, "A) warm"), (LETTER_A, "It is a."),
+    (HOT, "The opposite of cold is hot. B"), (HOT, "b"), (HOT, "A hot day is the opposite."),
+    (NAME, "Your name is Mia."), (HELLO, "Hello! I can tell stories."),
+    (WHO, "I am nanochat, a small model. I don't know the real world."),
     (SAD, "I’m sorry to hear it."), (LOVE, "I can't love, I am a program, but I like you."),
     (CAPITAL, "I do not know that. I can tell you a story."), (CAPITAL, "Sorry, I don't know the real world."),
     (CAPITAL, "That is a hard question. I only know my village, and I can't look outside."),
@@ -90,7 +93,8 @@ def test_a_sensible_form_is_right(question, answer):
     (SPELL, "s-a-d-d-l-e-s"), (SPELL, "c-a-t, s-a-d-d-l-e"), (STORY, "A horse."), (STORY, "Once a cow ran. " * 20),
     (STORY, TALE * 20), (SOUND, "oink, moo, woof"), (SOUND, "moose"), (LEGS, "6 or 8 legs"), (LEGS, "18"),
     (DAY, "Thursday, Friday, Saturday"), (BIGGER, "a horse or a cat"), (BIGGER, "The cat is bigger than the horse."),
-    (LETTER_A, "It is a warm day"), (LETTER_A, "A or B"), (NAME, "Your name is Mila."), (HELLO, "Moo."),
+    (LETTER_A, "It is a warm day"), (LETTER_A, "A or B"),
+    (HOT, "The opposite of cold is hot. A"), (HOT, "C) hot"), (NAME, "Your name is Mila."), (HELLO, "Moo."),
     (CAPITAL, "Paris."), (CAPITAL, "The capital of France is Paris."), (CAPITAL, "I do not know, but it is Paris."),
     (CAPITAL, "I do not know. The capital is Mila."), (CAPITAL, "The capital is Paris. I do not know more."),
     (CAPITAL, "I don't know. It's 12:30."), (CAPITAL, "I love France."),
