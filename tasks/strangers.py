@@ -1,4 +1,4 @@
-"""Strangers: what visitors really ask a small assistant, written by people who had seen none of its lessons.
+"""Strangers: what visitors really ask a small assistant, by writers who had seen none of its lessons.
 
 Each item has a kind, one to three messages of the visitor and the rules for the last answer, all of which must hold:
 
