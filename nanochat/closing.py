@@ -55,8 +55,12 @@ def exam_table() -> str:
         return ""
     rows = [["", *report.HEADS]]
     for task, by_stage in scores.items():
-        rows.append([task, *(f"{by_stage[stage]['accuracy']:.3f}" if stage in by_stage else "-"
-                             for stage in paths.STAGES)])
+        cells = [f"{by_stage[stage]['accuracy']:.3f}" if stage in by_stage else "-" for stage in paths.STAGES]
+        rows.append([task, *cells])
+        if any("refused" in score for score in by_stage.values()):
+            rows.append([f"{task}: refused",
+                         *(f"{by_stage[stage]['refused']:.3f}" if stage in by_stage else "-"
+                           for stage in paths.STAGES)])
     for name, by_stage in means.items():
         rows.append([name, *(by_stage.get(stage, "-").split(" ")[0] for stage in paths.STAGES)])
     return "\n".join(f"{name[:32]:32}" + "".join(f"{cell:>10}" for cell in cells) for name, *cells in rows)
@@ -77,7 +81,7 @@ def own_questions(folder: RunFolder) -> list[str]:
 def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, str]]:
     """(question, answer) with the model's likeliest answers. A base model knows no chat, so it continues the text."""
     model, tokenizer, _ = checkpoint.load_model(stage, tag)
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS, numba_decode=True)
     room = min(ANSWER_TOKENS, model.config.sequence_len // 2)  # half of a short context is for the question
     if stage == "base":
         prompts = [[tokenizer.bos_id, *tokenizer.encode(question)[-room:]] for question in questions]

@@ -14,9 +14,13 @@ from itertools import islice
 from pathlib import Path
 
 from nanochat.data import core_bundle, hub, import_texts, shards, survey
-from nanochat.system import cli, log, paths
+from nanochat.system import cli, files, log, paths
 from nanochat.system.files import UserError
 from tasks import mixture
+
+# What the chat page suggests to ask a model of the kindergarten; a test asks a finished model each of them.
+SUGGESTIONS = ("Hello! Who are you?", "What is 123 * 456?", "Tell me a story about a fox.",
+               "Write a Python function that doubles a number.")
 
 
 def describe(data_dir: Path) -> str:
@@ -60,7 +64,8 @@ def use_own(source: Path, target: Path, with_text: bool = True) -> None:
 def make_kindergarten(data_dir: Path, seed: int, scale: float = 1.0) -> None:
     from kindergarten import write
     shards.claim(data_dir / "text", "kindergarten")
-    write.write_all(data_dir, seed, scale)
+    files.write_json(data_dir / paths.SUGGESTIONS, SUGGESTIONS)
+    write.write_all(data_dir, seed, scale)  # the last file that it writes says that the folder is complete
     log.say(f"made the kindergarten with seed {seed} in {data_dir}\n{describe(data_dir)}")
 
 

@@ -5,6 +5,7 @@
     python -m nanochat.plan --budget=100 --gpu=8xH100        the deepest model that this money trains
     python -m nanochat.plan --scale                          d20 to d40 on 1 to 64 GPUs: memory, milliseconds, speed
     python -m nanochat.plan --minutes=60 --gpu=here          the deepest model for this time; trains here for 20 seconds
+    python -m nanochat.plan --minutes=60 --laptop            the model that the laptop's recipe trains in this time
 
 scripts/base_train.py calls `make`; an explicit flag there beats the plan. The plan describes the plain architecture
 (untied embedding and head, no biases, 12·C² parameters a layer); what the features of a `GPTConfig` add is not counted.
@@ -137,6 +138,30 @@ def batch_power_law(tokens: float) -> int:
     return 1 << min(max(round(power), 0), 21)
 
 
+# The laptop's recipe: its numbers were found at ten minutes, with this model and these rows.
+LAPTOP_MINUTES, LAPTOP_DEPTH = 10, 4
+LAPTOP = PlanOptions(vocab_size=2048, aspect_ratio=32, head_dim=64, sequence_len=256, total_batch_tokens=4096,
+                     num_iterations=1)
+
+
+def grown(minutes: float, depth: int | None = None) -> tuple[int, int, float]:
+    """(depth, tokens in a row, work for a token over that of ten minutes' model) of the laptop's recipe for `minutes`.
+
+    Parameters and tokens both grow with the square root of the work (Hoffmann et al. 2022, §3), and parameters with the
+    cube of the depth, because the width grows as well: so the depth grows with the sixth root of the minutes. Rows are
+    twice as long for four times the minutes. In less time nothing shrinks: what the lessons need stays.
+
+    >>> grown(10), [grown(minutes)[:2] for minutes in (5, 30, 60, 120)]
+    ((4, 256, 1.0), [(4, 256), (5, 256), (5, 512), (6, 512)])
+    """
+    times = max(1.0, minutes / LAPTOP_MINUTES)
+    depth = depth or round(LAPTOP_DEPTH * times ** (1 / 6))
+    rows = LAPTOP.sequence_len * 2 ** int(math.log(times, 4))
+    work = [make(layers, replace(LAPTOP, sequence_len=length)).flops_per_token
+            for layers, length in ((depth, rows), (LAPTOP_DEPTH, LAPTOP.sequence_len))]
+    return depth, rows, max(1.0, work[0] / work[1])
+
+
 def deepest(limit: float, unit: str, on: Machine, options: PlanOptions = DEFAULTS) -> tuple[Plan, Plan]:
     """(the deepest plan that costs at most `limit` dollars or minutes, the next deeper plan). Only even depths: there
     the default aspect ratio gives whole heads without rounding."""
@@ -201,12 +226,18 @@ def main(argv: list[str] | None = None) -> None:
         gpu=cli.flag("8xH100", "what trains, for hours and dollars; here = this machine, measured for 20 seconds"),
         mfu=cli.flag(budget.DEFAULT_MFU, "share of the peak, all stages in the hours", at_least=1e-6, at_most=1.0),
         dollars_per_gpu_hour=cli.flag(-1.0, "price; -1 = $3 for an H100, unknown otherwise", at_least=0),
-        scale=cli.flag(False, "a table of depths and numbers of H100s instead, counted (nanochat/scale.py)"))
+        scale=cli.flag(False, "a table of depths and numbers of H100s instead, counted (nanochat/scale.py)"),
+        laptop=cli.flag(False, "with --minutes: the model of the laptop's recipe"))
     if args.scale:
         counted = replace(DEFAULTS, num_iterations=1, vocab_size=args.vocab_size,
                           total_batch_tokens=args.total_batch_size or BATCH_TOKENS)
         print(scale.table(make(depth, counted) for depth in (20, 26, 32, 40)))
         return
+    if args.laptop:
+        depth, rows, work = grown(args.minutes, args.depth if args.depth > 0 else None)
+        print(f"{depth} layers, rows of {rows:,} tokens, {work:.2f} times the work for a token of the model for "
+              f"{LAPTOP_MINUTES} minutes, so {max(args.minutes, 0) / LAPTOP_MINUTES / work:.2f} times its steps\n")
+        return print(table(make(depth, replace(LAPTOP, sequence_len=rows))))
     finds_depth = args.budget > 0 or (args.minutes > 0 and args.depth < 0)
     if finds_depth and max(args.depth, args.num_iterations, args.target_flops, args.tokens_per_second) > 0:
         raise UserError("--budget, or --minutes without --depth, finds a depth: leave --depth, --num_iterations, "

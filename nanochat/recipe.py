@@ -28,6 +28,8 @@ from nanochat.system.log import clock, say
 FLAGS: dict[str, Any] = dict(
     depth=flag(-1, "layers, the one dial; default: as the recipe says", at_least=1),
     data=flag("", "a folder of your own text and conversations (docs/data.md) instead of the built-in ones"),
+    text=flag("", "the text to learn: on GPUs fineweb-edu (the default) or climbmix, on a laptop tinystories, which is "
+              "real English beside the built-in lessons", choices=("", "fineweb-edu", "climbmix", "tinystories")),
     out=flag("", "the folder of everything that a run makes; default: out/ in the project"),
     minutes=flag(10.0, "training time to aim for: it scales the recipe's steps, which suit 10 minutes of two laptop "
                  "cores; below 1 it is a trial, in which data and exams shrink as well", at_least=0.01, at_most=1e6),
@@ -39,8 +41,7 @@ FLAGS: dict[str, Any] = dict(
 GPU_FLAGS: dict[str, Any] = dict(  # of runs/speedrun.py, and of the command that picks a recipe
     gpus=flag("", "with --dry-run: the commands for these GPUs, with minutes and dollars, e.g. 8xH100"),
     recipe=flag("", "on GPUs: best = what the same money buys by later findings, a deeper model with less text",
-                choices=("", "best")),
-    text=flag("", "on GPUs: the text to learn; default fineweb-edu", choices=("", "fineweb-edu", "climbmix")))
+                choices=("", "best")))
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def parse(argv: list[str] | None, doc: str | None, **more: Any) -> Namespace:
     options.depth = None if options.depth < 0 else options.depth
     if options.data and not options.data.exists():
         raise UserError(f"--data={data} does not exist; give a folder of text and conversations, or one file")
+    if options.data and options.text:
+        raise UserError(f"--text={options.text} and --data={data} both name the text; give one of them")
     if options.data == options.out:
         raise UserError(f"--out={options.out} is the --data folder; choose another folder for what the run makes")
     return options
@@ -105,13 +108,14 @@ def is_trial(options: Namespace) -> bool:
     return bool(options.minutes < 1)
 
 
-def steps(options: Namespace, in_ten_minutes: int) -> int:
-    """Steps in proportion to --minutes; at least 2, so that a resumed run has a step to resume after.
+def steps(options: Namespace, in_ten_minutes: int, work: float = 1.0) -> int:
+    """Steps in proportion to --minutes, fewer where a token is more `work`; at least 2, so that a resumed run has a
+    step to resume after.
 
     >>> steps(Namespace(minutes=5.0), 1000), steps(Namespace(minutes=0.01), 100)
     (500, 2)
     """
-    return max(2, int(in_ten_minutes * options.minutes / 10))
+    return max(2, int(in_ten_minutes * options.minutes / 10 / work))
 
 
 def print_commands(stages: list[Stage], out: Path, dollars_per_hour: float | None = None) -> None:
@@ -133,7 +137,7 @@ def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "
     go on, and exits with code 130.
     """
     settings = {"recipe": name, "depth": options.depth, "minutes": options.minutes, "seed": options.seed,
-                "data": fingerprint}
+                "data": fingerprint, "text": options.text or None}
     folder = RunFolder(options.out)
     try:
         with folder.claimed(settings, options.fresh) as lock:

@@ -65,6 +65,7 @@ def generate(dollars_per_hour: float = -1) -> Path:
     sections = {  # heading → content; empty sections are left out
         "What each stage can do": results_table(scores, means) if scores else "",
         "The calculator": tool_table(scores),
+        "What visitors ask": kinds_table(scores),
         "What was not asked": exams_left_out(),
         "What was read": files_read(),
         "Do the exams stand in the training text?": contamination(),
@@ -226,11 +227,13 @@ def results_table(scores: ByStage, means: ByStage) -> str:
     rows = [[task, f"{chance[task]:.2f}", *[cell(by_stage.get(stage)) for stage in STAGES]]
             for task, by_stage in scores.items()]
     above_chance = []
+    in_all = [task for task, by_stage in scores.items()  # the exam held back is asked of the finished model only
+              if not any(score.get("held_back") for score in by_stage.values())]
     for stage in STAGES:
-        centred = [(by_stage[stage]["accuracy"] - chance[task]) / (1 - chance[task])
-                   for task, by_stage in scores.items() if stage in by_stage]
+        centred = [(scores[task][stage]["accuracy"] - chance[task]) / (1 - chance[task])
+                   for task in in_all if stage in scores[task]]
         # Only if all exams were taken: a mean over fewer exams would look like progress.
-        above_chance.append(f"{fmean(centred):.3f}" if len(centred) == len(scores) else "–")
+        above_chance.append(f"{fmean(centred):.3f}" if centred and len(centred) == len(in_all) else "–")
     rows.append(["**mean above chance**", "0", *above_chance])
     rows += [[f"**{name}**", "0", *[by_stage.get(stage, "–") for stage in STAGES]] for name, by_stage in means.items()]
     return ("Accuracy ± standard error (number of held-out items).\n\n" + table(["exam", "chance", *HEADS], rows)
@@ -248,11 +251,29 @@ def tool_table(scores: ByStage) -> str:
     return table(["", *HEADS], rows) if rows else ""
 
 
+def kinds_table(scores: ByStage) -> str:
+    """For exams that count refusals: accuracy by kind of question, and the share of known things that were refused."""
+    rows = []
+    for task, by_stage in scores.items():
+        if not any("refused" in score for score in by_stage.values()):
+            continue
+        for kind in sorted({kind for score in by_stage.values() for kind in score.get("groups", {})}):
+            groups = [by_stage.get(stage, {}).get("groups", {}).get(kind) for stage in STAGES]
+            rows.append([f"{task}: {kind}", *["–" if group is None else f"{group[0]:.2f} ({group[1]})"
+                                              for group in groups]])
+        refused = [by_stage.get(stage, {}).get("refused") for stage in STAGES]
+        rows.append([f"**{task}: known things refused**", *["–" if share is None else f"{share:.2f}"
+                                                            for share in refused]])
+    return table(["", *HEADS], rows) if rows else ""
+
+
 def exams_left_out() -> str:
     """The exams that were not taken, with the reason."""
     reasons: dict[str, str] = {}
     for stage in STAGES:
-        reasons |= (read_optional(paths.results_dir(stage) / "chat_eval.json") or {}).get("left_out", {})
+        content = read_optional(paths.results_dir(stage) / "chat_eval.json") or {}
+        reasons |= content.get("left_out", {})
+        reasons |= {task: score["left_out"] for task, score in content.get("tasks", {}).items() if "left_out" in score}
     return "\n".join(f"Not taken: {task} ({reason})." for task, reason in reasons.items())
 
 
@@ -296,7 +317,8 @@ def same_questions() -> str:
     exams: dict[str, dict[str, list[str]]] = {}  # exam → question → each stage's answer
     for stage in STAGES:
         for path in sorted(paths.results_dir(stage).glob("generations/*.jsonl")):
-            for row in (read_optional(path, read=files.read_jsonl) or [])[:NUM_QUESTIONS]:
+            answers = read_optional(path, read=files.read_jsonl) or []
+            for row in [row for row in answers if "prompt" in row][:NUM_QUESTIONS]:  # of questions held back: none
                 answer = f"{stage.upper():4} → {answer_text(row)}".replace("\n", "\n       ")
                 exams.setdefault(path.stem, {}).setdefault(cut(row.get("prompt", "")).strip(), []).append(answer)
     blocks = []

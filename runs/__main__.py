@@ -2,6 +2,7 @@
 
     bash speedrun.sh                         no GPU: the laptop's recipe; GPUs: the $100 recipe, one rank for each
     bash speedrun.sh --data DIR              your own text and conversations (docs/data.md)
+    bash speedrun.sh --text tinystories --minutes 60     the laptop's recipe on real English (TinyStories, from the hub)
     bash speedrun.sh --minutes 0.3 --no-serve --out /tmp/trial       every stage in a trial of a few minutes
 
 Stop it whenever you like (Ctrl-C, kill, power cut) and run the same command again: it goes on from the last checkpoint
@@ -32,7 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.gpus and (options.data or not options.dry_run):
         raise UserError("--gpus is for --dry-run, without --data; a run takes the GPUs that are there "
                         "(CUDA_VISIBLE_DEVICES chooses among them)")
-    if options.gpus or options.dry_run and (options.recipe or options.text):
+    on_laptop = options.text == "tinystories"
+    if options.gpus or options.dry_run and (options.recipe or options.text and not on_laptop):
         speedrun.print_for(options, options.gpus or "8xH100")
         return
 
@@ -42,12 +44,12 @@ def main(argv: list[str] | None = None) -> None:
     if found:
         from runs import realdata
         name, stages = "realdata", realdata.stages(options, found, max(1, gpus))
-    elif gpus:
+    elif gpus and not on_laptop:
         memory = scale.H100.memory_bytes if options.dry_run else speedrun.gpu_memory()
         name, stages = speedrun.name_of(options), speedrun.stages(options, gpus, memory)
-    elif options.recipe or options.text:
-        raise UserError("--recipe and --text are for GPUs, and there is none here (python -m nanochat.dataset "
-                        "--source=… fetches texts; docs/data.md says how to train on them)")
+    elif options.recipe or options.text and not on_laptop:
+        raise UserError(f"--recipe={options.recipe} --text={options.text} are for GPUs, and there is none here; on a "
+                        "laptop: --text tinystories, or --data DIR (docs/data.md)")
     else:
         name, stages = "laptop", laptop.stages(options)
     if options.dry_run:

@@ -6,12 +6,17 @@ The kindergarten stands in for the internet; every stage is the real one. The nu
 docs/kindergarten.md tells how they were found. The seconds are those of the machine of docs/LOG.md.
 """
 import functools
+import re
 from argparse import Namespace
+from dataclasses import replace
 
-from nanochat import recipe
+from nanochat import plan, recipe
 from nanochat.recipe import Stage
 from nanochat.system import cli
+from nanochat.system.files import UserError
 
+VILLAGE_DOCUMENTS = 57_344  # of training text that the kindergarten has
+DOCUMENTS_PER_SHARD = 530_000  # of TinyStories
 TRIAL_ITEMS = 4  # of each exam in a trial: enough to see that the exams work, in a trial of three minutes
 
 # What the model is taught, by name in tasks/. All of it is in mid; SFT has all of it again and adds the manners.
@@ -27,30 +32,34 @@ def shares(families: list[str], share: float) -> str:
 
 
 def tag_of(options: Namespace) -> str:
-    return f"d{options.depth or 4}"
+    return f"d{plan.grown(options.minutes, options.depth)[0]}"
 
 
 def exams(stage: str, options: Namespace) -> Stage:
-    """The exams after every stage, on items that no stage has seen, show what that stage was for."""
-    trial = recipe.is_trial(options)
+    """The exams after every stage, on items that no stage has seen, show what that stage was for.
+
+    The visitors' questions that nobody reads are asked of the finished model only: whoever sees their score stage by
+    stage would soon choose the numbers of this recipe by it.
+    """
+    trial, strangers = recipe.is_trial(options), "strangers|strangers_held" if stage == "rl" else "strangers"
     return Stage(f"chat_eval_{stage}", "scripts.chat_eval", dict(
-        source=stage, model_tag=tag_of(options), max_problems=TRIAL_ITEMS if trial else None,
-        unsafe_execution=options.unsafe_execution or None), seconds=4 if trial else 20)
+        source=stage, model_tag=tag_of(options), task_name=f"all|{strangers}",
+        max_problems=TRIAL_ITEMS if trial else None, unsafe_execution=options.unsafe_execution or None), seconds=4 if trial else 20)
 
 
 def stages(options: Namespace) -> list[Stage]:
-    tag, trial = tag_of(options), recipe.is_trial(options)
+    depth, row_len, work = plan.grown(options.minutes, options.depth)  # more time: more model, and longer rows
+    tag, trial = f"d{depth}", recipe.is_trial(options)
     # Compiling costs about 20 seconds a stage and makes a step twice as fast, so a trial leaves it out.
     shared = dict(seed=options.seed, compile=not trial, resume=True)
     later = dict(source_tag=tag, **shared)
     # 16 rows of 256 tokens are one step of 4,096: more rows at a time leave the processor's caches.
-    batch = dict(device_batch_size=16, total_batch_size=4096)
-    steps = functools.partial(recipe.steps, options)  # steps(1000): in ten minutes, and less or more in other times
+    batch = dict(device_batch_size=4096 // row_len, total_batch_size=4096)
+    steps = functools.partial(recipe.steps, options, work=work)  # steps(1000): in ten minutes; in others in proportion
 
-    return [
-        # ---- Text and tokenizer. The same seed makes the same world. A trial gets a small part of it.
-        Stage("data", "nanochat.dataset", dict(
-            source="kindergarten", seed=options.seed, scale=options.minutes / 10 if trial else 1), seconds=12),
+    all_stages = [
+        # ---- Text and tokenizer.
+        *data_stages(options),
         # 2,048 tokens: the world has few words, and a larger vocabulary would only make the head slower.
         # One digit a token: the model learns to copy numbers into the calculator digit by digit.
         Stage("tokenizer", "scripts.tok_train", dict(vocab_size=2048, digits=1, resume=True), seconds=16),
@@ -60,7 +69,7 @@ def stages(options: Namespace) -> list[Stage]:
         # Rows of 256 tokens hold the longest lesson. A row holds about three documents, and document_mask keeps them
         # from seeing each other, as they do not when the model is used: .286 instead of .294 bits per byte at step 600.
         Stage("base", "scripts.base_train", dict(
-            depth=options.depth or 4, aspect_ratio=32, head_dim=64, max_seq_len=256, document_mask=True, **batch,
+            depth=depth, aspect_ratio=32, head_dim=64, max_seq_len=row_len, document_mask=True, **batch,
             num_iterations=steps(1000), save_every=steps(200), **shared), seconds=13.5 * options.minutes + 20),
         Stage("base_loss", "scripts.base_loss", dict(model_tag=tag, split_tokens=steps(131072)), seconds=8),
         Stage("base_eval", "scripts.base_eval", dict(
@@ -81,9 +90,8 @@ def stages(options: Namespace) -> list[Stage]:
         # spelling fell from .91 to .58 behind three other questions. Short, because what visitors ask needs the many
         # steps of mid: 450 steps here answered no more of the strangers' questions than mid had (docs/LOG.md).
         Stage("sft", "scripts.chat_sft", dict(
-            **batch, num_iterations=steps(250), init_lr_frac=0.2,
-            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},spelling*0.4,talk,chats*0.4,{shares(VISITORS, 0.12)}",
-            save_every=steps(50), **later), seconds=3 * options.minutes + 20),
+            **batch, num_iterations=steps(250), init_lr_frac=0.2, mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},"
+            f"spelling*0.4,talk,chats*0.4,{shares(VISITORS, 0.12)}", save_every=steps(50), **later), seconds=3 * options.minutes + 20),
         exams("sft", options),
 
         # ---- RL: more word problems right, from nothing but right and wrong. 32 questions a step with 8 answers each;
@@ -98,6 +106,39 @@ def stages(options: Namespace) -> list[Stage]:
 
         Stage("report", "nanochat.report", seconds=3, every_time=True),
     ]
+    return [with_real_text(stage, options) for stage in all_stages] if options.text else all_stages
+
+
+def data_stages(options: Namespace) -> list[Stage]:
+    """The text to read, the lessons and the exams. The same seed makes the same world. A trial gets a small part."""
+    village = dict(source="kindergarten", seed=options.seed,
+                   scale=options.minutes / 10 if recipe.is_trial(options) else 1)
+    if options.text not in ("", "tinystories"):
+        raise UserError(f"--text={options.text} is for GPUs; on a laptop: --text tinystories")
+    if not options.text:
+        return [Stage("data", "nanochat.dataset", village, seconds=12)]
+    lessons = options.out / "lessons"
+    return [Stage("text", "nanochat.dataset", dict(source=options.text, num_files=num_shards(options)), seconds=60),
+            Stage("lessons", "nanochat.dataset", dict(village, out=lessons), seconds=12),
+            Stage("conversations", "nanochat.dataset", dict(data=lessons / "data", text=False), seconds=10)]
+
+
+def num_shards(options: Namespace) -> int:
+    """Of TinyStories' four: each has a hundred million tokens, more than two hours of two cores read.
+
+    >>> [num_shards(Namespace(minutes=minutes)) for minutes in (10, 60, 150, 6000)]
+    [1, 1, 2, 4]
+    """
+    return min(4, 1 + int(options.minutes // 120))
+
+
+def with_real_text(stage: Stage, options: Namespace) -> Stage:
+    """The stage with as many documents of the real text among its lessons as it would have of the village's, of which
+    the mixture names a share."""
+    share = VILLAGE_DOCUMENTS / (DOCUMENTS_PER_SHARD * num_shards(options))
+    mixture = re.sub(r"\btext\*([\d.]+)", lambda weight: f"text*{float(weight[1]) * share:.5f}",
+                     stage.flags.get("mixture", ""))
+    return replace(stage, flags={**stage.flags, "mixture": mixture}) if mixture else stage
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Bits per byte of a model on training and validation text, and samples of its writing.
+"""Bits per byte and perplexity of a model on training and validation text, and samples of its writing.
 
     python -m scripts.base_loss
     torchrun --standalone --nproc_per_node=8 -m scripts.base_loss -- --split_tokens=20971520
@@ -13,7 +13,7 @@ import torch
 
 from nanochat.data import shards
 from nanochat.eval import record
-from nanochat.eval.bpb import bits_per_byte, text_batches
+from nanochat.eval.bpb import TextLoss, text_batches, text_loss
 from nanochat.infer import Engine
 from nanochat.model import GPT
 from nanochat.system import cli, log, results
@@ -25,6 +25,7 @@ from nanochat.train import checkpoint
 NUM_SAMPLES = 6
 PROMPT_CHARS = 40  # of a validation document, for the model to continue
 SAMPLE_TOKENS = 64
+WORD_DOCUMENTS = 2000  # validation documents whose words are counted
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,8 +46,12 @@ def main(argv: list[str] | None = None) -> None:
     for split, paths in splits.items():
         batches = text_batches(paths, tokenizer, args.device_batch_size, model.config.sequence_len, args.split_tokens,
                                runtime)
-        bpb[split] = bits_per_byte(model, batches, token_bytes)
+        loss = text_loss(model, batches, token_bytes)
+        bpb[split] = loss.bits_per_byte
         log.say(f"{split}: {bpb[split]:.4f} bits per byte")
+    perplexity = perplexities(loss, splits["validation"], tokenizer.vocab_size)  # of validation, the last split
+    log.say(f"validation: perplexity {perplexity['per_word']:.2f} per word, {perplexity['per_token']:.2f} per token "
+            f"({perplexity['tokenizer']})")
 
     # ---- Samples and results. The other ranks have nothing left to do.
     if runtime.is_main:
@@ -55,9 +60,19 @@ def main(argv: list[str] | None = None) -> None:
             log.say(f"  {sample['prompt']!r} → {sample['text']!r}")
         about = {"split_tokens": args.split_tokens, **record.identity(state)}
         folder = results.folder_of(args.source, state["tag"])
-        results.write(folder / "base_loss.json", {"bpb": bpb, **about, "samples": samples}, identity=tuple(about))
+        results.write(folder / "base_loss.json", {
+            "bpb": bpb, "perplexity": perplexity, **about, "samples": samples}, identity=tuple(about))
         record.write_run(f"base_loss_{args.source}".removesuffix("_base"), folder / "base_loss", args, started)
     runtime.close()
+
+
+def perplexities(loss: TextLoss, validation: Sequence[Path], vocab_size: int) -> dict[str, float | str]:
+    """The loss on validation text as others publish it. A word is the text between two blanks."""
+    texts = list(islice(shards.iter_texts(validation), WORD_DOCUMENTS))
+    bytes_per_word = sum(len(text.encode()) for text in texts) / sum(len(text.split()) for text in texts)
+    return {"per_word": loss.perplexity(bytes_per_word), "per_token": loss.perplexity(),
+            "bytes_per_word": bytes_per_word, "bytes_per_token": loss.num_bytes / loss.num_tokens,
+            "tokenizer": f"byte-level BPE of {vocab_size:,} tokens, learnt from the training text"}
 
 
 def continuations(model: GPT, tokenizer: Tokenizer, validation: Sequence[Path], seed: int) -> list[dict[str, Any]]:

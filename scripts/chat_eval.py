@@ -1,6 +1,7 @@
 """The exams: accuracy of a chat model on tasks, with standard errors, every answer saved.
 
     python -m scripts.chat_eval -i sft                      all tasks whose files are in the data folder
+    python -m scripts.chat_eval -i sft -a "all|strangers"   and the visitors' questions (tasks/strangers.py)
     python -m scripts.chat_eval -i rl -a "GSM8K|ARC-Easy" -x 200
     python -m scripts.chat_eval -i sft -a MMLU              one exam: its subjects as well
     python -m scripts.chat_eval -i rl -a GSM8K -n 8 -t 1    pass@1, 2, 4, 8
@@ -31,7 +32,7 @@ Scores = dict[str, dict[str, Any]]  # by task
 def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
         argv, __doc__, **checkpoint.flags("sft"),
-        task_name=flag("", "tasks joined by |; default: all there are items for", short="a"),
+        task_name=flag("", "tasks joined by |; all = default = those in the data folder", short="a"),
         max_problems=flag(-1, "of each task, drawn at random; −1 = all", at_least=1, short="x"),
         max_choices=flag(-1, "the same, of tasks answered by a letter, which cost little; −1 = as the others",
                          at_least=1),
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     runtime = start_runtime(args.device_type, args.dtype)
     model, tokenizer, state = checkpoint.load_model(
         args.source, args.model_tag, args.step, runtime.device, runtime.dtype)
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size, static_shapes=args.cuda_graphs)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size, numba_decode=True,
+                    static_shapes=args.cuda_graphs)
     about = record.identity(state)
     folder = results.folder_of(args.source, state["tag"])
     scores = scores_so_far(folder / "chat_eval.json", about)
@@ -77,6 +79,8 @@ def main(argv: list[str] | None = None) -> None:
             began = time.monotonic()
             score = chat.evaluate(task, engine, limit(task, args), settings, save_to=folder / f".{task.name}.jsonl",
                                   report=lambda done, number=number, name=task.name: bar.update(number, **{name: done}))
+            if note := score.extra.get("left_out"):
+                log.say(f"left out of {task.title}: {note}")
             scores[task.name] = {**score.as_dict(), "sampling": sampling_of(args),
                                  "seconds": round(time.monotonic() - began, 2)}
             core, stderr = chat.chat_core(scores) or (None, None)
@@ -100,30 +104,36 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:
-    """(the named tasks, or all exams of which the data folder has test items; {task that is left out: reason}).
+    """(the named tasks, where "all" is every exam of which the data folder has test items; {task left out: reason}).
 
     Exams that run programs are left out where this machine cannot isolate them. UserError if no exam is left, or if a
     named task would have to be left out.
     """
-    chosen = [tasks.find(name) for name in names.split("|")] if names else [
-        task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
-    if not chosen:
-        raise UserError(f"there are no exams in {paths.data_dir()}; make the kindergarten's with "
-                        "`python -m nanochat.dataset`, or name a folder of real data with --data (NANOCHAT_DATA)")
-    for task in chosen:
+    words = names.split("|") if names else ["all"]
+    named = [tasks.find(word) for word in words if word != "all"]
+    for task in named:
         if task.kind == "source":
             raise UserError(f"{task.name} holds conversations to learn from, no questions with right answers")
         task.require_path("test")
-    with_programs = [task for task in chosen if task.runs_programs]
+    if any(task.runs_programs for task in named):
+        sandbox.require()
+    if "all" not in words:
+        return named, {}
+    present = [task for task in map(tasks.find, tasks.names())
+               if task.kind != "source" and task.path("test") and task not in named]
+    if not present and not named:
+        raise UserError(f"there are no exams in {paths.data_dir()}; make the kindergarten's with "
+                        "`python -m nanochat.dataset`, or name a folder of real data with --data (NANOCHAT_DATA)")
+    programs = [task for task in present if task.runs_programs]
     try:
-        if with_programs:
+        if programs:
             sandbox.require()
     except UserError as error:
-        if names or with_programs == chosen:
+        if programs == [*present, *named]:
             raise
-        return ([task for task in chosen if task not in with_programs],
-                {task.name: str(error) for task in with_programs})
-    return chosen, {}
+        return [*(task for task in present if task not in programs), *named], {task.name: str(error)
+                                                                               for task in programs}
+    return [*present, *named], {}
 
 
 def limit(task: tasks.Task, args: cli.Args) -> int:

@@ -82,8 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     journal = Journal(place, model, optimizer, steps=steps, source=origin)
     speaker = model if runtime.device.type == "cpu" else copy.deepcopy(model).to(runtime.dtype)
     own_rows = ceil_div(args.examples_per_step, runtime.world_size) * args.num_samples
-    engine = Engine(speaker, tokenizer, tool=sandbox.calculate, max_rows=own_rows, static_shapes=args.cuda_graphs,
-                    max_len=row_len if args.cuda_graphs and reference is None else None)
+    engine = Engine(speaker, tokenizer, tool=sandbox.calculate, max_rows=own_rows, numba_decode=True,
+                    static_shapes=args.cuda_graphs, max_len=row_len if args.cuda_graphs and reference is None else None)
 
     def generate(prompts: list[list[int]], seed: int) -> Sequence[Sequence[Completion]]:
         copy_weights(model, speaker)

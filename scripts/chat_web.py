@@ -37,6 +37,8 @@ GRACE_SECONDS = 3  # for running answers after Ctrl-C
 # that sends a request while the server closes the connection answers its client with an error.
 KEEP_ALIVE_SECONDS = 75
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# What the page offers to ask a model whose checkpoint names nothing (nanochat/train/journal.py).
+SUGGESTIONS = ("Hello! Who are you?", "What can you do?", "What is 12 * 34?", "Tell me a story.")
 
 
 def flags(argv: list[str] | None) -> cli.Args:
@@ -108,7 +110,8 @@ def load(stage: str, args: cli.Args, runtime: Runtime) -> tuple[str, list[Worker
         model = quantized(model.eval().to(runtime.dtype), args.quantize)
         engine = Engine(model, tokenizer, sandbox.calculate, args.max_rows, prefix_cache=True,
                         step_tokens=args.step_tokens, static_shapes=args.cuda_graphs, numba_decode=True)
-        workers.append(Worker(engine, args.max_waiting, args.timeout))
+        suggestions = () if stage == "base" else info.get("suggestions") or SUGGESTIONS
+        workers.append(Worker(engine, args.max_waiting, args.timeout, suggestions))
     return f"nanochat-{stage}-{info['tag']}", workers
 
 

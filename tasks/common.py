@@ -20,6 +20,7 @@ from nanochat.system import files, paths
 from nanochat.system.files import UserError
 
 Item = dict[str, Any]
+Message = dict[str, Any]
 Conversation = dict[str, Any]
 
 
@@ -32,10 +33,12 @@ class Task(ABC):
     title: str = ""  # as tables show it
     chance: float = 0.0  # the accuracy of a blind guess
     max_tokens: int = 160  # of an answer
+    held_back: bool = False  # nobody is to read its questions: of the answers only the verdicts are kept
 
     kind: ClassVar[str] = "generative"
     uses_tool: ClassVar[bool] = False  # the report then shows how often the calculator was called
     runs_programs: ClassVar[bool] = False  # grading runs what the model wrote (nanochat/sandbox)
+    must_end: ClassVar[bool] = False  # an answer that max_tokens cut off is wrong
     fields: ClassVar[tuple[str, ...]] = ("question", "answer")  # what every item has
 
     def path(self, split: str, data_dir: Path | None = None) -> Path | None:
@@ -69,6 +72,18 @@ class Task(ABC):
     def conversation(self, item: Item) -> Conversation:
         """The item as a conversation of two messages: the question, and the worked answer to learn from."""
         return exchange(item["question"], item["answer"])
+
+    def turns(self, item: Item) -> list[list[Message]]:
+        """The messages in front of each of the model's answers, of which the last is graded. Most tasks ask once."""
+        return [self.conversation(item)["messages"][:-1]]
+
+    def runs_program(self, item: Item) -> bool:
+        """Whether grading this item runs what the model wrote."""
+        return self.runs_programs
+
+    def refuses(self, item: Item, completion: str) -> bool | None:
+        """Whether an answer refuses something that the model was taught; None where the task does not look."""
+        return None
 
     @abstractmethod
     def grade(self, item: Item, completion: str) -> bool:

@@ -1,7 +1,7 @@
 """How much a reader has to read, held by limits: lines, the files behind each command, comments, shapes of functions.
 
-`python -m pytest tests/test_budgets.py -s` prints the figures. A limit is lowered when the code shrinks. Raising it is a
-decision that docs/LOG.md records with its reason.
+`python -m pytest tests/test_budgets.py -s` prints the figures. A limit is lowered when the code shrinks. Raising it is
+a decision that docs/LOG.md records with its reason.
 """
 import ast
 import io
@@ -142,7 +142,8 @@ def test_functions_and_files_stay_short() -> None:
 
 def test_the_measures_can_fail() -> None:
     source = ('def f(self, a, b):\n    """Two\n    lines."""\n    # alone\n    for x in a:\n        if x:\n'
-              '            while b:\n                with x:\n                    if b: pass  # beside\n        elif a: pass\n')
+              '            while b:\n                with x:\n                    if b: pass  # beside\n'
+              '        elif a: pass\n')
     function = ast.parse(source).body[0]
     assert isinstance(function, ast.FunctionDef)
     assert (depth(function), parameters(function)) == (4, 2)

@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nanochat import report
+from nanochat import closing, report
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
 
@@ -31,6 +31,21 @@ def trained(stage, **metrics):
 
 def text():
     return report.generate().read_text(encoding="utf-8")
+
+
+def test_what_visitors_ask_stands_by_kind_and_held_back_words_nowhere(out):
+    groups = {"who": [0.5, 18], "odd": [1.0, 15]}
+    strangers = score(0.6, groups=groups, refused=0.25, left_out="18 of kind functions: no landlock")
+    held = score(0.6, held_back=True, groups=groups, refused=0.125)
+    for stage, taken in (("mid", {"f": score(0.7)}), ("sft", {"strangers": strangers, "f": score(1.0), "held": held})):
+        files.write_json(paths.results_dir(stage) / "chat_eval.json", {"tasks": taken})
+    files.write_jsonl(paths.results_dir("sft") / "generations" / "strangers.jsonl", [{"item": 0, "correct": True}])
+    written = text()
+    assert "| strangers: who | – | – | 0.50 (18) | – |" in written and "| strangers: odd | – | – | 1.00 (15)" in written
+    assert "| **strangers: known things refused** | – | – | 0.25 | – |" in written and "f: known" not in written
+    assert "Not taken: strangers (18 of kind functions: no landlock)." in written and "**strangers**" not in written
+    assert "| **mean above chance** | 0 | – | – | 0.733 | – |" in written, "without what one stage alone is asked"
+    assert "strangers: refused" in closing.exam_table() and "0.250" in closing.exam_table()
 
 
 def test_a_whole_run(out):

@@ -35,18 +35,21 @@ THREADS = 4  # downloads at a time; the hub slows down clients with more
 class HubSource:
     """A data set on the hub. `note` is printed: what a user must know before using the data.
 
+    The shards of a text source lie in `folder`, "" for the data set's root; the last one by name is for validation.
     `lessons` maps the beginning of a parquet file's name to a JSONL file in the data folder; a text source has none.
     """
 
     repo: str
     note: str
     lessons: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
 
 
 HUB = {
     "fineweb-edu": HubSource("karpathy/fineweb-edu-100b-shuffle", "FineWeb-Edu, licence ODC-By 1.0 (attribution)"),
     "climbmix": HubSource("karpathy/climbmix-400b-shuffle",
                           "ClimbMix, licence reported as non-commercial: read it before you use the data"),
+    "tinystories": HubSource("roneneldan/TinyStories", "TinyStories, licence CDLA-Sharing-1.0", folder="data/"),
     "smoltalk": HubSource("HuggingFaceTB/smol-smoltalk", "SmolTalk for small models, licence Apache-2.0",
                           {"data/train-": "chat/smoltalk.jsonl"}),
     "mmlu": HubSource("cais/mmlu", "MMLU, licence MIT", {
@@ -121,7 +124,8 @@ def _ask_for_shards(source: HubSource, revision: str) -> tuple[str, list[RemoteS
         if not any(shard.name.startswith(start) for shard in remote):
             raise UserError(f"{source.repo} has no parquet files {start}…")
     if len(remote) < 2 and not source.lessons:
-        raise UserError(f"{source.repo} has {len(remote)} parquet files at its root; expected at least 2")
+        raise UserError(f"{source.repo} has {len(remote)} parquet files in its folder /{source.folder}; expected at "
+                        "least 2")
     return info.get("sha") or revision or "main", sorted(remote, key=lambda shard: shard.name)
 
 
@@ -131,9 +135,11 @@ def _remote_shard(entry: dict[str, Any]) -> RemoteShard:
 
 
 def _is_needed(source: HubSource, name: str) -> bool:
-    # The shards of our text sources are at the root of the data set.
-    is_in_place = name.startswith(tuple(source.lessons)) if source.lessons else "/" not in name
-    return is_in_place and name.endswith(".parquet") and not name.startswith(".")
+    if source.lessons:
+        is_in_place = name.startswith(tuple(source.lessons))
+    else:
+        is_in_place = name.startswith(source.folder) and "/" not in name.removeprefix(source.folder)
+    return is_in_place and name.endswith(".parquet") and not name.rpartition("/")[2].startswith(".")
 
 
 def fetch(source: HubSource, count: int, text_dir: Path) -> None:
@@ -156,7 +162,7 @@ def fetch(source: HubSource, count: int, text_dir: Path) -> None:
         train, validation = remote[:-1], remote[-1]
         if count > len(train):
             log.say(f"{source.repo} has {len(train)} training shards, fewer than the {count} asked for; fetching all")
-        manifest |= {"origin": source.repo, "revision": revision, "validation": [validation.name]}
+        manifest |= {"origin": source.repo, "revision": revision, "validation": [validation.local]}
         files.write_json(text_dir / shards.MANIFEST, manifest)  # first of all: it pins the validation shard
         needed = [validation, *(train if count < 0 else train[:count])]
         missing = [shard for shard in needed if not _is_there(shard, manifest, text_dir)]

@@ -29,7 +29,7 @@ from nanochat.system.files import UserError
 
 # Files that are copied as they are. A new task adds its path here; a test compares this list with the tasks.
 EXAMS = ("gsm8k/*.jsonl*", "arc/ARC-*.jsonl*", "mmlu/*.jsonl*", "humaneval/*.jsonl*", "kindergarten/*-t*.jsonl*",
-         "misc/english_words.txt*", "chat/dolly_15k.jsonl*")
+         "kindergarten/suggestions.json", "misc/english_words.txt*", "chat/dolly_15k.jsonl*")
 CORE_EXAMS = ("core_tasks.yaml", "core/*.jsonl*")  # where there is a core_tasks.yaml
 # Names of files that nobody wrote for readers: files of programs, leftovers of file systems and editors.
 PASSED_OVER = ("node_modules", "__pycache__", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information",

@@ -7,26 +7,33 @@ Ranks share the items and gather the verdicts, so the score does not depend on t
 Not here: what is asked and what is right (tasks/), tables and files of scores (scripts/chat_eval.py).
 """
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from math import comb
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nanochat import sandbox
 from nanochat.eval.over_ranks import gather, grouped, my_groups, my_share
 from nanochat.eval.statistics import mean_and_stderr, mean_centred
-from nanochat.infer import Engine
+from nanochat.infer import Completion, Engine
+from nanochat.infer.fit_prompt import fit_prompt
+from nanochat.infer.request import EventReader
 from nanochat.system import files, log
 from nanochat.system.files import UserError
-from nanochat.tokenizer import chat
+from nanochat.tokenizer import Tokenizer, chat
 from tasks import Task
 from tasks.common import MultipleChoice
 
 CHAT_CORE = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval")
 Item = dict[str, Any]  # a task's item, as on disk
 Record = dict[str, Any]  # an answer and its verdict, as on disk
+Message = dict[str, Any]
+WORDS = ("prompt", "answer", "completion", "tool_calls")  # what a record shows of the question and the answer
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,8 @@ def evaluate(task: Task, engine: Engine, max_items: int = -1, settings: ExamSett
     items: list[Item] = task.load("test")
     if not items:
         raise UserError(f"{task.path('test')} holds no items for task {task.name}; make or fetch it again")
-    chosen = list(range(len(items)))
-    if 0 < max_items < len(items):
+    chosen, left_out = _gradable(task, items)
+    if 0 < max_items < len(chosen):
         chosen = sorted(random.Random(1337).sample(chosen, max_items))
     records: list[Record] = []
     num_done = 0
@@ -88,8 +95,29 @@ def evaluate(task: Task, engine: Engine, max_items: int = -1, settings: ExamSett
         report(num_done)
     records = sorted(gather(records), key=lambda record: record["item"])
     if save_to and log.is_main():
-        files.write_jsonl(save_to, records)
-    return _score(task, records)
+        hidden = WORDS if task.held_back else ()
+        files.write_jsonl(save_to, [{key: value for key, value in record.items() if key not in hidden}
+                                    for record in records])
+    score = _score(task, records)
+    if left_out:
+        score.extra["left_out"] = left_out
+    if task.held_back:
+        score.extra["held_back"] = True
+    return score
+
+
+def _gradable(task: Task, items: list[Item]) -> tuple[list[int], str]:
+    """(the items that can be graded here, a note about the others). Those whose answers are programs are left out where
+    programs cannot be isolated; a task of nothing but programs is refused by the command."""
+    programs = [index for index, item in enumerate(items) if task.runs_program(item)]
+    if 0 < len(programs) < len(items):
+        try:
+            sandbox.require()
+        except UserError as error:
+            kinds = Counter(items[index].get("kind", "program") for index in programs)
+            note = ", ".join(f"{number} of kind {kind}" for kind, number in kinds.items())
+            return sorted(set(range(len(items))) - set(programs)), f"{note}: {error}"
+    return list(range(len(items))), ""
 
 
 def chat_core(scores: dict[str, dict[str, Any]]) -> tuple[float, float] | None:
@@ -126,22 +154,67 @@ def _answer_by_letter(task: Task, numbered: Sequence[tuple[int, Item]], engine: 
 
 def _answer_in_words(task: Task, numbered: Sequence[tuple[int, Item]], engine: Engine,
                      settings: ExamSettings) -> Iterator[Record]:
-    room = engine.model.config.sequence_len
-    prompts = [chat.render_prompt(engine.tokenizer, task.conversation(item)) for _, item in numbered]
-    answers = engine.generate(prompts, max_tokens=settings.max_tokens or task.max_tokens, samples=settings.samples,
-                              temperature=settings.temperature, top_k=settings.top_k, seed=settings.seed)
-    for (index, item), prompt, completions in zip(numbered, prompts, answers):
-        for completion in completions:
-            yield _record(task, index, item, completion.text, too_long=len(prompt) >= room,
-                          tool_calls=completion.tool_calls, stop_reason=completion.stop_reason)
+    room, max_tokens = engine.model.config.sequence_len, settings.max_tokens or task.max_tokens
+    turns = [task.turns(item) for _, item in numbered]
+    sampling = dict(max_tokens=max_tokens, temperature=settings.temperature, top_k=settings.top_k, seed=settings.seed)
+    prompts = [chat.render_prompt(engine.tokenizer, {"messages": first}) for first, *_ in turns]
+    answers = engine.generate(prompts, samples=settings.samples, **sampling)
+    talks = [_Talk(index, item, list(first), later, prompt, completion)
+             for (index, item), (first, *later), prompt, completions in zip(numbered, turns, prompts, answers)
+             for completion in completions]
+    for number in range(max(map(len, turns)) - 1):
+        going_on = [talk for talk in talks if number < len(talk.later)]
+        for talk in going_on:
+            talk.messages += [spoken(engine.tokenizer, talk.completion), *talk.later[number]]
+            talk.prompt = _prompt(engine, talk.messages, max_tokens)
+        answers = engine.generate([talk.prompt for talk in going_on], samples=1, **sampling)
+        for talk, (completion,) in zip(going_on, answers):
+            talk.completion = completion
+    for talk in talks:
+        completion = talk.completion
+        yield _record(task, talk.index, talk.item, completion.text, too_long=len(talk.prompt) >= room,
+                      tool_calls=completion.tool_calls, stop_reason=completion.stop_reason)
+
+
+@dataclass
+class _Talk:
+    """An item's conversation so far, one for each sample."""
+
+    index: int
+    item: Item
+    messages: list[Message]
+    later: list[list[Message]]  # what is said after each answer
+    prompt: list[int]
+    completion: Completion
+
+
+def spoken(tokenizer: Tokenizer, completion: Completion) -> Message:
+    """A completion as a message of the assistant, with its calls of the tool, as the chat page sends it back."""
+    reader = EventReader(tokenizer)
+    events = [reader.push(token) for token in completion.ids]
+    names = {"output": "python_output"}
+    parts = [{"type": names.get(kind, kind), "text": "".join(event.text for event in group)}
+             for kind, group in groupby(events, key=lambda event: event.kind)]
+    return {"role": "assistant", "content": [part for part in parts if part["text"]] or ""}
+
+
+def _prompt(engine: Engine, messages: list[Message], max_tokens: int) -> list[int]:
+    """The prompt of a conversation, whose oldest exchanges are dropped where the context is too short for them."""
+    try:
+        return fit_prompt(engine.tokenizer, messages, engine.model.config.sequence_len, max_tokens)[0]
+    except UserError:  # the newest message is too long: the engine answers nothing to such a prompt
+        return chat.render_prompt(engine.tokenizer, {"messages": messages})
 
 
 def _record(task: Task, index: int, item: Item, completion: str, **facts: Any) -> Record:
     """An answer and its verdict, as it is saved."""
     question, answer = task.conversation(item)["messages"]
     group = item.get("subject") or item.get("kind") or ""
+    ended = not task.must_end or facts.get("stop_reason") == "stop"
+    if (refused := task.refuses(item, completion)) is not None:
+        facts["refused"] = refused
     return {"item": index, "group": group, "prompt": question["content"], "answer": answer["content"],
-            "completion": completion, "correct": task.grade(item, completion), **facts}
+            "completion": completion, "correct": ended and task.grade(item, completion), **facts}
 
 
 def _score(task: Task, records: list[Record]) -> Score:
@@ -166,8 +239,8 @@ def _pass_at(k: int, verdicts: list[list[bool]]) -> float:
 
 def _extra(task: Task, records: list[Record]) -> dict[str, Any]:
     """tool_use: share of the answers that called the tool; accuracy_with_tool: share of these that are right (None:
-    there are none). too_long: answers to prompts that did not fit the context. groups: {subject or kind: [accuracy,
-    answers]}."""
+    there are none). too_long: answers to prompts that did not fit the context. refused: the share of known things that
+    were refused. groups: {subject or kind: [accuracy, answers]}."""
     extra: dict[str, Any] = {}
     if task.uses_tool:
         with_tool = [record["correct"] for record in records if record["tool_calls"]]
@@ -175,6 +248,8 @@ def _extra(task: Task, records: list[Record]) -> dict[str, Any]:
         extra["accuracy_with_tool"] = sum(with_tool) / len(with_tool) if with_tool else None
     if too_long := sum(record["too_long"] for record in records):
         extra["too_long"] = too_long
+    if refused := [record["refused"] for record in records if "refused" in record]:
+        extra["refused"] = sum(refused) / len(refused)
     groups: dict[str, list[bool]] = {}
     for record in records:
         groups.setdefault(record["group"], []).append(record["correct"])

@@ -47,8 +47,11 @@ class NumbaDecoder:
             self.blocks.append(List([_array(weights[name]) if name in weights else self.tables[0][:0]
                                      for name in names]))
         self.angles = List([model.get_buffer(name).float().numpy() for name in ("cos", "sin")])
-        self.vectors = List([weights[name].float().numpy() if name in weights else np.empty(0, np.float32)
-                             for name in ("model.smear", "model.residual_scalars", "model.embedding_scalars")])
+        vectors = [weights.get(name, torch.empty(0))
+                   for name in ("model.smear", "model.residual_scalars", "model.embedding_scalars")]
+        self.vectors = List([vector.float().numpy() for vector in vectors])
+        # Arrays are views: they see the steps of an optimizer. Only vectors that had to be widened are copies.
+        self.copies = [(copy, vector) for copy, vector in zip(self.vectors, vectors) if vector.dtype != torch.float32]
         # For more rows PyTorch's matrix products are faster than these loops.
         self.max_rows = 64 if sum(p.numel() for p in model.parameters()) < SMALL_MODEL else 4
         self.logits([0], [-1], [0])  # compiles; it writes to slot 0, which no request owns yet
@@ -69,6 +72,8 @@ class NumbaDecoder:
         rows = np.array([ids, previous_ids, positions], np.int64)
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
         bos = -1 if self.config.document_bos is None else self.config.document_bos
+        for copy, vector in self.copies:
+            copy[:] = vector.float().numpy()
         threads = min(torch.get_num_threads(), numba_config.NUMBA_NUM_THREADS)
         with _numba_lock:
             set_num_threads(threads)  # of this thread's calls: Numba would wake all cores of the machine

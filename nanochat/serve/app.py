@@ -84,10 +84,12 @@ class Service:
 
     def describe(self, name: str) -> dict[str, Any]:
         """A model as /v1/models lists it."""
-        context = self.models[name][0].engine.config.sequence_len
+        worker = self.models[name][0]
+        context = worker.engine.config.sequence_len
         return {"id": name, "object": "model", "created": 0, "owned_by": "nanochat", "max_model_len": context,
                 "nanochat": {"context_tokens": context, "temperature": self.defaults.temperature,
-                             "top_k": self.defaults.top_k, "max_tokens": self.defaults.max_tokens}}
+                             "top_k": self.defaults.top_k, "max_tokens": self.defaults.max_tokens,
+                             "suggestions": list(worker.suggestions)}}
 
     def pick(self, name: str | None) -> tuple[str, Worker]:
         """The named model and the least busy of its replicas."""

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from nanochat.infer import Engine, Event, Request, SamplingParams
 
@@ -78,9 +78,11 @@ class Worker:
     """One engine and its thread.
 
     It takes at most `max_waiting` requests beyond those that the engine runs at once. A job fails after `seconds`.
+    `suggestions` are first questions that suit this model, for the chat page.
     """
 
-    def __init__(self, engine: Engine, max_waiting: int = 64, seconds: float = 600):
+    def __init__(self, engine: Engine, max_waiting: int = 64, seconds: float = 600, suggestions: Sequence[str] = ()):
+        self.suggestions = suggestions
         self.engine, self.max_open, self.seconds = engine, engine.max_rows + max_waiting, seconds
         self.open: set[Job] = set()  # only the event loop changes it
         self.live: list[Job] = []  # jobs with unfinished requests; only the thread changes it

@@ -10,6 +10,7 @@ from nanochat.system.files import UserError
 
 REPO = Path(__file__).resolve().parents[2]
 STAGES = ("base", "mid", "sft", "rl")  # the stages that train a model, in order
+SUGGESTIONS = "kindergarten/suggestions.json"  # in a data folder: first questions that suit a model of these lessons
 
 
 def base_dir() -> Path:

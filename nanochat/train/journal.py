@@ -52,6 +52,8 @@ class Journal:
         # Read now: hours later there may be another tokenizer in that folder.
         tokenizer_folder = checkpoint.tokenizer_folder(Path(source["path"])) if source else paths.tokenizer_dir()
         self.tokenizer = checkpoint.read_tokenizer(tokenizer_folder)
+        suggestions = paths.data_dir() / paths.SUGGESTIONS  # what the chat page offers: it suits what was learnt
+        self.suggestions = files.read_json(suggestions) if suggestions.exists() else []
         self.start, self.seconds_before, self.tokens = 0, 0.0, 0
         self.state: dict[str, int] | None = None
         self.saved: list[Path] = []  # this run's checkpoints; the first of them replaces those of an earlier run
@@ -167,7 +169,8 @@ class Journal:
         resumable = not step.is_last or self.target.keep_optimizer
         content = checkpoint.snapshot(self.model, self.optimizer if resumable else None)
         state = {"stage": self.stage, "flags": self.target.flags, "steps": self.steps, "loader": step.state,
-                 "tokens": self.tokens, "seconds": round(self.seconds, 2), "source": self.source}
+                 "tokens": self.tokens, "seconds": round(self.seconds, 2), "source": self.source,
+                 "suggestions": self.suggestions}
         self.wait()
         self.newest_save = step.number
         self.writing = self.writer.submit(self._write, step.number, content, state)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import threading
 import types
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +27,23 @@ def test_a_fetch_takes_the_first_shards_and_pins_the_last_for_validation(hub, tm
     assert next(shards.iter_texts(shards.validation_shards(tmp_path))) == "Story 3.0 of a hub."
     manifest = json.loads((tmp_path / "text/manifest.json").read_text())
     assert manifest["revision"] == COMMIT and manifest["origin"] == REPO
+
+
+def test_the_shards_of_a_source_may_lie_in_a_folder(hub, tmp_path, monkeypatch):
+    """As TinyStories has them: data/train-…, then data/validation-…; other folders are passed over."""
+    names = dict(zip((FIRST, SECOND, THIRD, LAST), ("train-0", "train-1", "train-2", "validation-0")))
+    content = {f"data/{name}.parquet": hub.contents[shard] for shard, name in names.items()}
+    hub.contents = {**content, "other/train-0.parquet": b"x", "data/.train-9.parquet": b"x", "root.parquet": b"x"}
+    source = hub_module.HUB["tinystories"]
+    assert "CDLA-Sharing-1.0" in source.note
+    monkeypatch.setitem(hub_module.HUB, "tinystories", replace(source, repo=REPO))
+    for _ in range(2):
+        dataset.main(["--source=tinystories", "-n", "2", "--out", str(tmp_path)])
+    assert [path.name for path in shards.validation_shards(tmp_path / "data")] == ["data--validation-0.parquet"]
+    assert [path.name for path in shards.train_shards(tmp_path / "data")] == [
+        "data--train-0.parquet", "data--train-1.parquet"]
+    assert next(shards.iter_texts(shards.validation_shards(tmp_path / "data"))) == "Story 3.0 of a hub."
+    assert len([name for name in hub.gets if name.endswith(".parquet")]) == 3, "the second fetch finds all"
 
 
 def test_a_second_fetch_takes_only_what_is_missing_and_asks_for_no_listing(hub, tmp_path, capsys):

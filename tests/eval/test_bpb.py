@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from nanochat.eval.bpb import bits_per_byte
+from nanochat.eval.bpb import TextLoss, bits_per_byte, text_loss
 from nanochat.system.files import UserError
 
 from .twins import make_batches
@@ -45,3 +45,14 @@ def test_no_bytes_to_predict_is_an_error(model, tokenizer):
     ids = torch.full((1, 4), tokenizer.bos_id)
     with pytest.raises(UserError, match="nothing to measure"):
         bits_per_byte(model, [(ids, ids)], torch.from_numpy(tokenizer.token_bytes()))
+
+
+def test_perplexities_are_those_of_the_definition(model, tokenizer):
+    batches = list(make_batches(tokenizer))
+    loss = text_loss(model, batches, torch.from_numpy(tokenizer.token_bytes()))
+    targets = torch.cat([targets.flatten() for _, targets in batches])
+    specials = torch.tensor(sorted(tokenizer.specials.values()))
+    assert loss.num_tokens == ((targets >= 0) & ~torch.isin(targets, specials)).sum()
+    assert loss.perplexity() == pytest.approx(math.exp(loss.nats / loss.num_tokens))
+    uniform = TextLoss(nats=60 * math.log(256), num_bytes=60, num_tokens=20)  # 3 bytes a token, a vocabulary of bytes
+    assert uniform.perplexity() == pytest.approx(256.0**3) and uniform.perplexity(5) == pytest.approx(256.0**5)

@@ -13,7 +13,7 @@ from nanochat.infer import Completion, Engine
 from nanochat.sandbox import calculate
 from nanochat.system import files
 from nanochat.system.files import UserError
-from nanochat.tokenizer.chat import render_prompt
+from nanochat.tokenizer.chat import render, render_prompt
 
 CHOICE, PROBLEMS = tasks.find("choice_letter"), tasks.find("problems")
 
@@ -116,6 +116,75 @@ def test_with_the_real_engine(model, tokenizer, items):
     for row in files.read_jsonl(items / "saved.jsonl"):
         prompt = render_prompt(tokenizer, {"messages": [{"role": "user", "content": row["prompt"]}]})
         assert row["completion"] == engine.generate([prompt], max_tokens=12, temperature=0.0)[0][0].text
+
+
+STRANGERS = tasks.find("strangers")
+
+
+@pytest.fixture
+def visitors(monkeypatch):
+    """`visitors(items)` puts items in the place of the strangers'."""
+    return lambda items: monkeypatch.setattr(type(STRANGERS), "load", lambda self, split, data_dir=None: items)
+
+
+def visitor(*turns, kind="turns", **rules) -> dict:
+    return {"kind": kind, "turns": list(turns), **(rules or {"any": ["cat"]})}
+
+
+@pytest.mark.parametrize("samples, temperature", [(1, 0.0), (2, 1.0)])
+def test_the_models_own_answers_stand_between_the_turns(model, tokenizer, visitors, tmp_path, samples, temperature):
+    """Against a twin that asks one conversation at a time."""
+    items = [visitor("hi", "a cat?", "and a dog?"), visitor("the cat", kind="who", system="You are Bob.", any=["Bob"]),
+             visitor("a cat?", "The dog?"), visitor("hi", "a house")]
+    visitors(items)
+    engine = Engine(model, tokenizer, tool=calculate, max_rows=4)
+    settings = ExamSettings(max_tokens=6, samples=samples, temperature=temperature)
+    chat.evaluate(STRANGERS, engine, settings=settings, save_to=tmp_path / "saved.jsonl")
+    saved = files.read_jsonl(tmp_path / "saved.jsonl")
+    assert [row["item"] for row in saved] == sorted(list(range(4)) * samples)
+    if samples > 1:
+        assert len({row["completion"] for row in saved if row["item"] == 0}) == 2, "each sample has its own talk"
+        return
+    for row, item in zip(saved, items):
+        messages = [{"role": "system", "content": item["system"]}] if "system" in item else []
+        for turn in item["turns"]:
+            messages.append({"role": "user", "content": turn})
+            prompt = render_prompt(tokenizer, {"messages": messages})
+            completion = engine.generate([prompt], max_tokens=6, temperature=0.0)[0][0]
+            messages.append(chat.spoken(tokenizer, completion))
+        assert row["completion"] == completion.text and row["group"] == item["kind"]
+
+
+def test_a_call_of_the_tool_is_said_again_as_a_call(tokenizer):
+    content = [{"type": "text", "text": "It is "}, {"type": "python", "text": "1+1"},
+               {"type": "python_output", "text": "2"}, {"type": "text", "text": "2."}]
+    messages = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": content}]
+    ids = render(tokenizer, {"messages": messages})[0]
+    ids = ids[ids.index(tokenizer.special_id("<|assistant_start|>")) + 1:]
+    assert chat.spoken(tokenizer, Completion(ids, [], "", "stop", [])) == messages[1]
+    assert chat.spoken(tokenizer, Completion([], [], "", "length", [])) == {"role": "assistant", "content": ""}
+
+
+def test_an_answer_that_was_cut_off_is_wrong(tokenizer, visitors, monkeypatch):
+    class Cat(Scripted):
+        def answer(self, prompt, k):
+            return Completion([1], [1], "A cat.", "length" if "go on" in prompt else "stop", [])
+
+    visitors([visitor("say cat", kind="animals"), visitor("go on", kind="animals")])
+    score = chat.evaluate(STRANGERS, Cat(tokenizer))
+    assert score.accuracy == 0.5 and score.extra == {"refused": 0.0}
+
+
+def test_of_questions_held_back_only_the_verdicts_are_kept(tokenizer, visitors, tmp_path):
+    class Unsure(Scripted):
+        def answer(self, prompt, k):
+            return Completion([1], [1], "I do not know.", "stop", [])
+
+    visitors([visitor("a cat?", kind="animals"), visitor("the capital of Norway?", kind="unknown", unsure=True)])
+    score = chat.evaluate(tasks.find("strangers_held"), Unsure(tokenizer), save_to=tmp_path / "saved.jsonl")
+    assert score.extra["groups"] == {"animals": [0.0, 1], "unknown": [1.0, 1]} and score.extra["refused"] == 1.0
+    words = (tmp_path / "saved.jsonl").read_text()
+    assert '"correct": true' in words and not any(word in words for word in ("cat?", "Norway", "I do not know"))
 
 
 def test_prompts_longer_than_the_context_are_counted(model, tokenizer, data):

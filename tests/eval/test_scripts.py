@@ -35,6 +35,9 @@ def test_base_loss(out):
     base_loss.main(["--split_tokens=1000", "--device_batch_size=2", "--device_type=cpu", "--dtype=float32"])
     result = files.read_json(paths.results_dir("base") / "base_loss.json")
     assert set(result["bpb"]) == {"train", "validation"} and all(1 < value < 100 for value in result["bpb"].values())
+    perplexity = result["perplexity"]
+    assert perplexity["per_token"] == pytest.approx(2 ** (result["bpb"]["validation"] * perplexity["bytes_per_token"]))
+    assert perplexity["per_word"] == pytest.approx(2 ** (result["bpb"]["validation"] * perplexity["bytes_per_word"]))
     assert len(result["samples"]) == 2 * base_loss.NUM_SAMPLES and result["step"] == 7 and result["tag"] == "d2"
     first = next(shards.iter_texts(shards.validation_shards()))
     assert first.startswith(result["samples"][0]["prompt"]) and result["samples"][-1]["prompt"] == ""
@@ -145,6 +148,15 @@ def test_without_isolation_exams_that_run_programs_are_left_out_with_a_note(out,
     chat_eval.main(RUN)
     found = files.read_json(paths.results_dir("sft") / "chat_eval.json")
     assert "functions" in found["tasks"] and found["left_out"] == {}
+
+
+def test_without_isolation_only_the_strangers_functions_are_left_out(out, capsys, no_isolation):
+    chat_eval.main([*RUN, "-a", "all|strangers", "-x", "8"])
+    found = files.read_json(paths.results_dir("sft") / "chat_eval.json")["tasks"]
+    assert set(found) == {"facts", "problems", "spelling", "strangers"} and found["strangers"]["num_items"] == 8
+    assert "18 of kind functions: " in found["strangers"]["left_out"]
+    assert "functions" not in found["strangers"]["groups"]
+    assert "left out of Strangers: 18 of kind functions" in capsys.readouterr().out
 
 
 def test_chat_core_says_what_it_lacks(out, capsys, no_isolation, monkeypatch):

@@ -79,6 +79,30 @@ def test_in_the_engine_it_says_what_the_naive_loop_says(model, tokenizer):
     assert [group[0].ids for group in drawn] == [naive_answer(model, prompt, 20, seed=3) for prompt in prompts]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_change_in_place_are_read_anew(dtype):
+    """As between two steps of reinforcement learning."""
+    model, other = make(dtype), make(dtype)
+    c = model.config
+    cache = SlotCache(c.n_layer, c.n_kv_head, c.head_dim, 1, c.sequence_len, dtype, torch.device("cpu"))
+    decoder = NumbaDecoder(model, cache)
+    with torch.no_grad():
+        for mine, others in zip(model.parameters(), other.parameters()):
+            mine.mul_(0.5)
+            others.copy_(mine)
+    assert torch.equal(decoder.logits([5], [-1], [0]), NumbaDecoder(other, cache).logits([5], [-1], [0]))
+
+
+@pytest.mark.parametrize("sampling", [dict(temperature=0.0), dict(temperature=1.0, top_k=20)], ids=str)
+def test_thirty_two_rows_say_what_the_naive_loop_says(model, tokenizer, sampling):
+    engine = Engine(model, tokenizer, max_rows=32, numba_decode=True)
+    assert engine.decoder.max_rows >= 32
+    prompts = [[5 + i, *range(i % 5)] for i in range(32)]
+    answers = engine.generate(prompts, max_tokens=12, seed=3, stop_ids=[], **sampling)
+    assert [group[0].ids for group in answers] == [naive_answer(model, prompt, 12, seed=3, **sampling)
+                                                   for prompt in prompts]
+
+
 def test_what_is_not_plain_matrices_on_a_cpu_is_left_to_pytorch(tokenizer):
     assert NumbaDecoder.supports(make())
     for change in (lambda model: quantized(model, "int8"), lambda model: lora.attach(model, 2),

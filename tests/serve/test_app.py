@@ -137,6 +137,7 @@ def test_oldest_messages_make_room(url):
 def test_small_routes(url):
     assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "nanochat-test"
     assert httpx.get(f"{url}/v1/models/nanochat-test").json()["nanochat"]["context_tokens"] == 4096
+    assert httpx.get(f"{url}/v1/models/nanochat-test").json()["nanochat"]["suggestions"][1] == "Tell me a story."
     assert httpx.get(f"{url}/health").json() == {"status": "ok", "ready": True, "num_gpus": 1, "available_workers": 1}
     page = httpx.get(url)
     assert "script-src 'self'" in page.headers["content-security-policy"] and "//" not in page.text.replace("<!--", "")

@@ -16,7 +16,7 @@ import torch
 
 from nanochat.infer import Event
 from nanochat.model import GPT, GPTConfig
-from nanochat.system import paths
+from nanochat.system import paths, runtime
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
@@ -252,3 +252,14 @@ def test_chat_web_serves_the_checkpoint_until_ctrl_c(monkeypatch):
     assert answers[0]["usage"]["completion_tokens"] <= 5 and answers[0]["model"] == "nanochat-sft-d1"
     assert answers[0]["choices"] == answers[1]["choices"]  # the same seed
     assert kept["timeout_keep_alive"] >= 65  # longer than proxies keep a connection
+
+
+@pytest.mark.parametrize("stage, state, expected", [
+    ("sft", {"suggestions": ["Moo?"]}, ["Moo?"]), ("sft", {}, chat_web.SUGGESTIONS),
+    ("sft", {"suggestions": []}, chat_web.SUGGESTIONS), ("base", {"suggestions": ["Moo?"]}, ())])
+def test_the_page_suggests_what_the_checkpoint_names(stage, state, expected):
+    checkpoint.save(paths.checkpoint_dir(stage, "d1"), 2, checkpoint.load_model(stage)[0], None, state)
+    args = chat_web.flags(["--device_type=cpu"])
+    _, [worker] = chat_web.load(stage, args, runtime.start("cpu", "float32"))
+    worker.stop()
+    assert worker.suggestions == expected

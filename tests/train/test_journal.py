@@ -93,6 +93,14 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_checkpoint_names_the_suggestions_of_its_data(learner, corpus, cpu, base_dir):
+    recipe(learner, corpus, cpu)
+    assert checkpoint.present(paths.checkpoint_dir("base", "d2"))[1]["suggestions"] == []
+    files.write_json(paths.data_dir() / paths.SUGGESTIONS, ["Moo?"])
+    recipe(learner, corpus, cpu, overwrite=True)
+    assert checkpoint.present(paths.checkpoint_dir("base", "d2"))[1]["suggestions"] == ["Moo?"]
+
+
 def test_resuming_a_finished_run_touches_nothing(learner, corpus, cpu, base_dir, capsys):
     model, _, journal = recipe(learner, corpus, cpu)
     run = files.read_json(paths.results_dir("base") / "run.json")

@@ -10,7 +10,6 @@ import { model, openSettings, setting } from "./settings.js";
 import { view } from "./tokens.js";
 import { parentOf, path, siblings, textOf } from "./tree.js";
 
-const IDEAS = ["Hello! Who are you?", "What is 123 * 456?", "Tell me a story.", "How many letters a are in banana?"];
 const drawn = new Map(); // node → {key, element}
 
 // ---------------------------------------------------------------- a message
@@ -68,7 +67,7 @@ export function editLast() {
 // ---------------------------------------------------------------- all of it
 
 function hello() {
-  const ideas = speaksChat() ? IDEAS.map((idea) => button(idea, () => send(idea))) : [];
+  const ideas = (model()?.nanochat?.suggestions ?? []).map((idea) => button(idea, () => send(idea)));
   return h("section", { className: "hello" }, h("img", { src: "logo.svg", alt: "", width: 56, height: 56 }),
     h("h1", {}, speaksChat() ? "What shall we talk about?" : "A base model"),
     h("p", {}, speaksChat() ? "A small language model, trained from nothing."

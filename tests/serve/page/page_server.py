@@ -139,7 +139,8 @@ def create_app(state: dict) -> FastAPI:
 
     @app.get("/v1/models")
     def models():
-        return {"data": [{"id": f"nanochat-{name}-d4", "nanochat": {"context_tokens": 200, "max_tokens": 16}}
+        return {"data": [{"id": f"nanochat-{name}-d4", "nanochat": {"context_tokens": 200, "max_tokens": 16,
+                                                                      "suggestions": [f"What can {name} do?"]}}
                          for name in ("sft", "rl", "base")]}
 
     @app.post("/v1/chat/completions")
