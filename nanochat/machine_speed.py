@@ -1,4 +1,5 @@
 """How fast this machine trains, against the machine of docs/LOG.md: a run says beforehand how long it will take."""
+import math
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ def slowness() -> float:
                           capture_output=True, encoding="utf-8")
     try:
         # Twice the cores are worth about 1.4 times the speed at this size: the products are small.
-        return float(done.stdout) / REFERENCE_STEP_SECONDS * float(REFERENCE_CORES / usable_cores()) ** 0.5
+        return float(done.stdout) / REFERENCE_STEP_SECONDS * math.sqrt(REFERENCE_CORES / usable_cores())
     except ValueError:
         return 1.0
 

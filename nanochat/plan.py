@@ -179,7 +179,8 @@ def measured(plan: Plan, dollars_per_hour: float = -1) -> Machine:
     """This machine, by the FLOPs of 20 seconds of training this plan's model (on its first GPU, if any)."""
     from nanochat.model import GPTConfig  # this and the next import torch, which a plan alone does not need
     from nanochat.train import probe
-    speed = probe.tokens_per_second_here(GPTConfig(**plan.shape()), plan.total_batch_tokens)
+    shape: dict[str, Any] = {**plan.shape()}
+    speed = probe.tokens_per_second_here(GPTConfig(**shape), plan.total_batch_tokens)
     flops = speed * plan.flops_per_token
     return Machine("this machine", 1, flops, dollars_per_hour if dollars_per_hour > 0 else None, mfu=1.0)
 

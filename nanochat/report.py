@@ -179,9 +179,9 @@ def flat(content: Record, prefix: str = "") -> Record:
     return values
 
 
-def cut(text: Any) -> str:
+def cut(value: Any) -> str:
     """`cut("a" * 300)` → 240 of them and "…"."""
-    text = str(text)
+    text = str(value)
     return text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…"
 
 
@@ -387,7 +387,7 @@ def core_table(content: Record) -> str:
 
 def samples(folder: Path) -> str:
     """A stage's texts beside the exams: the base model's continuations, RL's answers in practice."""
-    rows = []
+    rows: list[Record] = []
     for name in ("samples.json", "base_loss.json"):
         content = read_optional(folder / name) or []
         rows += (content if isinstance(content, list) else content.get("samples", []))[:NUM_SAMPLES]

@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- What will happen. Said at the start, not after the hours of the base model.
     from nanochat import closing, sandbox
-    from nanochat.system import hardware
-    where = f"{gpus} × {gpu_name}" if gpus else f"{hardware.usable_cores()} cores, no GPU"
+    from nanochat.system.container import usable_cores
+    where = f"{gpus} × {gpu_name}" if gpus else f"{usable_cores()} cores, no GPU"
     say(f"nanochat: the {name} recipe on {where}; everything goes into {options.out}")
     if found:
         say(found.table())

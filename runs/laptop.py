@@ -44,7 +44,8 @@ def exams(stage: str, options: Namespace) -> Stage:
     trial, strangers = recipe.is_trial(options), "strangers|strangers_held" if stage == "rl" else "strangers"
     return Stage(f"chat_eval_{stage}", "scripts.chat_eval", dict(
         source=stage, model_tag=tag_of(options), task_name=f"all|{strangers}",
-        max_problems=TRIAL_ITEMS if trial else None, unsafe_execution=options.unsafe_execution or None), seconds=4 if trial else 20)
+        max_problems=TRIAL_ITEMS if trial else None,
+        unsafe_execution=options.unsafe_execution or None), seconds=4 if trial else 20)
 
 
 def stages(options: Namespace) -> list[Stage]:
@@ -90,8 +91,10 @@ def stages(options: Namespace) -> list[Stage]:
         # spelling fell from .91 to .58 behind three other questions. Short, because what visitors ask needs the many
         # steps of mid: 450 steps here answered no more of the strangers' questions than mid had (docs/LOG.md).
         Stage("sft", "scripts.chat_sft", dict(
-            **batch, num_iterations=steps(250), init_lr_frac=0.2, mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},"
-            f"spelling*0.4,talk,chats*0.4,{shares(VISITORS, 0.12)}", save_every=steps(50), **later), seconds=3 * options.minutes + 20),
+            **batch, num_iterations=steps(250), init_lr_frac=0.2,
+            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},spelling*0.4,"
+            f"talk,chats*0.4,{shares(VISITORS, 0.12)}", save_every=steps(50),
+            **later), seconds=3 * options.minutes + 20),
         exams("sft", options),
 
         # ---- RL: more word problems right, from nothing but right and wrong. 32 questions a step with 8 answers each;

@@ -7,6 +7,7 @@ The dial is --depth. nanochat/plan.py computes everything else from it; an expli
 """
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -135,8 +136,9 @@ def planned(args: cli.Args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
         sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, target_flops=args.target_flops,
         num_iterations=1 if args.minutes > 0 else args.num_iterations,
         target_param_data_ratio=args.target_param_data_ratio))
-    features = PORTABLE if args.portable else {"document_bos": tokenizer.bos_id if args.document_mask else None}
-    return GPTConfig(**plan.shape(), **features), plan.steps
+    document_bos = tokenizer.bos_id if args.document_mask else None
+    features: dict[str, Any] = PORTABLE if args.portable else {"document_bos": document_bos}
+    return GPTConfig(**plan.shape() | features), plan.steps
 
 
 def new_model(args: cli.Args, config: GPTConfig, runtime: Runtime) -> GPT:

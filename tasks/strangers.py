@@ -178,7 +178,7 @@ def has_any(item: Item, answer: str) -> bool:
 
 
 def has_story(item: Item, answer: str) -> bool:
-    return len(answer.strip()) >= item["story"]
+    return len(answer.strip()) >= int(item["story"])
 
 
 def is_unsure(item: Item, answer: str) -> bool:

@@ -229,12 +229,12 @@ def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, 
         for batch in shards.open_parquet(path).iter_batches(256, columns=columns):
             for row in batch.to_pylist():
                 number += 1
-                yield f"row {number}", _decoded(row) if columns else row
+                yield f"row {number}", _as_text(row) if columns else row
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: text that is not UTF-8
         raise Unreadable(path, f"is damaged after row {number} ({first_line(error)})") from error
 
 
-def _decoded(row: dict[str, Any]) -> dict[str, Any]:
+def _as_text(row: dict[str, Any]) -> dict[str, Any]:
     """A row of columns of text, which some writers do not mark as UTF-8."""
     return {name: text.decode() if isinstance(text, bytes) else text for name, text in row.items()}
 

@@ -161,7 +161,7 @@ class Attention(nn.Module):
         if self.scale != 1:
             queries_keys = [heads * self.scale for heads in queries_keys]
         if len(queries_keys) == 1:
-            queries_keys = list(queries_keys[0].split((self.num_heads, v.size(2)), dim=2))
+            queries_keys = list(torch.split(queries_keys[0], [self.num_heads, v.size(2)], dim=2))
         q, k, v = (heads.transpose(1, 2) for heads in (*queries_keys, v))  # (B, H or G, T, D)
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # (B, G, S, D)
@@ -177,7 +177,8 @@ class Attention(nn.Module):
         if not fuses(x.device) or any(type(matrix) is not Linear for matrix in matrices):  # but LoRA's, FP8's
             return tuple(matrix(x) for matrix in matrices)
         weight = torch.cat([matrix.weight.to(x.dtype) for matrix in matrices])
-        return F.linear(x, weight).split((len(weight) - self.v_proj.out_features, self.v_proj.out_features), dim=-1)
+        sizes = [len(weight) - self.v_proj.out_features, self.v_proj.out_features]
+        return torch.split(F.linear(x, weight), sizes, dim=-1)
 
 
 class MLP(nn.Module):

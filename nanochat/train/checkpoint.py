@@ -68,7 +68,7 @@ def snapshot(model: GPT, optimizer: Optimizer | None) -> Snapshot:
     weights = {f"{name}.safetensors": {parameter: tensor.to("cpu", copy=True).contiguous()
                                        for parameter, tensor in by_parameter.items()}
                for name, by_parameter in tensors.items() if by_parameter}
-    return Snapshot(model.config.as_dict(), weights, optimizer and optimizer.state_dict())
+    return Snapshot(model.config.as_dict(), weights, None if optimizer is None else optimizer.state_dict())
 
 
 def bytes_of(model: GPT, optimizer: Optimizer) -> int:

@@ -44,7 +44,7 @@ class Rollouts:
     `items` are the task's questions in the order to ask them, `prompts` their token ids.
     """
 
-    generate: Callable[[list[list[int]], int], Sequence[Sequence[Answer]]]
+    generate: Callable[[list[list[int]], int], Sequence[Sequence[Any]]]  # of `Answer`
     items: Sequence[Item]
     prompts: Sequence[list[int]]
     reward: Callable[[Item, str], float]

@@ -136,7 +136,10 @@ def _settle_flags(stage: str, resumed: Found, args: Namespace) -> None:
     path, state = resumed
     saved = {name: value for name, value in state.get("flags", {}).items() if name not in flags.FREE}
     typed, defaults = getattr(args, "given", set(vars(args))), getattr(args, "defaults", {})
-    changed, new_rates, taken_over, gone = [], [], [], []
+    changed: list[str] = []
+    new_rates: list[str] = []
+    taken_over: list[str] = []
+    gone: list[str] = []
     for name, value in saved.items():
         now = getattr(args, name, None)
         if not hasattr(args, name):  # a flag of older code
