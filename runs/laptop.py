@@ -73,8 +73,7 @@ def stages(options: Namespace) -> list[Stage]:
             depth=depth, aspect_ratio=32, head_dim=64, max_seq_len=row_len, document_mask=True, **batch,
             num_iterations=steps(1000), save_every=steps(200), **shared), seconds=13.5 * options.minutes + 20),
         Stage("base_loss", "scripts.base_loss", dict(model_tag=tag, split_tokens=steps(131072)), seconds=8),
-        Stage("base_eval", "scripts.base_eval", dict(
-            model_tag=tag, max_per_task=TRIAL_ITEMS if trial else None), seconds=5),
+        Stage("base_eval", "scripts.base_eval", dict(model_tag=tag, max_per_task=TRIAL_ITEMS if trial else None)),
         exams("base", options),
 
         # ---- Mid: the chat format, multiple choice and the tool. The largest share of the time, because here the
@@ -106,7 +105,6 @@ def stages(options: Namespace) -> list[Stage]:
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
             save_every=steps(50), **later), seconds=7.4 * options.minutes + 10),
         exams("rl", options),
-
         Stage("report", "nanochat.report", seconds=3, every_time=True),
     ]
     return [with_real_text(stage, options) for stage in all_stages] if options.text else all_stages

@@ -92,14 +92,13 @@ def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: 
     for epoch in _numbers(at["epoch"], epochs):
         # A state may lie at the end of an epoch, where no row is left: that is no error.
         is_empty = at["group"] == at["row"] == 0
-        for group in range(at["group"], corpus.num_groups()):
-            for row, ids, mask in _shuffled(*next(packed), first=at["row"], seed=(seed, epoch, group)):
-                is_empty = False
-                waiting.append((ids, mask))
-                if len(waiting) == rows * world_size:
-                    yield _batch(waiting[rank * rows:(rank + 1) * rows], epoch, group, row + 1)
-                    waiting = []
-            at["row"] = 0
+        for group, row, ids, mask in _rows(packed, at, corpus.num_groups(), (seed, epoch)):
+            is_empty = False
+            waiting.append((ids, mask))
+            if len(waiting) == rows * world_size:
+                yield _batch(waiting[rank * rows:(rank + 1) * rows], epoch, group, row + 1)
+                waiting = []
+        at["row"] = 0
         if is_empty:
             raise UserError(f"the training data has no row with a target at --max_seq_len={sequence_len}; "
                             "give longer rows or other data")
@@ -108,12 +107,15 @@ def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: 
         yield _batch(rest, epoch + 1, 0, 0)
 
 
-def _shuffled(ids: np.ndarray, mask: np.ndarray, first: int,
-              seed: tuple[int, int, int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(number, ids, mask) of a group's rows from the row `first` of the shuffle on."""
-    # The shuffle depends on the seed alone, so a resumed run makes the same shuffle.
-    order = np.random.default_rng(seed).permutation(len(ids))
-    return ((row, ids[order[row]], mask[order[row]]) for row in range(first, len(ids)))
+def _rows(packed: Iterator[Rows], at: dict[str, int], num_groups: int,
+          seed: tuple[int, int]) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """(group, row, ids, mask) of the rest of an epoch, from the place `at` on; the rows of a group are shuffled."""
+    for group in range(at["group"], num_groups):
+        ids, mask = next(packed)
+        # The shuffle depends on seed, epoch and group alone, so a resumed run makes the same shuffle.
+        order = np.random.default_rng((*seed, group)).permutation(len(ids))
+        for row in range(at["row"] if group == at["group"] else 0, len(ids)):
+            yield group, row, ids[order[row]], mask[order[row]]
 
 
 def _batch(rows: list[tuple[np.ndarray, np.ndarray]], epoch: int, group: int, row: int) -> Batch:
