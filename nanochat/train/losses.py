@@ -36,7 +36,7 @@ def weighted_nll(model: GPT, compile: bool) -> LossOf:
 
 
 # What the forward pass may keep for the backward pass, as a share of what makes it fastest. At .9 cheap results (norms,
-# RoPE, relu²) are computed again, and no matrix product is: 67 → 40 GB for a d20 at 32 rows (docs/gpu.md).
+# RoPE, relu²) are computed again, and no matrix product is: 67 → 47 GB for a d20 at 32 rows (docs/gpu.md).
 ACTIVATION_BUDGET = 0.9
 
 
