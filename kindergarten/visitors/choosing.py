@@ -59,7 +59,7 @@ def _who(rng: random.Random) -> Choice:
         value = _value(topic, right)
         key = f"reverse fact {right.name} {zoo.RELATIONS.get(topic)}"
         is_held_out = right.name in lists.ANIMAL_TABLE and held_out(key)
-        if value and not is_held_out and all(_value(topic, other) not in ("", value) for other in others):
+        if value not in ("", "no") and not is_held_out and all(_value(topic, other) not in ("", value) for other in others):
             break
     does = {"sound": f"says {right.sound}", "home": f"lives {right.home}", "food": f"eats {right.food}",
             "legs": f"has {right.legs} legs", "cover": f"has {right.cover}", "fly": "can fly", "swim": "can swim",
