@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from kindergarten import facts, functions, sums, words, write
-from kindergarten.visitors import calculate, choosing, families, phrases, programs, school, spelled, tales, talking, turns, zoo
+from kindergarten.visitors import (
+    calculate,
+    choosing,
+    families,
+    phrases,
+    programs,
+    school,
+    spelled,
+    tales,
+    talking,
+    turns,
+    zoo,
+)
 from kindergarten.visitors.word_problems import ask as ask_problem
 from kindergarten.world import ANIMALS, NAMES, World
 from nanochat import sandbox
