@@ -98,7 +98,8 @@ def _of_person(rng: random.Random, person: str) -> str:
 def another(rng: random.Random, subject: str, exam: bool = False) -> tuple[str, str]:
     """A second request after a story about `subject`, with its story: about the same or about something else."""
     if rng.random() < 0.45:
-        return phrases.say(rng, _ASKED["another"], exam, chatter=0.4), tale(rng, subject or hero(rng))
+        text = _of_person(rng, subject) if subject[:1].isupper() else tale(rng, subject or hero(rng))
+        return phrases.say(rng, _ASKED["another"], exam, chatter=0.4), text
     subject = hero(rng)
     slots = {"as": rng.choice((an, an, "the {}".format))(subject)}
     return phrases.say(rng, _ASKED["anotherabout"], exam, chatter=0.4, **slots), tale(rng, subject)

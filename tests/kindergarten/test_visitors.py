@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from kindergarten import facts, functions, sums, words, write
-from kindergarten.visitors import calculate, families, phrases, programs, school, spelled, tales, talking, turns, zoo
+from kindergarten.visitors import (
+    calculate,
+    choosing,
+    families,
+    phrases,
+    programs,
+    school,
+    spelled,
+    tales,
+    talking,
+    turns,
+    zoo,
+)
 from kindergarten.visitors.word_problems import ask as ask_problem
 from kindergarten.world import ANIMALS, NAMES, World
 from nanochat import sandbox
@@ -133,6 +145,14 @@ def test_every_body_is_a_function_and_its_name_in_no_exam():
             values = [["12"], [["a", "bcd"]], [["a", "b"]]][("to_number", "longest", "join_words").index(name)]
         assert all(space[name](value) is not None for value in values), name
         assert ways
+
+
+def test_a_choice_is_true():
+    rng = random.Random(0)
+    does = {"can fly": "f", "can swim": "s", "lays eggs": "e"}
+    for messages in [choosing.lesson(rng)["messages"] for _ in range(3000)]:
+        match = re.match(r"The (.+) (can fly|can swim|lays eggs)\.", messages[1]["content"])
+        assert not match or does[match[2]] in zoo.BY_NAME[match[1]].abilities, messages
 
 
 def test_a_wanted_hero_is_in_the_story():
