@@ -51,7 +51,7 @@ def test_random_tokens_become_json_of_the_schema(words, schema, is_valid):
     end = words.special_id("<|assistant_end|>")
     draw = random.Random(0)
     texts = set()
-    for num_tokens in (30, 31, 45, 60, 100) * 4:
+    for num_tokens in (30, 31, 45, 80) * 2:
         grammar = Grammar(schema, words, end)
         state, data = grammar.start, b""
         for num_left in range(num_tokens, 0, -1):
@@ -64,7 +64,7 @@ def test_random_tokens_become_json_of_the_schema(words, schema, is_valid):
                 break
         assert is_valid(json.loads(data.decode())), data
         texts.add(data)
-    assert len(texts) > 10
+    assert len(texts) > 4
 
 
 @pytest.mark.parametrize("schema, word", [
