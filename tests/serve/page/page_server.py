@@ -163,5 +163,5 @@ def create_app(state: dict) -> FastAPI:
             state["bodies"].append(body.model_dump(exclude_unset=True))
         return {"tokens": list(range(100, 108)) if body.messages else list(body.prompt.encode())}
 
-    app.mount("/", real.Page(directory=real.Path(real.__file__).parent / "ui", html=True))
+    app.mount("/", real.Page({}))
     return app
