@@ -37,7 +37,9 @@ def write(folder: Path, config: GPTConfig, weights: dict[str, torch.Tensor], tok
         tokenizer.save(temporary)
         tokens = {"tokenizer.json": (temporary / "tokenizer.json").read_bytes()}
         ids = special_ids(tokens)
-        (temporary / "config.json").write_text(json.dumps({**described(config, dtype), **ids}, indent=1) + "\n")
-        (temporary / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.6, **ids}))
+        (temporary / "config.json").write_text(json.dumps({**described(config, dtype), **ids}, indent=1) + "\n",
+                                             encoding="utf-8")
+        (temporary / "generation_config.json").write_text(
+            json.dumps({"do_sample": True, "temperature": 0.6, **ids}), encoding="utf-8")
         save_file({name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in folded.items()},
                   temporary / "model.safetensors", metadata={"format": "pt"})

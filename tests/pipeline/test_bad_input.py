@@ -66,7 +66,7 @@ def test_unknown_flags_are_refused_by_every_command(module, base_dir, capsys):
 
 
 @pytest.mark.parametrize("line, said", [
-    ("nanochat.dataset --source=nowhere", "choose one of kindergarten, fineweb-edu"),
+    ("nanochat.dataset --source=nowhere", "choose one of kindergarten, core, fineweb-edu"),
     ("nanochat.dataset --scale=0", "too small"),
     ("nanochat.plan --depth=0", "too small"),
     ("nanochat.report --dollars_per_hour=-1.5", "too small"),
