@@ -101,9 +101,9 @@ def stages(options: Namespace) -> list[Stage]:
         # calculator. Low rates, lowest for embedding and head: AdamW's steps do not shrink with the gradient, and at .3
         # it moved every embedding by .1 a step, mostly on noise, until answers no longer ended.
         Stage("rl", "scripts.chat_rl", dict(
-            task="problems", num_iterations=steps(100), examples_per_step=8 if trial else 32, num_samples=8,
+            task="problems", num_iterations=steps(120), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
-            save_every=steps(50), **later), seconds=7.4 * options.minutes + 10),
+            save_every=steps(50), **later), seconds=8.8 * options.minutes + 10),
         exams("rl", options),
         Stage("report", "nanochat.report", seconds=3, every_time=True),
     ]
