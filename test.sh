@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The style check and the tests. Arguments go to pytest; with arguments only the tests run.
+# Style, types and tests. Arguments go to pytest; with arguments only the tests run.
 #   bash test.sh                                   all but the slow ones
 #   bash test.sh tests/data -k packing             some of them; -m slow: those of minutes; -m gpu: those for a GPU
 #   NANOCHAT_NEWEST=1 bash test.sh                 with the newest versions that pyproject.toml allows
@@ -8,5 +8,5 @@ set -euo pipefail
 unset CDPATH PYTHONHOME PYTHONPATH PYTHONWARNINGS PYTHONOPTIMIZE PYTEST_ADDOPTS  # settings for other programs
 cd "$(dirname "${BASH_SOURCE[0]}")"
 NANOCHAT_ALLOW_CPU=1 bash setup.sh --dev  # the tests need no GPU
-[ $# -gt 0 ] || .venv/bin/ruff check --quiet .
+[ $# -gt 0 ] || { .venv/bin/ruff check --quiet . && .venv/bin/mypy --no-error-summary; }
 exec .venv/bin/python -m pytest --quiet --durations=10 --durations-min=2 "$@"
