@@ -13,8 +13,8 @@ sentences, some write without capitals and full stops, on a phone ("pls", "u"), 
 or surround a request with chatter (voices.txt).
 
 >>> frames = read("asks.txt")
->>> say(random.Random(1), frames["spelling"], w="feather")
-'How is written the word feather?'
+>>> say(random.Random(2), frames["spelling"], w="feather")
+'how is the word feather written'
 """
 
 import random

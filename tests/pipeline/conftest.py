@@ -116,9 +116,9 @@ def curve(out: Path, stage: str) -> list[dict]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file."""
+    """The SHA-256 of every file but the locks, in which a command writes its process number."""
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+            for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
 
 
 def halve(path: Path) -> None:
