@@ -1,4 +1,4 @@
-"""The whole pipeline on two laptop cores in nine minutes, on the kindergarten: a small closed world made by code.
+"""The whole pipeline on two laptop cores in ten to fifteen minutes, on the kindergarten: a small closed world made by code.
 
     python -m runs.laptop [--help]
 
