@@ -1,4 +1,4 @@
-"""The whole pipeline on two laptop cores in ten to fifteen minutes, on the kindergarten: a small closed world made by code.
+"""The whole pipeline on two laptop cores in ten to fifteen minutes, on a small closed world made by code: the village.
 
     python -m runs.laptop [--help]
 
