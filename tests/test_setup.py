@@ -350,13 +350,15 @@ def test_unknown_flags_and_help(machine):
 
 def test_test_sh_checks_the_style_and_hands_its_arguments_to_pytest(machine):
     machine.run("setup.sh", "--dev")
-    machine.add("ruff", '#!/bin/sh\necho "ruff $*" >> "$CALLS"\n', machine.checkout / ".venv/bin")
+    for checker in ("ruff", "mypy"):
+        machine.add(checker, f'#!/bin/sh\necho "{checker} $*" >> "$CALLS"\n', machine.checkout / ".venv/bin")
     python = machine.checkout / ".venv/bin/python"
     pytest_case = 'case\n    "-m pytest"*) echo "$*" >> "$CALLS"; exit 0 ;;'
     python.write_text(python.read_text().replace('case "$*" in', f'case "$*" in{pytest_case[4:]}', 1))
     machine.nvidia(H100)  # the tests need no GPU, so a GPU that does not work does not stop them
     machine.run("test.sh", TORCH_SEES_NO_GPU="1")
-    assert machine.calls()[-2].startswith("ruff check") and "pytest" in machine.calls()[-1]
+    style, types, tests = machine.calls()[-3:]
+    assert style.startswith("ruff check") and types.startswith("mypy") and "pytest" in tests
     machine.run("test.sh", "tests/x y", "-k", "a or b", TORCH_SEES_NO_GPU="1")
     assert machine.calls()[-1].endswith("tests/x y -k a or b") and not any("ruff" in line for line in machine.calls())
 
