@@ -53,7 +53,7 @@ class NumbaDecoder:
         # Arrays are views: they see the steps of an optimizer. Only vectors that had to be widened are copies.
         self.copies = [(copy, vector) for copy, vector in zip(self.vectors, vectors) if vector.dtype != torch.float32]
         # With more rows PyTorch's matrix products are faster than these loops; in a small model its overhead outweighs
-        # that: with 1.8 million parameters it was slower at 256 rows as well. The rule is counted, not timed, so that
+        # that: with 1.8 million parameters it was no faster at 256 rows. The rule is counted, not timed, so that
         # the same program gives the same answers.
         self.max_rows = 256 if sum(p.numel() for p in model.parameters()) < SMALL_MODEL else 4
         self.logits([0], [-1], [0])  # compiles; it writes to slot 0, which no request owns yet

@@ -98,8 +98,8 @@ def test_thirty_two_rows_say_what_the_naive_loop_says(model, tokenizer, sampling
     engine = Engine(model, tokenizer, max_rows=32, numba_decode=True)
     assert engine.decoder.max_rows >= 32
     prompts = [[5 + i, *range(i % 5)] for i in range(32)]
-    answers = engine.generate(prompts, max_tokens=12, seed=3, stop_ids=[], **sampling)
-    assert [group[0].ids for group in answers] == [naive_answer(model, prompt, 12, seed=3, **sampling)
+    answers = engine.generate(prompts, max_tokens=6, seed=3, stop_ids=[], **sampling)
+    assert [group[0].ids for group in answers] == [naive_answer(model, prompt, 6, seed=3, **sampling)
                                                    for prompt in prompts]
 
 
