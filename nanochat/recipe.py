@@ -140,7 +140,7 @@ def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "
                 "data": fingerprint, "text": options.text or None}
     folder = RunFolder(options.out)
     try:
-        with folder.claimed(settings, options.fresh) as lock:
+        with folder.claimed(settings, {stage.name: stage.words() for stage in stages}, options.fresh) as lock:
             _run_stages(stages, folder, lock, slowness)
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to go on", file=sys.stderr)

@@ -24,6 +24,8 @@ MADE_BY_A_RUN = ("data", "lessons", "tokenizer", "checkpoints", "results", "repo
 # Entries that file systems and desktops make by themselves, beside all names that begin with a dot.
 LEFT_BY_THE_SYSTEM = {"lost+found", "Thumbs.db", "desktop.ini", "System Volume Information", "$RECYCLE.BIN", "@eaDir",
                       "__MACOSX", "nohup.out"}
+# Flags that decide what a stage learns, to compare runs of the time before run.json.
+DECIDING = ("--depth", "--num_iterations", "--seed", "--mixture", "--vocab_size", "--source", "--scale", "--data")
 Record = dict[str, Any]
 
 
@@ -34,10 +36,11 @@ class RunFolder:
         self.path, self.stages = path, path / "stages"
 
     @contextlib.contextmanager
-    def claimed(self, settings: Record, fresh: bool) -> Iterator[int | None]:
+    def claimed(self, settings: Record, commands: dict[str, list[str]], fresh: bool) -> Iterator[int | None]:
         """Holds the folder for a run with these settings; yields the lock's descriptor for child processes to inherit.
 
-        UserError where no run made the folder, another run writes to it, or its run was begun with other settings.
+        `commands` are the words of every stage, with which runs of older versions are compared. UserError where no run
+        made the folder, another run writes to it, or its run was begun with other settings.
         """
         self._refuse_foreign()  # before the lock, which makes a file in the folder
         try:
@@ -51,6 +54,7 @@ class RunFolder:
             if (self.path / "run.json").exists():
                 self._refuse_other(settings)
             else:
+                self._take_over_old_records(commands)
                 files.write_json(self.path / "run.json", {"settings": settings, "begun": _now()})
             yield lock
 
@@ -81,7 +85,7 @@ class RunFolder:
         begun.unlink(missing_ok=True)
 
     def _is_run(self) -> bool:
-        return (self.path / "run.json").exists()
+        return (self.path / "run.json").exists() or any(self.stages.glob("*.done"))
 
     def _entries(self) -> list[str]:
         """The entries of the folder, without those that the system makes by itself."""
@@ -126,6 +130,32 @@ class RunFolder:
         name = changed[0]
         raise UserError(f"{self.path} holds a run with {name}={before.get(name)}, and this command has "
                         f"{name}={settings[name]}; {ways}")
+
+
+    def _take_over_old_records(self, commands: dict[str, list[str]]) -> None:
+        """Turns records of the time before run.json (`stages/NAME.done`, lines key=value) into those of today.
+
+        UserError where a stage was made by a command that decides otherwise; then nothing has changed.
+        """
+        paths = sorted(self.stages.glob("*.done"), key=lambda path: path.stat().st_mtime)
+        lines = {path: path.read_text(encoding="utf-8").splitlines() for path in paths if path.stem in commands}
+        records = {path: dict(line.split("=", 1) for line in of_path if "=" in line) for path, of_path in lines.items()}
+        for path, fields in records.items():
+            old, new = _deciding(shlex.split(fields.get("command", ""))), _deciding(commands[path.stem])
+            if different := [flag for flag in old if flag in new and old[flag] != new[flag]]:
+                raise UserError(f"{self.path} holds a run of an older version with {different[0]}={old[different[0]]}, "
+                                f"and this command has {new[different[0]]}; choose another folder with --out, or "
+                                "replace that run with --fresh")
+        for path, fields in records.items():
+            files.write_json(self.stages / f"{path.stem}.json", {
+                "command": fields.get("command", ""), "seconds": float(fields.get("seconds", 0)),
+                "attempts": int(fields.get("attempts", 1)), "finished": fields.get("finished", "")})
+            path.unlink()
+
+
+def _deciding(words: list[str]) -> dict[str, str]:
+    pairs = (word.partition("=")[::2] for word in words if word.startswith("--") and "=" in word)
+    return {name: value for name, value in pairs if name in DECIDING}
 
 
 def _now() -> str:

@@ -86,6 +86,24 @@ def test_an_update_of_the_code_keeps_what_is_finished_and_goes_on_with_what_has_
     assert "goes on with the command it was begun with" in capfd.readouterr().out
 
 
+def test_records_of_older_versions_are_taken_over(run):
+    (run.out / "stages").mkdir(parents=True)
+    (run.out / "stages/a.done").write_text("chain=1 2\nseconds=16\nattempts=2\nfinished=2026-11-21 10:00:00\n"
+                                           "command=python -m scripts.a --depth=4 --resume\n")
+    assert run([Stage("a", "tests.toy_stage", dict(depth=4)), toy("b")]) == ["b"]
+    assert RunFolder(run.out).records()["a"]["seconds"] == 16
+
+
+def test_a_run_of_an_older_version_with_other_settings_is_refused_and_stays(run):
+    (run.out / "stages").mkdir(parents=True)
+    for name, depth in (("a", 4), ("b", 5)):
+        (run.out / f"stages/{name}.done").write_text(f"seconds=16\ncommand=python -m scripts.{name} --depth={depth}\n")
+    with pytest.raises(UserError, match="--depth=5"):
+        run([Stage(name, "tests.toy_stage", dict(depth=4)) for name in ("a", "b")])
+    assert len(list((run.out / "stages").glob("*.done"))) == 2
+    assert run(fresh=True) == ["a", "b", "report"] and not list((run.out / "stages").glob("*.done"))
+
+
 def test_a_folder_that_no_run_made_is_left_alone(run):
     run.out.mkdir()
     (run.out / "thesis.txt").touch()
