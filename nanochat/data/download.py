@@ -167,12 +167,16 @@ def _append(url: str, partial: Path, have: int, stop: Event) -> int:
             raise BadContent("the server sent a web page, not the file; does the network ask for a login?")
         if response.status_code == 200 and "Content-Encoding" not in response.headers:  # else it is the packed size
             total = int(response.headers.get("Content-Length", 0))
-        with partial.open("ab" if response.status_code == 206 else "wb") as out:
-            for chunk in response.iter_bytes():
-                out.write(chunk)
-                if stop.is_set():
-                    raise UserError("interrupted")
+        _write(response.iter_bytes(), partial, response.status_code == 206, stop)
     return total
+
+
+def _write(chunks: Iterator[bytes], partial: Path, append: bool, stop: Event) -> None:
+    with partial.open("ab" if append else "wb") as out:
+        for chunk in chunks:
+            out.write(chunk)
+            if stop.is_set():
+                raise UserError("interrupted")
 
 
 def _content_range(response: Any) -> tuple[int, int]:

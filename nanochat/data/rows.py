@@ -81,13 +81,10 @@ def blocks(path: Path) -> Iterator[str]:
         with _unpacked(path) as stream:
             block = stream.read(BLOCK)
             # Other encodings are refused, not guessed: a wrong guess would be learnt as noise.
-            for mark, name in FOREIGN_MARKS:
-                if block.startswith(mark):
-                    raise Unreadable(path, f"not UTF-8 but {name}; save it as UTF-8: iconv -f {name} -t UTF-8 FILE", 1)
+            if name := next((name for mark, name in FOREIGN_MARKS if block.startswith(mark)), ""):
+                raise Unreadable(path, f"not UTF-8 but {name}; save it as UTF-8: iconv -f {name} -t UTF-8 FILE", 1)
             while block:
-                if (at := block.find(0)) >= 0:
-                    raise Unreadable(path, "has a NUL byte: it is not UTF-8 text but binary, or UTF-16 without a mark; "
-                                     "save it as UTF-8 or remove it", line + _newlines(block[:at]))
+                _refuse_nul(block, path, line)
                 text = decoder.decode(block)
                 yield text.replace("\ufeff", "")  # also in the middle, where files were joined
                 line += text.count("\n")
@@ -99,6 +96,13 @@ def blocks(path: Path) -> Iterator[str]:
                          "iconv -f WINDOWS-1252 -t UTF-8 FILE", place) from None
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise Unreadable(path, f"cannot be read ({getattr(error, 'strerror', '') or first_line(error)})") from error
+
+
+def _refuse_nul(block: bytes, path: Path, line: int) -> None:
+    """`line` is the line in which the block begins."""
+    if (at := block.find(0)) >= 0:
+        raise Unreadable(path, "has a NUL byte: it is not UTF-8 text but binary, or UTF-16 without a mark; save it as "
+                         "UTF-8 or remove it", line + _newlines(block[:at]))
 
 
 def _newlines(data: bytes) -> int:

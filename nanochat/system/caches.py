@@ -1,6 +1,6 @@
 """Where libraries keep what they compile, on machines where their usual folders cannot be written.
 
-Numba, matplotlib, Triton and huggingface_hub write to the user's cache folder (`~/.cache`). A container often has no
+Numba, Triton and huggingface_hub write to the user's cache folder (`~/.cache`). A container often has no
 home folder that can be written. Then `prepare` sends all of them to one private folder inside the temporary folder.
 Where there is no such folder either, they store nothing, and Numba compiles again in every process (about 10 seconds).
 `import nanochat` calls `prepare`, because the libraries read these variables when they are imported.
@@ -12,7 +12,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-MOVED = {"NUMBA_CACHE_DIR": "numba", "MPLCONFIGDIR": "matplotlib", "TRITON_HOME": "triton"}  # variable → subfolder
+MOVED = {"NUMBA_CACHE_DIR": "numba", "TRITON_HOME": "triton"}  # variable → subfolder
 
 
 def prepare() -> None:

@@ -105,14 +105,12 @@ def link_or_copy(source: Path, target: Path) -> None:
     """
     source = Path(source).resolve()  # a symbolic link must not depend on the folder in which it is made
     with replacing(target) as temporary:
-        for make in (os.link, os.symlink, shutil.copyfile):
-            try:
+        for make in (os.link, os.symlink):
+            with contextlib.suppress(OSError):
                 make(source, temporary)
-                break
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                if make is shutil.copyfile:  # there is no other way
-                    raise
+                return
+            temporary.unlink(missing_ok=True)
+        shutil.copyfile(source, temporary)
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -163,8 +161,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         with open_text(source) as lines:
             for line in lines:
                 number += 1
-                if line.strip():
-                    rows.append(json.loads(line))
+                rows += [json.loads(line)] if line.strip() else []
     except json.JSONDecodeError as error:
         raise UserError(f"{source} is damaged: line {number} is not JSON ({error.msg})") from error
     except (ValueError, OSError, EOFError, zlib.error) as error:

@@ -28,12 +28,12 @@ def place(tmp_path, monkeypatch):
 
 
 def test_without_a_home_all_caches_go_to_one_private_folder(place, monkeypatch):
-    monkeypatch.setenv("MPLCONFIGDIR", "/chosen/by/the/user")
+    monkeypatch.setenv("TRITON_HOME", "/chosen/by/the/user")
     caches.prepare()
     folder = place / f"nanochat-{os.geteuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert os.environ["XDG_CACHE_HOME"] == str(folder) and os.environ["NUMBA_CACHE_DIR"] == str(folder / "numba")
-    assert os.environ["MPLCONFIGDIR"] == "/chosen/by/the/user"
+    assert os.environ["TRITON_HOME"] == "/chosen/by/the/user"
 
 
 def test_with_a_home_nothing_is_changed(place, monkeypatch):
