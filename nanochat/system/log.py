@@ -114,7 +114,7 @@ class Progress:
         self.last = ""
 
     def __enter__(self) -> "Progress":
-        self.started = self.last_line = time.monotonic()
+        self.last_line = time.monotonic()
         self.first: int | None = None
         self.on_terminal = is_main() and is_terminal(sys.stdout)
         return self
@@ -123,9 +123,10 @@ class Progress:
         """`done` units of the total are finished (a total of 0 is unknown); the numbers are shown behind that."""
         if not is_main():
             return
-        if self.first is None:
-            self.first = done  # the speed of a resumed run counts from the step where it resumed
         now = time.monotonic()
+        if self.first is None:
+            # A resumed run does not count the steps before it, and nobody waits for the compilation of step 1 again.
+            self.first, self.started = done, now
         # A command may report thousands of times a second; the end is always shown.
         if now - self.last_line < (DRAW_SECONDS if self.on_terminal else self.every_seconds) and done != self.total:
             return

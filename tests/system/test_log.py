@@ -80,14 +80,14 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys)
     now = [100.0]
     monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
     with log.Progress("base", 2000, "steps", every_seconds=10) as bar:
+        now[0] += 40  # the first step compiles the model, and no other step waits for that again
         for step in range(1001, 2001):  # resumed after step 1,000: what went before says nothing about the speed
             now[0] += 1
             bar.update(step, loss=2.3456789, tokens_per_second=21_000.4)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 100  # every tenth update, the last of which is the last step
-    assert lines[0].startswith("base: 1,010/2,000 steps  ")
-    assert lines[0].endswith(" left  loss 2.346  tokens per second 21,000")
-    assert "  8m21s left  " in lines[49]  # 500 steps of a second, and a little for the first, not yet timed
+    assert len(lines) == 101  # the first update, then every tenth, and the last step
+    assert lines[0] == "base: 1,001/2,000 steps  loss 2.346  tokens per second 21,000"  # no speed is known yet
+    assert "  8m19s left  " in lines[50]  # 499 steps of a second
     assert lines[-1] == "base: 2,000/2,000 steps  loss 2.346  tokens per second 21,000"
 
 
