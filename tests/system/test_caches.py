@@ -147,3 +147,13 @@ def test_nobody_without_a_home_on_code_that_is_read_only(tmp_path):
          "--ambient-caps=+dac_read_search", sys.executable, "-m", "scripts.chat_cli", "--help"], cwd=ROOT,
         capture_output=True, encoding="utf-8", env={**kept, "HOME": "/no-such-home", "TMPDIR": str(tmp_path)})
     assert done.returncode == 0 and "--prompt" in done.stdout and not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("package", ["nanochat", "scripts"])
+@pytest.mark.parametrize("given, expected", [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"),
+                                             ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_openmp_is_told_not_to_wait_busily_before_pytorch_loads_it(package, given, expected):
+    env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = f"import {package}, os, sys; assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
+    shown = subprocess.run([sys.executable, "-c", code], env=env | given, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == str(expected)
