@@ -1,0 +1,1 @@
+"""Exercises, broken versions and checks of the course in docs/course/."""
