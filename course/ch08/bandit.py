@@ -11,7 +11,7 @@ import torch
 from course.ch08 import exercise
 from nanochat.system import cli
 
-QUESTIONS, ANSWERS, SAMPLES, STEPS, RATE = 6, 5, 8, 60, 0.5
+QUESTIONS, ANSWERS, SAMPLES, STEPS, RATE = 6, 5, 8, 60, 0.1
 
 
 def main(argv: list[str] | None = None) -> None:

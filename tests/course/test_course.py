@@ -100,4 +100,4 @@ def test_what_shows_an_exercise_at_work_runs_with_the_solution(module, capsys, m
     monkeypatch.setattr(shown, "exercise", solution)
     shown.main([])
     last = capsys.readouterr().out.splitlines()[-1]
-    assert "cut differently" in last or "mean reward 1.00" in last
+    assert last == "0 of them are cut differently" or float(re.search(r"mean reward ([\d.]+)", last)[1]) > 0.9
