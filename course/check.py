@@ -11,6 +11,7 @@ broken version, or the same `check_…` where there are none.
 import importlib
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,17 +20,26 @@ from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 
 CHAPTERS = range(1, 11)
+COURSE = str(Path(__file__).resolve().parent)
 NOT_WRITTEN = "not written yet"
 Check = Callable[[Any], None]
 
 
 def chapter_file(chapter: int, name: str) -> ModuleType:
-    """A module of a chapter: "exercise", "broken" or "checks". UserError where the file is no valid Python."""
+    """A module of a chapter: "exercise", "broken" or "checks". UserError where Python cannot read the file."""
     try:
         return importlib.import_module(f"course.ch{chapter:02}.{name}")
-    except SyntaxError as error:
-        raise UserError(f"course/ch{chapter:02}/{name}.py, line {error.lineno}: {error.msg}; mend it, or start again "
-                        f"with: git restore course/ch{chapter:02}") from error
+    except Exception as error:  # whatever a first attempt can contain
+        line = error.lineno if isinstance(error, SyntaxError) else place_of(error).lineno
+        reason = error.msg if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"course/ch{chapter:02}/{name}.py, line {line}: {reason}; mend it, or start again with: "
+                        f"git restore course/ch{chapter:02}") from error
+
+
+def place_of(error: Exception) -> traceback.FrameSummary:
+    """The last line of the course's own files that was running; the first frame is this file's and does not count."""
+    frames = list(traceback.extract_tb(error.__traceback__))[1:]
+    return ([frame for frame in frames if frame.filename.startswith(COURSE)] or frames)[-1]
 
 
 def checks_of(chapter: int, broken: bool = False) -> dict[str, Check]:
@@ -49,8 +59,8 @@ def problem_of(check: Check, written: Any) -> str:
     except AssertionError as error:
         return str(error) or "it does not hold"
     except Exception as error:  # whatever a first attempt can raise
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {error} ({last.filename.rpartition('/course/')[2]}, line {last.lineno})"
+        place = place_of(error)
+        return f"{type(error).__name__}: {error} ({'/'.join(Path(place.filename).parts[-2:])}, line {place.lineno})"
     return ""
 
 

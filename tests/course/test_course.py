@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from course import check
+from nanochat.system.files import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs/course").glob("[01]*.md"))
@@ -89,7 +90,7 @@ def test_an_error_in_what_a_reader_wrote_is_shown_with_its_line(tmp_path):
     def fails(mine: object) -> None:
         raise KeyError("x")
 
-    assert re.fullmatch(r"KeyError: 'x' \(.*test_course.py, line \d+\)", check.problem_of(fails, None))
+    assert re.fullmatch(r"KeyError: 'x' \(course/test_course.py, line \d+\)", check.problem_of(fails, None))
 
 
 @pytest.mark.parametrize("module", ["ch01.village", "ch08.bandit"])
@@ -101,3 +102,12 @@ def test_what_shows_an_exercise_at_work_runs_with_the_solution(module, capsys, m
     shown.main([])
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "0 of them are cut differently" or float(re.search(r"mean reward ([\d.]+)", last)[1]) > 0.9
+
+
+def test_a_file_that_python_cannot_read_is_named_with_its_line(monkeypatch):
+    def unreadable(name: str) -> None:
+        raise SyntaxError("'(' was never closed", ("exercise.py", 7, 1, ""))
+
+    monkeypatch.setattr(check.importlib, "import_module", unreadable)
+    with pytest.raises(UserError, match="course/ch03/exercise.py, line 7: .* git restore course/ch03"):
+        check.chapter_file(3, "exercise")
