@@ -23,13 +23,13 @@ class Bigram:
     """`nats[first, second]`: the surprise when `second` follows `first`."""
 
     def __init__(self, tokenizer: Tokenizer, texts: list[str]):
-        V = tokenizer.vocab_size
-        counts = torch.zeros(V * V)
+        V, pairs = tokenizer.vocab_size, []
         for text in texts:
             ids = torch.tensor([tokenizer.bos_id, *tokenizer.encode(text)])
-            counts += torch.bincount(ids[:-1] * V + ids[1:], minlength=V * V)
+            pairs.append(ids[:-1] * V + ids[1:])  # a number for each pair
+        counts = torch.bincount(torch.cat(pairs), minlength=V * V).view(V, V)
         # A pair that was never seen is not impossible: every pair gets a hundredth of a count.
-        smoothed = counts.view(V, V) + 0.01
+        smoothed = counts + 0.01
         self.nats = -(smoothed / smoothed.sum(1, keepdim=True)).log()
 
     def loss(self, ids: torch.Tensor, targets: torch.Tensor, reduction: str = "none") -> torch.Tensor:

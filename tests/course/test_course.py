@@ -71,7 +71,7 @@ def test_a_page_is_short_and_names_its_parts(chapter):
     assert len(text.splitlines()) <= 150
     assert f"python -m course.check {chapter}\n" in text and f"python -m course.check {chapter} --broken" in text
     for named in re.findall(r"`((?:nanochat|scripts|tasks|kindergarten|course|tests|docs|runs)/[\w/.-]*)`", text):
-        assert (ROOT / named).exists(), named
+        assert (ROOT / named).exists() or named == "tasks/mine.py", named  # a file that the reader makes
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
