@@ -16,7 +16,7 @@ from nanochat.system.runtime import start as start_runtime
 from nanochat.tokenizer import Tokenizer
 
 DOCUMENTS = 20_000  # of training text that are counted
-ROWS, ROW_LEN, EVAL_TOKENS = 16, 256, 262_144  # as in the chapter's training
+ROWS, ROW_LEN, EVAL_TOKENS = 16, 256, 65_536  # as in the chapter's training
 
 
 class Bigram:

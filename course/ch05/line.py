@@ -1,6 +1,6 @@
 """Chapter 5: your `fit_line` on the runs that you have made, and its prediction for the next run.
 
-    python -m course.ch05.line --runs=c2,c3,c4 --layers=5 --width=160 --steps=200
+    python -m course.ch05.line --runs=c2,c3,c4 --layers=5 --width=160 --steps=100
 
 Runs are base models by their --model_tag; --layers, --width and --steps describe the run to predict.
 """
@@ -11,7 +11,7 @@ from nanochat.system import cli, files, results
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 
-VOCAB_SIZE, ROW_LEN, BATCH_TOKENS = 2048, 256, 4096  # of all runs of this chapter
+VOCAB_SIZE, ROW_LEN, BATCH_TOKENS = 2048, 256, 2048  # of all runs of this chapter
 
 
 def measured(tag: str) -> tuple[float, float]:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     args = cli.parse(argv, __doc__, runs=flag("c2,c3,c4", "base models that are trained, joined by commas"),
                      layers=flag(5, "of the model to predict", at_least=1),
                      width=flag(160, "of the model to predict", at_least=1),
-                     steps=flag(200, "of its training", at_least=1))
+                     steps=flag(100, "of its training", at_least=1))
     points = {tag: measured(tag) for tag in args.runs.split(",")}
     logs = [[math.log10(value) for value in column] for column in zip(*points.values(), strict=True)]
     slope, intercept = exercise.fit_line(*logs)
