@@ -23,7 +23,8 @@ class Bigram:
     """`nats[first, second]`: the surprise when `second` follows `first`."""
 
     def __init__(self, tokenizer: Tokenizer, texts: list[str]):
-        V, pairs = tokenizer.vocab_size, []
+        V = tokenizer.vocab_size
+        pairs: list[torch.Tensor] = []
         for text in texts:
             ids = torch.tensor([tokenizer.bos_id, *tokenizer.encode(text)])
             pairs.append(ids[:-1] * V + ids[1:])  # a number for each pair

@@ -21,7 +21,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 def main(argv: list[str] | None = None) -> None:
     # The model calls the function by this name, so from now on it calls ours. The fourth argument is the mask of
     # documents packed into one row, which this run does without.
-    gpt.attend = lambda q, k, v, mask: attend(q, k, v)
+    vars(gpt)["attend"] = lambda q, k, v, mask: attend(q, k, v)
     base_train.main(argv)
 
 

@@ -13,15 +13,16 @@ from nanochat.model import GPT, GPTConfig
 class ProjectCache:
     """The engine's cache, which is planned before each forward pass, in the form of the exercise."""
 
+    slots: SlotCache
     view: CacheView
 
     def __init__(self, num_layers: int):
-        self.num_layers, self.length, self.slots = num_layers, 0, None
+        self.num_layers, self.length = num_layers, 0
 
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
         num_rows, num_heads, num_new, width = k.shape
-        if self.slots is None:
-            self.slots: Any = SlotCache(self.num_layers, num_heads, width, num_rows, 64, k.dtype, k.device)
+        if not self.length:
+            self.slots = SlotCache(self.num_layers, num_heads, width, num_rows, 64, k.dtype, k.device)
         if layer == 0:
             self.view = self.slots.plan(slice(0, num_rows), [self.length] * num_rows, num_new)
             self.length += num_new
