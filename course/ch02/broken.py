@@ -15,7 +15,8 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     num_positions, width = q.shape[-2:]
     scores = q @ k.transpose(-2, -1) / width ** 0.5
     visible = torch.ones(num_positions, num_positions, dtype=torch.bool, device=q.device).tril(1)
-    return scores.masked_fill(~visible, float("-inf")).softmax(-1) @ v
+    result: torch.Tensor = scores.masked_fill(~visible, float("-inf")).softmax(-1) @ v
+    return result
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from nanochat.system import cli
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """Each matrix with all its singular values near 1; course/ch04/exercise.py has the rule."""
-    x = matrices / (matrices.norm() * 1.02 + 1e-6)
+    x: torch.Tensor = matrices / (matrices.norm() * 1.02 + 1e-6)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
         x = a * x + b * (gram @ x) + c * (gram @ gram @ x)
