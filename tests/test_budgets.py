@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("nanochat", "tasks", "scripts", "runs")  # the product; kindergarten/ is data that is written as code
+ROOMS = ("nanochat", "tasks", "scripts", "runs")  # the product; kindergarten/ is data, course/ is exercises
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.AsyncFor, ast.AsyncWith)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 COMMANDS = sorted(f"{room}.{path.stem}" for room in ("scripts", "runs") for path in (ROOT / room).glob("[!_]*.py"))
@@ -128,8 +128,8 @@ def test_what_one_command_imports_can_be_read(capsys: pytest.CaptureFixture[str]
 
 def test_functions_and_files_stay_short() -> None:
     faults = [f"{path.relative_to(ROOT)}: {line_count(path)} lines, at most 400"
-              for path in python_files(*ROOMS, "kindergarten", "bench", "tests") if line_count(path) > 400]
-    for path in python_files(*ROOMS, "kindergarten"):
+              for path in python_files(*ROOMS, "kindergarten", "course", "bench", "tests") if line_count(path) > 400]
+    for path in python_files(*ROOMS, "kindergarten", "course"):
         for function in functions(path):
             where = f"{path.relative_to(ROOT)} {function.name}"
             lines = function.end_lineno - function.lineno + 1
@@ -154,6 +154,6 @@ def test_the_measures_can_fail() -> None:
 def test_no_file_outside_the_repository_is_cited() -> None:
     outside = re.compile(r"\bFACTS\b|\bHOUSE\.md|shared/(?:notes|data)|strangers-cases|\.\./shared")
     cited = [f"{path.relative_to(ROOT)}: {match[0]}" for path in (
-        *python_files(*ROOMS, "kindergarten", "bench"), *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+        *python_files(*ROOMS, "kindergarten", "course", "bench"), *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
         if (match := outside.search(path.read_text(encoding="utf-8")))]
     assert not cited, "\n".join(cited)

@@ -18,10 +18,11 @@ from runs import laptop, realdata, speedrun
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"), ("formats",),
           ("kindergarten", "infer", "train", "figures", "run_folder", "budget", "scale"), ("tasks",),
-          ("plan", "eval", "serve", "report", "dataset", "machine_speed"), ("recipe", "closing"), ("scripts", "runs"))
-TOP_ROOMS = ("kindergarten", "tasks", "scripts", "runs")  # beside nanochat/
+          ("plan", "eval", "serve", "report", "dataset", "machine_speed"), ("recipe", "closing"), ("scripts", "runs"),
+          ("course",))
+TOP_ROOMS = ("kindergarten", "tasks", "scripts", "runs", "course")  # beside nanochat/
 RECIPES = ("laptop", "realdata", "speedrun")
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="the recipes are bash scripts")
 
 

@@ -36,6 +36,16 @@ class Answer(Protocol):
     tool_calls: list[Any]
 
 
+def advantages(rewards: np.ndarray) -> np.ndarray:
+    """How much better each answer is than the mean of the answers to its question; both (questions, K).
+
+    >>> advantages(np.array([[1.0, 0.0], [1.0, 1.0]])).tolist()
+    [[0.5, -0.5], [0.0, 0.0]]
+    """
+    better: np.ndarray = rewards - rewards.mean(axis=1, keepdims=True)
+    return better
+
+
 @dataclass
 class Rollouts:
     """An endless iterator of micro-batches, `micro_batches` of them per optimizer step; `stats` are of the newest one.
@@ -82,16 +92,16 @@ class Rollouts:
             num_tokens = sum(len(answer.ids) for group in groups for answer in group)
             self.stats["speed/answer_tokens_per_second"] = num_tokens / seconds  # of this rank
             self.step += 1
-            yield from self._batches(chosen, groups, rewards - rewards.mean(axis=1, keepdims=True))
+            yield from self._batches(chosen, groups, advantages(rewards))
 
-    def _batches(self, chosen: list[int], groups: Sequence[Sequence[Answer]],
-                 advantages: np.ndarray) -> Iterator[Batch]:
-        """Rows with an advantage first; the rest of the step's micro-batches is padding without targets."""
-        shape = (self.micro_batches(advantages.shape[1]) * self.rows, self.row_len)
+    def _batches(self, chosen: list[int], groups: Sequence[Sequence[Answer]], better: np.ndarray) -> Iterator[Batch]:
+        """Rows with an advantage (`better`, (questions, K)) first; the rest of the step's micro-batches is padding
+        without targets."""
+        shape = (self.micro_batches(better.shape[1]) * self.rows, self.row_len)
         ids, weights = np.full(shape, self.pad_id, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         is_target = np.zeros(shape, dtype=bool)
         row = 0
-        for i, group, group_advantages in zip(chosen, groups, advantages, strict=True):
+        for i, group, group_advantages in zip(chosen, groups, better, strict=True):
             if abs(group_advantages).max() < 1e-9:  # all rewards are equal
                 continue
             for answer, advantage in zip(group, group_advantages, strict=True):

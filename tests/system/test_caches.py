@@ -149,7 +149,7 @@ def test_nobody_without_a_home_on_code_that_is_read_only(tmp_path):
     assert done.returncode == 0 and "--prompt" in done.stdout and not done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("package", ["nanochat", "scripts"])
+@pytest.mark.parametrize("package", ["nanochat", "scripts", "course"])
 @pytest.mark.parametrize("given, expected", [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"),
                                              ({"OMP_WAIT_POLICY": "active"}, None)])
 def test_openmp_is_told_not_to_wait_busily_before_pytorch_loads_it(package, given, expected):

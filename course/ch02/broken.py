@@ -1,0 +1,30 @@
+"""Chapter 2, broken: base training with an attention that has one fault. Watch the numbers: they are too good.
+
+    python -m course.ch02.broken --depth=2 --num_iterations=150 …      all flags of scripts.base_train
+    python -m course.check 2 --broken                                  when you think that it is mended
+"""
+import torch
+
+from nanochat.model import gpt
+from nanochat.system import cli
+from scripts import base_train
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Causal attention; course/ch02/exercise.py has the rule."""
+    num_positions, width = q.shape[-2:]
+    scores = q @ k.transpose(-2, -1) / width ** 0.5
+    visible = torch.ones(num_positions, num_positions, dtype=torch.bool, device=q.device).tril(1)
+    result: torch.Tensor = scores.masked_fill(~visible, float("-inf")).softmax(-1) @ v
+    return result
+
+
+def main(argv: list[str] | None = None) -> None:
+    # The model calls the function by this name, so from now on it calls ours. The fourth argument is the mask of
+    # documents packed into one row, which this run does without.
+    vars(gpt)["attend"] = lambda q, k, v, mask: attend(q, k, v)
+    base_train.main(argv)
+
+
+if __name__ == "__main__":
+    cli.run(main)
