@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from nanochat.system.terminal import BOLD, DIM, PLAIN, Paper, erase_line, is_terminal, styled
+from nanochat.system.terminal import BOLD, DIM, PLAIN, Paper, erase_line, is_terminal, styled, unseen_typing
 
 if __name__ == "__main__" and is_terminal(sys.stderr):  # before torch, which takes seconds to load
     print("loading the model …", end="\r", file=sys.stderr, flush=True)
@@ -161,7 +161,8 @@ def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None
         if text:
             question: Message = {"role": "user", "content": text}
             try:
-                messages += [question, answer([*system, *messages, question])]
+                with unseen_typing():
+                    messages += [question, answer([*system, *messages, question])]
             except UserError as error:  # the message is too long for the context: it is left out, the chat goes on
                 print(f"error: {error}")
 

@@ -119,9 +119,10 @@ def test_a_misspelt_flag_is_no_question(words, capsys):
 
 
 ON_A_TERMINAL = """
-import sys
+import sys, termios
 from scripts import chat_cli
 def answer(messages):
+    assert not termios.tcgetattr(sys.stdin)[3] & termios.ECHO, "what is typed now would stand in the answer"
     print("asked", [message["content"] for message in messages][-1:], flush=True)
     return {"role": "assistant", "content": "yes"}
 with chat_cli.kept_history():
