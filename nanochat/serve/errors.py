@@ -1,6 +1,7 @@
 """Errors in OpenAI's format, for whatever a client can cause, with words that say what to send instead."""
 
 import json
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,6 +16,8 @@ from nanochat.system.files import UserError
 DESCRIPTION = {"description": "what was wrong", "content": {"application/json": {"schema": {
     "type": "object", "required": ["error"], "properties": {"error": {
         "type": "object", "required": ["message", "type", "param", "code"]}}}}}}
+# A step of an error's path that names one of a field's types: "str", "list[Part]", "function-before[…]".
+TYPE = re.compile(r"^(str|int|float|bool)$|^[a-z-]+\[")
 
 
 class Json(JSONResponse):
@@ -58,9 +61,10 @@ def _refusal(request: Request, error: Exception) -> Json:
 def _invalid(request: Request, error: Exception) -> Json:
     """The answer to a body that the models of openai.py reject: it names the field."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    # A field of several types has an error for each of them. The longest path is that of the type which was meant.
+    first = max(error.errors(), key=lambda one: len(one["loc"]))
     message = first["msg"].removeprefix("Value error, ")
-    where = ".".join(str(step) for step in first["loc"] if step != "body")
+    where = ".".join(str(step) for step in first["loc"] if step != "body" and not TYPE.search(str(step)))
     if first["type"] == "json_invalid":
         message, where = f"the body is not JSON: {first['ctx']['error']} at character {where}", ""
     elif not where and "json" not in request.headers.get("content-type", ""):
