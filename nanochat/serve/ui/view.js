@@ -93,7 +93,7 @@ export function draw(fresh = false) {
   const elements = nodes.flatMap((node, i) => [node.id === remembered ? memoryMark : null, isCompared(node)
     ? compare(parentOf(chat, node), siblings(chat, node), (answer) => elementOf(answer, false), place)
     : elementOf(node, i === nodes.length - 1)]);
-  if (nodes.length < all.length) elements.unshift(button(`Show earlier messages`, showEarlier, { className: "link" }));
+  if (nodes.length < all.length) elements.unshift(button("Show earlier messages", showEarlier, { className: "link earlier" }));
   const top = nodes.length ? [h("h1", { className: "unseen" }, chat.title || "Conversation")] : [hello()];
   const change = () => openSettings("system");
   const system = systemOf(chat);
@@ -107,6 +107,7 @@ function showEarlier() {
   numShown += NUM_SHOWN;
   draw();
   scroll.scrollTop = scroll.scrollHeight - below; // what was read stays where it is
+  ($("log").querySelector(".earlier") ?? scroll).focus({ preventScroll: true });
 }
 const memoryMark = h("p", { className: "memory" }, h("span", {}, "The model remembers from here"));
 
