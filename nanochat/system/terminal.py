@@ -9,7 +9,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 try:
     import termios
@@ -40,17 +40,18 @@ def erase_line(stream: TextIO | None) -> None:
 @contextlib.contextmanager
 def unseen_typing() -> Iterator[None]:
     """Meanwhile the terminal does not show what is typed. It is kept, and the next input() shows it."""
-    if termios is None or not is_terminal(sys.stdin):
-        yield
-        return
-    saved = termios.tcgetattr(sys.stdin)
-    *others, local_modes, speed_in, speed_out, characters = saved
-    termios.tcsetattr(sys.stdin, termios.TCSANOW,
-                      [*others, local_modes & ~termios.ECHO, speed_in, speed_out, characters])
+    saved: list[Any] = []
+    with contextlib.suppress(AttributeError, OSError):  # Windows has no termios, and not every stdin is a file
+        saved = termios.tcgetattr(sys.stdin) if is_terminal(sys.stdin) else []
+    if saved:
+        *others, local_modes, speed_in, speed_out, characters = saved
+        termios.tcsetattr(sys.stdin, termios.TCSANOW,
+                          [*others, local_modes & ~termios.ECHO, speed_in, speed_out, characters])
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, saved)
+        if saved:
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, saved)
 
 
 def columns(text: str) -> int:
