@@ -39,12 +39,14 @@ class Guard:
         if scope["method"] == "HEAD":  # uvicorn keeps the original method and sends no body
             scope["method"] = "GET"
         num_bytes, status = 0, 499  # 499: the client left before there was an answer
+        announced = Headers(scope=scope).get("content-length", "")
+        is_too_long = announced.isdecimal() and int(announced) > self.max_body_bytes  # then nothing of it is kept
 
         async def receive_limited() -> Message:
             nonlocal num_bytes
             message = await receive()
             num_bytes += len(message.get("body", b""))
-            if num_bytes > self.max_body_bytes:
+            if is_too_long or num_bytes > self.max_body_bytes:
                 while message.get("more_body") and num_bytes < DRAINED_BYTES:
                     message = await receive()
                     num_bytes += len(message.get("body", b""))
