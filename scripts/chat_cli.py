@@ -133,6 +133,7 @@ def kept_history() -> Iterator[None]:
 
 def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None:
     """Reads, answers and repeats until the user leaves."""
+    answer = unseen_typing()(answer)
     system: list[Message] = []
     messages: list[Message] = []
     while True:
@@ -161,8 +162,7 @@ def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None
         if text:
             question: Message = {"role": "user", "content": text}
             try:
-                with unseen_typing():
-                    messages += [question, answer([*system, *messages, question])]
+                messages += [question, answer([*system, *messages, question])]
             except UserError as error:  # the message is too long for the context: it is left out, the chat goes on
                 print(f"error: {error}")
 
