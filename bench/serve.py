@@ -29,6 +29,7 @@ from pathlib import Path
 import httpx
 import torch
 
+from bench.soak import question, served, soak
 from nanochat.infer import Engine
 from nanochat.infer.quantize import quantized
 from nanochat.model import GPT, PORTABLE, GPTConfig
@@ -43,7 +44,6 @@ SHAPES = {  # layers, width, head width, vocabulary, context
     "d20": (20, 1280, 128, 65536, 2048)}
 PROMPT_TOKENS = 32
 TRANSFORMERS = Path(sys.executable).with_name("transformers")  # its command, where it is installed
-REJECTED = {400, 404, 405, 413, 429}  # what rubbish may be answered
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,8 +59,8 @@ def main(argv: list[str] | None = None) -> None:
         os.environ["NANOCHAT_BASE_DIR"] = folder
         model, tokenizer = make(args.shape)
         if args.soak:
-            with served("--max_rows=32") as (url, pid):
-                found = asyncio.run(soak(url, pid, args.seconds, args.clients))
+            with served("--max_rows=32") as (url, process):
+                found = asyncio.run(soak(url, process, args.seconds, args.clients))
             print(json.dumps(found, indent=1))
             raise SystemExit(bool(found["problems"]))
         print(f"{args.shape}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, "
@@ -177,21 +177,6 @@ def llama_peer(gguf: str):
 
 
 @contextlib.contextmanager
-def served(*flags: str):
-    """(address, process id) of a chat server on the checkpoint that `make` saved."""
-    command = [sys.executable, "-m", "scripts.chat_web", "--device_type=cpu", "-p", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    try:
-        # Warnings may stand in front of the line with the address.
-        addresses = (re.search(r"http://[\w.:]+", line) for line in process.stdout)
-        yield next(filter(None, addresses))[0], process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextlib.contextmanager
 def transformers_served():
     """The address of transformers' own server on the same folder, batching continuously."""
     with socket.socket() as door:
@@ -229,12 +214,6 @@ def lines(name: str, url: str, model: str, tokens: int) -> None:
         print(f"{name:12} {clients:3} clients{'':8}{rate:12,.1f}{median:26,.0f}{worst:10,.0f}", flush=True)
 
 
-def question(draw: random.Random, tokens: int) -> dict:
-    text = " ".join("".join(draw.choices("abcdefgh", k=4)) for _ in range(8))
-    return {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, "stream": True,
-            "stream_options": {"include_usage": True}}
-
-
 async def load(url: str, clients: int, tokens: int, model: str = "", rounds: int = 3) -> tuple[float, list[float]]:
     """Tokens per second over all clients, and every request's seconds to its first text."""
     firsts, counted = [], 0
@@ -260,108 +239,6 @@ async def load(url: str, clients: int, tokens: int, model: str = "", rounds: int
         begun = time.perf_counter()
         await asyncio.gather(*(client(i) for i in range(clients)))
     return counted / (time.perf_counter() - begun), firsts
-
-
-# ---------------------------------------------------------------- the soak
-
-
-class Clients:
-    """What rude clients do, what they were answered (`seen`), and what should not have been (`problems`)."""
-
-    def __init__(self, http: httpx.AsyncClient, url: str):
-        self.http, self.url = http, url
-        self.seen: dict[str, int] = {}
-        self.problems: list[str] = []
-
-    def count(self, what: str) -> None:
-        self.seen[what] = self.seen.get(what, 0) + 1
-
-    async def whole(self, draw: random.Random) -> None:
-        body = {**question(draw, draw.randrange(1, 40)), "stream": False, "n": draw.choice([1, 1, 2])}
-        response = await self.http.post(f"{self.url}/v1/chat/completions", json=body)
-        self.count(f"whole {response.status_code}")
-        if response.status_code not in (200, 429):
-            self.problems.append(f"{response.status_code}: {response.text[:200]}")
-        elif response.status_code == 200 and not response.json()["choices"][0]["finish_reason"]:
-            self.problems.append("an answer without an end")
-        if response.status_code == 429:
-            await asyncio.sleep(draw.random())
-
-    async def streamed(self, draw: random.Random) -> None:
-        leaves = draw.random() < 0.4
-        lines = []
-        async with self.http.stream("POST", f"{self.url}/v1/chat/completions", json=question(draw, 40)) as response:
-            async for line in response.aiter_lines():
-                lines += [line] if line else []
-                if leaves and len(lines) > draw.randrange(1, 20):
-                    return self.count("left")
-        self.count(f"stream {response.status_code}")
-        if response.status_code == 200 and lines[-1] != "data: [DONE]" or any('"error"' in one for one in lines[:-1]):
-            self.problems.append(f"a stream that ends in {lines[-2:]}")
-
-    async def impatient(self, draw: random.Random) -> None:
-        with contextlib.suppress(httpx.ReadTimeout):
-            await self.http.post(f"{self.url}/v1/chat/completions", json={**question(draw, 200), "stream": False},
-                                 timeout=httpx.Timeout(600, read=draw.random() / 5))
-        self.count("hung up")
-
-    async def rubbish(self, draw: random.Random) -> None:
-        body = draw.choice([b"", b"{", b"[]", b'{"messages": 7}', draw.randbytes(200), b"[" + b" " * (5 << 20),
-                            json.dumps({**question(draw, 1), "temperature": 9}).encode()])
-        path = draw.choice(["/v1/chat/completions", "/v1/completions", "/nothing"])
-        response = await self.http.post(self.url + path, content=body, headers={"content-type": "application/json"})
-        self.count(f"rubbish {response.status_code}")
-        if response.status_code not in REJECTED or "error" not in response.json():
-            self.problems.append(f"rubbish was answered {response.status_code}: {response.text[:200]}")
-
-    async def live(self, number: int, end: float) -> None:
-        """One of them, until `end`."""
-        draw = random.Random(number)
-        while time.monotonic() < end:
-            try:
-                await draw.choices([self.whole, self.streamed, self.impatient, self.rubbish], [3, 4, 1, 1])[0](draw)
-            except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
-                self.count("closed by the server")  # while the client still wrote a body that is too long
-            except Exception as error:
-                self.problems.append(repr(error))
-
-
-async def soak(url: str, pid: int, seconds: float, num_clients: int) -> dict:
-    """Clients that ask, leave in the middle, hang up and send rubbish; what they were answered, and what was wrong."""
-    end = time.monotonic() + seconds
-    memory: list[int] = []
-
-    async def watch() -> None:
-        while time.monotonic() < end:
-            memory.append(resident_bytes(pid))
-            await asyncio.sleep(seconds / 40)
-
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http:
-        clients = Clients(http, url)
-        await asyncio.gather(watch(), *(clients.live(i, end) for i in range(num_clients)))
-        await asyncio.sleep(1)
-        gauges = read_gauges((await http.get(f"{url}/metrics")).text)
-    problems = clients.problems
-    if gauges["open"] or gauges["running"]:
-        problems.append(f"requests are still open when all clients have gone: {gauges}")
-    middle, last = max(memory[len(memory) // 3:len(memory) * 2 // 3], default=0), memory[-1]
-    if last > 1.1 * middle + 2**24:
-        problems.append(f"memory grew from {middle >> 20} to {last >> 20} MiB in the last third")
-    return {"seen": dict(sorted(clients.seen.items())), "problems": problems[:20], "tokens": gauges["generated_tokens"],
-            "memory_mib": [memory[0] >> 20, middle >> 20, last >> 20]}
-
-
-def read_gauges(metrics: str) -> dict[str, float]:
-    """{"running": 0.0, "open": 0.0, …}: the numbers without labels of the server's /metrics."""
-    return {name: float(value) for name, value in re.findall(r"^nanochat_(\w+) (\S+)$", metrics, re.MULTILINE)}
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory of a process (Linux; 0 elsewhere)."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from nanochat.system.terminal import BOLD, DIM, PLAIN, Paper, erase_line, is_terminal, styled
+from nanochat.system.terminal import BOLD, DIM, PLAIN, Paper, erase_line, is_terminal, styled, unseen_typing
 
 if __name__ == "__main__" and is_terminal(sys.stderr):  # before torch, which takes seconds to load
     print("loading the model …", end="\r", file=sys.stderr, flush=True)
@@ -133,6 +133,7 @@ def kept_history() -> Iterator[None]:
 
 def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None:
     """Reads, answers and repeats until the user leaves."""
+    answer = unseen_typing()(answer)
     system: list[Message] = []
     messages: list[Message] = []
     while True:

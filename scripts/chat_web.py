@@ -23,6 +23,7 @@ from fastapi import FastAPI
 from nanochat import sandbox
 from nanochat.infer import Engine, SamplingParams
 from nanochat.infer.quantize import FORMS, quantized
+from nanochat.model import attention
 from nanochat.serve.app import create_app
 from nanochat.serve.worker import Failed, Worker
 from nanochat.system import cli, log, paths
@@ -78,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     # ---- Address and devices. First, because a port in use must not cost a wait for the model.
     server_socket = listen(args.host, args.port)
     runtime = start_runtime(args.device_type, args.dtype)
+    attention.always_fused()
     if args.cuda_graphs and runtime.device.type != "cuda":
         raise UserError(f"--cuda_graphs, but this runs on {runtime.device.type}; leave it out")
     if args.num_gpus > 1 and (runtime.device.type != "cuda" or torch.cuda.device_count() < args.num_gpus):

@@ -56,8 +56,10 @@ def test_a_browser_is_found_by_any_name_if_it_starts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("ci, skipped, code", [
     ("true", "tests/serve/page/test_modules.py::test_x", 1), ("true", "tests/train/test_nodes.py::test_x", 0),
+    ("true", "tests/serve/test_other_clients.py::test_the_real_clients[with_llm]", 1),
+    ("true", "tests/serve/test_other_clients.py::test_the_real_clients[with_openai_node]", 0),
     ("", "tests/serve/page/test_modules.py::test_x", 0)])
-def test_in_ci_a_skipped_test_of_the_page_is_a_failure(monkeypatch, ci, skipped, code):
+def test_in_ci_a_skipped_test_of_the_page_or_of_a_client_is_a_failure(monkeypatch, ci, skipped, code):
     monkeypatch.setenv("CI", ci)
     reporter = SimpleNamespace(stats={"skipped": [SimpleNamespace(nodeid=skipped)]})
     plugins = SimpleNamespace(get_plugin={"terminalreporter": reporter}.get)

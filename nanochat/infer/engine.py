@@ -31,6 +31,9 @@ from nanochat.model import GPT
 from nanochat.tokenizer import Tokenizer
 
 PREFILL_TOKENS = 4096  # prompt tokens (with padding) in one forward pass: bounds the memory that activations take
+# With `step_tokens`, prompts are read in widths that are multiples of this. For each new shape of a bf16 product oneDNN
+# makes a program, which takes 4 ms, and keeps 1,024 of them: some hundred MB in a server that meets every length.
+WIDTH_MULTIPLE = 16
 ECHO_ROWS = 256  # positions whose logits exist at the same time when a prompt is scored, for the same reason
 REFUSED = "error"  # what the model reads when the tool returns None: a refused expression must not look like a result
 
@@ -287,14 +290,21 @@ class Engine:
             budget -= self._read_chunk(unread, int(min(budget, PREFILL_TOKENS)))
         self.slots.start_answering()
 
+    def _width(self, num_tokens: int, budget: int) -> int:
+        """The width in which so many tokens are read: rounded up, but within the budget."""
+        if self.step_tokens is None:
+            return min(num_tokens, budget)
+        rounded = -(-num_tokens // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+        return rounded if rounded <= budget else budget // WIDTH_MULTIPLE * WIDTH_MULTIPLE or budget
+
     def _read_chunk(self, rows: list[Occupant], budget: int) -> int:
         """One pass over the first of `rows`, as many whole prompts as fit `budget` tokens; else a part of the first.
 
         Rows are padded on the right, where causal attention never looks. Returns the tokens it took, with padding.
         """
-        batch, width = rows[:1], min(rows[0].unread, budget)
+        batch, width = rows[:1], self._width(rows[0].unread, budget)
         for row in rows[1:]:
-            wider = max(width, row.unread)
+            wider = max(width, self._width(row.unread, budget))
             if wider * (len(batch) + 1) > budget:
                 break
             batch.append(row)

@@ -137,7 +137,7 @@ def _resolve(reference: str, root: Any) -> Any:
 
 
 def _bounds(schema: dict[str, Any], low: str, high: str) -> tuple[int, int | None]:
-    least, most = schema.get(low, 0), schema.get(high)
+    least, most = max(schema.get(low, 0), 0), schema.get(high)
     if least > MAX_REPEATS or most is not None and most < least:
         raise UserError(f"a JSON schema has {low} {least} and {high} {most}; expected {low} ≤ {high}, and {low} at "
                         f"most {MAX_REPEATS:,}")
@@ -155,7 +155,7 @@ class Grammar:
                 raise UserError(f"the JSON schema has {size:,} characters; at most {MAX_SCHEMA:,} are allowed")
             whole = reader.read(schema, schema)
             reader.measure_rules()
-        except (RecursionError, AttributeError, TypeError, KeyError):
+        except (RecursionError, AttributeError, TypeError, KeyError, UnicodeEncodeError):
             raise UserError("the JSON schema is nested too deeply, or a keyword has a value of a wrong type") from None
         if reader.shortest(whole) >= TOO_FAR:
             raise UserError("no answer can satisfy the JSON schema: it needs an endless text, or an enum is empty")

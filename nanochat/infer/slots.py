@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from nanochat.infer.cache import SlotCache
 from nanochat.infer.request import Request
+from nanochat.infer.sampling import SamplingParams
 
+NO_SETTINGS = SamplingParams()  # of requests that have finished
 MIN_SHARED = 16  # tokens; to read fewer costs less than to copy them, or to wait until a donor has read them
 
 
@@ -28,6 +30,12 @@ class Occupant:
     cached: int = 0  # positions of its sequence that the slot holds
     prefix_donor: "Occupant | None" = None  # the occupant that it waits for, to copy its first positions
     prefix_len: int = 0  # and how many
+
+    def keep_tokens(self) -> None:
+        """Let go of a finished request, but for its tokens: its probabilities and its grammar may have megabytes."""
+        old = self.request
+        if old.params is not NO_SETTINGS:
+            self.request = Request(old.prompt, NO_SETTINGS, 0, 0, frozenset(), ids=old.ids, stop_reason=old.stop_reason)
 
     @property
     def is_finished(self) -> bool:
@@ -83,10 +91,6 @@ class Slots:
                 row.request.read = time.monotonic()
 
     def _remove_finished(self) -> None:
-        if not self.keep_finished:  # requests that were cancelled while their prompts were being read
-            for slot in range(self.num_running, self.max_rows):
-                row = self.occupants[slot]
-                self.occupants[slot] = None if row is None or row.is_finished else row
         for slot in range(self.num_running - 1, -1, -1):
             row = self.occupants[slot]
             if row is not None and row.is_finished:
@@ -95,6 +99,12 @@ class Slots:
                     self.occupants[slot] = None
                 self.num_running -= 1
                 self._swap(slot, self.num_running)  # the last running request moves into the gap
+        for slot in range(self.num_running, self.max_rows):  # also those that were cancelled while they were being read
+            row = self.occupants[slot]
+            if row is not None and row.is_finished and self.keep_finished:
+                row.keep_tokens()
+            elif row is not None and row.is_finished:
+                self.occupants[slot] = None
 
     def _swap(self, slot: int, other: int) -> None:
         if slot != other:

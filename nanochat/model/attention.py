@@ -10,6 +10,7 @@ from torch.backends.cuda import enable_cudnn_sdp, enable_flash_sdp, enable_mem_e
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 PLAIN_MAX_POSITIONS = 512  # up to about here a (T, T) product per head stays in the CPU's cache
+_plain_max_without_gradients = PLAIN_MAX_POSITIONS // 2
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -28,13 +29,23 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
         k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)  # (B, H, S, D)
     # Inference is not compiled. There the plain product takes four times as long as SDPA at T = 445 (docs/LOG.md), so
     # SDPA takes over at half the length.
-    plain_max = PLAIN_MAX_POSITIONS if torch.is_grad_enabled() else PLAIN_MAX_POSITIONS // 2
+    plain_max = PLAIN_MAX_POSITIONS if torch.is_grad_enabled() else _plain_max_without_gradients
     if q.device.type == "cpu" and max(q.size(2), k.size(2)) <= plain_max:
         return plain(q, k, v, mask)
     if q.device.type != "cuda":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     with sdpa_kernel(kernels_for(torch.is_grad_enabled()), set_priority=True):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+
+def always_fused() -> None:
+    """Never the plain product without gradients: for a process that answers requests of all lengths.
+
+    For each new shape of a plain product in bf16 oneDNN makes a program of .5 MB, and it keeps 1,024 of them. SDPA
+    needs none. Its results differ in their last bits.
+    """
+    global _plain_max_without_gradients
+    _plain_max_without_gradients = 0
 
 
 _training_kernels: list[SDPBackend] = []  # what `enable_fastest_kernel` has found; empty: PyTorch's own order

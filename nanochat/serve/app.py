@@ -33,6 +33,7 @@ from nanochat.serve.openai import (
 from nanochat.serve.worker import Failed, Job, Worker
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
+from nanochat.tokenizer.bpe import CONFIG
 
 UI = Path(__file__).parent / "ui"
 PAGE_HEADERS = {  # the page shows what a model wrote: it may load and run nothing but its own files
@@ -166,7 +167,7 @@ def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key
     may ask from a browser. `names`: as in Guard.
     """
     # No /docs and /redoc: both pages would load scripts from another server.
-    app = FastAPI(title="nanochat", docs_url=None, redoc_url=None,
+    app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, default_response_class=errors.Json,
                   responses={"4XX": errors.DESCRIPTION, "5XX": errors.DESCRIPTION})
     service = Service(models, defaults)
     page_paths = {"/" + path.relative_to(UI).as_posix() for path in UI.rglob("*") if path.is_file()}
@@ -219,19 +220,25 @@ def info_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/tokenize")
     def tokenize(body: TokenizeRequest) -> dict[str, Any]:  # not async: a text of megabytes must not stop the others
-        engine = workers[0].engine
+        engine = service.pick(body.model)[1].engine
+        tokenizer, text = engine.tokenizer, body.prompt or ""
         if body.messages is not None:
-            turns = take_turns(to_conversation(body.messages))
-            ids = chat.render_prompt(engine.tokenizer, {"messages": turns})
+            ids = chat.render_prompt(tokenizer, {"messages": take_turns(to_conversation(body.messages))})
+        elif text in tokenizer.specials:  # programs that look for the id of /tokenizer_info's bos_token send its name
+            ids = [tokenizer.specials[text]]
         else:
-            ids = [engine.tokenizer.bos_id] * body.add_special_tokens + engine.tokenizer.encode(body.prompt or "")
+            ids = [tokenizer.bos_id] * body.add_special_tokens + tokenizer.encode(text)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.config.sequence_len}
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
-        tokenizer = workers[0].engine.tokenizer
+        tokenizer = service.pick(body.model)[1].engine.tokenizer
         check_tokens(body.tokens, tokenizer.vocab_size)
         return {"prompt": tokenizer.decode(body.tokens)}
+
+    @app.get("/tokenizer_info")  # vLLM's name, which evaluation harnesses ask for
+    async def tokenizer_info() -> dict[str, Any]:
+        return {**CONFIG, "max_model_len": workers[0].engine.config.sequence_len}
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Errors in OpenAI's format, for whatever a client can cause, with words that say what to send instead."""
 
+import json
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,6 +16,16 @@ from nanochat.system.files import UserError
 DESCRIPTION = {"description": "what was wrong", "content": {"application/json": {"schema": {
     "type": "object", "required": ["error"], "properties": {"error": {
         "type": "object", "required": ["message", "type", "param", "code"]}}}}}}
+# A step of an error's path that names one of a field's types: "str", "list[Part]", "function-before[…]".
+TYPE = re.compile(r"^(str|int|float|bool)$|^[a-z-]+\[")
+
+
+class Json(JSONResponse):
+    """JSON of any text: half a character of the request, which UTF-8 does not have, goes back as JSON's \\ud83e."""
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode(errors="backslashreplace")
 
 
 def body(message: str, kind: str = "invalid_request_error", param: str | None = None,
@@ -35,25 +47,26 @@ def add_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, _refusal)
 
 
-def _refusal(request: Request, error: Exception) -> JSONResponse:
+def _refusal(request: Request, error: Exception) -> Json:
     """The answer to a request that raised an error before its first byte was sent."""
     if isinstance(error, UserError):  # of a prompt that does not fit the context
-        return JSONResponse(body(str(error), param="messages", code="context_length_exceeded"), 400)
+        return Json(body(str(error), param="messages", code="context_length_exceeded"), 400)
     if isinstance(error, HTTPException):
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return JSONResponse(body(message), error.status_code, error.headers)
+        return Json(body(message), error.status_code, error.headers)
     status = error.status if isinstance(error, Failed) else 500
-    return JSONResponse(of_answer(error), status, {"Retry-After": "1"} if status in (429, 503) else None)
+    return Json(of_answer(error), status, {"Retry-After": "1"} if status in (429, 503) else None)
 
 
-def _invalid(request: Request, error: Exception) -> JSONResponse:
+def _invalid(request: Request, error: Exception) -> Json:
     """The answer to a body that the models of openai.py reject: it names the field."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    # A field of several types has an error for each of them. The longest path is that of the type which was meant.
+    first = max(error.errors(), key=lambda one: len(one["loc"]))
     message = first["msg"].removeprefix("Value error, ")
-    where = ".".join(str(step) for step in first["loc"] if step != "body")
+    where = ".".join(str(step) for step in first["loc"] if step != "body" and not TYPE.search(str(step)))
     if first["type"] == "json_invalid":
         message, where = f"the body is not JSON: {first['ctx']['error']} at character {where}", ""
     elif not where and "json" not in request.headers.get("content-type", ""):
         message = "the body is not read as JSON; send the header Content-Type: application/json"
-    return JSONResponse(body(f"{where}: {message}" if where else message, param=where or None), 400)
+    return Json(body(f"{where}: {message}" if where else message, param=where or None), 400)

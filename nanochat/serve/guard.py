@@ -9,7 +9,6 @@ import ipaddress
 import time
 from collections.abc import Collection
 
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,12 +39,14 @@ class Guard:
         if scope["method"] == "HEAD":  # uvicorn keeps the original method and sends no body
             scope["method"] = "GET"
         num_bytes, status = 0, 499  # 499: the client left before there was an answer
+        announced = Headers(scope=scope).get("content-length", "")
+        is_too_long = announced.isdecimal() and int(announced) > self.max_body_bytes  # then nothing of it is kept
 
         async def receive_limited() -> Message:
             nonlocal num_bytes
             message = await receive()
             num_bytes += len(message.get("body", b""))
-            if num_bytes > self.max_body_bytes:
+            if is_too_long or num_bytes > self.max_body_bytes:
                 while message.get("more_body") and num_bytes < DRAINED_BYTES:
                     message = await receive()
                     num_bytes += len(message.get("body", b""))
@@ -66,14 +67,14 @@ class Guard:
             route = getattr(scope.get("route"), "path", "") or "other"
             self.metrics.requests.labels(route, status).inc()
 
-    def refusal(self, scope: Scope) -> JSONResponse | None:
+    def refusal(self, scope: Scope) -> errors.Json | None:
         """The answer to a client without the key, or to one that asks too often; None if it may pass."""
         headers = Headers(scope=scope)
         name = host_name(headers.get("host", ""))
         if self.names and not is_this_machine(name) and name not in self.names:
             # A page from elsewhere can give its own host name this machine's address (DNS rebinding). The browser then
             # lets it read the answers, but it still sends the page's host name.
-            return JSONResponse(errors.body(
+            return errors.Json(errors.body(
                 f"this server is not asked under the name {name!r}; ask localhost, or start chat_web with "
                 f"--host_names={name}", code="unknown_host"), 403)
         if scope["path"] in self.open_paths:
@@ -82,11 +83,11 @@ class Guard:
         given = token.strip() if scheme.lower() == "bearer" else scheme
         # compare_digest takes the same time wherever the keys differ, so the time tells nothing about the key.
         if self.key and not hmac.compare_digest(given.encode("latin-1"), self.key.encode()):
-            return JSONResponse(errors.body("this server wants its API key: Authorization: Bearer …",
-                                             code="invalid_api_key"), 401, {"WWW-Authenticate": "Bearer"})
+            return errors.Json(errors.body("this server wants its API key: Authorization: Bearer …",
+                                           code="invalid_api_key"), 401, {"WWW-Authenticate": "Bearer"})
         client = scope["client"][0] if scope["client"] else ""
         if self.rate and scope["method"] == "POST" and (seconds := self._seconds_to_wait(client)) > 0:
-            return JSONResponse(errors.body(
+            return errors.Json(errors.body(
                 f"more than {self.rate:g} requests a minute; try again in {seconds:.0f} s", "rate_limit_error",
                 code="rate_limit_exceeded"), 429, {"Retry-After": f"{seconds:.0f}"})
         return None

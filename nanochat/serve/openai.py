@@ -26,6 +26,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from nanochat.infer import SamplingParams
 from nanochat.serve.tools import Tools, call_text
+from nanochat.tokenizer.split import utf8
 
 MAX_PROMPTS, MAX_CHOICES = 64, 16  # of one request
 UNLIMITED = 2**31 - 1  # tokens: the engine stops at the end of the context
@@ -40,10 +41,16 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
+def _whole_characters(value: Any) -> Any:
+    """JavaScript programs that cut a text in the middle of an emoji send half of it, which is no text for pydantic."""
+    return utf8(value).decode() if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_whole_characters)]
 Integer = Annotated[int, BeforeValidator(_no_boolean)]
 Number = Annotated[float, BeforeValidator(_no_boolean)]
 Natural = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, lt=2**31)]
-Limit = Annotated[int, BeforeValidator(_no_boolean), Field(ge=-1, le=UNLIMITED)]  # −1: no limit
+Limit = Annotated[int, BeforeValidator(_no_boolean), Field(ge=-1)]  # −1: no limit
 
 
 class StreamOptions(BaseModel):
@@ -65,7 +72,7 @@ class SamplingFields(BaseModel):
     ignore_eos: bool | None = None
     seed: Integer | None = None
     n: Integer | None = Field(None, ge=1, le=MAX_CHOICES)  # choices: samples of each prompt
-    stop: str | list[str] | None = None
+    stop: Text | list[Text] | None = None
     presence_penalty: Number | None = Field(None, ge=-2, le=2)
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
     logit_bias: dict[Natural, Annotated[Number, Field(ge=-100, le=100)]] | None = None
@@ -96,7 +103,7 @@ class SamplingFields(BaseModel):
         # Only declared fields count: they have been checked. Extra fields of the same names have not.
         names = {field.name for field in fields(SamplingParams)} & type(self).model_fields.keys()
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if given.get("top_k", 1) < 1:
+        if not 1 <= given.get("top_k", 1) <= UNLIMITED:
             given["top_k"] = None
         if given.get("max_tokens") == -1:
             given["max_tokens"] = UNLIMITED
@@ -106,7 +113,7 @@ class SamplingFields(BaseModel):
 
 class Part(BaseModel):
     type: Literal["text", "python", "python_output"] = "text"
-    text: str
+    text: Text
 
 
 class Function(BaseModel):
@@ -121,7 +128,7 @@ class ToolCall(BaseModel):
 class Message(BaseModel):
     # developer is OpenAI's newer name of system, function its older name of tool
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: Text | list[Part] | None = None
     tool_calls: list[ToolCall] | None = None
 
     @field_validator("content", mode="before")
@@ -172,8 +179,8 @@ class ChatRequest(SamplingFields):
     def _check_messages(self) -> "ChatRequest":
         if 0 in (self.max_tokens, self.max_completion_tokens):
             raise ValueError("max_tokens is 0; expected at least 1, or -1 for no limit")
-        last, expected = self.messages[-1].role, "assistant" if self.continue_final_message else "user"
-        if last != expected and not (self.messages[-1].chat_role == "assistant" != last and expected == "user"):
+        last, expected = self.newest.role, "assistant" if self.continue_final_message else "user"
+        if last != expected and not (self.newest.chat_role == "assistant" != last and expected == "user"):
             hint = "; continue_final_message: true continues an assistant's message" if last == "assistant" else ""
             raise ValueError(f"the last message is from {last!r}; it must be from {expected!r}{hint}")
         for message in self.messages:
@@ -184,9 +191,15 @@ class ChatRequest(SamplingFields):
         return self
 
     @property
+    def newest(self) -> Message:
+        """The last message that is not the system's: some programs send system texts behind the question."""
+        spoken = [message for message in self.messages if message.chat_role != "system"]
+        return (spoken or self.messages)[-1]
+
+    @property
     def continues(self) -> bool:
         """Whether the answer continues the last message: the assistant's begun text, or its tool call with result."""
-        return self.messages[-1].chat_role == "assistant"
+        return self.newest.chat_role == "assistant"
 
     @property
     def offered_tools(self) -> Tools:
@@ -237,8 +250,8 @@ def to_conversation(messages: list[Message]) -> list[dict[str, Any]]:
 class CompletionRequest(SamplingFields):
     """Texts or lists of token ids to continue. Evaluation harnesses score texts by `echo` with `logprobs`."""
 
-    prompt: str | Annotated[list[Natural], Field(min_length=1)] | Annotated[
-        list[str] | list[Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
+    prompt: Text | Annotated[list[Natural], Field(min_length=1)] | Annotated[
+        list[Text] | list[Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
     max_tokens: Limit | None = None  # 0: only score the prompt; −1: no limit but the context
     logprobs: Natural | None = Field(None, le=20)
     echo: bool | None = None
@@ -281,10 +294,12 @@ class CompletionRequest(SamplingFields):
 class TokenizeRequest(BaseModel):
     """A text, or a conversation, which is tokenized as a prompt."""
 
-    prompt: str | None = None
+    model: str | None = None
+    prompt: Text | None = None
     messages: list[Message] | None = Field(None, min_length=1)
     add_special_tokens: bool = True  # <|bos|> in front of a text
 
 
 class DetokenizeRequest(BaseModel):
+    model: str | None = None
     tokens: list[Natural]

@@ -2,12 +2,19 @@
 
 To a file or a pipe the text goes as it is, without wrapping and without escape codes.
 """
+import contextlib
 import os
 import re
 import shutil
 import sys
 import unicodedata
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+try:
+    import termios
+except ImportError:  # Windows
+    termios = None  # type: ignore[assignment]
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's bytes must not steer the terminal
 DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
@@ -28,6 +35,23 @@ def erase_line(stream: TextIO | None) -> None:
     """Empty the line in which a word was printed that was true for a moment only."""
     if stream is not None and is_terminal(stream):
         print(CLEAR, end="", file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def unseen_typing() -> Iterator[None]:
+    """Meanwhile the terminal does not show what is typed. It is kept, and the next input() shows it."""
+    saved: list[Any] = []
+    with contextlib.suppress(AttributeError, OSError):  # Windows has no termios, and not every stdin is a file
+        saved = termios.tcgetattr(sys.stdin) if is_terminal(sys.stdin) else []
+    if saved:
+        *others, local_modes, speed_in, speed_out, characters = saved
+        termios.tcsetattr(sys.stdin, termios.TCSANOW,
+                          [*others, local_modes & ~termios.ECHO, speed_in, speed_out, characters])
+    try:
+        yield
+    finally:
+        if saved:
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, saved)
 
 
 def columns(text: str) -> int:

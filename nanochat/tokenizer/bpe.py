@@ -28,6 +28,9 @@ SPECIALS = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", 
             "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
 MIN_VOCAB = 256 + len(SPECIALS)  # every text must have ids, so the bytes are always there
 BYTES = [bytes([byte]) for byte in range(256)]
+# Hugging Face's tokenizer_config.json
+CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
+          "bos_token": "<|bos|>", "eos_token": "<|assistant_end|>", "chat_template": chat.TEMPLATE}
 
 
 class Tokenizer:
@@ -106,10 +109,8 @@ class Tokenizer:
         content = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
                    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "post_processor": None,
                    "decoder": byte_level, "model": model}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
-                  "bos_token": "<|bos|>", "eos_token": "<|assistant_end|>", "chat_template": chat.TEMPLATE}
         files.write_atomic(Path(folder) / "tokenizer.json", json.dumps(content, ensure_ascii=False))
-        files.write_json(Path(folder) / "tokenizer_config.json", config)
+        files.write_json(Path(folder) / "tokenizer_config.json", CONFIG)
 
     def visible_tokens(self) -> list[str]:
         """The tokens as Hugging Face's ByteLevel writes them, without the special ones: " the" is "Ġthe"."""

@@ -1,6 +1,8 @@
 """Slots, shared beginnings, prompts in chunks, cancelling: bookkeeping that no answer may show."""
 
+import gc
 import random
+import weakref
 
 import pytest
 
@@ -101,6 +103,31 @@ def test_a_cancelled_request_is_gone_in_the_next_step_wherever_it_was(tokenizer)
     engine.cancel(running)
     assert engine.step() == [waiting]
     assert engine.running == [waiting] and engine.slots.occupants[1] is None
+
+
+def test_prompts_of_all_lengths_are_read_in_few_shapes(tokenizer):
+    model = Adder()
+    engine = Engine(model, tokenizer, max_rows=4, prefix_cache=True, step_tokens=64)
+    requests = [engine.submit([n] * n, greedy(1)) for n in range(1, 64)]
+    while not all(request.stop_reason for request in requests):
+        engine.step()
+    check_answers(requests, Adder.answer)
+    assert {width for width in model.widths if width > 4} <= {16, 32, 48, 64}, "up to 4 rows are decoded"
+
+
+def test_a_finished_request_leaves_nothing_but_its_tokens(tokenizer):
+    engine = Engine(Adder(), tokenizer, max_rows=4, prefix_cache=True, step_tokens=8)
+    requests = [engine.submit([n] * 30, greedy(3)) for n in range(3)]
+    engine.step()
+    engine.cancel(requests[2])  # while its prompt is being read
+    while not all(request.stop_reason for request in requests):
+        engine.step()
+    probabilities_and_grammars = [weakref.ref(request) for request in requests]
+    requests.clear()
+    engine.generate([[0] * 30], max_tokens=1, temperature=0.0)
+    assert engine.slots.num_reused_tokens, "the tokens are still there"
+    gc.collect()
+    assert not any(request() for request in probabilities_and_grammars)
 
 
 def test_cold_and_warm_cache_say_the_same_with_a_real_model(model, tokenizer):

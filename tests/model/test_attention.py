@@ -62,6 +62,17 @@ def test_rows_up_to_the_limit_are_plain(monkeypatch):
         assert len(called) == calls
 
 
+def test_a_server_has_no_plain_product(monkeypatch):
+    called, q = [], torch.zeros(1, 1, 8, 2)
+    monkeypatch.setattr(attention, "plain", lambda *_: called.append(1))
+    monkeypatch.setattr(attention, "_plain_max_without_gradients", 256)
+    with torch.no_grad():
+        attention.attend(q, q, q, None)
+        attention.always_fused()
+        assert len(called) == 1 and attention.attend(q, q, q, None).shape == q.shape
+    assert len(called) == 1
+
+
 @pytest.fixture
 def all_kernels_enabled_afterwards():
     yield

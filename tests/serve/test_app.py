@@ -94,6 +94,13 @@ def test_a_full_queue_is_429_and_recovers(url, worker):
     assert ask(url, "one more").status_code == 200
 
 
+WRONG = [  # the param that the error names, the fields
+    ("stop", {"stop": 5}), ("stop.0", {"stop": [5]}), ("tool_choice", {"tool_choice": 5}),
+    ("messages", {"messages": "a"}), ("messages.1", {"messages": [{"role": "user", "content": "a"}, 5]}),
+    ("messages.0.content.0.text", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
+    ("logit_bias.-1.[key]", {"logit_bias": {"-1": 5}})]
+
+
 def test_errors_have_openais_shape(url):
     def error(response, status):
         assert response.status_code == status
@@ -107,6 +114,8 @@ def test_errors_have_openais_shape(url):
     for content, word in ((b"{", "not JSON"), (b"", "required")):
         refused = httpx.post(post, content=content, headers={"content-type": "application/json"})
         assert word in error(refused, 400)["message"]
+    for param, fields in WRONG:
+        assert error(ask(url, "x", **fields), 400)["param"] == param
     forbidden = {"json_schema": {"name": "x", "schema": {"type": "object", "not": {}}}, "type": "json_schema"}
     assert "'not'" in error(ask(url, "x", response_format=forbidden), 400)["message"]
     assert "nanochat-test" in error(ask(url, "x", model="nanochat-other"), 404)["message"]

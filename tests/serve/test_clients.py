@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from nanochat.infer import Engine
+from nanochat.infer import Engine, SamplingParams
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.serve.app import MIN_BODY_BYTES, create_app
 from nanochat.serve.worker import Worker
@@ -214,6 +214,20 @@ def test_metrics_and_token_counts(worker):
         got = client.post("/tokenize", json={"messages": SUM}).json()
         assert got["count"] == ask(client, SUM[0]["content"], max_tokens=1).json()["usage"]["prompt_tokens"]
         assert error(client.post("/detokenize", json={"tokens": [9999]}), 400)
+        assert error(client.post("/tokenize", json={"model": "nanochat-x", "prompt": "a"}), 404)["code"]
+
+
+def test_what_an_evaluation_harness_asks_about_the_tokenizer(worker, tokenizer):
+    """As lm-evaluation-harness does with tokenizer_backend=remote."""
+    with TestClient(create_app({"m": [worker]}, DEFAULTS)) as client:
+        info = client.get("/tokenizer_info").json()
+        assert "<|assistant_start|>" in info["chat_template"] and info["max_model_len"] == 4096
+        for name in (info["bos_token"], info["eos_token"]):
+            asked = client.post("/tokenize", json={"prompt": name, "add_special_tokens": False}).json()
+            assert asked["tokens"] == [tokenizer.special_id(name)]
+            assert client.post("/detokenize", json={"tokens": asked["tokens"]}).json() == {"prompt": name}
+        inside = client.post("/tokenize", json={"prompt": f"{info['bos_token']} ", "add_special_tokens": False})
+        assert tokenizer.bos_id not in inside.json()["tokens"], "a text is never read for special tokens"
 
 
 def test_an_answer_goes_on_with_the_last_message(worker):
@@ -261,6 +275,25 @@ def test_echo_scores_a_text_as_evaluation_harnesses_want_it(real, tokenizer):
         assert error(client.post("/v1/completions", json={**body, "prompt": "x" * 200}), 400)
         biased = {"messages": SUM, "logit_bias": {"999": 1}}
         assert "no token 999" in error(client.post("/v1/chat/completions", json=biased), 400)["message"]
+
+
+@pytest.mark.parametrize("fields", [
+    {"top_k": 2**70}, {"seed": -2**70}, {"max_tokens": 10**12}, {"temperature": 2e-4, "min_p": 1e-300}, {"top_p": 0},
+    {"logit_bias": {str(token): -100 for token in range(266)}}, {"stop": ["\0", "x" * 100_000]}, {"user": "\0"},
+    {"presence_penalty": -2, "frequency_penalty": 2, "logprobs": True, "top_logprobs": 20}, {"\ud83e": "\ud83e"},
+    {"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": ["\ud83e", "a"]}}}},
+    {"tools": [{"function": {"name": "\ud83e", "parameters": {"type": "object"}}}], "tool_choice": "required"},
+    {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "string", "minLength": -5}}}}])
+def test_no_settings_harm_the_answers_of_others(real, fields):
+    with TestClient(create_app({"m": [real]}, replace(DEFAULTS, max_tokens=20))) as client:
+        job = client.portal.call(lambda: real.submit([[1, 2, 3]], 1, SamplingParams(max_tokens=90, stop_ids=())))
+        content = json.dumps({"messages": SUM, **fields})  # escaped: httpx itself refuses half characters
+        for stream in (False, True):
+            body = f'{content[:-1]}, "stream": {json.dumps(stream)}}}'
+            assert client.post("/v1/chat/completions", content=body).status_code in (200, 400)
+        wait_until(lambda: job.requests[0].stop_reason)
+        assert job.requests[0].stop_reason == "length" and len(job.requests[0].ids) == 90
+        client.portal.call(job.close)
 
 
 def test_a_deadline_ends_answers_and_frees_their_place(worker):

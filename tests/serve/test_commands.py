@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nanochat.infer import Event
-from nanochat.model import GPT, GPTConfig
+from nanochat.model import GPT, GPTConfig, attention
 from nanochat.system import paths, runtime
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
@@ -31,6 +31,7 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    monkeypatch.setattr(attention, "_plain_max_without_gradients", 256)  # chat_web changes it for its process
     tokenizer = Tokenizer([*(bytes([byte]) for byte in range(256)), b"zq"])
     tokenizer.save(paths.tokenizer_dir())
     model = GPT(GPTConfig(64, tokenizer.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=16, head_dim=16))
@@ -119,9 +120,10 @@ def test_a_misspelt_flag_is_no_question(words, capsys):
 
 
 ON_A_TERMINAL = """
-import sys
+import sys, termios
 from scripts import chat_cli
 def answer(messages):
+    assert not termios.tcgetattr(sys.stdin)[3] & termios.ECHO, "what is typed now would stand in the answer"
     print("asked", [message["content"] for message in messages][-1:], flush=True)
     return {"role": "assistant", "content": "yes"}
 with chat_cli.kept_history():

@@ -29,7 +29,8 @@ CALCULATOR, WEATHER, CLOCK = function("calculator", expression="string"), functi
         {"role": "tool", "tool_call_id": "1", "content": "2"}]},
     {"messages": [USER, {"role": "assistant", "content": "Once"}], "continue_final_message": True},
     {"something_new": {"a": 1}}, {"response_format": {"type": "text"}}, {"max_completion_tokens": 100_000, "top_k": 0},
-    {"max_tokens": -1, "top_k": -1}, {"messages": [USER] * 600},
+    {"max_tokens": -1, "top_k": -1}, {"max_tokens": 10**12, "top_k": 2**70, "seed": -2**70},
+    {"messages": [USER, {"role": "system", "content": "Be brief."}]}, {"stop": "\ud83e"}, {"messages": [USER] * 600},
     {"messages": [{"role": "user", "content": "x" * 90_000}]},
     {"tools": [CLOCK], "tool_choice": "auto"}, {"tools": [CLOCK], "tool_choice": "none"},
     {"tools": [CLOCK], "tool_choice": "required"}, {"tools": [{"type": "custom", "name": "x"}]},
@@ -43,6 +44,7 @@ def test_accepted(fields):
 
 @pytest.mark.parametrize("fields, named", [
     ({"messages": []}, "messages"), ({"temperature": 2.1}, "temperature"), ({"temperature": float("nan")}, "finite"),
+    ({"messages": [{"role": "system", "content": "x"}]}, "last message is from 'system'"),
     ({"top_k": -2}, "top_k"), ({"max_tokens": 0}, "max_tokens is 0"), ({"max_tokens": -2}, "max_tokens"),
     ({"n": 17}, "n\n"), ({"max_tokens": True}, "not true"), ({"temperature": False}, "not false"),
     ({"tools": [{"type": "function"}]}, "tools.0"), ({"stop": list("abcde")}, "stop has 5"),
@@ -63,6 +65,15 @@ def test_refused_with_the_name_of_what_is_wrong(fields, named):
     with pytest.raises(ValidationError) as error:
         ChatRequest(**{"messages": [USER], **fields})
     assert named in str(error.value)
+
+
+@pytest.mark.parametrize("text, read", [("🦊", "🦊"), ("\ud83e\udd8a", "🦊"), ("half \ud83e", "half \ufffd"),
+                                        ("\udd8a!", "\ufffd!"), ("a\0b", "a\0b"), ("", "")])
+def test_halves_of_characters_are_no_reason_to_refuse_a_text(text, read):
+    for content in (text, [{"type": "text", "text": text}]):
+        [turn] = to_conversation(ChatRequest(messages=[{"role": "user", "content": content}]).messages)
+        assert turn["content"] == [{"type": "text", "text": read}]
+    assert CompletionRequest(prompt=text).prompts == CompletionRequest(prompt=[text]).prompts == [read]
 
 
 def test_conversation_takes_turns():

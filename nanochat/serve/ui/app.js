@@ -35,7 +35,9 @@ Object.assign(session, {
     });
   },
   drawList,
-  trouble(error) { if (error instanceof TypeError || error.status === 401) meet(); },
+  trouble(error) { // the server has gone, or it was started again with another key or model
+    if (error instanceof TypeError || error.status === 401 || error.code === "model_not_found") meet();
+  },
 });
 
 function drawComposer() {
@@ -127,7 +129,8 @@ onSetting((name) => {
 });
 
 document.onkeydown = (event) => {
-  const key = event.key.toLowerCase();
+  // Under a Russian or Greek layout the key says another letter, but its place is the same.
+  const key = (/^[a-z]$/i.test(event.key) ? event.key : event.code.replace("Key", "")).toLowerCase();
   const control = event.ctrlKey || event.metaKey;
   if (escapes(event) && phone.matches && menuIsOpen()) openMenu(false);
   else if (escapes(event) && !document.querySelector("dialog[open]")) stop();

@@ -27,8 +27,9 @@ async function fill(box, answer) {
   const first = Math.max(sent.findIndex((node) => node.id === answer.stats?.remembers), 0);
   const system = messages.length - sent.length; // 0 or 1
   box.append(h("p", { className: "fine", role: "status" }, "Reading it again …"));
-  const ids = await tokenize({ messages: [...messages.slice(0, system), ...messages.slice(system + first)] });
-  const tokens = read(await scores(answer.stats?.model, ids));
+  const using = answer.stats?.model;
+  const ids = await tokenize({ model: using, messages: [...messages.slice(0, system), ...messages.slice(system + first)] });
+  const tokens = read(await scores(using, ids));
   box.replaceChildren(
     first ? h("details", {}, h("summary", { className: "fine" }, `${first} earlier messages were forgotten`),
       sent.slice(0, first).map((node) => h("p", { className: "forgotten", dir: "auto" }, textOf(node)))) : "",

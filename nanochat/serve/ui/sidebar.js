@@ -7,6 +7,7 @@ import { openTeach } from "./teach.js";
 import { holds, newChat, titleOf } from "./tree.js";
 
 const DAY_MS = 86_400_000;
+const MAX_ROWS = 500; // more of them make every drawing of the list slow
 let renaming = null;
 
 function age(chat) {
@@ -63,8 +64,12 @@ export function drawList() {
   const groups = new Map();
   const focused = $("history").contains(document.activeElement) ? document.activeElement : null;
   const nameOf = (control) => control.getAttribute("aria-label") ?? control.title;
-  for (const chat of found) groups.set(age(chat), [...(groups.get(age(chat)) ?? []), chat]);
+  for (const chat of found.slice(0, MAX_ROWS)) groups.set(age(chat), [...(groups.get(age(chat)) ?? []), chat]);
   const drawn = [...groups].flatMap(([name, chats]) => [h("h2", {}, name), h("ul", {}, chats.map(row))]);
+  if (found.length > MAX_ROWS) {
+    const number = (found.length - MAX_ROWS).toLocaleString("en");
+    drawn.push(h("p", { className: "fine" }, `and ${number} older ones, which the search finds.`));
+  }
   if (needle && !found.length) drawn.push(h("p", { className: "fine" }, `Nothing with “${wanted}”.`));
   $("history").replaceChildren(...drawn);
   if (focused) [...$("history").querySelectorAll("button")].find((one) => nameOf(one) === nameOf(focused))?.focus();

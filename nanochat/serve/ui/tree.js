@@ -15,9 +15,22 @@ export const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random
 export const newChat = (kind = "chat") =>
   ({ id: newId(), kind, title: "", updated: Date.now(), nodes: [], chosen: "", text: "" });
 
-const find = (chat, id) => chat.nodes.find((node) => node.id === id);
+// Messages by their ids and by their parents' ids. Messages are added, but never removed or moved.
+const indexes = new WeakMap(); // chat → {size: how many of its messages are in, byId, children}
+function indexOf(chat) {
+  if (!indexes.has(chat)) indexes.set(chat, { size: 0, byId: new Map(), children: new Map() });
+  const index = indexes.get(chat);
+  for (; index.size < chat.nodes.length; index.size++) {
+    const node = chat.nodes[index.size];
+    index.byId.set(node.id, node);
+    if (!index.children.has(node.parent)) index.children.set(node.parent, []);
+    index.children.get(node.parent).push(node);
+  }
+  return index;
+}
+const find = (chat, id) => indexOf(chat).byId.get(id);
 export const parentOf = (chat, node) => find(chat, node.parent);
-export const siblings = (chat, node) => chat.nodes.filter((other) => other.parent === node.parent);
+export const siblings = (chat, node) => indexOf(chat).children.get(node.parent);
 
 /** The messages shown, first to last. */
 export function path(chat) {
@@ -28,8 +41,8 @@ export function path(chat) {
 /** The messages that lead to `node`, itself included. */
 export function lineage(chat, node) {
   const nodes = [];
-  for (; node; node = parentOf(chat, node)) nodes.unshift(node);
-  return nodes;
+  for (; node; node = parentOf(chat, node)) nodes.push(node);
+  return nodes.reverse();
 }
 export function choose(chat, node) { (parentOf(chat, node) ?? chat).chosen = node.id; }
 export function add(chat, parent, role, parts = []) {
@@ -61,7 +74,7 @@ export function partsFrom(text, original) {
 
 export const isEmpty = (chat) => !chat.nodes.length && !chat.text;
 export const titleOf = (chat) => chat.title || "Untitled";
-export const nameAfter = (text) => text.trim().replace(/\s+/g, " ").slice(0, 60);
+export const nameAfter = (text) => text.trim().replace(/\s+/g, " ").slice(0, 60).replace(/[\ud800-\udbff]$/, "");
 export const holds = (chat, needle) => [chat.title, chat.text, ...chat.nodes.map(textOf)].some(
   (text) => text.toLowerCase().includes(needle));
 

@@ -11,6 +11,8 @@ import { view } from "./tokens.js";
 import { parentOf, path, siblings, textOf } from "./tree.js";
 
 const drawn = new Map(); // node → {key, element}
+const NUM_SHOWN = 200; // messages: a browser takes seconds to draw thousands
+let numShown = NUM_SHOWN;
 
 // ---------------------------------------------------------------- a message
 
@@ -78,8 +80,10 @@ function hello() {
 /** Everything but the list of conversations; `fresh`: another conversation is on screen than before. */
 export function draw(fresh = false) {
   if (fresh) startEdit(null);
+  if (fresh) numShown = NUM_SHOWN;
   const { chat } = session;
-  const nodes = path(chat);
+  const all = path(chat);
+  const nodes = all.slice(-numShown);
   const isCompared = (node) => node.role === "assistant" && parentOf(chat, node)?.compared;
   const visible = nodes.flatMap((node) => isCompared(node) ? siblings(chat, node) : [node]);
   const focused = document.activeElement;
@@ -89,6 +93,7 @@ export function draw(fresh = false) {
   const elements = nodes.flatMap((node, i) => [node.id === remembered ? memoryMark : null, isCompared(node)
     ? compare(parentOf(chat, node), siblings(chat, node), (answer) => elementOf(answer, false), place)
     : elementOf(node, i === nodes.length - 1)]);
+  if (nodes.length < all.length) elements.unshift(button("Show earlier messages", showEarlier, { className: "link earlier" }));
   const top = nodes.length ? [h("h1", { className: "unseen" }, chat.title || "Conversation")] : [hello()];
   const change = () => openSettings("system");
   const system = systemOf(chat);
@@ -96,6 +101,13 @@ export function draw(fresh = false) {
   place($("log"), [...top, ...elements].filter(Boolean));
   keepFocus(focused, focusedNode, nodes);
   if (nodes.length) follow(fresh || Boolean(running())); else scroll.scrollTop = 0;
+}
+function showEarlier() {
+  const below = scroll.scrollHeight - scroll.scrollTop;
+  numShown += NUM_SHOWN;
+  draw();
+  scroll.scrollTop = scroll.scrollHeight - below; // what was read stays where it is
+  ($("log").querySelector(".earlier") ?? scroll).focus({ preventScroll: true });
 }
 const memoryMark = h("p", { className: "memory" }, h("span", {}, "The model remembers from here"));
 

@@ -1,4 +1,6 @@
 """What depends on the browser, the keyboard, the screen and the window beside: headings, dialogs, tabs, composing."""
+import json
+
 import pytest
 
 from .conftest import desktop_only, finished, in_browser, is_in_view, playwright, press, say, sidebar
@@ -169,6 +171,56 @@ def test_text_from_right_to_left_runs_so_wherever_it_is_typed_or_shown(page):
     page.locator("#new-text").click()
     page.get_by_label("Text", exact=True).fill(hebrew)
     assert direction(page.get_by_label("Text", exact=True)) == "rtl"
+
+
+@desktop_only
+def test_keys_work_under_other_alphabets(page):
+    say(page, "hello")
+    finished(page, 1)
+    press_key = """([key, code, shiftKey]) => document.body.dispatchEvent(new KeyboardEvent("keydown",
+        { key, code, shiftKey, ctrlKey: true, bubbles: true, cancelable: true }))"""
+    page.evaluate(press_key, ["л", "KeyK", False])
+    playwright.expect(page.get_by_label("Search conversations")).to_be_focused()
+    page.evaluate(press_key, ["k", "KeyV", False])  # Dvorak: what the key says counts
+    page.evaluate(press_key, ["Щ", "KeyO", True])
+    playwright.expect(page.locator(".message")).to_have_count(0)
+
+
+@desktop_only
+def test_the_server_was_started_again_with_another_model(rich):
+    say(rich, "hello")
+    finished(rich, 1)
+    refusal = {"error": {"message": "there is no model 'nanochat-sft-d4'", "code": "model_not_found"}}
+    rich.route("**/v1/models", lambda route: route.fulfill(json={"data": [{"id": "nanochat-rl-d9"}]}))
+    rich.route("**/v1/chat/completions", lambda route: route.fulfill(status=404, json=refusal))
+    say(rich, "and now?")
+    playwright.expect(rich.locator(".error")).to_contain_text("no model")
+    playwright.expect(rich.locator("#model-name")).to_have_text("nanochat-rl-d9")
+    rich.unroute("**/v1/chat/completions")
+    rich.get_by_role("button", name="Try again").click()
+    finished(rich, 2)
+    assert rich.bodies[-1]["model"] == "nanochat-rl-d9"
+    rich.problems.clear()  # Chromium logs the 404
+
+
+@desktop_only
+def test_a_conversation_of_ten_thousand_turns_and_a_list_of_a_thousand(page, tmp_path):
+    turns = [{"role": role, "content": f"{role} {i}"} for i in range(10_000) for role in ("user", "assistant")]
+    short = [{"role": "user", "content": "short"}, {"role": "assistant", "content": "yes"}]
+    file = tmp_path / "long.jsonl"
+    file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in [turns, *[short] * 600]))
+    page.set_input_files("#import-file", file)
+    playwright.expect(page.locator("#history")).to_contain_text("and 101 older ones")
+    page.get_by_label("Search conversations").fill("assistant 9999")
+    page.locator("#history .name").click()
+    playwright.expect(page.locator(".message")).to_have_count(200)
+    page.get_by_label("Message", exact=True).press_sequentially("and now?")
+    page.keyboard.press("Enter")
+    finished(page)
+    playwright.expect(page.locator(".assistant .body").last).to_contain_text("to: and now?")
+    page.get_by_role("button", name="Show earlier messages").click()
+    playwright.expect(page.locator(".message")).to_have_count(400)
+    assert page.locator("#scroll").evaluate("(scroll) => scroll.scrollTop") > 1000, "what was read stays in view"
 
 
 @pytest.mark.parametrize("size", ["phone"], indirect=True)
