@@ -16,12 +16,10 @@ from pathlib import Path
 from bench import sides
 from nanochat import plan as dial
 from nanochat.data import loader, shards
-from nanochat.system import cli, hardware, paths
+from nanochat.system import cli, gpus, hardware, paths
 from nanochat.system.cli import flag
 from nanochat.tokenizer import Tokenizer
 
-# Bytes per second of device memory, from the vendors' data sheets.
-BANDWIDTH = (("H200", 4.8e12), ("H100", 3.35e12), ("A100", 2.0e12))
 OPTIMIZER_BYTES = 7 * 4  # per parameter in fp32: weight, gradient and two moments read, weight and moments written
 
 
@@ -71,9 +69,9 @@ def one_depth(args, work: Path, depth: int, machine: hardware.Hardware, bytes_pe
     plan = dial.make(depth, dial.PlanOptions(
         vocab_size=args.vocab_size, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
         sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, num_iterations=1))
-    bandwidth = next((speed for name, speed in BANDWIDTH if name in machine.device), None)
+    known = gpus.find(machine.device)
     floors = (machine.peak_flops and plan.flops / machine.peak_flops,
-              bandwidth and plan.num_params * OPTIMIZER_BYTES / bandwidth)
+              known and plan.num_params * OPTIMIZER_BYTES / known.peak_memory_speed)
     results = {"ours": sides.ours(work, 0, [*shape, f"--device-batch-size={args.rows}", *switches], measured=False)}
     if args.peer:
         rows = args.rows if args.rows > 0 else 32

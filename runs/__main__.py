@@ -15,7 +15,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from nanochat import recipe, scale
+from nanochat import recipe
 from nanochat.recipe import Stage
 from nanochat.run_folder import RunFolder
 from nanochat.system import cli
@@ -45,8 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         from runs import realdata
         name, stages = "realdata", realdata.stages(options, found, max(1, gpus))
     elif gpus and not on_laptop:
-        memory = scale.H100.memory_bytes if options.dry_run else speedrun.gpu_memory()
-        name, stages = speedrun.name_of(options), speedrun.stages(options, gpus, memory)
+        name, stages = speedrun.name_of(options), speedrun.stages(options, gpus, speedrun.gpu_here(gpu_name))
     elif options.recipe or options.text and not on_laptop:
         raise UserError(f"--recipe={options.recipe} --text={options.text} are for GPUs, and there is none here; on a "
                         "laptop: --text tinystories, or --data DIR (docs/data.md)")
