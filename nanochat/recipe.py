@@ -42,7 +42,9 @@ FLAGS: dict[str, Any] = dict(
 GPU_FLAGS: dict[str, Any] = dict(  # of runs/speedrun.py, and of the command that picks a recipe
     gpus=flag("", "with --dry-run: the commands for these GPUs, with minutes and dollars, e.g. 8xH100"),
     recipe=flag("", "on GPUs: best = what the same money buys by later findings, a deeper model with less text",
-                choices=("", "best")))
+                choices=("", "best")),
+    windows=flag(0, "on GPUs: three of four layers see only so many tokens in front of a token, e.g. 512; 0 = all. "
+                    "Faster by counting, not tried on a GPU", at_least=0))
 
 
 @dataclass(frozen=True)

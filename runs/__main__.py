@@ -34,7 +34,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--gpus is for --dry-run, without --data; a run takes the GPUs that are there "
                         "(CUDA_VISIBLE_DEVICES chooses among them)")
     on_laptop = options.text == "tinystories"
-    if options.gpus or options.dry_run and (options.recipe or options.text and not on_laptop):
+    for_gpus = options.recipe or options.windows or options.text and not on_laptop
+    if options.data and for_gpus:
+        raise UserError("--recipe and --windows belong to the run on the hub's text: leave them out, or --data")
+    if options.gpus or options.dry_run and for_gpus:
         speedrun.print_for(options, options.gpus or "8xH100")
         return
 
@@ -46,9 +49,9 @@ def main(argv: list[str] | None = None) -> None:
         name, stages = "realdata", realdata.stages(options, found, max(1, gpus))
     elif gpus and not on_laptop:
         name, stages = speedrun.name_of(options), speedrun.stages(options, gpus, speedrun.gpu_here(gpu_name))
-    elif options.recipe or options.text and not on_laptop:
-        raise UserError(f"--recipe={options.recipe} --text={options.text} are for GPUs, and there is none here; on a "
-                        "laptop: --text tinystories, or --data DIR (docs/data.md)")
+    elif for_gpus:
+        raise UserError("--recipe, --windows and --text other than tinystories are for GPUs; without one: "
+                        "--text tinystories alone, or --data DIR (docs/data.md)")
     else:
         name, stages = "laptop", laptop.stages(options)
     if options.dry_run:

@@ -104,8 +104,8 @@ def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
     # ---- Base: nearly all of the time and money. As many rows at a time as fit. A checkpoint every 1,000 steps is one
     # every nine minutes. Validation on 10 million tokens: with 262,144 its noise hides what a change brings.
     validation = 9 + 20 * step / 3  # 20 steps' tokens forward, and reading them
-    base = dict(depth=made.n_layer, device_batch_size=rows, **batch, eval_every=1000, eval_tokens=10_485_760,
-                save_every=1000)
+    base = dict(depth=made.n_layer, windows=options.windows or None, device_batch_size=rows, **batch, eval_every=1000,
+                eval_tokens=10_485_760, save_every=1000)
     ratio = dict(target_param_data_ratio=BEST_RATIO) if best else {}
     plan_ += [Stage("base", "scripts.base_train", {**base, **ratio, **shared},
                     180 + made.steps * step + (made.steps // 1000 + 1) * validation, ranks),
@@ -162,8 +162,9 @@ def check_disk(options: Namespace) -> None:
 
 
 def name_of(options: Namespace) -> str:
-    """The run's name in its folder: another recipe or text is another run."""
-    return "-".join(filter(None, ("speedrun", options.recipe, options.text)))
+    """The run's name in its folder: another recipe, text or width of windows is another run."""
+    windows = f"windows{options.windows}" if options.windows else ""
+    return "-".join(filter(None, ("speedrun", options.recipe, options.text, windows)))
 
 
 def gpu_here(name: str) -> Gpu:
