@@ -47,8 +47,9 @@ GPUS_PER_MACHINE = 8
 HOST_MS = 6.0  # of a step: waiting for the loss, starting the next
 ASSUMPTIONS = """
 Counted, not measured: FLOPs and bytes from the shapes over what others reached on an H100 (nanochat/system/gpus.py):
-products 640 TFLOP/s, attention 420, memory 3.0 TB/s, NVLink 420 GB/s, between machines 45 GB/s a GPU. Transfers are not hidden
-behind the backward pass, so above 8 GPUs larger steps (--total_batch_size) pay. Memory of 80 GB is taken as 78."""
+products 640 TFLOP/s, attention 420, memory 3.0 TB/s, NVLink 420 GB/s, between machines 45 GB/s a GPU. Transfers are
+not hidden behind the backward pass, so above 8 GPUs larger steps (--total_batch_size) pay. Memory of 80 GB is taken as
+78."""
 
 
 def num_tables(shape: Shape) -> int:

@@ -52,8 +52,8 @@ class GPTConfig:
     residual_scalars: bool = True
     smear: bool = True
     document_bos: int | None = None  # id of <|bos|>: in training, attention then stays within a document
-    # karpathy/nanochat came to the next four in 2026. Imported models have them (docs/import.md), and those trained here
-    # with --windows the first.
+    # karpathy/nanochat came to the next four in 2026. Imported models have them (docs/import.md), and what is trained
+    # here with --windows the first.
     windows: list[int] | None = None  # per layer: how many tokens in front of itself a token sees; None = all
     query_key_scale: float = 1.0  # queries and keys are multiplied by it after their norm: sharper attention
     gated_smear: bool = False  # smear by one gate per token, not by a share per channel, and without a norm

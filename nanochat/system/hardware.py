@@ -10,6 +10,7 @@ import torch
 from nanochat.system import container, gpus
 from nanochat.system.container import usable_cores
 
+
 @dataclass(frozen=True)
 class Hardware:
     """One machine: the name of its devices, their number, memory per device, bf16 peak in FLOP/s (None = unknown)."""
