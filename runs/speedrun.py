@@ -71,13 +71,13 @@ def data_stages(options: Namespace, made: Plan) -> list[Stage]:
 def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
     """The commands for `ranks` GPUs, and the seconds of each, counted. UserError for a model that cannot fit."""
     made = planned(options, ranks)
-    best = options.recipe == "best"
     tag = f"d{made.n_layer}"
     rows = scale.rows_that_fit(made, ranks, gpu.memory_bytes)
     if (needed := scale.peak_bytes(made, rows, ranks)) > gpu.memory_bytes:
         raise UserError(f"{tag} needs about {needed / 1e9:.0f} GB on each of {ranks} GPUs, and a {gpu.name} has "
                         f"{gpu.memory_bytes / 1e9:.0f} to use: a smaller --depth, or more GPUs")
     step, slower = scale.step_seconds(made, ranks, gpu), H100.peak_flops / gpu.peak_flops
+    # Given only where it is not the default of the scripts, so that the usual commands stay short.
     batch = dict(total_batch_size=made.total_batch_tokens if made.total_batch_tokens != plan.BATCH_TOKENS else None)
     shared = dict(seed=options.seed, resume=True)
     later = dict(source_tag=tag, **shared)
@@ -106,7 +106,7 @@ def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
     validation = 9 + 20 * step / 3  # 20 steps' tokens forward, and reading them
     base = dict(depth=made.n_layer, windows=options.windows or None, device_batch_size=rows, **batch, eval_every=1000,
                 eval_tokens=10_485_760, save_every=1000)
-    ratio = dict(target_param_data_ratio=BEST_RATIO) if best else {}
+    ratio = dict(target_param_data_ratio=BEST_RATIO) if options.recipe == "best" else {}
     plan_ += [Stage("base", "scripts.base_train", {**base, **ratio, **shared},
                     180 + made.steps * step + (made.steps // 1000 + 1) * validation, ranks),
               Stage("base_loss", "scripts.base_loss", dict(model_tag=tag), 40, ranks),
@@ -190,6 +190,7 @@ def print_for(options: Namespace, spec: str) -> None:
     """The commands for e.g. "8xH100" with minutes and dollars, and their sum. UserError for GPUs that are unknown."""
     machine = budget.machine(spec)
     ranks, hourly = machine.count, machine.dollars_per_gpu_hour and machine.dollars_per_gpu_hour * machine.count
+    # torchrun --standalone, which the commands use, starts the ranks of one machine.
     if ranks > scale.GPUS_PER_MACHINE:
         raise UserError(f"--gpus={spec}: the recipe starts its ranks on one machine, of at most "
                         f"{scale.GPUS_PER_MACHINE} GPUs; docs/cloud.md has the commands for several machines, and "

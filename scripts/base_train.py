@@ -138,6 +138,7 @@ def planned(args: cli.Args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
         sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, target_flops=args.target_flops,
         num_iterations=1 if args.minutes > 0 else args.num_iterations,
         target_param_data_ratio=args.target_param_data_ratio))
+    # Neither may be ignored: the one decides which programs can load the model, the other how fast it trains.
     if args.portable and args.windows:
         raise UserError("--portable is the October architecture, which has no windows; leave out one of them")
     document_bos = tokenizer.bos_id if args.document_mask else None

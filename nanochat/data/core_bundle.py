@@ -78,7 +78,7 @@ def fetch(data_dir: Path, source: str = "") -> None:
         try:
             _take_bundle(given or URL, folder / "eval_bundle.zip", data_dir)
         except UserError as error:
-            if given:
+            if given:  # scores of other files must not be taken for those of the files that the user named
                 raise
             log.say(f"{str(error).split(';')[0]}; fetching its files one by one instead")
             _take_files(folder / "files", data_dir)
@@ -112,6 +112,7 @@ def _take_files(folder: Path, data_dir: Path) -> None:
         target = folder / uri
         target.parent.mkdir(parents=True, exist_ok=True)
         _download(FOUNDRY + uri, target, functools.partial(_not_of_the_commit, name))
+        # The table has no column for the kind, because the fields of an item say it.
         with target.open(encoding="utf-8") as lines:
             fields = json.loads(next(lines)).keys()
         rows.append({"label": label, "dataset_uri": uri, "num_fewshot": int(shots),
@@ -135,7 +136,7 @@ def _not_of_the_commit(name: str, path: Path) -> str:
 def _download(url: str, target: Path, problem_of: Callable[[Path], str]) -> None:
     """The file at `url` as `target`, going on where an earlier attempt ended. `problem_of` says what is wrong with a
     file that has arrived, or ""."""
-    if target.exists() and not problem_of(target):
+    if target.exists() and not problem_of(target):  # from an attempt that was interrupted at a later file
         return
     from huggingface_hub import get_session  # its client, without the hub's token, which is not for other servers
     log.say(f"fetching {url}")

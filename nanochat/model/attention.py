@@ -112,6 +112,7 @@ def enable_fastest_kernel(device: torch.device, dtype: torch.dtype, head_dim: in
     if device.type == "mps":
         return "PyTorch's kernel for Apple's GPUs"
     if device.type == "cuda":
+        # Whether or not the model has windows: a trial takes milliseconds, and the model is not known here.
         mask = within_window(None, positions // 4, torch.arange(positions, device=device)[None], positions)
         near = functools.partial(attend_near, window=positions // 4)
         _skips_windows.append(_works(near, device, dtype, head_dim, positions, mask))

@@ -170,7 +170,7 @@ class Attention(nn.Module):
             k, v, mask = cache.append(self.layer, k, v)  # (B, G, S, D)
         if self.window is None or positions is None or k.size(2) <= self.window + 1:
             y = attend(q, k, v, mask)
-        elif mask is None and skips_windows(q, k):
+        elif mask is None and skips_windows(q, k):  # with a mask, documents must not see each other
             y = attend_near(q, k, v, self.window)
         else:
             y = attend(q, k, v, within_window(mask, self.window, positions, k.size(2)))

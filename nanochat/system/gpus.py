@@ -35,7 +35,9 @@ class Gpu:
 
 
 H100 = Gpu("H100", 989e12, 78e9, 3.35e12, 420e9, H100_DOLLARS)
-# The first whose words are all in the given name counts.
+# The first whose words are all in the given name counts, so the longer names stand first. Where a GPU is there,
+# runs/speedrun.py asks it for its memory; these figures are for GPUs that are not rented yet. Several GPUs without
+# NVLink sum up their gradients at a twentieth of its speed, which the plans of large models show.
 GPUS = (
     Gpu("B200", 2.25e15, 170e9, 8.0e12, 800e9), Gpu("GH200", 989e12, 87e9, 4.0e12, 420e9),
     Gpu("H200", 989e12, 128e9, 4.8e12, 420e9), Gpu("H100 NVL", 835e12, 86e9, 3.9e12, 50e9, H100_DOLLARS),

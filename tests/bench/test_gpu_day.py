@@ -81,7 +81,7 @@ def test_every_section_runs_and_leaves_its_rows(tmp_path, peer, quick):
     sides_ = {row["side"]: row for row in rows if "side" in row}
     assert {name: row["steps"] for name, row in sides_.items()} == {"ours": 3, "peer": 3}
     assert sides_["ours"]["attention"] and sides_["peer"]["attention"] == "PyTorch's own order"
-    assert sides_["peer"]["tokens/s"] == 1002 and sides_["peer"]["bpb"] > sides_["ours"]["bpb"] > 0
+    assert sides_["peer"]["tokens/s"] == 1002 and sides_["ours"]["bpb"] > 0 and sides_["peer"]["bpb"] > 0
     assert told["peer"]["ours / peer"] == pytest.approx(sides_["ours"]["tokens/s"] / 1002)
     assert [row["variant"] for row in rows if row["section"] == "steps"] == list(gpu_fast.VARIANTS)
 
