@@ -14,6 +14,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from dataclasses import replace
+from typing import Any
 
 from nanochat import budget, plan, recipe, sandbox, scale
 from nanochat.plan import Plan, PlanOptions
@@ -40,7 +41,7 @@ DECODE_OPERATIONS = 30  # per layer and token: counted in tests/model/test_gpt.p
 def planned(options: Namespace, ranks: int = 8) -> Plan:
     """The depth's plan: its shape and how long base trains."""
     best = options.recipe == "best"
-    chosen = dict(vocab_size=BEST_VOCABULARY, target_param_data_ratio=BEST_RATIO) if best else {}
+    chosen: dict[str, Any] = dict(vocab_size=BEST_VOCABULARY, target_param_data_ratio=BEST_RATIO) if best else {}
     # 2^19 tokens a step, unless they do not divide among so many GPUs.
     batch = scale.batch_for(plan.BATCH_TOKENS, plan.DEFAULTS.sequence_len, ranks)
     return plan.make(options.depth or (BEST_DEPTH if best else 20), PlanOptions(total_batch_tokens=batch, **chosen))

@@ -6,6 +6,7 @@ kernels; `enable_fastest_kernel` finds out at the start which of them really wor
 """
 import functools
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -86,11 +87,11 @@ def skips_windows(q: torch.Tensor, k: torch.Tensor) -> bool:
 def attend_near(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
     """Causal attention that reaches `window` tokens back, by a flash kernel that skips what is farther away (PyTorch
     2.11 and newer, GPUs only). All (B, H, T, D)."""
-    B, _, T, _ = q.shape
+    B, H, T, D = q.shape
     ends = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
-    packed = (heads.transpose(1, 2).flatten(0, 1) for heads in (q, k, v))  # (B·T, H, D): the rows end to end
-    near: torch.Tensor = varlen_attn(*packed, ends, ends, T, T, window_size=(window, 0))  # type: ignore[assignment]
-    return near.unflatten(0, (B, T)).transpose(1, 2)  # (B, H, T, D)
+    q, k, v = (heads.transpose(1, 2).flatten(0, 1) for heads in (q, k, v))  # (B·T, H, D): the rows end to end
+    near = cast(torch.Tensor, varlen_attn(q, k, v, ends, ends, T, T, window_size=(window, 0)))
+    return near.view(B, T, H, D).transpose(1, 2)  # (B, H, T, D)
 
 
 # The fastest first: on a Hopper GPU cuDNN's kernel is of the generation of FlashAttention 3, PyTorch's flash of 2.

@@ -24,7 +24,7 @@ class Hardware:
 def peak_flops(device_name: str) -> float | None:
     """`peak_flops("NVIDIA H100 80GB HBM3")` → 989e12; None for a device the table does not know."""
     known = gpus.find(device_name)
-    return known and known.peak_flops
+    return known.peak_flops if known else None
 
 
 def detect() -> Hardware:
