@@ -25,8 +25,8 @@ from nanochat import plan as dial
 from nanochat.data import loader, shards
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.model import GPT, PORTABLE, GPTConfig, gpt
-from nanochat.optim import Optimizer, Schedule
-from nanochat.optim.groups import groups_of
+from nanochat.optim import Optimizer, Schedule, muon
+from nanochat.optim.groups import Group, groups_of
 from nanochat.system import cli, files, paths, runtime
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
@@ -84,10 +84,26 @@ def small_fc1(model: GPT) -> None:
             layer.mlp.fc1.weight.mul_(0.4)
 
 
+def decay_of_head(groups: list[Group], steps: int) -> None:
+    """HEAD's weight decay. Its rule, .28·√(B/2^19)·D_ref/D with rates in proportion to √B, keeps rate × decay × steps
+    at what its d12 has: .02 · .28 · 2,520."""
+    for group in groups:
+        group.weight_decay = 14.1 / (group.lr * steps) if group.rule == "muon" else 0.0
+
+
+def betas_of_head(groups: list[Group], steps: int) -> None:
+    """HEAD's β₂: of rare tokens' moments over 200 steps instead of 20, of the head over 25, of Muon's rows over 10."""
+    embedding, values, output, *_ = groups
+    embedding.betas = values.betas = (0.8, 0.995)
+    output.betas = (0.8, 0.96)
+    muon.BETA_SQUARE = 0.9
+
+
 @dataclass(frozen=True)
 class Variant:
     changes: dict = field(default_factory=dict)  # of the configuration
     patch: Callable[[GPT], None] | None = None
+    tune: Callable[[list[Group], int], None] | None = None  # changes groups of the optimizer for so many steps
     scalar_lr: float = 0.5
     free: bool = False  # computes the same: as many steps as the model as it is
 
@@ -107,6 +123,8 @@ VARIANTS: dict[str, Variant] = {
     "backout": Variant(patch=backout),
     "windows SSSL": Variant(patch=windows),
     "fc1 × .4 at the start": Variant(patch=small_fc1, free=True),
+    "decay of HEAD": Variant(tune=decay_of_head, free=True),
+    "betas of HEAD": Variant(tune=betas_of_head, free=True),
 }
 
 
@@ -124,7 +142,7 @@ def make(size: Size, variant: str, seed: int) -> GPT:
     return model
 
 
-def start(size: Size, variant: str, seed: int):
+def start(size: Size, variant: str, seed: int, steps: int = 1):
     """(the place, model, optimizer, loss) of one training on one thread."""
     torch.set_num_threads(1)
     torch.compiler.reset()
@@ -132,13 +150,16 @@ def start(size: Size, variant: str, seed: int):
     model = make(size, variant, seed)
     rates = dict(matrix_lr=dial.MUON_LR, embedding_lr=dial.EMBEDDING_LR, head_lr=dial.HEAD_LR,
                  scalar_lr=VARIANTS[variant].scalar_lr)
-    return (here, model, Optimizer(groups_of(model, **rates), here.dtype),
+    groups = groups_of(model, **rates)
+    if tune := VARIANTS[variant].tune:
+        tune(groups, steps)
+    return (here, model, Optimizer(groups, here.dtype),
             weighted_nll(model, can_compile(here.device)))
 
 
 def speed(size: Size, variant: str, seconds: float) -> float:
     """Tokens per second of one thread."""
-    with original_attention():
+    with as_before():
         here, _, optimizer, loss_of = start(size, variant, 0)
         batch = probe.random_batch(size.rows, size.max_seq_len, size.vocab_size, here.device)
         return probe.tokens_per_second(loss_of, optimizer, batch, size.batch, here, seconds)
@@ -146,8 +167,8 @@ def speed(size: Size, variant: str, seconds: float) -> float:
 
 def train(size: Size, variant: str, seed: int, steps: int, rows_path: Path) -> float:
     """Bits per byte per document after `steps`."""
-    with original_attention():
-        here, model, optimizer, loss_of = start(size, variant, seed)
+    with as_before():
+        here, model, optimizer, loss_of = start(size, variant, seed, steps)
         corpus = loader.TextCorpus(shards.train_shards(), Tokenizer.load(paths.tokenizer_dir()))
         batches = loader.batches(corpus, size.rows, size.max_seq_len, size.bos_id, seed=seed)
         for _ in optimize(loss_of, optimizer, batches, Schedule(steps, 0, dial.WARMDOWN_FRACTION), runtime=here,
@@ -158,14 +179,14 @@ def train(size: Size, variant: str, seed: int, steps: int, rows_path: Path) -> f
                              held_out["token_bytes"])
 
 
-class original_attention:  # noqa: N801
-    """Takes back what `sharper` did to the module."""
+class as_before:  # noqa: N801
+    """Takes back what variants did to modules."""
 
     def __enter__(self):
-        self.attend = gpt.attend
+        self.attend, self.beta_square = gpt.attend, muon.BETA_SQUARE
 
     def __exit__(self, *error):
-        gpt.attend = self.attend
+        gpt.attend, muon.BETA_SQUARE = self.attend, self.beta_square
 
 
 def main(argv: list[str] | None = None) -> None:

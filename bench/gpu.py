@@ -16,12 +16,10 @@ from pathlib import Path
 from bench import sides
 from nanochat import plan as dial
 from nanochat.data import loader, shards
-from nanochat.system import cli, hardware, paths
+from nanochat.system import cli, gpus, hardware, paths
 from nanochat.system.cli import flag
 from nanochat.tokenizer import Tokenizer
 
-# Bytes per second of device memory, from the vendors' data sheets.
-BANDWIDTH = (("H200", 4.8e12), ("H100", 3.35e12), ("A100", 2.0e12))
 OPTIMIZER_BYTES = 7 * 4  # per parameter in fp32: weight, gradient and two moments read, weight and moments written
 
 
@@ -33,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         vocab_size=flag(32_768, at_least=265), total_batch_size=flag(524_288, "tokens a step", at_least=8),
         rows=flag(-1, "at a time; auto = what fits, for the peer 32", at_least=1, words={"auto": -1}),
         steps=flag(20, "per run, the first five not counted", at_least=2), scale=flag(1.0, "of the kindergarten"),
+        window_pattern=flag("L", "of the peer; its default, SSSL, needs FlashAttention 3, else the ratio flatters us"),
         recompute=flag(False, "ours keeps one activation per layer"), compile=flag(True, "torch.compile ours"))
     machine = hardware.detect()
     print(f"{machine.device}: {machine.peak_flops or float('nan'):.3g} FLOP/s in bf16\n")
@@ -42,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
                       args.scale)
         loaded, bytes_per_token = loader_speed(args.max_seq_len)
         print(f"the loader, one process: {loaded:,.0f} tokens/s, {loaded * bytes_per_token / 1e6:.1f} MB/s of text\n\n"
-              "| depth | side | tokens/s | ours / this | MFU | peak memory, GiB | stall | text, MB/s "
-              "| floor: FLOPs, ms | bytes, ms |\n|---|---|---|---|---|---|---|---|---|---|")
+              "| depth | side | attention | tokens/s | ours / this | MFU | peak memory, GiB | stall | text, MB/s "
+              "| floor: FLOPs, ms | bytes, ms |\n|---|---|---|---|---|---|---|---|---|---|---|")
         for depth in map(int, args.depths.split(",")):
             one_depth(args, work, depth, machine, bytes_per_token)
 
@@ -71,24 +70,17 @@ def one_depth(args, work: Path, depth: int, machine: hardware.Hardware, bytes_pe
     plan = dial.make(depth, dial.PlanOptions(
         vocab_size=args.vocab_size, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
         sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, num_iterations=1))
-    bandwidth = next((speed for name, speed in BANDWIDTH if name in machine.device), None)
+    known = gpus.find(machine.device)
     floors = (machine.peak_flops and plan.flops / machine.peak_flops,
-              bandwidth and plan.num_params * OPTIMIZER_BYTES / bandwidth)
+              known and plan.num_params * OPTIMIZER_BYTES / known.peak_memory_speed)
     results = {"ours": sides.ours(work, 0, [*shape, f"--device-batch-size={args.rows}", *switches], measured=False)}
     if args.peer:
-        rows = args.rows if args.rows > 0 else 32
-        while not results.get("peer") and rows:  # it dies where its rows do not fit; its users halve them
-            try:
-                results["peer"] = sides.peer(work, Path(args.peer).absolute(), 0, [
-                    *shape, f"--device-batch-size={rows}", *([] if machine.peak_flops else ["--window-pattern=L"])],
-                                             measured=False)
-            except RuntimeError as error:
-                if "OutOfMemoryError" not in str(error) or rows == 1:
-                    raise
-                rows //= 2
+        flags = [*shape, f"--window-pattern={args.window_pattern}"]
+        results["peer"] = sides.peer_that_fits(work, Path(args.peer).absolute(), 0, flags,
+                                               args.rows if args.rows > 0 else 32, measured=False)
     for side, result in results.items():
         mfu = machine.peak_flops and plan.flops_per_token * result.tokens_per_second / machine.peak_flops
-        cells = [depth, side, f"{result.tokens_per_second:,.0f}",
+        cells = [depth, side, result.attention, f"{result.tokens_per_second:,.0f}",
                  f"{results['ours'].tokens_per_second / result.tokens_per_second:.2f}", shown(mfu, ".1%"),
                  shown(result.peak_bytes and result.peak_bytes / 2**30, ".1f"), shown(result.stall_fraction, ".2%"),
                  f"{result.tokens_per_second * bytes_per_token / 1e6:.3f}",

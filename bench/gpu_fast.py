@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from bench.gpu_right import Day, Row, optimizer_of, peak_of, seconds_of
 from nanochat.data.packing import Batch
 from nanochat.infer import Engine
-from nanochat.model import chunked_loss, fp8, gpt
+from nanochat.model import attention, chunked_loss, fp8, gpt
 from nanochat.model.accounting import flops_per_token
 from nanochat.optim import Schedule
 from nanochat.system import hardware, runtime
@@ -25,12 +25,12 @@ from nanochat.train.rollout import Rollouts
 
 VARIANTS: dict[str, dict[str, Any]] = {  # what is switched off (or on) for a variant of the step
     "as it is": {}, "all kept (budget 1)": dict(budget=1.0), "q, k, v apart, norms unfused": dict(fuses=False),
-    "loss unrolled": dict(operator=False), "FP8": dict(fp8=True)}
+    "loss unrolled": dict(operator=False), "windows of a quarter": dict(windows=True), "FP8": dict(fp8=True)}
 
 
 @contextlib.contextmanager
 def switched(budget: float = losses.ACTIVATION_BUDGET, fuses: bool = True, operator: bool = True,
-             fp8: bool = False) -> Iterator[None]:
+             fp8: bool = False, windows: bool = False) -> Iterator[None]:
     before = losses.ACTIVATION_BUDGET, gpt.fuses, chunked_loss.uses_operator
     losses.ACTIVATION_BUDGET = budget
     gpt.fuses = gpt.fuses if fuses else (lambda device: False)
@@ -50,7 +50,8 @@ def steps(day: Day) -> Iterator[Row]:
             yield {"variant": name, "skipped": fp8.unsupported(day.device)}
             continue
         with switched(**switches):
-            model = day.model()
+            model = day.model(window=day.positions // 4 if switches.get("windows") else 0)
+            attention.enable_fastest_kernel(day.device, day.machine.dtype, model.config.head_dim, day.positions)
             if switches.get("fp8"):
                 fp8.switch_on(model)
             done = []

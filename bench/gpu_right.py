@@ -3,6 +3,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,17 +38,25 @@ class Day:
     vocab_size: int
     steps: int
     products: int  # edge of the largest product
+    peer: Path | None = None  # a checkout of karpathy/nanochat
+    data: Path | None = None  # text for both sides; None = the kindergarten
 
     @property
     def device(self) -> torch.device:
         return self.machine.device
 
-    def model(self, depth: int = 0, dtype: torch.dtype | None = None) -> GPT:
+    @property
+    def flags(self) -> list[str]:
+        """What this script was told, as flags of scripts/base_train.py."""
+        dtype = next(name for name, kind in runtime.DTYPES.items() if kind == self.machine.dtype)
+        return [f"--device_type={self.device.type}", f"--dtype={dtype}", *([] if self.compiles else ["--no_compile"])]
+
+    def model(self, depth: int = 0, dtype: torch.dtype | None = None, window: int = 0) -> GPT:
         made = dial.make(depth or self.depth, dial.PlanOptions(
             vocab_size=self.vocab_size, num_iterations=1, sequence_len=self.positions,
             **({} if self.depth > 2 else dict(aspect_ratio=16, head_dim=16))))
         config = GPTConfig(self.positions, self.vocab_size, made.n_layer, made.n_head, made.n_head, made.n_embd,
-                           made.head_dim)
+                           made.head_dim, windows=dial.windows(made.n_layer, self.positions, window))
         return GPT(config, dtype or self.machine.dtype).init_weights(0).to(self.device)
 
     def batch(self, rows: int = 0, seed: int = 0) -> Batch:
@@ -99,36 +108,43 @@ def ceilings(day: Day) -> Iterator[Row]:
 def correct(day: Day) -> Iterator[Row]:
     """Loss and every gradient against fp64 on the processor, in every way of computing them."""
     small = Day(day.machine, day.compiles, 2, 2, 64, 128, 1, 64)
-    exact, batch = small.model().cpu().double(), small.batch()
+    for window, dtype, way in [*itertools.product((0, 16), {torch.float32, day.machine.dtype},
+                                                  ("eager", "compiled", "recomputed", "without gradients"))]:
+        if way == "compiled" and not day.compiles:
+            continue
+        worst = error_against_fp64(small, window, dtype, way)
+        assert worst < LIMITS[dtype] * (20 if dtype == torch.float32 else 2), \
+            f"{way}, {dtype}, window {window}: {worst:.2g} off fp64"
+        yield {"way": way, "dtype": str(dtype), "window": window, "relative error": worst}
+    batch = small.batch()
+    thin = small.model()
+    lora.attach(thin, 4)
+    weighted_nll(thin, False)(batch).backward()
+    assert all(p.grad is not None for p in thin.parameters() if p.requires_grad), "LoRA: a matrix has no gradient"
+    yield {"way": "LoRA", "gradients": sum(p.requires_grad for p in thin.parameters())}
+
+
+def error_against_fp64(small: Day, window: int, dtype: torch.dtype, way: str) -> float:
+    """The largest relative error of the loss and of all gradients."""
+    exact, batch = small.model(window=window).cpu().double(), small.batch()
     exact.compute_dtype = torch.float64
     ids, targets = batch.ids.cpu(), batch.targets.cpu()
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in exact.parameters():  # nothing may be hidden behind a zero
             p.copy_(torch.randn(p.shape, generator=draw) * 0.2)
+    model = small.model(dtype=dtype, window=window)
+    attention.enable_fastest_kernel(small.device, dtype, model.config.head_dim, small.positions)
+    model.load_state_dict({name: weight.float() for name, weight in exact.state_dict().items()})
+    model.recompute = way == "recomputed"
+    if way == "without gradients":
+        with torch.no_grad():
+            return error_of(model.loss(batch.ids, batch.targets, "none"), exact.loss(ids, targets, "none"))
     exact.loss(ids, targets, "sum").backward()
-    for dtype, way in itertools.product({torch.float32, day.machine.dtype},
-                                        ("eager", "compiled", "recomputed", "without gradients")):
-        if way == "compiled" and not day.compiles:
-            continue
-        model = small.model(dtype=dtype)
-        model.load_state_dict({name: weight.float() for name, weight in exact.state_dict().items()})
-        model.recompute = way == "recomputed"
-        if way == "without gradients":
-            with torch.no_grad():
-                worst = error_of(model.loss(batch.ids, batch.targets, "none"), exact.loss(ids, targets, "none"))
-        else:
-            loss = weighted_nll(model, way == "compiled")(batch)
-            loss.backward()
-            worst = max(error_of(p.grad, q.grad) for p, q in zip(model.parameters(), exact.parameters()))
-            worst = max(worst, abs(loss.item() / exact.loss(ids, targets, "sum").item() - 1))
-        assert worst < LIMITS[dtype] * (20 if dtype == torch.float32 else 2), f"{way}, {dtype}: {worst:.2g} off fp64"
-        yield {"way": way, "dtype": str(dtype), "relative error": worst}
-    thin = small.model()
-    lora.attach(thin, 4)
-    weighted_nll(thin, False)(batch).backward()
-    assert all(p.grad is not None for p in thin.parameters() if p.requires_grad), "LoRA: a matrix has no gradient"
-    yield {"way": "LoRA", "gradients": sum(p.requires_grad for p in thin.parameters())}
+    loss = weighted_nll(model, way == "compiled")(batch)
+    loss.backward()
+    worst = max(error_of(p.grad, q.grad) for p, q in zip(model.parameters(), exact.parameters()))
+    return max(worst, abs(loss.item() / exact.loss(ids, targets, "sum").item() - 1))
 
 
 def memory(day: Day) -> Iterator[Row]:
@@ -177,6 +193,9 @@ def attending(day: Day) -> Iterator[Row]:
             yield {"kernel": name, "not usable": str(error).splitlines()[0][:80]}
             continue
         yield {"kernel": name, "ms": 1000 * seconds, "TFLOP/s": flops / seconds / 1e12}
+    if attention.skips_windows(q, k):
+        seconds = seconds_of(lambda: attention.attend_near(q, k, v, day.positions // 4).sum().backward(), day.device, 3)
+        yield {"kernel": "flash, window of a quarter", "ms": 1000 * seconds}
     activities = [ProfilerActivity.CUDA] if day.device.type == "cuda" else [ProfilerActivity.CPU]
     with profile(activities=activities) as seen:
         attention.attend(q, k, v, None).sum().backward()

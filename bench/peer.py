@@ -13,8 +13,9 @@ import torch
 
 
 def train(seed: int, flags: list[str]) -> None:
-    """Its seed is a constant 42; ours is added to it. wandb is imported, but not used in a run named dummy."""
-    sys.modules.setdefault("wandb", types.ModuleType("wandb"))
+    """Its seed is a constant 42; ours is added to it."""
+    for name in ("wandb", "rustbpe"):  # imported, but not used: not in a run named dummy, not to train a tokenizer
+        sys.modules.setdefault(name, types.ModuleType(name))
     manual_seed = torch.manual_seed
     torch.manual_seed = lambda value: manual_seed(value + seed)
     sys.argv = ["base_train", *flags]
@@ -27,6 +28,7 @@ def train(seed: int, flags: list[str]) -> None:
 def measure(rows_path: str, tag: str) -> None:
     import os
 
+    sys.modules.setdefault("rustbpe", types.ModuleType("rustbpe"))
     from nanochat.checkpoint_manager import build_model, find_last_step
     from nanochat.common import get_base_dir
     rows = torch.load(rows_path, weights_only=True)

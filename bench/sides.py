@@ -36,6 +36,7 @@ class Result:
     stall_fraction: float | None = None
     mfu: float | None = None
     peak_bytes: int | None = None
+    attention: str = ""  # what the side says that it uses
 
 
 def child(command: list[str], environment: dict[str, str], cwd: Path) -> str:
@@ -90,8 +91,8 @@ def _give_to_peer(tokenizer: Tokenizer, peer: Path) -> None:
 
 def ours(work: Path, seed: int, flags: list[str], measured: bool = True) -> Result:
     """scripts.base_train with these flags; with `measured`, its bits per byte on the rows."""
-    said = child(["-m", "scripts.base_train", *flags, f"--seed={seed}", "--model_tag=bench", "--eval_every=-1",
-                  "--eval_tokens=4096"], {}, ROOT)
+    said = child(["-m", "scripts.base_train", *flags, f"--seed={seed}", "--model_tag=bench", "--overwrite",
+                  "--eval_every=-1", "--eval_tokens=4096"], {}, ROOT)
     lines = files.read_jsonl(paths.results_dir("base") / "metrics.jsonl")
     steady = lines[min(WARM_UP_STEPS, len(lines) - 1):]
     middle = lambda name: median(line[name] for line in steady) if name in steady[0] else None  # noqa: E731
@@ -104,8 +105,9 @@ def ours(work: Path, seed: int, flags: list[str], measured: bool = True) -> Resu
     tokens_per_step = facts["tokens"] / len(lines)
     seconds = sum(tokens_per_step / line["speed/tokens_per_second"] for line in lines)
     assert "interrupted" not in said
+    attention = re.search(r"attention: (.+)", said)
     return Result(middle("speed/tokens_per_second"), seconds, len(lines), bpb, middle("speed/stall_fraction"),
-                  middle("speed/mfu"), facts.get("peak_memory_bytes"))
+                  middle("speed/mfu"), facts.get("peak_memory_bytes"), attention[1] if attention else "")
 
 
 def peer(work: Path, checkout: Path, seed: int, flags: list[str], dtype: str = "", minutes: float | None = None,
@@ -120,8 +122,8 @@ def peer(work: Path, checkout: Path, seed: int, flags: list[str], dtype: str = "
         said = child([*program, "train", str(seed), *common, "--num-iterations=30"], environment, checkout)
         times = _step_seconds(said)
         common.append(f"--num-iterations={max(1, int(minutes * 60 / median(times[WARM_UP_STEPS:])))}")
-        for old in (work / "peer/base_checkpoints/bench").glob("*"):
-            old.unlink()
+    for old in (work / "peer/base_checkpoints/bench").glob("*"):  # else `measure` could take one of them
+        old.unlink()
     said = child([*program, "train", str(seed), *common], environment, checkout)
     times, speeds = _step_seconds(said), re.findall(r"tok/sec: ([\d,]+)", said)
     mfu = [float(one) / 100 for one in re.findall(r"bf16_mfu: ([\d.]+)", said)]
@@ -133,7 +135,19 @@ def peer(work: Path, checkout: Path, seed: int, flags: list[str], dtype: str = "
         bpb = float(re.search(r"bpb: ([\d.]+)", told)[1])
     steady = slice(min(WARM_UP_STEPS, len(speeds) - 1), None)
     return Result(median(int(one.replace(",", "")) for one in speeds[steady]), sum(times), len(times), bpb,
-                  mfu=median(mfu[steady]) or None, peak_bytes=int(peak[1]) if peak else None)
+                  mfu=median(mfu[steady]) or None, peak_bytes=int(peak[1]) if peak else None,
+                  attention="FlashAttention 3" if "Using Flash Attention 3" in said else "PyTorch's own order")
+
+
+def peer_that_fits(work: Path, checkout: Path, seed: int, flags: list[str], rows: int, measured: bool) -> Result:
+    """`peer` with as many rows at a time as fit: it dies where memory runs out, and its users halve them."""
+    while True:
+        try:
+            return peer(work, checkout, seed, [*flags, f"--device-batch-size={rows}"], measured=measured)
+        except RuntimeError as error:
+            if "OutOfMemoryError" not in str(error) or rows == 1:
+                raise
+            rows //= 2
 
 
 def _step_seconds(said: str) -> list[float]:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from statistics import linear_regression
 
+from nanochat.system import gpus
 from nanochat.system.files import UserError
 
 # What the published runs took on 8×H100, all stages together [Oct]: depth → (hours, dollars).
@@ -14,7 +15,6 @@ PUBLISHED = {20: (3.85, 100), 26: (12.0, 300), 32: (41.6, 1000)}
 # MFU: the FLOPs of pretraining as a share of all that the GPUs could compute in those hours. The published runs reached
 # 0.36 (d20), 0.44 (d26) and 0.38 (d32); this is their mean, so an estimate includes all stages.
 DEFAULT_MFU = 0.39
-DOLLARS_PER_GPU_HOUR = {"H100": 3.0}  # $1000 / 41.6 h / 8 GPUs; $300 / 12 h / 8 gives 3.13
 # Validation bpb on FineWeb-Edu after so many FLOPs, well spent: [HEAD]'s log of January 2026, and the first run of its
 # leaderboard (d24). A line through the logarithms misses none of them by more than 0.006.
 PUBLISHED_BPB = {1e18: 0.8972, 2e18: 0.8616, 5e18: 0.8293, 1e19: 0.7999, 4.33e19: 0.7483}
@@ -58,17 +58,14 @@ class Machine:
 
 def machine(spec: str, mfu: float = DEFAULT_MFU, dollars_per_gpu_hour: float = -1) -> Machine:
     """`machine("8xH100")`, or with PyTorch's name, "8xNVIDIA H100 80GB HBM3". UserError for an unknown device."""
-    from nanochat.system.hardware import PEAK_BF16_FLOPS  # imports torch, which most callers do not need
     match = re.fullmatch(r"(?:(\d+)\s*[x×]\s*)?(.+)", spec.strip())
     count, typed_name = match.groups() if match else ("0", "")
-    name, peak = next(((gpu, flops) for gpu, flops in PEAK_BF16_FLOPS if gpu.lower() in typed_name.lower()), ("", 0.0))
-    if not name or count == "0":
-        known = ", ".join(gpu for gpu, _ in PEAK_BF16_FLOPS)
-        raise UserError(f"--gpu={spec} is unknown; write e.g. 8xH100, with one of: {known}")
-    # PyTorch's name of an H100 is "NVIDIA H100 80GB HBM3".
-    known_price = next((price for known, price in DOLLARS_PER_GPU_HOUR.items() if known.lower() in name.lower()), None)
-    price = dollars_per_gpu_hour if dollars_per_gpu_hour > 0 else known_price
-    return Machine(name, int(count or 1), peak, price, mfu)
+    gpu = gpus.find(typed_name)
+    if gpu is None or count is not None and int(count) < 1:
+        raise UserError(f"--gpu={spec} is unknown; write e.g. 8xH100, with one of: "
+                        + ", ".join(known.name for known in gpus.GPUS))
+    price = dollars_per_gpu_hour if dollars_per_gpu_hour > 0 else gpu.dollars_per_hour
+    return Machine(gpu.name, int(count or 1), gpu.peak_flops, price, mfu)
 
 
 def expectation(flops: float) -> str:

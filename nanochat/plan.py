@@ -138,6 +138,18 @@ def batch_power_law(tokens: float) -> int:
     return 1 << min(max(round(power), 0), 21)
 
 
+def windows(depth: int, sequence_len: int, short: int) -> list[int] | None:
+    """How many tokens in front of itself a token sees, for each layer: `short` of them in three of four layers, all in
+    every fourth and in the last (SSSL of [HEAD]). None where all layers see all.
+
+    >>> windows(6, 2048, 512), windows(6, 2048, 0)
+    ([512, 512, 512, 2048, 512, 2048], None)
+    """
+    if not 0 < short < sequence_len:
+        return None
+    return [sequence_len if layer % 4 == 3 or layer == depth - 1 else short for layer in range(depth)]
+
+
 # The laptop's recipe: its numbers were found at ten minutes, with this model and these rows.
 LAPTOP_MINUTES, LAPTOP_DEPTH = 10, 4
 LAPTOP = PlanOptions(vocab_size=2048, aspect_ratio=32, head_dim=64, sequence_len=256, total_batch_tokens=4096,

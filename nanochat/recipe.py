@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ FLAGS: dict[str, Any] = dict(
 GPU_FLAGS: dict[str, Any] = dict(  # of runs/speedrun.py, and of the command that picks a recipe
     gpus=flag("", "with --dry-run: the commands for these GPUs, with minutes and dollars, e.g. 8xH100"),
     recipe=flag("", "on GPUs: best = what the same money buys by later findings, a deeper model with less text",
-                choices=("", "best")))
+                choices=("", "best")),
+    windows=flag(0, "on GPUs: three of four layers see only so many tokens in front of a token, e.g. 512; 0 = all. "
+                    "Faster by counting, not tried on a GPU", at_least=0))
 
 
 @dataclass(frozen=True)
@@ -118,15 +121,12 @@ def steps(options: Namespace, in_ten_minutes: int, work: float = 1.0) -> int:
     return max(2, int(in_ten_minutes * options.minutes / 10 / work))
 
 
-def print_commands(stages: list[Stage], out: Path, dollars_per_hour: float | None = None) -> None:
-    """Prints the commands so that they can be pasted into a shell; with a price, also minutes and dollars of each."""
+def print_commands(stages: list[Stage], out: Path, remark: Callable[[float], str] = lambda seconds: "") -> None:
+    """Prints the commands so that they can be pasted into a shell, with a `remark` on the seconds of each."""
     print(f"cd {shlex.quote(str(paths.REPO))}")
     print(f"export NANOCHAT_BASE_DIR={shlex.quote(str(out))}")
     for stage in stages:
-        cost = ""
-        if dollars_per_hour is not None:
-            cost = f"  # {stage.seconds / 60:.1f} min, ${stage.seconds / 3600 * dollars_per_hour:.2f}"
-        print(shlex.join([".venv/bin/python", *stage.words()]) + cost)
+        print(shlex.join([".venv/bin/python", *stage.words()]) + remark(stage.seconds))
 
 
 def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "", slowness: float = 1.0) -> RunFolder:

@@ -7,12 +7,13 @@ graphs that torch.compile makes of the loss (tests/train/test_memory.py). The sp
 **no GPU has run this project yet**, so milliseconds are estimates, good to about a tenth.
 """
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
+from nanochat.system.gpus import H100, Gpu
 from nanochat.system.numbers import ceil_div
 
 MAX_ROWS = 32  # of a micro-batch: 65,536 tokens fill a GPU
+FEWEST_ROWS = 8  # of a micro-batch that still fills it well
 # Bytes per token, layer and channel that the compiled forward pass keeps for the backward pass: counted 25 to 27.
 KEPT_BYTES = 28
 # Bytes per token and channel that the backward pass needs for intermediate results, besides two fp32 tables.
@@ -42,25 +43,13 @@ class Shape(Protocol):
     def total_batch_tokens(self) -> int: ...
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """Speeds in FLOPs and bytes per second, as reached, not as on the data sheet."""
-
-    memory_bytes: float  # what CUDA, NCCL and their workspaces leave, less a tenth for gaps
-    products: float = 640e12  # bf16, 1,280 wide; 769e12 to 798e12 were reached on products 8,192 wide
-    attention: float = 420e12  # causal, forward and backward, cuDNN's kernel
-    memory_speed: float = 3.0e12  # of 3.35e12
-    link: float = 420e9  # between the GPUs of a machine (NVLink), each direction
-    network: float = 45e9  # per GPU between machines: one adapter of 400 Gbit/s each
-
-
-H100 = Gpu(memory_bytes=78e9)
 GPUS_PER_MACHINE = 8
 HOST_MS = 6.0  # of a step: waiting for the loss, starting the next
 ASSUMPTIONS = """
-Counted, not measured: FLOPs and bytes from the shapes over what others reached on an H100 (nanochat/scale.py): products
-640 TFLOP/s, attention 420, memory 3.0 TB/s, NVLink 420 GB/s, between machines 45 GB/s a GPU. Transfers are not hidden
-behind the backward pass, so above 8 GPUs larger steps (--total_batch_size) pay. Memory of 80 GB is taken as 78."""
+Counted, not measured: FLOPs and bytes from the shapes over what others reached on an H100 (nanochat/system/gpus.py):
+products 640 TFLOP/s, attention 420, memory 3.0 TB/s, NVLink 420 GB/s, between machines 45 GB/s a GPU. Transfers are
+not hidden behind the backward pass, so above 8 GPUs larger steps (--total_batch_size) pay. Memory of 80 GB is taken as
+78."""
 
 
 def num_tables(shape: Shape) -> int:
@@ -104,6 +93,17 @@ def rows_that_fit(shape: Shape, ranks: int, memory_bytes: float) -> int:
                         or shape.total_batch_tokens % (rows * ranks * shape.sequence_len)):
         rows //= 2
     return rows
+
+
+def batch_for(tokens: int, sequence_len: int, ranks: int) -> int:
+    """About `tokens` for a step, in whole micro-batches of `FEWEST_ROWS` rows on every rank.
+
+    >>> [batch_for(2**19, 2048, ranks) for ranks in (8, 3, 7)]
+    [524288, 540672, 573440]
+    """
+    # The rates stay: they would change by the root of at most a tenth.
+    unit = ranks * FEWEST_ROWS * sequence_len
+    return max(1, round(tokens / unit)) * unit
 
 
 def milliseconds(shape: Shape, ranks: int, gpu: Gpu = H100) -> dict[str, float]:

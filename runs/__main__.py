@@ -15,7 +15,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from nanochat import recipe, scale
+from nanochat import recipe
 from nanochat.recipe import Stage
 from nanochat.run_folder import RunFolder
 from nanochat.system import cli
@@ -34,7 +34,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--gpus is for --dry-run, without --data; a run takes the GPUs that are there "
                         "(CUDA_VISIBLE_DEVICES chooses among them)")
     on_laptop = options.text == "tinystories"
-    if options.gpus or options.dry_run and (options.recipe or options.text and not on_laptop):
+    for_gpus = options.recipe or options.windows or options.text and not on_laptop
+    if options.data and for_gpus:
+        raise UserError("--recipe and --windows belong to the run on the hub's text: leave them out, or --data")
+    if options.gpus or options.dry_run and for_gpus:
         speedrun.print_for(options, options.gpus or "8xH100")
         return
 
@@ -45,11 +48,10 @@ def main(argv: list[str] | None = None) -> None:
         from runs import realdata
         name, stages = "realdata", realdata.stages(options, found, max(1, gpus))
     elif gpus and not on_laptop:
-        memory = scale.H100.memory_bytes if options.dry_run else speedrun.gpu_memory()
-        name, stages = speedrun.name_of(options), speedrun.stages(options, gpus, memory)
-    elif options.recipe or options.text and not on_laptop:
-        raise UserError(f"--recipe={options.recipe} --text={options.text} are for GPUs, and there is none here; on a "
-                        "laptop: --text tinystories, or --data DIR (docs/data.md)")
+        name, stages = speedrun.name_of(options), speedrun.stages(options, gpus, speedrun.gpu_here(gpu_name))
+    elif for_gpus:
+        raise UserError("--recipe, --windows and --text other than tinystories are for GPUs; without one: "
+                        "--text tinystories alone, or --data DIR (docs/data.md)")
     else:
         name, stages = "laptop", laptop.stages(options)
     if options.dry_run:

@@ -14,12 +14,14 @@ import subprocess
 import sys
 from argparse import Namespace
 from dataclasses import replace
+from typing import Any
 
 from nanochat import budget, plan, recipe, sandbox, scale
 from nanochat.plan import Plan, PlanOptions
 from nanochat.recipe import Stage
-from nanochat.system import cli
+from nanochat.system import cli, gpus
 from nanochat.system.files import UserError
+from nanochat.system.gpus import H100, Gpu
 from nanochat.system.log import say
 
 CHARACTERS_PER_TOKEN = 4.8  # of FineWeb-Edu with our tokenizer of 65,536
@@ -32,17 +34,17 @@ EXAMS = "arc_easy|arc_challenge|mmlu|gsm8k|humaneval|spelling|letters"
 # parameter that is multiplied; 8 to 12 are best. Its d24 reached CORE .2585 for this price, its d20 .2219.
 BEST_DEPTH, BEST_VOCABULARY, BEST_RATIO = 24, 32_768, 9.5  # tokens per parameter, embedding included
 SETUP_SECONDS = 240  # bash setup.sh: 3 GB of packages
-MEMORY = {"A100": 73e9, "H100": 78e9, "H200": 128e9, "B200": 170e9}  # bytes to use of each
 LAUNCH_SECONDS = 6e-6  # a GPU starts one operation
 DECODE_OPERATIONS = 30  # per layer and token: counted in tests/model/test_gpt.py
 
 
-def planned(options: Namespace) -> Plan:
+def planned(options: Namespace, ranks: int = 8) -> Plan:
     """The depth's plan: its shape and how long base trains."""
-    if options.recipe == "best":
-        return plan.make(options.depth or BEST_DEPTH,
-                         PlanOptions(vocab_size=BEST_VOCABULARY, target_param_data_ratio=BEST_RATIO))
-    return plan.make(options.depth or 20)
+    best = options.recipe == "best"
+    chosen: dict[str, Any] = dict(vocab_size=BEST_VOCABULARY, target_param_data_ratio=BEST_RATIO) if best else {}
+    # 2^19 tokens a step, unless they do not divide among so many GPUs.
+    batch = scale.batch_for(plan.BATCH_TOKENS, plan.DEFAULTS.sequence_len, ranks)
+    return plan.make(options.depth or (BEST_DEPTH if best else 20), PlanOptions(total_batch_tokens=batch, **chosen))
 
 
 def data_stages(options: Namespace, made: Plan) -> list[Stage]:
@@ -67,13 +69,17 @@ def data_stages(options: Namespace, made: Plan) -> list[Stage]:
     return plan_
 
 
-def stages(options: Namespace, ranks: int, memory_bytes: float = scale.H100.memory_bytes) -> list[Stage]:
-    """The commands for `ranks` GPUs with so much memory each, and the seconds of each on H100s, counted."""
-    made = planned(options)
-    best = options.recipe == "best"
+def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
+    """The commands for `ranks` GPUs, and the seconds of each, counted. UserError for a model that cannot fit."""
+    made = planned(options, ranks)
     tag = f"d{made.n_layer}"
-    rows = scale.rows_that_fit(made, ranks, memory_bytes)
-    step = scale.step_seconds(made, ranks)
+    rows = scale.rows_that_fit(made, ranks, gpu.memory_bytes)
+    if (needed := scale.peak_bytes(made, rows, ranks)) > gpu.memory_bytes:
+        raise UserError(f"{tag} needs about {needed / 1e9:.0f} GB on each of {ranks} GPUs, and a {gpu.name} has "
+                        f"{gpu.memory_bytes / 1e9:.0f} to use: a smaller --depth, or more GPUs")
+    step, slower = scale.step_seconds(made, ranks, gpu), H100.peak_flops / gpu.peak_flops
+    # Given only where it is not the default of the scripts, so that the usual commands stay short.
+    batch = dict(total_batch_size=made.total_batch_tokens if made.total_batch_tokens != plan.BATCH_TOKENS else None)
     shared = dict(seed=options.seed, resume=True)
     later = dict(source_tag=tag, **shared)
     # Your own folder: everything in it, and RL on its word problems where it has some.
@@ -93,31 +99,35 @@ def stages(options: Namespace, ranks: int, memory_bytes: float = scale.H100.memo
     def exams(stage: str) -> Stage:
         return Stage(f"chat_eval_{stage}", "scripts.chat_eval", dict(
             source=stage, model_tag=tag, task_name=exam_names, unsafe_execution=options.unsafe_execution or None),
-            60 + 480 / ranks, ranks)
+            60 + 480 * slower / ranks, ranks)
 
     plan_ = data_stages(options, made)
     # ---- Base: nearly all of the time and money. As many rows at a time as fit. A checkpoint every 1,000 steps is one
     # every nine minutes. Validation on 10 million tokens: with 262,144 its noise hides what a change brings.
-    validations = made.steps // 1000 + 1
-    base = dict(depth=made.n_layer, device_batch_size=rows, eval_every=1000, eval_tokens=10_485_760, save_every=1000)
-    ratio = dict(target_param_data_ratio=BEST_RATIO) if best else {}
+    validation = 9 + 20 * step / 3  # 20 steps' tokens forward, and reading them
+    base = dict(depth=made.n_layer, windows=options.windows or None, device_batch_size=rows, **batch, eval_every=1000,
+                eval_tokens=10_485_760, save_every=1000)
+    ratio = dict(target_param_data_ratio=BEST_RATIO) if options.recipe == "best" else {}
     plan_ += [Stage("base", "scripts.base_train", {**base, **ratio, **shared},
-                    180 + made.steps * step + validations * 12 * made.n_layer / 20, ranks),
+                    180 + made.steps * step + (made.steps // 1000 + 1) * validation, ranks),
               Stage("base_loss", "scripts.base_loss", dict(model_tag=tag), 40, ranks),
-              Stage("base_eval", "scripts.base_eval", dict(model_tag=tag, core=not options.data or None), 100, ranks)]
+              Stage("base_eval", "scripts.base_eval", dict(model_tag=tag, core=not options.data or None),
+                    80 + 37 * step, ranks)]
     # ---- Mid in base's shape, so that compiled code is found again. SFT and RL are over before compiling would pay.
     plan_ += [Stage("mid", "scripts.mid_train", dict(
-                  mixture=middle or None, device_batch_size=rows, save_every=200, **later), 180 + 910 * step, ranks),
+                  mixture=middle or None, device_batch_size=rows, **batch, save_every=200, **later),
+                  180 + 910 * step, ranks),
               exams("mid"),
               Stage("sft", "scripts.chat_sft", dict(
-                  mixture=fine or None, compile=False, save_every=200, **later), 80 + 400 * 0.15, ranks),
+                  mixture=fine or None, compile=False, save_every=200, **later),
+                  80 + 400 * (0.12 + step / 16), ranks),
               exams("sft"),
               # RL: small rates for embedding and head were decisive in docs/LOG.md; these are the October release's.
               Stage("rl", "scripts.chat_rl", dict(
                   task=practice, compile=False, embedding_lr=0.2, head_lr=0.004, save_every=60, **later),
-                  60 + 467 * (256 * (DECODE_OPERATIONS * made.n_layer + 50) * LAUNCH_SECONDS + 0.45), ranks),
+                  60 + 467 * (256 * (DECODE_OPERATIONS * made.n_layer + 50) * LAUNCH_SECONDS + 0.3 + step / 4), ranks),
               exams("rl")]
-    dollars = dict(dollars_per_hour=3 * ranks)
+    dollars = dict(dollars_per_hour=gpu.dollars_per_hour * ranks if gpu.dollars_per_hour else None)
     return [*plan_, Stage("report", "nanochat.report", dollars, 10, every_time=True)]
 
 
@@ -153,15 +163,18 @@ def check_disk(options: Namespace) -> None:
 
 
 def name_of(options: Namespace) -> str:
-    """The run's name in its folder: another recipe or text is another run."""
-    return "-".join(filter(None, ("speedrun", options.recipe, options.text)))
+    """The run's name in its folder: another recipe, text or width of windows is another run."""
+    windows = f"windows{options.windows}" if options.windows else ""
+    return "-".join(filter(None, ("speedrun", options.recipe, options.text, windows)))
 
 
-def gpu_memory() -> float:
-    """Bytes of a GPU that a run may use: what PyTorch says less 9 % for CUDA, NCCL and gaps."""
+def gpu_here(name: str) -> Gpu:
+    """The first GPU of this machine, of this name; one that the table does not know is taken for an H100, but without
+    a price. Its memory is what PyTorch says less 9 % for CUDA, NCCL and gaps."""
     code = "import torch; print(torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else '')"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8").stdout.strip()
-    return 0.91 * int(printed) if printed else scale.H100.memory_bytes
+    gpu = gpus.find(name) or replace(H100, name=name, dollars_per_hour=None)
+    return replace(gpu, memory_bytes=0.91 * int(printed)) if printed else gpu
 
 
 def visible_gpus() -> tuple[int, str]:
@@ -174,26 +187,30 @@ def visible_gpus() -> tuple[int, str]:
     return (int(words[0]), words[1].strip()) if words else (0, "")
 
 
-def print_for(options: Namespace, gpus: str) -> None:
+def print_for(options: Namespace, spec: str) -> None:
     """The commands for e.g. "8xH100" with minutes and dollars, and their sum. UserError for GPUs that are unknown."""
-    try:
-        machine, made = budget.machine(gpus), planned(options)
-    except ModuleNotFoundError as error:
-        raise UserError(f"--gpus needs {error.name}, which is not installed yet; run: bash setup.sh") from None
-    ratio = budget.machine("H100").peak_flops / machine.peak_flops
-    memory = next((size for name, size in MEMORY.items() if name in machine.name), scale.H100.memory_bytes)
-    on_cpu = ("nanochat.", "scripts.tok_")
-    commands = [replace(stage, seconds=stage.seconds * (1.0 if stage.module.startswith(on_cpu) else ratio))
-                for stage in stages(options, machine.count, memory)]
-    hourly = (machine.dollars_per_gpu_hour or 0.0) * machine.count
-    print(f"bash setup.sh  # {SETUP_SECONDS / 60:.1f} min, ${SETUP_SECONDS / 3600 * hourly:.2f}")
-    recipe.print_commands(commands, options.out, hourly)
+    machine = budget.machine(spec)
+    ranks, hourly = machine.count, machine.dollars_per_gpu_hour and machine.dollars_per_gpu_hour * machine.count
+    # torchrun --standalone, which the commands use, starts the ranks of one machine.
+    if ranks > scale.GPUS_PER_MACHINE:
+        raise UserError(f"--gpus={spec}: the recipe starts its ranks on one machine, of at most "
+                        f"{scale.GPUS_PER_MACHINE} GPUs; docs/cloud.md has the commands for several machines, and "
+                        "python -m nanochat.plan --scale their speed")
+    gpu, made = gpus.find(machine.name), planned(options, ranks)
+    assert gpu, "a machine's name is one of the table"
+    commands = stages(options, ranks, gpu)
+
+    def remark(seconds: float) -> str:
+        return f"  # {seconds / 60:.1f} min" + (f", ${seconds / 3600 * hourly:.2f}" if hourly else "")
+
+    print(f"bash setup.sh{remark(SETUP_SECONDS)}")
+    recipe.print_commands(commands, options.out, remark)
     seconds = SETUP_SECONDS + sum(stage.seconds for stage in commands)
-    print(f"# sum on {machine.count} x {machine.name}: {seconds / 60:.0f} min = {seconds / 3600:.2f} h, "
+    print(f"# sum on {ranks} x {gpu.name}: {seconds / 60:.0f} min = {seconds / 3600:.2f} h, "
           f"{f'${seconds / 3600 * hourly:.0f}' if hourly else 'price unknown'}; "
           f"disk {disk_gigabytes(made):.0f} GB; {budget.expectation(made.flops)}")
-    parts = ", ".join(f"{name} {value:.0f}" for name, value in scale.milliseconds(made, machine.count).items())
-    print(f"# a step of base, counted for H100s: {1000 * scale.step_seconds(made, machine.count):.0f} ms ({parts}). "
+    parts = ", ".join(f"{name} {value:.0f}" for name, value in scale.milliseconds(made, ranks, gpu).items())
+    print(f"# a step of base, counted: {1000 * scale.step_seconds(made, ranks, gpu):.0f} ms ({parts}). "
           "No GPU has run this yet.")
 
 
@@ -208,11 +225,11 @@ def main(argv: list[str] | None = None) -> None:
     if options.dry_run:
         print_for(options, options.gpus or "8xH100")
         return
-    ranks, _ = visible_gpus()
+    ranks, name = visible_gpus()
     if not ranks:
         raise UserError("there is no GPU here; the recipe for this machine is: python -m runs.laptop")
     announce_licence(options)
-    recipe.run(name_of(options), stages(options, ranks, gpu_memory()), options)
+    recipe.run(name_of(options), stages(options, ranks, gpu_here(name)), options)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ def flags(argv: list[str] | None) -> cli.Args:
         head_dim=flag(128, "width of one head", at_least=2),
         max_seq_len=flag(2048, "tokens in a row", at_least=8),
         document_mask=flag(False, "attention stays within a document (for short rows)"),
+        windows=flag(0, "three of four layers see so many tokens in front of a token; 0 = all (not tried on a GPU)",
+                     at_least=0),
         portable=flag(False, "exactly the October architecture, which transformers knows"),
         # How long to train: at most one of the first three; without them the ratio decides
         num_iterations=flag(-1, "steps; −1 = from the flags below", at_least=1),
@@ -136,8 +138,12 @@ def planned(args: cli.Args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
         sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, target_flops=args.target_flops,
         num_iterations=1 if args.minutes > 0 else args.num_iterations,
         target_param_data_ratio=args.target_param_data_ratio))
+    # Neither may be ignored: the one decides which programs can load the model, the other how fast it trains.
+    if args.portable and args.windows:
+        raise UserError("--portable is the October architecture, which has no windows; leave out one of them")
     document_bos = tokenizer.bos_id if args.document_mask else None
-    features: dict[str, Any] = PORTABLE if args.portable else {"document_bos": document_bos}
+    features: dict[str, Any] = PORTABLE if args.portable else {
+        "document_bos": document_bos, "windows": dial.windows(args.depth, args.max_seq_len, args.windows)}
     return GPTConfig(**plan.shape() | features), plan.steps
 
 

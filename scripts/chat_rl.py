@@ -22,10 +22,11 @@ from nanochat.infer.request import Completion
 from nanochat.model import GPT
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
-from nanochat.system import cli, files
+from nanochat.system import cli, files, hardware
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.system.numbers import ceil_div
+from nanochat.system.runtime import Runtime
 from nanochat.system.runtime import start as start_runtime
 from nanochat.tokenizer import Tokenizer, chat
 from nanochat.train import checkpoint, target
@@ -82,8 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     journal = Journal(place, model, optimizer, steps=steps, source=origin)
     speaker = model if runtime.device.type == "cpu" else copy.deepcopy(model).to(runtime.dtype)
     own_rows = ceil_div(args.examples_per_step, runtime.world_size) * args.num_samples
-    engine = Engine(speaker, tokenizer, tool=sandbox.calculate, max_rows=own_rows, numba_decode=True,
-                    static_shapes=args.cuda_graphs, max_len=row_len if args.cuda_graphs and reference is None else None)
+    engine = Engine(speaker, tokenizer, tool=sandbox.calculate, numba_decode=True,
+                    max_rows=answers_at_once(model, own_rows, row_len, runtime), static_shapes=args.cuda_graphs,
+                    max_len=row_len if args.cuda_graphs and reference is None else None)
 
     def generate(prompts: list[list[int]], seed: int) -> Sequence[Sequence[Completion]]:
         copy_weights(model, speaker)
@@ -119,6 +121,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 @torch.no_grad()
+def answers_at_once(model: GPT, own_rows: int, row_len: int, runtime: Runtime) -> int:
+    """`own_rows`, or as many as have their keys and values in a quarter of the free memory; the others wait. One GPU
+    instead of eight has 256 rows, which are 14 GB for a d20."""
+    config = model.config
+    row_bytes = 2 * config.n_layer * config.n_kv_head * config.head_dim * row_len * runtime.dtype.itemsize
+    return max(1, min(own_rows, hardware.free_memory(runtime.device) // 4 // row_bytes))
+
+
 def copy_weights(model: GPT, speaker: GPT) -> None:
     """Gives `speaker` the weights of `model`, in its own dtype."""
     if speaker is not model:

@@ -11,9 +11,15 @@ from pathlib import Path
 
 import pytest
 
+import tasks
+from nanochat import plan, scale
+from nanochat.data.hub import HUB
 from nanochat.data.survey import survey
 from nanochat.recipe import GPU_FLAGS, parse
+from nanochat.system import gpus
+from nanochat.system.files import UserError
 from runs import laptop, realdata, speedrun
+from scripts import base_train, mid_train
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"), ("formats",),
@@ -167,6 +173,51 @@ def test_every_command_in_a_recipe_takes_its_flags(recipe, tmp_path, monkeypatch
     assert all("d6" in " ".join(words) for words in readers), "an out folder may hold several depths"
     assert len({stage.name for stage in stages}) == len(stages), "a stage's record is found by its name"
     assert not (wrong := refused(commands, monkeypatch, capsys)), "\n".join(wrong)
+
+
+@pytest.mark.parametrize("flags", [
+    "--gpus=8xH100", "--gpus=8xH100 --depth=32", "--gpus=8xB200 --recipe=best --text=climbmix", "--gpus=1xA100",
+    "--gpus=2xH200", "--gpus=4xRTX4090 --depth=12", "--gpus=3xH100 --depth=26", "--gpus=7xL40S --depth=12"])
+def test_what_is_printed_for_gpus_would_start_there(flags, monkeypatch, capsys):
+    """Every command takes its flags, the rows divide the step among the ranks, and a step fits the memory."""
+    monkeypatch.delenv("NANOCHAT_DATA", raising=False)
+    speedrun.main(["--dry-run", *flags.split()])
+    printed = capsys.readouterr().out
+    commands = [["python", *shlex.split(line, comments=True)[1:]] for line in printed.splitlines()
+                if line.startswith(".venv/bin/python")]
+    assert len(commands) > 20 and not (wrong := refused(commands, monkeypatch, capsys)), "\n".join(wrong)
+    monkeypatch.delenv("NANOCHAT_PARSE_ONLY")
+    ranks, gpu = re.match(r"--gpus=(\d+)x(\w+)", flags).groups()
+    for script in (base_train, mid_train):
+        words = next(words for words in commands if script.__name__ in words)
+        args = script.flags(module_and_flags(words)[1])
+        row_tokens = int(ranks) * 2048
+        assert args.total_batch_size % (args.device_batch_size * row_tokens) == 0
+        assert abs(args.total_batch_size / 2**19 - 1) < 0.1
+    args = base_train.flags(module_and_flags(next(words for words in commands if "scripts.base_train" in words))[1])
+    made = plan.make(args.depth, plan.PlanOptions(32_768 if "best" in flags else 65_536, num_iterations=1))
+    assert scale.peak_bytes(made, args.device_batch_size, int(ranks)) <= gpus.find(gpu).memory_bytes
+    named = {part.split("*")[0] for words in commands for word in words if word.startswith("--mixture=")
+             for part in word.removeprefix("--mixture=").split(",")}
+    assert named <= {*tasks.names(), *HUB, "talk"}, "a mixture is read after hours of training"
+
+
+@pytest.mark.parametrize("flags, said", [
+    ("--gpus=8xFoo", "8xFoo is unknown"), ("--gpus=16xH100", "docs/cloud.md"), ("--gpus=0xH100", "is unknown"),
+    ("--gpus=4xH100 --depth=40", "d40 needs about"), ("--gpus=2xA10G --depth=32", "d32 needs about")])
+def test_gpus_that_cannot_do_it_are_refused_before_anything_is_paid_for(flags, said):
+    with pytest.raises(UserError, match=said):
+        speedrun.main(["--dry-run", *flags.split()])
+
+
+@pytest.mark.parametrize("name, num_bytes, dollars, rows", [
+    ("NVIDIA H100 80GB HBM3", 85e9, 24.0, 32), ("NVIDIA B200", 191e9, None, 32), ("a GPU of tomorrow", 48e9, None, 16)])
+def test_price_and_memory_are_those_of_the_gpu_that_is_there(name, num_bytes, dollars, rows, monkeypatch):
+    printed = f"{num_bytes:.0f}\n"
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, printed))
+    stages = speedrun.stages(parse([], "", **GPU_FLAGS), 8, speedrun.gpu_here(name))
+    assert stages[-1].flags["dollars_per_hour"] == dollars
+    assert next(stage for stage in stages if stage.name == "base").flags["device_batch_size"] == rows
 
 
 @needs_bash

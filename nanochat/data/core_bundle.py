@@ -7,13 +7,18 @@ The bundle is the one that karpathy/nanochat publishes, a zip file of 162 MB:
     eval_bundle/eval_data/…          a JSONL file for each
 
 Out of it come `core_tasks.yaml` and `core/…` below the data folder. `core_tasks.yaml` is written last, so where it is,
-everything is. Another source can be named: an address, a zip file, or a folder into which it was unpacked.
+everything is. Where the bundle cannot be had, its files are fetched one by one from the repository that DataComp-LM,
+which chose the tasks, took them from. Another source can be named: an address, a zip file, or a folder into which the
+bundle was unpacked.
 """
 import csv
+import functools
 import hashlib
 import json
 import os
+import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,29 +35,111 @@ FIELDS = {"multiple_choice": {"query", "choices", "gold"}, "schema": {"context_o
           "language_modeling": {"context", "continuation"}}
 
 
+# The second source: a commit of mosaicml/llm-foundry (Apache-2.0).
+FOUNDRY = ("https://raw.githubusercontent.com/mosaicml/llm-foundry/8c8dd48f72168c5d51e2f7b151595892a8fba43d/"
+           "scripts/eval/local_data/")
+# Label, shots, accuracy of a blind guess in percent as in the bundle (DataComp-LM's first table: published scores of
+# nanochats use it), delimiter, file, and the beginning of the name that Git gives to its content.
+TASKS = """
+hellaswag_zeroshot 0 25 - language_understanding/hellaswag.jsonl 448321079fdc
+jeopardy 10 0 answer world_knowledge/jeopardy_all.jsonl 2f771918dbc8
+bigbench_qa_wikidata 10 0 - world_knowledge/bigbench_qa_wikidata.jsonl 5e1be72797ba
+arc_easy 10 25 answer world_knowledge/arc_easy.jsonl b5fd1bf87a24
+arc_challenge 10 25 answer world_knowledge/arc_challenge.jsonl ce66b8dcfb4b
+copa 0 50 - commonsense_reasoning/copa.jsonl b22f96e08ae9
+commonsense_qa 10 20 - commonsense_reasoning/commonsense_qa.jsonl f1cc16a88b05
+piqa 10 50 answer commonsense_reasoning/piqa.jsonl a9992adfdefd
+openbook_qa 0 25 - commonsense_reasoning/openbook_qa.jsonl a8aff255a64c
+lambada_openai 0 0 - language_understanding/lambada_openai.jsonl 4da02dd53b9e
+hellaswag 10 25 - language_understanding/hellaswag.jsonl 448321079fdc
+winograd 0 50 - language_understanding/winograd_wsc.jsonl 762fe030ac69
+winogrande 0 50 - language_understanding/winogrande.jsonl 316e87ae4659
+bigbench_dyck_languages 10 0 - symbolic_problem_solving/bigbench_dyck_languages.jsonl 27a4ac2b3b18
+agi_eval_lsat_ar 3 20 - symbolic_problem_solving/agi_eval_lsat_ar.jsonl d663b427ba31
+bigbench_cs_algorithms 10 0 - symbolic_problem_solving/bigbench_cs_algorithms.jsonl 7ecee0f270f3
+bigbench_operators 10 0 - symbolic_problem_solving/bigbench_operators.jsonl a982dc4f9627
+bigbench_repeat_copy_logic 10 0 - symbolic_problem_solving/bigbench_repeat_copy_logic.jsonl 86621f10e712
+squad 10 0 - reading_comprehension/squad.jsonl dc733b8f58ec
+coqa 0 0 - reading_comprehension/coqa.jsonl 028bd4e51326
+boolq 10 62 answer reading_comprehension/boolq.jsonl f42083a58713
+bigbench_language_identification 10 9.1 - language_understanding/bigbench_language_identification.jsonl 1f132fbbb12a
+"""
+DELIMITER = "\nAnswer: "
+
+
 def fetch(data_dir: Path, source: str = "") -> None:
-    """CORE's files in `data_dir`, from `source` (default: NANOCHAT_CORE, else URL); what is there stays."""
+    """CORE's files in `data_dir`, from `source` (default: NANOCHAT_CORE; without it URL, then FOUNDRY). What is there
+    stays."""
     if (data_dir / "core_tasks.yaml").exists():
         return log.say(f"{data_dir / 'core_tasks.yaml'} is there: nothing to fetch")
-    source = source or os.environ.get("NANOCHAT_CORE", "") or URL
+    given = source or os.environ.get("NANOCHAT_CORE", "")
     folder = data_dir / ".fetching" / "core"
     with download.alone_in(folder):
-        place = _download(source, folder / "eval_bundle.zip") if "://" in source else Path(source).expanduser()
         try:
-            root: Any = place if place.is_dir() else zipfile.Path(place)
-            _write(root if (root / "core.yaml").exists() else root / "eval_bundle", data_dir)
-        except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError, yaml.YAMLError) as error:
-            if "://" in source:
-                place.unlink(missing_ok=True)
-            raise UserError(f"{source} is not CORE's bundle ({type(error).__name__}: {error}); run the same command "
-                            "again, or name another copy of eval_bundle.zip: --core=FILE") from error
-        if "://" in source:
+            _take_bundle(given or URL, folder / "eval_bundle.zip", data_dir)
+        except UserError as error:
+            if given:  # scores of other files must not be taken for those of the files that the user named
+                raise
+            log.say(f"{str(error).split(';')[0]}; fetching its files one by one instead")
+            _take_files(folder / "files", data_dir)
+            (folder / "eval_bundle.zip").unlink(missing_ok=True)  # its beginning may have arrived
+
+
+def _take_bundle(source: str, archive: Path, data_dir: Path) -> None:
+    is_address = "://" in source
+    if is_address:
+        _download(source, archive, _not_a_zip_file)
+        digest = hashlib.file_digest(archive.open("rb"), "sha256").hexdigest()
+        if source == URL and digest != SHA256:
+            log.say(f"warning: CORE's bundle is not the one that others measured with (SHA-256 {digest}, known "
+                    f"{SHA256}); it is used if it has the 22 tasks")
+    place = archive if is_address else Path(source).expanduser()
+    try:
+        root: Any = place if place.is_dir() else zipfile.Path(place)
+        bundle = root if (root / "core.yaml").exists() else root / "eval_bundle"
+        _write(bundle / "eval_data", *_listed(bundle), data_dir)
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError, yaml.YAMLError) as error:
+        raise UserError(f"{source} is not CORE's bundle ({type(error).__name__}: {error}); run the same command again, "
+                        "or name another copy of eval_bundle.zip: --core=FILE") from error
+    finally:
+        if is_address:
             place.unlink(missing_ok=True)
 
 
-def _download(url: str, target: Path) -> Path:
+def _take_files(folder: Path, data_dir: Path) -> None:
+    rows, baselines = [], {}
+    for label, shots, baseline, delimiter, uri, name in map(str.split, TASKS.strip().splitlines()):
+        target = folder / uri
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _download(FOUNDRY + uri, target, functools.partial(_not_of_the_commit, name))
+        # The table has no column for the kind, because the fields of an item say it.
+        with target.open(encoding="utf-8") as lines:
+            fields = json.loads(next(lines)).keys()
+        rows.append({"label": label, "dataset_uri": uri, "num_fewshot": int(shots),
+                     "icl_task_type": next(kind for kind, needed in FIELDS.items() if needed <= fields),
+                     **({} if delimiter == "-" else {"continuation_delimiter": DELIMITER})})
+        baselines[label] = float(baseline)
+    _write(folder, rows, baselines, data_dir)
+    shutil.rmtree(folder)
+
+
+def _not_a_zip_file(path: Path) -> str:
+    return "" if zipfile.is_zipfile(path) else "what arrived is not a zip file; does the network ask for a login?"
+
+
+def _not_of_the_commit(name: str, path: Path) -> str:
+    content = path.read_bytes()
+    digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return "" if digest.startswith(name) else f"Git's name of what arrived is {digest[:12]}, expected {name}"
+
+
+def _download(url: str, target: Path, problem_of: Callable[[Path], str]) -> None:
+    """The file at `url` as `target`, going on where an earlier attempt ended. `problem_of` says what is wrong with a
+    file that has arrived, or ""."""
+    if target.exists() and not problem_of(target):  # from an attempt that was interrupted at a later file
+        return
     from huggingface_hub import get_session  # its client, without the hub's token, which is not for other servers
-    log.say(f"fetching CORE's files from {url}")
+    log.say(f"fetching {url}")
 
     def attempt() -> None:
         have = download.file_size(target)
@@ -61,14 +148,15 @@ def _download(url: str, target: Path) -> Path:
                                   timeout=download.TIMEOUT_SECONDS) as response:
             if response.status_code == 416:
                 target.unlink()  # more than there is: not this file
+                raise download.BadContent("the file that was begun is another one")
             if response.status_code not in (200, 206):
                 raise download.HttpError(response)
             with target.open("ab" if response.status_code == 206 else "wb") as out:
                 for block in response.iter_bytes():
                     out.write(block)
-        if not zipfile.is_zipfile(target):
+        if problem := problem_of(target):
             target.unlink()
-            raise download.BadContent("what arrived is not a zip file; does the network ask for a login?")
+            raise download.BadContent(problem)
 
     try:
         download.Attempts().run(target.name, attempt, download.ATTEMPTS, lambda: download.file_size(target))
@@ -77,25 +165,24 @@ def _download(url: str, target: Path) -> Path:
     except Exception as error:  # the client raises many kinds; the way out is the same
         raise UserError(f"cannot fetch {url} ({type(error).__name__}: {error}); run the same command again, or fetch "
                         "eval_bundle.zip by hand and name it: --core=FILE") from error
-    digest = hashlib.file_digest(target.open("rb"), "sha256").hexdigest()
-    if url == URL and digest != SHA256:
-        log.say(f"warning: CORE's bundle is not the one that others measured with (SHA-256 {digest}, known {SHA256}); "
-                "it is used if it has the 22 tasks")
-    return target
 
 
-def _write(bundle: Any, data_dir: Path) -> None:
-    """`bundle` is a Path or a zipfile.Path. ValueError or KeyError where it has another form."""
+def _listed(bundle: Any) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """(the bundle's tasks, {label: accuracy of a blind guess}); `bundle` is a Path or a zipfile.Path."""
     lines = (bundle / "eval_meta_data.csv").read_text(encoding="utf-8").splitlines()
     baselines = {row["Eval Task"]: float(row["Random baseline"]) for row in csv.DictReader(lines)}
-    rows = yaml.safe_load((bundle / "core.yaml").read_text(encoding="utf-8"))["icl_tasks"]
+    return yaml.safe_load((bundle / "core.yaml").read_text(encoding="utf-8"))["icl_tasks"], baselines
+
+
+def _write(source: Any, rows: list[dict[str, Any]], baselines: dict[str, float], data_dir: Path) -> None:
+    """`source` is the folder of the items. ValueError or KeyError where something is missing."""
     if len({row["label"] for row in rows}) != NUM_TASKS:
         raise ValueError(f"it has {len(rows)} tasks, expected {NUM_TASKS}")
     tasks = [_converted(row, baselines[row["label"]]) for row in rows]
     for uri, kind in {(row["dataset_uri"], row["icl_task_type"]) for row in rows}:
         if ".." in PurePosixPath(uri).parts or uri.startswith("/"):
             raise ValueError(f"{uri} lies outside of the bundle")
-        content = (bundle / "eval_data" / uri).read_bytes()
+        content = (source / uri).read_bytes()
         if missing := FIELDS[kind] - json.loads(content.splitlines()[0]).keys():
             raise ValueError(f"{uri} has items without {', '.join(sorted(missing))}")
         files.write_atomic(data_dir / "core" / uri, content)

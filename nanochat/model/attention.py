@@ -4,10 +4,19 @@ On a CPU with short rows a plain masked product, compiled, beats PyTorch's fused
 23 against 17 thousand tokens per second). Everywhere else `scaled_dot_product_attention` (SDPA) runs one of its own
 kernels; `enable_fastest_kernel` finds out at the start which of them really work on this machine.
 """
+import functools
+from collections.abc import Callable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch.backends.cuda import enable_cudnn_sdp, enable_flash_sdp, enable_mem_efficient_sdp
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # PyTorch 2.9
+    varlen_attn = None  # type: ignore[assignment]
 
 PLAIN_MAX_POSITIONS = 512  # up to about here a (T, T) product per head stays in the CPU's cache
 _plain_max_without_gradients = PLAIN_MAX_POSITIONS // 2
@@ -78,6 +87,24 @@ def within_window(mask: torch.Tensor | None, window: int, positions: torch.Tenso
     return seen & near
 
 
+_skips_windows: list[bool] = []  # True where `enable_fastest_kernel` has seen that `attend_near` works
+
+
+def skips_windows(q: torch.Tensor, k: torch.Tensor) -> bool:
+    """Whether training computes windows by `attend_near`; elsewhere `within_window` masks what is too far away."""
+    return any(_skips_windows) and torch.is_grad_enabled() and q.size(1) == k.size(1)
+
+
+def attend_near(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    """Causal attention that reaches `window` tokens back, by a flash kernel that skips what is farther away (PyTorch
+    2.11 and newer, GPUs only). All (B, H, T, D)."""
+    B, H, T, D = q.shape
+    ends = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
+    q, k, v = (heads.transpose(1, 2).flatten(0, 1) for heads in (q, k, v))  # (B·T, H, D): the rows end to end
+    near = cast(torch.Tensor, varlen_attn(q, k, v, ends, ends, T, T, window_size=(window, 0)))
+    return near.view(B, T, H, D).transpose(1, 2)  # (B, H, T, D)
+
+
 # The fastest first: on a Hopper GPU cuDNN's kernel is of the generation of FlashAttention 3, PyTorch's flash of 2.
 KERNELS = {"cuDNN": (SDPBackend.CUDNN_ATTENTION, enable_cudnn_sdp),
            "flash": (SDPBackend.FLASH_ATTENTION, enable_flash_sdp),
@@ -91,14 +118,20 @@ def enable_fastest_kernel(device: torch.device, dtype: torch.dtype, head_dim: in
     that SDPA does not choose it later.
     """
     _training_kernels.clear()
+    _skips_windows.clear()
     if device.type == "cpu" and positions <= PLAIN_MAX_POSITIONS:
         return "plain masked product"
     if device.type == "mps":
         return "PyTorch's kernel for Apple's GPUs"
+    if device.type == "cuda":
+        # Whether or not the model has windows: a trial takes milliseconds, and the model is not known here.
+        mask = within_window(None, positions // 4, torch.arange(positions, device=device)[None], positions)
+        near = functools.partial(attend_near, window=positions // 4)
+        _skips_windows.append(_works(near, device, dtype, head_dim, positions, mask))
     failed: list[str] = []
     for name in KERNELS if device.type == "cuda" else ["flash"]:
         kernel, enable = KERNELS[name]
-        if _works(kernel, device, dtype, head_dim, positions):
+        if _works(functools.partial(_by, kernel), device, dtype, head_dim, positions):
             _training_kernels.append(kernel)
             return f"{name} kernel" + (f" ({', '.join(failed)} not usable here)" if failed else "")
         enable(False)
@@ -106,18 +139,23 @@ def enable_fastest_kernel(device: torch.device, dtype: torch.dtype, head_dim: in
     return "PyTorch's product of matrices, slow: no fused kernel works here"
 
 
-def _works(kernel: SDPBackend, device: torch.device, dtype: torch.dtype, head_dim: int, positions: int) -> bool:
+def _by(kernel: SDPBackend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    with sdpa_kernel(kernel):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def _works(call: Callable[..., torch.Tensor], device: torch.device, dtype: torch.dtype, head_dim: int, positions: int,
+           mask: torch.Tensor | None = None) -> bool:
     """True if a real call runs forwards and backwards and gives what the definition gives: PyTorch loads kernels on
     GPUs on which they then fail."""
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, positions, head_dim, generator=draw).to(device, dtype).requires_grad_() for _ in "qkv")
     try:
-        with sdpa_kernel(kernel):
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            y.sum().backward()  # type: ignore[no-untyped-call]
-    except RuntimeError:
+        y = call(q, k, v)
+        y.sum().backward()  # type: ignore[no-untyped-call]
+    except (RuntimeError, TypeError):  # an older `varlen_attn` knows no window
         return False
-    error = (y - plain(q, k, v, None)).detach().abs().max()
+    error = (y - plain(q, k, v, mask)).detach().abs().max()
     return bool(error < 0.05)  # bf16 rounds sums of size 4 to 0.03; NaN is not below
 
 

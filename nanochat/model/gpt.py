@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 from nanochat.model import chunked_loss
-from nanochat.model.attention import attend, within_window
+from nanochat.model.attention import attend, attend_near, skips_windows, within_window
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class GPTConfig:
     residual_scalars: bool = True
     smear: bool = True
     document_bos: int | None = None  # id of <|bos|>: in training, attention then stays within a document
-    # Only imported models (docs/import.md) have the next four: karpathy/nanochat came to them in 2026.
+    # karpathy/nanochat came to the next four in 2026. Imported models have them (docs/import.md), and what is trained
+    # here with --windows the first.
     windows: list[int] | None = None  # per layer: how many tokens in front of itself a token sees; None = all
     query_key_scale: float = 1.0  # queries and keys are multiplied by it after their norm: sharper attention
     gated_smear: bool = False  # smear by one gate per token, not by a share per channel, and without a norm
@@ -100,8 +101,9 @@ class Linear(nn.Linear):
         super().__init__(width_in, width_out, bias=False, device=device)
 
     def reset_parameters(self) -> None:
-        """Draws nothing: weights are read from a checkpoint or drawn by `GPT.init_weights`. PyTorch's own draw, which
-        they replace, costs 20 seconds at every start of a d20."""
+        """Not a number, so that a model whose weights were never set cannot pass for one: they are read from a
+        checkpoint or drawn by `GPT.init_weights`. PyTorch's own draw costs 20 seconds at every start of a d20."""
+        nn.init.constant_(self.weight, math.nan)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight.to(x.dtype))
@@ -111,7 +113,8 @@ class Embedding(nn.Embedding):
     """A table of vectors, one for each token."""
 
     def reset_parameters(self) -> None:
-        """Draws nothing, like `Linear`."""
+        """Like `Linear`'s."""
+        nn.init.constant_(self.weight, math.nan)
 
 
 def fuses(device: torch.device) -> bool:
@@ -165,9 +168,13 @@ class Attention(nn.Module):
         q, k, v = (heads.transpose(1, 2) for heads in (*queries_keys, v))  # (B, H or G, T, D)
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # (B, G, S, D)
-        if self.window is not None and positions is not None and k.size(2) > self.window + 1:
-            mask = within_window(mask, self.window, positions, k.size(2))
-        y = attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1)  # (B, T, H·D)
+        if self.window is None or positions is None or k.size(2) <= self.window + 1:
+            y = attend(q, k, v, mask)
+        elif mask is None and skips_windows(q, k):  # with a mask, documents must not see each other
+            y = attend_near(q, k, v, self.window)
+        else:
+            y = attend(q, k, v, within_window(mask, self.window, positions, k.size(2)))
+        y = y.transpose(1, 2).reshape(B, T, -1)  # (B, T, H·D)
         out: torch.Tensor = self.o_proj(y)
         return out
 

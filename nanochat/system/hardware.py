@@ -7,15 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from nanochat.system import container
+from nanochat.system import container, gpus
 from nanochat.system.container import usable_cores
-
-# Peak of one device in bf16 without sparsity, FLOP/s, from the data sheets. The first name that is contained counts.
-PEAK_BF16_FLOPS = (
-    ("B200", 2.25e15), ("H200", 989e12), ("H100 NVL", 835e12), ("H100 PCIe", 756e12), ("H100", 989e12),
-    ("A100", 312e12), ("L40S", 362e12), ("L40", 181e12), ("L4", 121e12), ("A10G", 70e12),
-    ("RTX 5090", 209.5e12), ("RTX 4090", 165.2e12), ("RTX 3090", 71e12),
-)
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,8 @@ class Hardware:
 
 def peak_flops(device_name: str) -> float | None:
     """`peak_flops("NVIDIA H100 80GB HBM3")` → 989e12; None for a device the table does not know."""
-    return next((flops for name, flops in PEAK_BF16_FLOPS if name.lower() in device_name.lower()), None)
+    known = gpus.find(device_name)
+    return known.peak_flops if known else None
 
 
 def detect() -> Hardware:

@@ -1,11 +1,13 @@
 """Both ways to compute attention against the definition, and the choice of a kernel that really works."""
+import functools
+import itertools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from nanochat.model import attention
+from nanochat.model import GPT, GPTConfig, attention
 
 CPU = torch.device("cpu")
 
@@ -105,3 +107,58 @@ def test_a_mask_of_the_last_queries_leaves_the_others_causal():
     expected = definition(q, k, v, whole)
     assert (attention.attend(q, k, v, whole[:, :, 6:]) - expected).abs().max() < 1e-6
     assert (attention.attend(q, k, v, None) - expected).abs().max() > 1e-3
+
+
+def flash_of_packed_rows(q, k, v, ends_q, ends_k, max_q, max_k, *, window_size):
+    """What PyTorch's `varlen_attn` computes, which runs on GPUs only: rows (T, H, D) end to end, each by itself."""
+    out, (window, right) = [], window_size
+    assert right == 0 and ends_q.dtype == torch.int32 and (ends_q.diff() == max_q).all() and ends_q[-1] == len(q)
+    for first, last in itertools.pairwise(ends_q.tolist()):
+        at = torch.arange(last - first)
+        near = (at[:, None] >= at) & (at[:, None] - at <= window)
+        heads = (x[first:last].transpose(0, 1)[None] for x in (q, k, v))
+        out.append(attention.plain(*heads, near)[0].transpose(0, 1))
+    return torch.cat(out)
+
+
+@pytest.fixture
+def skipping(monkeypatch):
+    """Windows are skipped as on a GPU; the number of calls."""
+    calls = []
+    monkeypatch.setattr(attention, "varlen_attn", lambda *a, **k: calls.append(1) or flash_of_packed_rows(*a, **k))
+    monkeypatch.setattr(attention, "_skips_windows", [True])
+    return calls
+
+
+def test_a_skipped_window_gives_what_its_mask_gives(skipping, monkeypatch):
+    config = GPTConfig(16, 50, 3, 2, 2, 16, 8, windows=[3, 16, 5])
+    model, results = GPT(config).init_weights(0), []
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn_like(p) * 0.3)
+    ids = torch.randint(50, (2, 16))
+    for skips in (True, False):
+        monkeypatch.setattr(attention, "_skips_windows", [skips])
+        model.zero_grad()
+        loss = model.loss(ids, ids)
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert len(skipping) == 2, "two of three layers, in one of two passes"
+    assert all((a - b).abs().max() < 1e-5 for a, b in zip(*results))
+    with torch.no_grad():
+        model(ids)
+    assert len(skipping) == 2, "answers and exams have masks of their own"
+
+
+def test_windows_are_skipped_only_where_the_kernel_is_right(skipping, monkeypatch):
+    at = torch.arange(20)[None]
+    mask = attention.within_window(None, 5, at, 20)
+
+    def works(window):
+        near = functools.partial(attention.attend_near, window=window)
+        return attention._works(near, CPU, torch.float32, 8, 20, mask)
+
+    assert works(5) and not works(6)
+    for broken in (no_kernel_image, lambda q, k, v, ends_q, ends_k, max_q, max_k, is_causal=False: q):  # PyTorch 2.10
+        monkeypatch.setattr(attention, "varlen_attn", broken)
+        assert not works(5)

@@ -35,6 +35,12 @@ def test_sizes_that_the_kernels_do_not_take_are_multiplied_as_before(layer):
     assert torch.equal(fp8.Fp8Linear(layer.weight)(x), layer(x))
 
 
+def test_what_is_only_measured_has_whole_weights(layer):
+    x = torch.randn(32, 64)
+    with torch.no_grad():
+        assert torch.equal(fp8.Fp8Linear(layer.weight)(x), layer(x))
+
+
 def test_zeros_stay_zeros_and_no_scale_is_zero(layer):
     x = torch.zeros(16, 64, requires_grad=True)
     y = fp8.Fp8Linear(layer.weight)(x)

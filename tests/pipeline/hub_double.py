@@ -69,6 +69,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         if path == "/eval_bundle.zip":
             return self.answer(self.server.bundle)
+        if path.startswith("/foundry/"):
+            return self.answer(self.server.files[path.removeprefix("/foundry/")])
         kind, _, rest = path.removeprefix("/api").removeprefix("/").partition("/")
         repo = "/".join(rest.split("/")[:2])
         if kind != "datasets" or repo not in DATA_SETS:
@@ -90,5 +92,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serve() -> http.server.ThreadingHTTPServer:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.bundle = core_bundle()
+    with zipfile.ZipFile(io.BytesIO(server.bundle)) as archive:
+        server.files = {name.removeprefix("eval_bundle/eval_data/"): archive.read(name) for name in archive.namelist()}
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return server

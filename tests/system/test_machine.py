@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from nanochat.system import cli, hardware, paths, runtime
+from nanochat.system import cli, gpus, hardware, paths, runtime
 from nanochat.system.files import UserError
 
 
@@ -74,9 +74,15 @@ def test_impossible_devices_say_what_to_do_instead(monkeypatch):
 @pytest.mark.parametrize("name, flops", [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12),
                                          ("NVIDIA GH200 480GB", 989e12), ("NVIDIA A100-SXM4-40GB", 312e12),
                                          ("NVIDIA L4", 121e12), ("NVIDIA L40S", 362e12),
-                                         ("NVIDIA L40", 181e12), ("GeForce GTX 1080", None)])
+                                         ("NVIDIA L40", 181e12), ("GeForce GTX 1080", None),
+                                         ("rtx4090", 165.2e12), ("NVIDIA RTX A1000", None)])
 def test_peak_by_name(name, flops):
     assert hardware.peak_flops(name) == flops
+
+
+def test_every_known_gpu_is_found_by_its_own_name():
+    assert [gpus.find(gpu.name) for gpu in gpus.GPUS] == list(gpus.GPUS)
+    assert gpus.find("NVIDIA A100-PCIE-40GB").memory_bytes < 40e9 < gpus.find("NVIDIA A100-SXM4-80GB").memory_bytes
 
 
 def test_this_machine_is_something():
