@@ -14,6 +14,7 @@ import hashlib
 import pickle
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 BEFORE_THE_FIELD = {**PORTABLE, "rope_base": 10_000.0, "softcap": 15.0}
 
 State = dict[str, Any]  # the content of state.json
+Replace = Callable[[torch.nn.Module, torch.Tensor], torch.nn.Module | None]  # None: the module stays
 
 
 def flags(stage: str) -> dict[str, Any]:
@@ -220,14 +222,25 @@ def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
                         "--overwrite trains from the beginning") from error
 
 
-def _load_weights(model: GPT, path: Path) -> None:
+def _load_weights(model: GPT, path: Path, assign: bool = False) -> None:
+    """Copies the weights into the model; `assign`: makes them the model's, which leaves them in the file until used."""
     try:
-        model.load_state_dict(load_file(path / "model.safetensors"))
+        model.load_state_dict(load_file(path / "model.safetensors"), assign=assign)
     except SafetensorError as error:  # a checkpoint without digests
         raise UserError(f"{path / 'model.safetensors'} is damaged ({error})") from error
     except RuntimeError as error:
         raise UserError(f"the weights in {path} do not fit the model ({str(error).splitlines()[-1].strip()}); "
                         "the tokenizer has changed since, or a flag: --overwrite trains from the beginning") from error
+
+
+def _replace_modules(model: GPT, path: Path, replace: Replace) -> None:
+    for name, module in list(model.named_modules()):
+        if "weight" in module._parameters:
+            # The file is opened anew for each weight, because closing it frees the memory of what was read.
+            with safe_open(path / "model.safetensors", "pt") as file:
+                other = replace(module, file.get_tensor(f"{name}.weight"))
+            if other is not None:
+                model.set_submodule(name, other)
 
 
 def _load_lora(model: GPT, path: Path) -> None:
@@ -283,9 +296,13 @@ def load_tokenizer(path: Path, state: State) -> Tokenizer:
 
 
 def load_model(source: str, tag: str = "", step: int = -1, device: torch.device | str = "cpu",
-               dtype: torch.dtype = torch.float32) -> tuple[GPT, Tokenizer, State]:
+               dtype: torch.dtype = torch.float32, replace: Replace | None = None) -> tuple[GPT, Tokenizer, State]:
     """Model, tokenizer and state of stage `source`: the checkpoint of this tag ("" = the deepest) and step (−1 = the
-    newest). The state has also "tag" and "path". UserError names the checkpoints that are there instead."""
+    newest). The state has also "tag" and "path". UserError names the checkpoints that are there instead.
+
+    `replace` makes other modules of modules with a weight while they are read, so that the whole model never lies in
+    memory (infer/quantize.py).
+    """
     tag = tag or default_tag(source)
     folder = paths.checkpoint_dir(source, tag)
     path = folder / f"step_{step:06d}"
@@ -296,8 +313,11 @@ def load_model(source: str, tag: str = "", step: int = -1, device: torch.device 
                         f"make one: python -m scripts.{SCRIPTS[source]}")
     path, state = chosen
     tokenizer = load_tokenizer(path, state)
-    model = GPT(config_of(path), compute_dtype=dtype)
-    _load_weights(model, path)
+    with torch.device("meta" if replace else "cpu"):
+        model = GPT(config_of(path), compute_dtype=dtype)
+    _load_weights(model, path, assign=replace is not None)
+    if replace:
+        _replace_modules(model, path, replace)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(f"the tokenizer in {tokenizer_folder(path)} has {tokenizer.vocab_size} tokens, the checkpoint "
                         f"{path} {model.config.vocab_size}; train the model again: python -m scripts.base_train")

@@ -5,7 +5,7 @@ import torch
 from nanochat.infer import Engine
 from nanochat.infer.cache import SlotCache
 from nanochat.infer.numba_decode import NumbaDecoder
-from nanochat.infer.quantize import quantized
+from nanochat.infer.quantize import FORMS, quantized
 from nanochat.model import GPT, PORTABLE, GPTConfig, fp8, lora
 
 from .twins import check_answers, naive_answer, random_traffic
@@ -39,10 +39,21 @@ def difference(model: GPT, reference: GPT, length: int = 20) -> float:
 
 @pytest.mark.parametrize("changes", [
     {}, PORTABLE, {"smear": False}, {"value_embeddings": False}, {"residual_scalars": False}, {"n_kv_head": 4},
-    {"document_bos": 7}, {"softcap": 0.0}, {"n_embd": 512, "n_layer": 1}], ids=str)
+    {"document_bos": 7}, {"softcap": 0.0}, {"n_embd": 512, "n_layer": 1},
+    {"windows": [3, 7, 64]}, {"query_key_scale": 1.2}, {"smear": False, "gated_smear": True}, {"backout": True}],
+    ids=str)
 def test_the_logits_are_the_models(changes):
     model = make(**changes)
     assert difference(model, model) < 5e-5
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("changes", [
+    {}, {"windows": [3, 7, 64], "query_key_scale": 1.2, "smear": False, "gated_smear": True, "backout": True}], ids=str)
+def test_packed_weights_give_the_logits_of_the_packed_model(form, changes):
+    model = quantized(make(**changes), form)
+    # Both round their activations to 8 bits; where sums differ in the last bit, some are rounded to the other side.
+    assert difference(model, model) < 0.1
 
 
 def test_bf16_weights_and_cache_are_read_as_what_they_are():
@@ -105,10 +116,14 @@ def test_thirty_two_rows_say_what_the_naive_loop_says(model, tokenizer, sampling
 
 def test_what_is_not_plain_matrices_on_a_cpu_is_left_to_pytorch(tokenizer):
     assert NumbaDecoder.supports(make())
-    for change in (lambda model: quantized(model, "int8"), lambda model: lora.attach(model, 2),
+    for form in FORMS:
+        assert NumbaDecoder.supports(quantized(make(), form))
+    for change in (lambda model: lora.attach(model, 2),
                    lambda model: fp8.switch_on(model, min_width=2),
                    lambda model: model.to("meta"), lambda model: model.half(), lambda model: model.lm_head.bfloat16()):
         model = make()
         change(model)
         assert not NumbaDecoder.supports(model)
-    assert Engine(quantized(make(), "int8"), tokenizer, max_rows=2, numba_decode=True).decoder is None
+    model = make()
+    lora.attach(model, 2)
+    assert Engine(model, tokenizer, max_rows=2, numba_decode=True).decoder is None
