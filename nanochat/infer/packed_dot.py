@@ -27,7 +27,7 @@ def block_products(bits: int, rows: int, instructions: tuple[str, ...] = INSTRUC
     Its arguments are addresses: of the block; of x as int8, of its scales (rows, groups) fp32, of the integers (rows,
     groups) int32 with which a group's sums begin; then the number of groups, and the address of out.
     """
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def products(typing_context: Any, block: Any, x: Any, scales: Any, starts: Any, num_groups: Any, out: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             available = context.codegen().magic_tuple()[2]
@@ -96,7 +96,7 @@ class _Loop:
         weight, x = self.builder.bitcast(weight, SUMS), self.builder.bitcast(x, SUMS)
         parts = [self.builder.call(function, [self.part(vector, start, lanes) for vector in (total, weight, x)])
                  for start in range(0, OUTPUTS, lanes)]
-        return parts[0] if len(parts) == 1 else self.shuffled(*parts, list(range(OUTPUTS)))
+        return parts[0] if len(parts) == 1 else self.shuffled(parts[0], parts[1], list(range(OUTPUTS)))
 
     def dot_everywhere(self, total: Any, weight: Any, x: Any) -> Any:
         b, wide = self.builder, ir.VectorType(INT16, 4 * OUTPUTS)

@@ -20,6 +20,7 @@ from nanochat.infer.packed_dot import GROUP, OUTPUTS, block_products
 from nanochat.system.jit import njit
 
 MIN_PARALLEL = 1 << 17  # multiplications; for fewer it costs more to wake the other cores than they save
+CACHED_BYTES = 1 << 19  # of x, which are read again for every block: they stay in a core's cache
 PACKED = {torch.int8: 8, torch.uint8: 4}  # dtype → bits of a weight
 _numba_lock = threading.Lock()  # Numba's threads cannot serve two callers at once
 _one_row_of_8, _four_rows_of_8 = (block_products(8, rows) for rows in (1, 4))
@@ -166,31 +167,47 @@ def _columns(x, weight, out, begin, end):
 
 @overload(_columns, jit_options={"nogil": True, "fastmath": True})
 def _(x, weight, out, begin, end):
-    if weight.dtype == types.int8:
-        one_row, four_rows = _one_row_of_8, _four_rows_of_8
-    elif weight.dtype == types.uint8:
-        one_row, four_rows = _one_row_of_4, _four_rows_of_4
-    else:
-        return _float_columns
+    return _packed_columns if weight.dtype in (types.int8, types.uint8) else _float_columns
 
-    def packed_columns(x, weight, out, begin, end):
-        integers, scales, starts = x
-        groups, tile = np.uintp(scales.shape[1]), np.empty((4, OUTPUTS), np.float32)
+
+def _packed_columns(x, weight, out, begin, end):
+    at_once = max(4, CACHED_BYTES // x[0].shape[1])
+    for first in range(0, len(out), at_once):
         for block in range(begin, end):
-            place, width, b = block * OUTPUTS, min(OUTPUTS, out.shape[1] - block * OUTPUTS), 0
-            while b < len(out):
-                rows = 4 if len(out) - b >= 4 else 1
-                addresses = (weight[block].ctypes.data, integers[b].ctypes.data, scales[b].ctypes.data,
-                             starts[b].ctypes.data, groups, tile.ctypes.data)
-                if rows == 4:
-                    four_rows(*addresses)
-                else:
-                    one_row(*addresses)
-                for r in range(rows):
-                    for o in range(width):
-                        out[b + r, place + o] = tile[r, o]
-                b += rows
-    return packed_columns
+            block_columns(x, weight, out, block, first, min(first + at_once, len(out)))
+
+
+def block_columns(x, weight, out, block, first, end):
+    """The columns of one block, for rows first … end."""
+
+
+@overload(block_columns)
+def _(x, weight, out, block, first, end):
+    one_row, four_rows = (_one_row_of_8, _four_rows_of_8) if weight.dtype == types.int8 else (
+        _one_row_of_4, _four_rows_of_4)
+
+    def columns(x, weight, out, block, first, end):
+        integers, scales, starts = x
+        groups, tile, b = np.uintp(scales.shape[1]), np.empty((4, OUTPUTS), np.float32), first
+        while b < end:
+            addresses = (weight[block].ctypes.data, integers[b].ctypes.data, scales[b].ctypes.data,
+                         starts[b].ctypes.data, groups, tile.ctypes.data)
+            if end - b >= 4:
+                four_rows(*addresses)
+                rows = 4
+            else:
+                one_row(*addresses)
+                rows = 1
+            _store_tile(tile, out[b:b + rows, block * OUTPUTS:(block + 1) * OUTPUTS])
+            b += rows
+    return columns
+
+
+@njit(nogil=True)
+def _store_tile(tile, out):
+    for r in range(len(out)):
+        for o in range(out.shape[1]):
+            out[r, o] = tile[r, o]
 
 
 def _float_columns(x, weight, out, begin, end):

@@ -52,7 +52,7 @@ class PackedEmbedding(nn.Module):
 def pack(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """The blocks (⌈O / 16⌉, bytes) of a matrix (O, I) of floats; dtype int8 for 8 bits, uint8 for 4."""
     rows = max(OUTPUTS, CHUNK // weight.shape[1] // OUTPUTS * OUTPUTS)
-    chunks = weight.detach().split(rows)
+    chunks = torch.split(weight.detach(), rows)
     first = _pack(chunks[0].float(), bits)
     blocks = torch.empty(-(-len(weight) // OUTPUTS), first.shape[1], dtype=torch.uint8)
     for number, chunk in enumerate(chunks):

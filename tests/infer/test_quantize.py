@@ -63,7 +63,7 @@ def test_packed_weights_are_near(outputs, inputs, bits):
     assert (np.abs(found - weight.numpy()) <= bound).all()
     if inputs >= 96:  # the root mean square of what a row loses, of that of the row
         lost = np.sqrt(((found - weight.numpy())**2).mean(1) / (weight.numpy()**2).mean(1).clip(1e-30))
-        low, high = (0.003, 0.009) if bits == 8 else (0.06, 0.12)
+        low, high = (0.003, 0.012) if bits == 8 else (0.06, 0.13)
         assert low < np.delete(lost, 2).min() and np.delete(lost, 2).max() < high and lost[2] == 0
 
 
