@@ -12,6 +12,7 @@ from nanochat.system import cli
 from nanochat.system.cli import flag
 
 BLOCK_BYTES = {"q8_0": 34, "q4_0": 18}  # of 32 weights: a scale in fp16, then the integers
+Q6_K = 210  # bytes of 256 weights; llama.cpp stores the head so where the rest is Q4_0
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,8 +28,10 @@ def hidden_width(width: int) -> int:
 def bytes_per_token(shape: str, dtype: str) -> int:
     """Of all matrices but the embedding."""
     layers, width, _, vocab_size, _ = SHAPES[shape]
-    numbers = layers * width * (4 * width + 3 * hidden_width(width)) + vocab_size * width
-    return numbers * 2 if dtype == "f16" else numbers // 32 * BLOCK_BYTES[dtype]
+    numbers, head = layers * width * (4 * width + 3 * hidden_width(width)), vocab_size * width
+    if dtype == "q4_0" and width % 256 == 0:
+        return numbers // 32 * BLOCK_BYTES[dtype] + head // 256 * Q6_K
+    return (numbers + head) * 2 if dtype == "f16" else (numbers + head) // 32 * BLOCK_BYTES[dtype]
 
 
 def write(path: str, shape: str, dtype: str) -> None:
@@ -48,6 +51,11 @@ def write(path: str, shape: str, dtype: str) -> None:
         if dtype == "f16":
             values = draw.standard_normal((rows, columns), dtype=np.float32) * columns**-0.5
             return writer.add_tensor(f"{name}.weight", values.astype(np.float16))
+        if dtype == "q4_0" and name == "output" and columns % 256 == 0:
+            blocks = np.frombuffer(draw.bytes(rows * columns // 256 * Q6_K), np.uint8).reshape(rows, -1, Q6_K).copy()
+            blocks[:, :, -2:] = np.array([columns**-0.5 / 1e3], np.float16).view(np.uint8)
+            return writer.add_tensor("output.weight", blocks.reshape(rows, -1),
+                                     raw_dtype=gguf.GGMLQuantizationType.Q6_K)
         blocks = np.frombuffer(draw.bytes(rows * columns // 32 * BLOCK_BYTES[dtype]), np.uint8).copy()
         blocks = blocks.reshape(rows, -1, BLOCK_BYTES[dtype])
         blocks[:, :, :2] = np.array([columns**-0.5 / (74 if dtype == "q8_0" else 4.6)], np.float16).view(np.uint8)

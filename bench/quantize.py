@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     exams = [task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
     table: dict[str, list[float]] = {}
     for form in ("", *FORMS):
-        model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, None, "cpu", device.dtype)
+        model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, -1, "cpu", device.dtype)
         model = quantized(model.eval().to(device.dtype), form)
         for name, value in measure(model, tokenizer, exams, args):
             table.setdefault(name, []).append(value)

@@ -10,6 +10,7 @@ by the speed at which these cores read memory. All are measured in turn, and the
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -235,11 +236,14 @@ def memory_table(args) -> None:
     for form in FORMS:
         command = [sys.executable, "-m", "scripts.chat_cli", f"--quantize={form}", "--dtype=bfloat16",
                    "--device_type=cpu", f"--max_tokens={args.tokens}", "-p", question]
-        begun, pid = time.perf_counter(), subprocess.Popen(command, stdin=subprocess.DEVNULL,
-                                                            stdout=subprocess.DEVNULL).pid
-        _, status, usage = os.wait4(pid, 0)
-        print(f"{args.shape} {form}: {usage.ru_maxrss * 1024 / 1e9:.2f} GB at most, "
-              f"{time.perf_counter() - begun:.0f} s, exit code {os.waitstatus_to_exitcode(status)}", flush=True)
+        begun, most = time.perf_counter(), 0
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None:  # not getrusage: a child inherits the maximum of this process
+            if found := re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text()):
+                most = max(most, int(found[1]))
+            time.sleep(0.05)
+        print(f"{args.shape} {form}: {most * 1024 / 1e9:.2f} GB at most, {time.perf_counter() - begun:.0f} s, "
+              f"exit code {process.returncode}", flush=True)
 
 
 if __name__ == "__main__":

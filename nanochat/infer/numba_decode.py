@@ -26,8 +26,9 @@ EPSILON = np.float32(1e-6)  # as in model/gpt.py's norm
 # The weights of a block: their names in model/gpt.py, and their numbers here.
 BLOCK = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.fc1", "mlp.fc2",
          "self_attn.gate")
-QUERY, KEY, VALUE, OUT, UP, DOWN, GATE, VALUE_EMBEDDING = range(8)
-TABLES = ("model.embed_tokens.weight", "lm_head.weight", "model.smear_gate.weight")
+QUERY, KEY, VALUE, OUT, UP, DOWN, GATE = range(7)
+EMBEDDING, HEAD, SMEAR_GATE, VALUE_EMBEDDING = range(4)
+TABLES = ("model.embed_tokens.weight", "lm_head.weight", "model.smear_gate.weight")  # then one for each layer
 VECTORS = ("model.smear", "model.residual_scalars", "model.embedding_scalars", "model.smear_share", "model.backout")
 
 
@@ -39,12 +40,14 @@ class NumbaDecoder:
         weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
         # Numba's lists, because it looks at every argument at every call: 23 arguments cost 9 µs more, named tuples 90.
         # An array without elements stands for a weight that this model does not have.
-        none = weights["lm_head.weight"][:0]
-        self.tables = List([array(weights.get(name, none)) for name in TABLES])
-        self.blocks = List()
-        for layer in range(self.config.n_layer):
-            names = [*(f"model.layers.{layer}.{name}.weight" for name in BLOCK), f"model.value_embeds.{layer}.weight"]
-            self.blocks.append(List([array(weights.get(name, none)) for name in names]))
+        def arrays(names: list[str], like: torch.Tensor) -> List:
+            return List([array(weights.get(name, like[:0])) for name in names])
+
+        layers = range(self.config.n_layer)
+        self.tables = arrays([*TABLES, *(f"model.value_embeds.{layer}.weight" for layer in layers)],
+                             weights["lm_head.weight"])
+        self.blocks = List([arrays([f"model.layers.{layer}.{name}.weight" for name in BLOCK],
+                                   weights["model.layers.0.mlp.fc1.weight"]) for layer in layers])
         self.angles = List([model.get_buffer(name).float().numpy() for name in ("cos", "sin")])
         vectors = [weights.get(name, torch.empty(0)) for name in VECTORS]
         self.vectors = List([vector.float().numpy() for vector in vectors])
@@ -55,7 +58,7 @@ class NumbaDecoder:
         # outweighs that: with 1.8 million parameters it was no faster at 256 rows. The rule is counted, not timed, so
         # that the same program gives the same answers.
         is_small = sum(p.numel() for p in model.parameters()) < SMALL_MODEL
-        self.max_rows = 256 if is_small or none.dtype in PACKED else 4
+        self.max_rows = 256 if is_small or weights["lm_head.weight"].dtype in PACKED else 4
         self.logits([0], [-1], [0])  # compiles; it writes to slot 0, which no request owns yet
 
     @staticmethod
@@ -63,10 +66,9 @@ class NumbaDecoder:
         """Whether this model is on a CPU and has no other layers than those written here (no LoRA, no FP8)."""
         matrix_types = (torch.nn.Linear, PackedLinear)
         linear_types = {type(module) for module in model.modules() if isinstance(module, matrix_types)}
-        matrices = {p.dtype for p in model.parameters() if p.ndim == 2}
         dtypes = {p.dtype for p in model.parameters()} - PACKED.keys()
-        return (type(model) is GPT and linear_types in ({Linear}, {PackedLinear}) and len(matrices) == 1
-                and len(dtypes) <= 1 and dtypes <= {torch.float32, torch.bfloat16}
+        is_plain = linear_types == {Linear} and len(dtypes) == 1 and dtypes <= {torch.float32, torch.bfloat16}
+        return (type(model) is GPT and (is_plain or linear_types == {PackedLinear})
                 and next(model.parameters()).device.type == "cpu")
 
     def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
@@ -157,9 +159,9 @@ def _embed(rows, tables, smear, smear_share, bos, width):
     x = np.empty((rows.shape[1], width), np.float32)
     previous = np.zeros_like(x)
     for b in range(len(x)):
-        read_row(tables[0], rows[0, b], x[b])
+        read_row(tables[EMBEDDING], rows[0, b], x[b])
         if rows[1, b] >= 0 and rows[0, b] != bos:  # nothing comes before the first token of a document
-            read_row(tables[0], rows[1, b], previous[b])
+            read_row(tables[EMBEDDING], rows[1, b], previous[b])
     _norm(x, x)
     _norm(previous, previous)
     if len(smear):
@@ -167,7 +169,7 @@ def _embed(rows, tables, smear, smear_share, bos, width):
         _norm(x, x)
     if len(smear_share):
         gate = np.empty((len(x), 1), np.float32)
-        multiply(x, (tables[2],), (gate,), 1)
+        multiply(x, (tables[SMEAR_GATE],), (gate,), 1)
         x += smear_share / (np.float32(1) + np.exp(-gate)) * previous
     return x
 
@@ -218,7 +220,7 @@ def _step(rows, tables, blocks, angles, vectors, windows, keys, values, settings
         multiply(h, (block[QUERY], block[KEY], block[VALUE]), (q, k, v), threads)
         if len(block[GATE]):
             multiply(h, (block[GATE],), (gate,), threads)
-            _add_value_embedding(rows, gate, block[VALUE_EMBEDDING], v)
+            _add_value_embedding(rows, gate, tables[VALUE_EMBEDDING + layer], v)
         _rotate_and_store(rows, angles, np.float32(scale), q, k, v, keys[layer], values[layer])
         _attend(q.reshape(B, heads, width), keys[layer], values[layer], rows[2], windows[layer],
                 y.reshape(B, heads, width), threads)
@@ -234,6 +236,6 @@ def _step(rows, tables, blocks, angles, vectors, windows, keys, values, settings
     if len(backout):
         x -= backout * middle
     _norm(x, h)
-    multiply(h, (tables[1],), (logits,), threads)
+    multiply(h, (tables[HEAD],), (logits,), threads)
     if softcap:
         logits[:] = np.float32(softcap) * np.tanh(logits / np.float32(softcap))

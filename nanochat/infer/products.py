@@ -171,24 +171,24 @@ def _(x, weight, out, begin, end):
 
 
 def _packed_columns(x, weight, out, begin, end):
-    at_once = max(4, CACHED_BYTES // x[0].shape[1])
+    at_once, tile = max(4, CACHED_BYTES // x[0].shape[1]), np.empty((4, OUTPUTS), np.float32)
     for first in range(0, len(out), at_once):
         for block in range(begin, end):
-            block_columns(x, weight, out, block, first, min(first + at_once, len(out)))
+            block_columns(x, weight, out, tile, block, first, min(first + at_once, len(out)))
 
 
-def block_columns(x, weight, out, block, first, end):
-    """The columns of one block, for rows first … end."""
+def block_columns(x, weight, out, tile, block, first, end):
+    """The columns of one block, for rows first … end; `tile` (4, 16) is for results in between."""
 
 
 @overload(block_columns)
-def _(x, weight, out, block, first, end):
+def _(x, weight, out, tile, block, first, end):
     one_row, four_rows = (_one_row_of_8, _four_rows_of_8) if weight.dtype == types.int8 else (
         _one_row_of_4, _four_rows_of_4)
 
-    def columns(x, weight, out, block, first, end):
+    def columns(x, weight, out, tile, block, first, end):
         integers, scales, starts = x
-        groups, tile, b = np.uintp(scales.shape[1]), np.empty((4, OUTPUTS), np.float32), first
+        groups, b = np.uintp(scales.shape[1]), first
         while b < end:
             addresses = (weight[block].ctypes.data, integers[b].ctypes.data, scales[b].ctypes.data,
                          starts[b].ctypes.data, groups, tile.ctypes.data)

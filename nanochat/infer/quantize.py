@@ -1,9 +1,12 @@
 """Weights in 8 or 4 bits, for the CPU: a token costs the time to read all weights, and then they are fewer bytes.
 
-    int8   w ≈ unit · q                 one unit per output; q from −127 to 127
-    int4   w ≈ unit · multiplier · q    one multiplier (int8) per output and 32 inputs; q from −8 to 7
+    8 bits   w ≈ unit · q                 one unit per output; q from −127 to 127
+    4 bits   w ≈ unit · multiplier · q    one multiplier (int8) per output and 32 inputs; q from −8 to 7
 
-Every matrix and every table of embeddings is stored so. Sixteen outputs are a block, in the order in which the products
+`int8` stores every matrix and every table of embeddings in 8 bits, `int4` the matrices of the blocks in 4. Head and
+tables stay in 8, as llama.cpp keeps the head in 6: in the laptop's model they would lose more than all blocks.
+
+Sixteen outputs are a block, in the order in which the products
 read it (packed_dot.py): for 32 inputs, for four of them, for each output: four bytes, q + 128. With 4 bits the first
 and the second half of the 32 inputs share bytes: q + 8 in the lower and in the upper half. The block ends with its
 multipliers (groups, 16) and units (16) fp32. `python -m bench.quantize` measures the loss in bits per byte and exams.
@@ -18,7 +21,7 @@ from nanochat.infer.products import product, rows_of
 from nanochat.model.gpt import GPT, Embedding, Linear
 from nanochat.system.files import UserError
 
-FORMS = {"int8": 8, "int4": 4}
+FORMS = ("int8", "int4")
 CHUNK = 1 << 20  # weights that are packed at a time: they stay in the processor's cache
 
 
@@ -84,7 +87,7 @@ def _pack(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.cat((both.flatten(1), by_group.flatten(1).view(torch.uint8), units), 1)
 
 
-def packer(form: str, device: torch.device) -> Callable[[nn.Module, torch.Tensor], nn.Module | None] | None:
+def packer(form: str, device: torch.device) -> Callable[[str, nn.Module, torch.Tensor], nn.Module | None] | None:
     """For `checkpoint.load_model`: what takes the place of a module with a weight; None where `form` is "".
 
     UserError if the model is not for a CPU.
@@ -93,19 +96,19 @@ def packer(form: str, device: torch.device) -> Callable[[nn.Module, torch.Tensor
         return None
     if device.type != "cpu":
         raise UserError(f"--quantize={form} is for the CPU; add --device_type=cpu, or leave it out")
-    return lambda module, weight: packed(module, weight, FORMS[form])
+    return lambda name, module, weight: packed(name, module, weight, form)
 
 
-def packed(module: nn.Module, weight: torch.Tensor, bits: int) -> nn.Module | None:
+def packed(name: str, module: nn.Module, weight: torch.Tensor, form: str) -> nn.Module | None:
     """A packed module of `weight` in place of a matrix or a table; None in place of anything else."""
     kinds = {Linear: PackedLinear, Embedding: PackedEmbedding}
+    bits = 4 if form == "int4" and name.startswith("model.layers.") else 8
     return kinds[type(module)](weight, bits) if type(module) in kinds else None
 
 
 def quantized(model: GPT, form: str) -> GPT:
     """The model with its matrices and tables replaced, in place; `form` "" changes nothing."""
-    for parent in list(model.modules()) if form else []:
-        for name, child in list(parent.named_children()):
-            if isinstance(child, (Linear, Embedding)) and (other := packed(child, child.weight, FORMS[form])):
-                setattr(parent, name, other)
+    for name, module in list(model.named_modules()) if form else []:
+        if isinstance(module, (Linear, Embedding)) and (other := packed(name, module, module.weight, form)):
+            model.set_submodule(name, other)
     return model

@@ -41,7 +41,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 BEFORE_THE_FIELD = {**PORTABLE, "rope_base": 10_000.0, "softcap": 15.0}
 
 State = dict[str, Any]  # the content of state.json
-Replace = Callable[[torch.nn.Module, torch.Tensor], torch.nn.Module | None]  # None: the module stays
+Replace = Callable[[str, torch.nn.Module, torch.Tensor], torch.nn.Module | None]  # None: the module stays
 
 
 def flags(stage: str) -> dict[str, Any]:
@@ -222,10 +222,9 @@ def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
                         "--overwrite trains from the beginning") from error
 
 
-def _load_weights(model: GPT, path: Path, assign: bool = False) -> None:
-    """Copies the weights into the model; `assign`: makes them the model's, which leaves them in the file until used."""
+def _load_weights(model: GPT, path: Path) -> None:
     try:
-        model.load_state_dict(load_file(path / "model.safetensors"), assign=assign)
+        model.load_state_dict(load_file(path / "model.safetensors"))
     except SafetensorError as error:  # a checkpoint without digests
         raise UserError(f"{path / 'model.safetensors'} is damaged ({error})") from error
     except RuntimeError as error:
@@ -233,14 +232,24 @@ def _load_weights(model: GPT, path: Path, assign: bool = False) -> None:
                         "the tokenizer has changed since, or a flag: --overwrite trains from the beginning") from error
 
 
-def _replace_modules(model: GPT, path: Path, replace: Replace) -> None:
-    for name, module in list(model.named_modules()):
-        if "weight" in module._parameters:
+def _load_replaced(model: GPT, path: Path, replace: Replace) -> None:
+    """Reads the weights of a model without memory ("meta") one by one, and puts `replace`'s modules in their places."""
+    for name, parameter in list(model.named_parameters()):
+        try:
             # The file is opened anew for each weight, because closing it frees the memory of what was read.
             with safe_open(path / "model.safetensors", "pt") as file:
-                other = replace(module, file.get_tensor(f"{name}.weight"))
-            if other is not None:
-                model.set_submodule(name, other)
+                weight = file.get_tensor(name)
+        except SafetensorError as error:
+            raise UserError(f"{path / 'model.safetensors'} is damaged, or of another model ({error})") from error
+        if weight.shape != parameter.shape:
+            raise UserError(f"the weights in {path} do not fit the model: {name} is {tuple(weight.shape)}, not "
+                            f"{tuple(parameter.shape)}")
+        parent, _, own_name = name.rpartition(".")
+        module = model.get_submodule(parent)
+        if other := replace(parent, module, weight) if own_name == "weight" else None:
+            model.set_submodule(parent, other)
+        else:
+            setattr(module, own_name, torch.nn.Parameter(weight.clone()))
 
 
 def _load_lora(model: GPT, path: Path) -> None:
@@ -315,9 +324,10 @@ def load_model(source: str, tag: str = "", step: int = -1, device: torch.device 
     tokenizer = load_tokenizer(path, state)
     with torch.device("meta" if replace else "cpu"):
         model = GPT(config_of(path), compute_dtype=dtype)
-    _load_weights(model, path, assign=replace is not None)
     if replace:
-        _replace_modules(model, path, replace)
+        _load_replaced(model, path, replace)
+    else:
+        _load_weights(model, path)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(f"the tokenizer in {tokenizer_folder(path)} has {tokenizer.vocab_size} tokens, the checkpoint "
                         f"{path} {model.config.vocab_size}; train the model again: python -m scripts.base_train")

@@ -14,7 +14,7 @@ from nanochat.model.gpt import Embedding, Linear
 from nanochat.system.files import UserError
 from nanochat.train import checkpoint
 
-BITS = tuple(FORMS.values())
+BITS = (8, 4)
 SHAPES = [(16, 32), (40, 96), (3, 5), (17, 33), (300, 128)]
 
 
@@ -117,6 +117,8 @@ def test_a_quantized_model_says_the_same_alone_and_in_a_batch(form, model, token
         Linear, Embedding, PackedLinear, PackedEmbedding)}
     assert kinds == {Linear: 0, Embedding: 0, PackedEmbedding: 1 + len(model.model.value_embeds),
                      PackedLinear: 6 * 3 + 1 + len(model.model.value_embeds)}
+    in_4_bits = {name.split(".")[1] for name, p in small.named_parameters() if p.dtype == torch.uint8}
+    assert in_4_bits == ({"layers"} if form == "int4" else set())
     prompts = [[5], [7, 8, 9], list(range(40, 80)), [3] * 20]
     for compiled in (False, True):
         together = Engine(small, tokenizer, max_rows=3, numba_decode=compiled).generate(
