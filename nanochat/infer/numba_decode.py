@@ -16,7 +16,6 @@ from numba.typed import List
 
 from nanochat.infer.cache import SlotCache
 from nanochat.infer.products import PACKED, Cores, array, multiply, read_row, store, wide
-from nanochat.infer.quantize import PackedLinear
 from nanochat.model.gpt import GPT, Linear
 from nanochat.system.jit import njit
 
@@ -64,12 +63,10 @@ class NumbaDecoder:
     @staticmethod
     def supports(model: GPT) -> bool:
         """Whether this model is on a CPU and has no other layers than those written here (no LoRA, no FP8)."""
-        matrix_types = (torch.nn.Linear, PackedLinear)
-        linear_types = {type(module) for module in model.modules() if isinstance(module, matrix_types)}
+        linear_types = {type(module) for module in model.modules() if isinstance(module, torch.nn.Linear)}
         dtypes = {p.dtype for p in model.parameters()} - PACKED.keys()
-        is_plain = linear_types == {Linear} and len(dtypes) == 1 and dtypes <= {torch.float32, torch.bfloat16}
-        return (type(model) is GPT and (is_plain or linear_types == {PackedLinear})
-                and next(model.parameters()).device.type == "cpu")
+        return (type(model) is GPT and linear_types <= {Linear} and len(dtypes) <= 1
+                and dtypes <= {torch.float32, torch.bfloat16} and next(model.parameters()).device.type == "cpu")
 
     def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
         """fp32 logits (B, V) after the tokens `ids`, which stand at `positions` of slots 0 … B−1; previous_ids: the
