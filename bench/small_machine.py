@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         rounds=flag(3, "the best of these counts", at_least=1),
         prompt=flag(512, "tokens of the long prompt", at_least=2),
         only=flag("", "of these names, joined by commas: " + ", ".join([*OURS, *LLAMA])),
+        folder=flag("", "keeps llama.cpp's files there for the next time"),
         memory=flag(False, "the peak memory of chat_cli instead"),
         llama=flag("", "(internal) serve this file to another process of this program"))
     torch.set_num_threads(os.cpu_count() or 1)
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         return serve_llama(args.llama, args)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NANOCHAT_BASE_DIR"] = folder
-        return memory_table(args) if args.memory else speed_table(args, Path(folder))
+        return memory_table(args) if args.memory else speed_table(args, Path(args.folder or folder))
 
 
 def plain_model(shape: str) -> GPT:
@@ -198,8 +199,10 @@ def speed_table(args, folder: Path) -> None:
     if importlib.util.find_spec("xllamacpp"):
         for name, dtype in LLAMA.items():
             if not wanted or name in wanted:
-                path = folder / f"{dtype}.gguf"
-                llama_shape.write(str(path), args.shape, dtype)
+                path = folder / args.shape / f"{dtype}.gguf"
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    llama_shape.write(str(path), args.shape, dtype)
                 peers[name] = Llama(path, args)
     speed = memory_speed()
     print(f"{args.shape}: {sum(p.numel() for p in plain.parameters()) / 1e6:,.0f}M parameters, "

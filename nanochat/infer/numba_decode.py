@@ -66,7 +66,8 @@ class NumbaDecoder:
         linear_types = {type(module) for module in model.modules() if isinstance(module, torch.nn.Linear)}
         dtypes = {p.dtype for p in model.parameters()} - PACKED.keys()
         return (type(model) is GPT and linear_types <= {Linear} and len(dtypes) <= 1
-                and dtypes <= {torch.float32, torch.bfloat16} and next(model.parameters()).device.type == "cpu")
+                and dtypes | {model.compute_dtype} <= {torch.float32, torch.bfloat16}
+                and next(model.parameters()).device.type == "cpu")
 
     def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
         """fp32 logits (B, V) after the tokens `ids`, which stand at `positions` of slots 0 … B−1; previous_ids: the

@@ -119,6 +119,7 @@ def test_what_is_not_plain_matrices_on_a_cpu_is_left_to_pytorch(tokenizer):
     assert NumbaDecoder.supports(make())
     for form in FORMS:
         assert NumbaDecoder.supports(quantized(make(), form))
+        assert not NumbaDecoder.supports(quantized(make(torch.float16), form))
     for change in (lambda model: lora.attach(model, 2),
                    lambda model: fp8.switch_on(model, min_width=2),
                    lambda model: model.to("meta"), lambda model: model.half(), lambda model: model.lm_head.bfloat16()):
