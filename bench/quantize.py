@@ -1,9 +1,9 @@
-"""What int8 weights cost and gain: bits per byte, exams and tokens per second of a checkpoint, with and without.
+"""What weights in 8 and 4 bits cost and gain: bits per byte, exams and tokens per second of a checkpoint.
 
     python -m bench.quantize -i rl                  # the newest RL model: validation text, every exam there is
     python -m bench.quantize -i sft -x 50 --split_tokens=65536
 
-Both forms read the same text and answer the same questions greedily; nothing is written.
+All forms read the same text and answer the same questions greedily; nothing is written.
 """
 import time
 from itertools import islice
@@ -34,16 +34,18 @@ def main(argv: list[str] | None = None) -> None:
     exams = [task for task in map(tasks.find, tasks.names()) if task.kind != "source" and task.path("test")]
     table: dict[str, list[float]] = {}
     for form in ("", *FORMS):
-        model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, None, "cpu", device.dtype)
+        model, tokenizer, info = checkpoint.load_model(args.source, args.model_tag, -1, "cpu", device.dtype)
         model = quantized(model.eval().to(device.dtype), form)
         for name, value in measure(model, tokenizer, exams, args):
             table.setdefault(name, []).append(value)
             print(f"{form or device.dtype} {name}: {value:.4f}", flush=True)
     print(f"\n{args.source} {info['tag']}, {torch.get_num_threads()} threads")
-    print(f"{'':24}{'plain':>10}{'int8':>10}{'change':>10}")
-    for name, (plain, other) in table.items():
-        change = f"× {other / plain:.2f}" if name.startswith("tokens") else f"{other - plain:+.4f}"
-        print(f"{name:24}{plain:10.4f}{other:10.4f}{change:>10}")
+    print(f"{'':24}{'plain':>10}" + "".join(f"{form:>10}{'change':>10}" for form in FORMS))
+    for name, (plain, *others) in table.items():
+        changes = [f"× {other / plain:.2f}" if name.startswith("tokens") else f"{other - plain:+.4f}"
+                   for other in others]
+        print(f"{name:24}{plain:10.4f}"
+              + "".join(f"{other:10.4f}{change:>10}" for other, change in zip(others, changes)))
 
 
 def measure(model, tokenizer, exams, args):
@@ -53,7 +55,7 @@ def measure(model, tokenizer, exams, args):
                              epochs=1)
     rows = ((one.ids, one.targets) for one in islice(batches, max(1, args.split_tokens // (ROWS * width))))
     yield "validation bpb", bits_per_byte(model, rows, torch.from_numpy(tokenizer.token_bytes()))
-    engine = Engine(model, tokenizer, sandbox.calculate, max_rows=32)
+    engine = Engine(model, tokenizer, sandbox.calculate, max_rows=32, numba_decode=True)
     for task in exams:
         yield task.name, chat.evaluate(task, engine, args.max_problems).accuracy
     for rows in (1, 16):

@@ -41,7 +41,7 @@ from nanochat.train import checkpoint
 
 SHAPES = {  # layers, width, head width, vocabulary, context
     "toy": (2, 64, 32, 512, 256), "laptop": (4, 128, 64, 2048, 512), "d12": (12, 768, 128, 32768, 1024),
-    "d20": (20, 1280, 128, 65536, 2048)}
+    "d20": (20, 1280, 128, 65536, 2048), "d32": (32, 2048, 128, 65536, 2048)}
 PROMPT_TOKENS = 32
 TRANSFORMERS = Path(sys.executable).with_name("transformers")  # its command, where it is installed
 
@@ -69,12 +69,15 @@ def main(argv: list[str] | None = None) -> None:
         server_table(args)
 
 
+def tokenizer_of(vocab_size: int) -> Tokenizer:
+    words = (bytes(letters) for n in (2, 3, 4) for letters in itertools.product(range(97, 123), repeat=n))
+    return Tokenizer([*(bytes([byte]) for byte in range(256)), *itertools.islice(words, vocab_size - 256 - 9)])
+
+
 def make(shape: str) -> tuple[GPT, Tokenizer]:
     """Random weights in transformers' architecture, saved as the SFT checkpoint of the folder in use."""
     layers, width, head, vocab_size, context = SHAPES[shape]
-    words = (bytes(letters) for n in (2, 3, 4) for letters in itertools.product(range(97, 123), repeat=n))
-    tokenizer = Tokenizer([*(bytes([byte]) for byte in range(256)), *itertools.islice(words, vocab_size - 256 - 9)])
-    heads = width // head
+    tokenizer, heads = tokenizer_of(vocab_size), width // head
     model = GPT(GPTConfig(context, vocab_size, layers, heads, heads, width, head, **PORTABLE)).init_weights(0).eval()
     torch.manual_seed(0)
     torch.nn.init.normal_(model.lm_head.weight, std=width**-0.5)

@@ -27,7 +27,7 @@ if __name__ == "__main__" and is_terminal(sys.stderr):  # before torch, which ta
 from nanochat import sandbox
 from nanochat.infer import Engine, Event
 from nanochat.infer.fit_prompt import fit_prompt
-from nanochat.infer.quantize import FORMS, quantized
+from nanochat.infer.quantize import FORMS, packer
 from nanochat.system import cli
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
@@ -57,7 +57,7 @@ def flags(argv: list[str] | None) -> cli.Args:
         max_tokens=flag(512, "length limit of an answer", at_least=1, short="m"),
         seed=flag(-1, "−1 = a new one every time", at_least=0),
         dtype=flag("", "of activations and weights: float32, bfloat16, float16", short="d"),
-        quantize=flag("", "weights in fewer bits (CPU)", choices=("", *FORMS)),
+        quantize=flag("", "weights in 8 or 4 bits (CPU)", choices=("", *FORMS)),
         device_type=flag("", "cuda, mps or cpu"))
 
 
@@ -65,10 +65,10 @@ def main(argv: list[str] | None = None) -> None:
     args = flags(argv)
     runtime = start_runtime(args.device_type, args.dtype)
     model, tokenizer, info = checkpoint.load_model(
-        args.source, args.model_tag, args.step, runtime.device, runtime.dtype)
+        args.source, args.model_tag, args.step, runtime.device, runtime.dtype, packer(args.quantize, runtime.device))
     # Cast once: the model would cast its fp32 weights at every use.
-    engine = Engine(quantized(model.eval().to(runtime.dtype), args.quantize), tokenizer, sandbox.calculate, max_rows=1,
-                    prefix_cache=True, numba_decode=True)
+    engine = Engine(model.eval().to(runtime.dtype), tokenizer, sandbox.calculate, max_rows=1, prefix_cache=True,
+                    numba_decode=True)
     seeds = random.Random(None if args.seed < 0 else args.seed)
     context = model.config.sequence_len
 

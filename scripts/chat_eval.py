@@ -20,6 +20,7 @@ import tasks
 from nanochat import sandbox
 from nanochat.eval import chat, record
 from nanochat.infer import Engine
+from nanochat.infer.quantize import FORMS, packer
 from nanochat.system import cli, files, log, paths, results
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
@@ -44,7 +45,8 @@ def flags(argv: list[str] | None) -> cli.Args:
         max_new_tokens=flag(-1, "of an answer; −1 = as the task says", at_least=1, short="m"),
         cuda_graphs=flag(False, "answer with recorded decode steps (no GPU has run this yet)"),
         unsafe_execution=flag(False, "run model-written code where the sandbox is incomplete"),
-        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations", short="d"))
+        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations", short="d"),
+        quantize=flag("", "weights in 8 or 4 bits (CPU)", choices=("", *FORMS)))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,11 +63,14 @@ def main(argv: list[str] | None = None) -> None:
     # ---- Model, and the scores that it has already: this run adds to them.
     runtime = start_runtime(args.device_type, args.dtype)
     model, tokenizer, state = checkpoint.load_model(
-        args.source, args.model_tag, args.step, runtime.device, runtime.dtype)
+        args.source, args.model_tag, args.step, runtime.device, runtime.dtype, packer(args.quantize, runtime.device))
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size, numba_decode=True,
                     static_shapes=args.cuda_graphs)
-    about = record.identity(state)
     folder = results.folder_of(args.source, state["tag"])
+    if args.quantize:  # its scores are those of another model
+        state["tag"] = f"{state['tag']}-{args.quantize}"
+        folder = paths.results_dir(args.source) / results.MODELS / state["tag"]
+    about = record.identity(state)
     scores = scores_so_far(folder / "chat_eval.json", about)
     left_out = {name: reason for name, reason in left_out.items() if name not in scores}
     for name, reason in left_out.items():

@@ -22,7 +22,7 @@ from fastapi import FastAPI
 
 from nanochat import sandbox
 from nanochat.infer import Engine, SamplingParams
-from nanochat.infer.quantize import FORMS, quantized
+from nanochat.infer.quantize import FORMS, packer
 from nanochat.model import attention
 from nanochat.serve.app import create_app
 from nanochat.serve.worker import Failed, Worker
@@ -53,7 +53,7 @@ def flags(argv: list[str] | None) -> cli.Args:
         max_tokens=flag(512, "default length limit of an answer", at_least=1, at_most=4096, short="m"),
         # The model
         dtype=flag("", "of activations and weights: float32, bfloat16, float16", short="d"),
-        quantize=flag("", "weights in fewer bits (CPU)", choices=("", *FORMS)),
+        quantize=flag("", "weights in 8 or 4 bits (CPU)", choices=("", *FORMS)),
         cuda_graphs=flag(False, "decode with CUDA graphs: faster small models (GPU; not yet tried on one)"),
         device_type=flag("", "cuda, mps or cpu"),
         # The server
@@ -107,10 +107,10 @@ def load(stage: str, args: cli.Args, runtime: Runtime) -> tuple[str, list[Worker
     devices = [runtime.device] if args.num_gpus == 1 else [torch.device("cuda", i) for i in range(args.num_gpus)]
     workers = []
     for device in devices:
-        model, tokenizer, info = checkpoint.load_model(stage, args.model_tag, args.step, device, runtime.dtype)
+        model, tokenizer, info = checkpoint.load_model(stage, args.model_tag, args.step, device, runtime.dtype,
+                                                       packer(args.quantize, device))
         # Cast once: the model would cast its fp32 weights at every use.
-        model = quantized(model.eval().to(runtime.dtype), args.quantize)
-        engine = Engine(model, tokenizer, sandbox.calculate, args.max_rows, prefix_cache=True,
+        engine = Engine(model.eval().to(runtime.dtype), tokenizer, sandbox.calculate, args.max_rows, prefix_cache=True,
                         step_tokens=args.step_tokens, static_shapes=args.cuda_graphs, numba_decode=True)
         suggestions = () if stage == "base" else info.get("suggestions") or SUGGESTIONS
         workers.append(Worker(engine, args.max_waiting, args.timeout, suggestions))

@@ -14,6 +14,7 @@ from (seed, prompt, sample number). `generate()` (evaluation, RL), `stream()` (t
 drive the same `submit()` and `step()`. One thread owns an engine.
 """
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from nanochat.infer.request import Completion, Event, EventReader, Request
 from nanochat.infer.sampling import Logprob, Sampler, SamplingParams, logprobs, row_key
 from nanochat.infer.slots import Occupant, Slots
 from nanochat.model import GPT
+from nanochat.system import log
 from nanochat.tokenizer import Tokenizer
 
 PREFILL_TOKENS = 4096  # prompt tokens (with padding) in one forward pass: bounds the memory that activations take
@@ -36,6 +38,11 @@ PREFILL_TOKENS = 4096  # prompt tokens (with padding) in one forward pass: bound
 WIDTH_MULTIPLE = 16
 ECHO_ROWS = 256  # positions whose logits exist at the same time when a prompt is scored, for the same reason
 REFUSED = "error"  # what the model reads when the tool returns None: a refused expression must not look like a result
+
+
+@functools.cache  # once in a process
+def _say_slower() -> None:
+    log.note("decoding by PyTorch, which is slower: the compiled step knows no LoRA, no FP8 and no float16")
 
 
 class Engine:
@@ -64,6 +71,8 @@ class Engine:
             self.decoder = CudaGraphs(model, self.cache)
         elif numba_decode and NumbaDecoder.supports(model):
             self.decoder = NumbaDecoder(model, self.cache)
+        elif numba_decode and self.device.type == "cpu":
+            _say_slower()
         self.num_prompt_tokens = 0  # that the model has read since the start
         self._sampler: Sampler | None = None
         self._sampled_rows: list[Request] = []  # the rows that the sampler was made for

@@ -1,57 +1,114 @@
-"""Weights in 8 bits, for the CPU: a quarter of fp32's bytes to read per token, and integer products.
+"""Weights in 8 or 4 bits, for the CPU: a token costs the time to read all weights, and then they are fewer bytes.
 
-Every matrix becomes int8 with one scale per output (symmetric: w ≈ scale · q, |q| ≤ 127). Activations are quantised
-during the forward pass, with one scale per row, as in the part without outliers of LLM.int8() (Dettmers et al. 2022,
-section 3.1). Embeddings stay as they are. `python -m bench.quantize` measures the loss in bits per byte and exams.
+    8 bits   w ≈ unit · q                 one unit per output; q from −127 to 127
+    4 bits   w ≈ unit · multiplier · q    one multiplier (int8) per output and 32 inputs; q from −8 to 7
+
+`int8` stores every matrix and every table of embeddings in 8 bits, `int4` the matrices of the blocks in 4. Head and
+tables stay in 8, as llama.cpp keeps the head in 6: in the laptop's model they would lose more than all blocks.
+
+Sixteen outputs are a block, in the order in which the products
+read it (packed_dot.py): for 32 inputs, for four of them, for each output: four bytes, q + 128. With 4 bits the first
+and the second half of the 32 inputs share bytes: q + 8 in the lower and in the upper half. The block ends with its
+multipliers (groups, 16) and units (16) fp32. `python -m bench.quantize` measures the loss in bits per byte and exams.
 """
+from collections.abc import Callable
 
 import torch
 import torch.nn as nn
 
-from nanochat.model.gpt import GPT, Linear
+from nanochat.infer.packed_dot import GROUP, OUTPUTS
+from nanochat.infer.products import product, rows_of
+from nanochat.model.gpt import GPT, Embedding, Linear
 from nanochat.system.files import UserError
 
-FORMS = ("int8",)
+FORMS = ("int8", "int4")
+CHUNK = 1 << 20  # weights that are packed at a time: they stay in the processor's cache
 
 
-class Int8Linear(nn.Module):
-    """`Linear` with int8 weights (N, K) and their scales (N,)."""
+class PackedLinear(nn.Module):
+    """`Linear` with packed weights."""
 
-    weight: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, linear: Linear):
+    def __init__(self, weight: torch.Tensor, bits: int):
         super().__init__()
-        q, scale = rows_to_int8(linear.weight.detach().float())
-        self.register_buffer("weight", q)
-        self.register_buffer("scale", scale[:, 0])
+        self.out_features, self.in_features = weight.shape
+        self.weight = nn.Parameter(pack(weight, bits), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (…, K) in any float dtype → (…, N) in the same."""
-        # One scale per row and exact integer sums: a request's result does not depend on the other rows of its batch.
-        q, scale = rows_to_int8(x.flatten(0, -2).float())  # (B·T, K), (B·T, 1)
-        products = torch._int_mm(q, self.weight.t())  # (B·T, N) int32
-        return (products * scale * self.scale).to(x.dtype).view(*x.shape[:-1], -1)
+        """x (…, I) in any float dtype → (…, O) in the same."""
+        rows = x.detach().flatten(0, -2).float().contiguous()  # packed weights do not learn
+        return product(rows, self.weight.data, self.out_features).to(x.dtype).view(*x.shape[:-1], -1)
 
 
-def rows_to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """q (B, K) int8 and scale (B, 1) such that x ≈ q · scale.
+class PackedEmbedding(nn.Module):
+    """`Embedding` with packed weights."""
 
-    >>> rows_to_int8(torch.tensor([[0.5, -2.54, 0.0]]))[0].tolist()
-    [[25, -127, 0]]
+    def __init__(self, weight: torch.Tensor, bits: int):
+        super().__init__()
+        self.width = weight.shape[1]
+        self.weight = nn.Parameter(pack(weight, bits), requires_grad=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids (…) int64 → (…, C) fp32."""
+        return rows_of(self.weight.data, ids.flatten(), self.width).view(*ids.shape, -1)
+
+
+def pack(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """The blocks (⌈O / 16⌉, bytes) of a matrix (O, I) of floats; dtype int8 for 8 bits, uint8 for 4."""
+    rows = max(OUTPUTS, CHUNK // weight.shape[1] // OUTPUTS * OUTPUTS)
+    chunks = torch.split(weight.detach(), rows)
+    first = _pack(chunks[0].float(), bits)
+    blocks = torch.empty(-(-len(weight) // OUTPUTS), first.shape[1], dtype=torch.uint8)
+    for number, chunk in enumerate(chunks):
+        start = number * rows // OUTPUTS
+        packed = first if number == 0 else _pack(chunk.float(), bits)
+        blocks[start:start + len(packed)] = packed
+    return blocks.view(torch.int8) if bits == 8 else blocks
+
+
+def _pack(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    weight = nn.functional.pad(weight, (0, -weight.shape[1] % GROUP, 0, -len(weight) % OUTPUTS))
+    groups = weight.view(len(weight), -1, GROUP)  # (O, G, 32)
+    if bits == 8:
+        unit = groups.abs().amax((1, 2), keepdim=True).clamp(min=1e-30) / 127  # not 0: it divides
+        integers = (groups / unit).round() + 128
+    else:
+        # The largest weight of a group, whatever its sign, becomes −8: of the 16 integers −8 is the largest.
+        peaks = groups.gather(2, groups.abs().argmax(2, keepdim=True)) / -8  # (O, G, 1)
+        unit = peaks.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
+        multipliers = (peaks / unit).abs().ceil().clamp(1, 127).copysign(peaks)  # rounded up: nothing is cut off
+        integers = (groups / (unit * multipliers)).round().clamp(-8, 7) + 8
+    blocks = integers.to(torch.uint8).view(len(weight) // OUTPUTS, OUTPUTS, -1, GROUP // 4, 4)
+    blocks = blocks.permute(0, 2, 3, 1, 4)  # (blocks, G, 8, 16, 4)
+    units = unit.view(-1, OUTPUTS).view(torch.uint8)  # (blocks, 64)
+    if bits == 8:
+        return torch.cat((blocks.flatten(1), units), 1)
+    both = blocks[:, :, :4] | blocks[:, :, 4:] << 4
+    by_group = multipliers.to(torch.int8).view(len(blocks), OUTPUTS, -1).transpose(1, 2)  # (blocks, G, 16)
+    return torch.cat((both.flatten(1), by_group.flatten(1).view(torch.uint8), units), 1)
+
+
+def packer(form: str, device: torch.device) -> Callable[[str, nn.Module, torch.Tensor], nn.Module | None] | None:
+    """For `checkpoint.load_model`: what takes the place of a module with a weight; None where `form` is "".
+
+    UserError if the model is not for a CPU.
     """
-    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-9) / 127  # the clamp: a row of zeros must not divide by 0
-    return (x / scale).round().to(torch.int8), scale
+    if not form:
+        return None
+    if device.type != "cpu":
+        raise UserError(f"--quantize={form} is for the CPU; add --device_type=cpu, or leave it out")
+    return lambda name, module, weight: packed(name, module, weight, form)
+
+
+def packed(name: str, module: nn.Module, weight: torch.Tensor, form: str) -> nn.Module | None:
+    """A packed module of `weight` in place of a matrix or a table; None in place of anything else."""
+    kinds = {Linear: PackedLinear, Embedding: PackedEmbedding}
+    bits = 4 if form == "int4" and name.startswith("model.layers.") else 8
+    return kinds[type(module)](weight, bits) if type(module) in kinds else None
 
 
 def quantized(model: GPT, form: str) -> GPT:
-    """The model with its matrices replaced, in place; `form` "" changes nothing. UserError if not on a CPU."""
-    if not form:
-        return model
-    if next(model.parameters()).device.type != "cpu":
-        raise UserError(f"--quantize={form} is for the CPU; add --device_type=cpu, or leave it out")
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, Linear):
-                setattr(module, name, Int8Linear(child))
+    """The model with its matrices and tables replaced, in place; `form` "" changes nothing."""
+    for name, module in list(model.named_modules()) if form else []:
+        if isinstance(module, (Linear, Embedding)) and (other := packed(name, module, module.weight, form)):
+            model.set_submodule(name, other)
     return model

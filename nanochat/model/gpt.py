@@ -69,11 +69,6 @@ class GPTConfig:
         patterns (its dev/LOG.md, 2026-01-17)."""
         return self.value_embeddings and layer % 2 == (self.n_layer - 1) % 2
 
-    @property
-    def has_imported_features(self) -> bool:
-        """Whether the model has a feature that only this file computes, and not the compiled decoding."""
-        return bool(self.windows or self.query_key_scale != 1 or self.gated_smear or self.backout)
-
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 

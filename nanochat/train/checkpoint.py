@@ -14,6 +14,7 @@ import hashlib
 import pickle
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 BEFORE_THE_FIELD = {**PORTABLE, "rope_base": 10_000.0, "softcap": 15.0}
 
 State = dict[str, Any]  # the content of state.json
+Replace = Callable[[str, torch.nn.Module, torch.Tensor], torch.nn.Module | None]  # None: the module stays
 
 
 def flags(stage: str) -> dict[str, Any]:
@@ -230,6 +232,26 @@ def _load_weights(model: GPT, path: Path) -> None:
                         "the tokenizer has changed since, or a flag: --overwrite trains from the beginning") from error
 
 
+def _load_replaced(model: GPT, path: Path, replace: Replace) -> None:
+    """Reads the weights of a model without memory ("meta") one by one, and puts `replace`'s modules in their places."""
+    for name, parameter in list(model.named_parameters()):
+        try:
+            # The file is opened anew for each weight, because closing it frees the memory of what was read.
+            with safe_open(path / "model.safetensors", "pt") as file:
+                weight = file.get_tensor(name)
+        except SafetensorError as error:
+            raise UserError(f"{path / 'model.safetensors'} is damaged, or of another model ({error})") from error
+        if weight.shape != parameter.shape:
+            raise UserError(f"the weights in {path} do not fit the model: {name} is {tuple(weight.shape)}, not "
+                            f"{tuple(parameter.shape)}")
+        parent, _, own_name = name.rpartition(".")
+        module = model.get_submodule(parent)
+        if other := replace(parent, module, weight) if own_name == "weight" else None:
+            model.set_submodule(parent, other)
+        else:
+            setattr(module, own_name, torch.nn.Parameter(weight.clone()))
+
+
 def _load_lora(model: GPT, path: Path) -> None:
     """Loads the thin matrices of a checkpoint. UserError if the model has other weights than they were trained with."""
     model.load_state_dict(load_file(path / "lora.safetensors"), strict=False)
@@ -283,9 +305,13 @@ def load_tokenizer(path: Path, state: State) -> Tokenizer:
 
 
 def load_model(source: str, tag: str = "", step: int = -1, device: torch.device | str = "cpu",
-               dtype: torch.dtype = torch.float32) -> tuple[GPT, Tokenizer, State]:
+               dtype: torch.dtype = torch.float32, replace: Replace | None = None) -> tuple[GPT, Tokenizer, State]:
     """Model, tokenizer and state of stage `source`: the checkpoint of this tag ("" = the deepest) and step (−1 = the
-    newest). The state has also "tag" and "path". UserError names the checkpoints that are there instead."""
+    newest). The state has also "tag" and "path". UserError names the checkpoints that are there instead.
+
+    `replace` makes other modules of modules with a weight while they are read, so that the whole model never lies in
+    memory (infer/quantize.py).
+    """
     tag = tag or default_tag(source)
     folder = paths.checkpoint_dir(source, tag)
     path = folder / f"step_{step:06d}"
@@ -296,8 +322,12 @@ def load_model(source: str, tag: str = "", step: int = -1, device: torch.device 
                         f"make one: python -m scripts.{SCRIPTS[source]}")
     path, state = chosen
     tokenizer = load_tokenizer(path, state)
-    model = GPT(config_of(path), compute_dtype=dtype)
-    _load_weights(model, path)
+    with torch.device("meta" if replace else "cpu"):
+        model = GPT(config_of(path), compute_dtype=dtype)
+    if replace:
+        _load_replaced(model, path, replace)
+    else:
+        _load_weights(model, path)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(f"the tokenizer in {tokenizer_folder(path)} has {tokenizer.vocab_size} tokens, the checkpoint "
                         f"{path} {model.config.vocab_size}; train the model again: python -m scripts.base_train")

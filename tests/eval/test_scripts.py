@@ -104,6 +104,14 @@ def test_a_trial_does_not_cost_the_full_exam(out, trial, kept):
         assert [(earlier / name).read_bytes() for name in ("chat_eval.json", "facts.jsonl")] == before
 
 
+def test_scores_of_rounded_weights_are_kept_apart(out):
+    for flags in ([], ["--quantize=int8"], []):
+        chat_eval.main([*TRIAL, "-a", "facts", "-x", "2", *flags])
+    tags = {path.parent.name: files.read_json(path)["tag"] for path in paths.results_dir("sft").rglob("chat_eval.json")}
+    [rounded] = [name for name in tags if name != "sft"]
+    assert tags == {"sft": rounded.removesuffix("-int8"), rounded: rounded} and rounded.endswith("-int8")
+
+
 def test_a_shorter_measurement_of_the_base_model_keeps_the_longer(out):
     for limits in ((base_loss, "--split_tokens=2000", "base_loss"), (base_eval, "--max_per_task=-1", "base_eval"),
                    (base_loss, "--split_tokens=1000", "base_loss"), (base_eval, "--max_per_task=3", "base_eval")):
