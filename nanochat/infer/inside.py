@@ -57,8 +57,9 @@ class Reading:
         self.states: list[torch.Tensor] = []  # (C,) of the last token: in front of the first layer, and after each
         with ExitStack() as hooks:
             for block in model.model.layers:
+                attention = block.get_submodule("self_attn")
+                hooks.enter_context(attention.register_forward_hook(self._see_attention))
                 hooks.enter_context(block.register_forward_hook(self._see_block))
-                hooks.enter_context(block.self_attn.register_forward_hook(self._see_attention))
             self.hidden = model.hidden(ids, cache=self)
 
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
@@ -167,8 +168,8 @@ def cut(model: GPT, row: int, part: Part) -> RemovableHandle:
         return output
 
     if part.kind == "head":
-        return block.self_attn.o_proj.register_forward_pre_hook(without_head)
-    return block.mlp.register_forward_hook(without_mlp)
+        return block.get_submodule("self_attn.o_proj").register_forward_pre_hook(without_head)
+    return block.get_submodule("mlp").register_forward_hook(without_mlp)
 
 
 def neighbours(model: GPT, token: int, state: torch.Tensor) -> Iterator[tuple[Part, list[tuple[int, float]]]]:
@@ -178,8 +179,9 @@ def neighbours(model: GPT, token: int, state: torch.Tensor) -> Iterator[tuple[Pa
     yield Part("embedding"), nearest(embedding, embedding[token])
     if model.config.smear or model.config.gated_smear:
         yield Part("smear"), nearest(embedding, state)
-    for layer, table in model.model.value_embeds.items():
-        yield Part("value_embedding", int(layer)), nearest(table.weight, table.weight[token])
+    for layer, module in model.model.value_embeds.items():
+        table = module.get_parameter("weight")
+        yield Part("value_embedding", int(layer)), nearest(table, table[token])
 
 
 def nearest(table: torch.Tensor, vector: torch.Tensor) -> list[tuple[int, float]]:

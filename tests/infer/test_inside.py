@@ -11,7 +11,7 @@ from nanochat.model import PORTABLE
 
 BOS = 5
 FORMS = {"all features": {}, "portable": PORTABLE, "no cap": {"softcap": 0.0}, "groups": {"n_kv_head": 1},
-         "documents": {"document_bos": BOS}, "many heads": {"n_layer": 5, "n_head": 4, "n_kv_head": 4},
+         "documents": {"document_bos": BOS}, "many parts": {"n_layer": 4, "n_kv_head": 4},
          "imported": {"smear": False, "gated_smear": True, "backout": True, "windows": [3, 20], "query_key_scale": 1.2}}
 
 
@@ -101,7 +101,7 @@ def check(logprob, nats, token):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("length", [1, 2, 12])
+@pytest.mark.parametrize("length", [1, 2, 8])
 def test_every_number_is_the_models(form, length, tiny_model):
     model = tiny_model(**FORMS[form]).eval()
     ids = torch.randint(64, (length,), generator=torch.Generator().manual_seed(length)).tolist()
@@ -130,8 +130,8 @@ def test_what_a_model_lacks_is_left_out(tiny_model):
     assert list(found.neighbours) == [Part("embedding")]
 
 
-@pytest.mark.parametrize("form", ["float32", "bfloat16", "int8"])
-def test_the_last_layer_says_what_the_model_says(form, tiny_model):
+@pytest.mark.parametrize("form, tolerance", [("float32", 1e-5), ("bfloat16", 1e-2), ("int8", 1e-5)])
+def test_the_last_layer_says_what_the_model_says(form, tolerance, tiny_model):
     """In every form in which a model is served; without a token it is the likeliest."""
     model, ids = tiny_model().eval(), [BOS, 9, 33, 2]
     if form == "bfloat16":
@@ -141,7 +141,7 @@ def test_the_last_layer_says_what_the_model_says(form, tiny_model):
     with torch.no_grad():
         nats = model(torch.tensor([ids]))[0, -1].log_softmax(0)
     found = look_inside(model, ids)
-    assert found.layers[-1][0] == nats.max().item() == found.layers[-1][1][0][1]
+    assert found.layers[-1][0] == found.layers[-1][1][0][1] == pytest.approx(nats.max().item(), abs=tolerance)
     assert all(math.isfinite(logprob[0]) for logprob in found.without.values())
 
 

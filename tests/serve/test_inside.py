@@ -64,7 +64,7 @@ def test_it_forgets_what_the_chat_forgets(url, limits):
     got = look(url, messages=[*turns, question, {"role": "assistant", "content": said}], **limits).json()
     assert got["forgotten_messages"] == asked["nanochat"]["forgotten_messages"] > 0
     assert got["prompt_tokens"] == asked["usage"]["prompt_tokens"] == got["position"], "at the answer's first token"
-    assert len(got["tokens"]) == asked["usage"]["total_tokens"] - (asked["choices"][0]["finish_reason"] == "length")
+    assert len(got["tokens"]) == asked["usage"]["total_tokens"] + (asked["choices"][0]["finish_reason"] == "length")
 
 
 def test_what_does_not_fit_behind_the_prompt_is_not_read(url):
@@ -91,17 +91,17 @@ def test_running_answers_wait_but_do_not_change(url, worker):
     stories = []
 
     def tell():
-        body = {"messages": [{"role": "user", "content": "A long story!"}]}
+        body = {"messages": [{"role": "user", "content": "A long story!"}], "max_tokens": 1500}
         stories.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=SECONDS).json())
 
     thread = threading.Thread(target=tell)
     thread.start()
     while not worker.live:
         pass
-    looks = [look(url, prompt="Hello").json() for _ in range(5)]
+    looks = [look(url, prompt="Hello").json() for _ in range(2)]
     assert worker.live, "they were answered between its steps"
     thread.join()
-    assert stories[0]["choices"][0]["message"]["content"] == LONG_STORY
+    assert stories[0]["choices"][0]["message"]["content"] == LONG_STORY.encode()[:1500].decode(errors="ignore")
     assert all(one == looks[0] for one in looks) and not worker.open
 
 

@@ -1,4 +1,4 @@
-// The inside of the model: what it did before it said one token of an answer. The numbers are the server's (/v1/inside).
+// The inside of the model: what it did before it said a token of an answer. The numbers are the server's (/v1/inside).
 import { explain, lookInside, server } from "./api.js";
 import { prompt, session } from "./chat.js";
 import { button, h } from "./dom.js";
@@ -15,7 +15,7 @@ export function insideView(answer) {
   if (shown.get(answer)?.text !== text) {
     const box = h("section", { className: "inside", "aria-label": "Inside the model" });
     shown.set(answer, { box, text });
-    const panel = { box, answer, words: null, views: h("div", {}), head: 0, asked: 0 };
+    const panel = { box, answer, words: null, views: h("div", { className: "views" }), head: null, asked: 0 };
     box.append(panel.views);
     look(panel);
   }
@@ -46,7 +46,8 @@ async function look(panel, position) {
 
 // ---------------------------------------------------------------- small things
 
-const word = (text) => h("code", {}, visible(text.replace(/^bytes:/, "")));
+const plain = (text) => text.replace(/^bytes:/, "");
+const word = (text) => h("code", {}, visible(plain(text)));
 const best = (said) => Object.entries(said.top_logprobs).map(([text, nats]) => [text, Math.exp(nats)]);
 const shade = (node, share) => { node.style.setProperty("--surprise", `${Math.round(70 * share)}%`); return node; };
 
@@ -71,10 +72,11 @@ function group(label, buttons, chosen, onChoose) {
 
 /** The answer's tokens, one of which is looked at. */
 function choice(panel, { tokens, prompt_tokens: first, position }) {
-  const buttons = tokens.slice(first).map((text) => button(visible(text.replace(/^bytes:/, "")), null, { className: "token" }));
+  const buttons = tokens.slice(first).map((text) => button(visible(plain(text)), null, { className: "token" }));
   const box = group("Words of the answer", buttons, position - first, (index) => look(panel, first + index));
   box.className = "words";
-  panel.box.prepend(h("p", { className: "fine" }, "Choose a word of the answer to see how the model came to say it."), box);
+  const hint = "Choose a word of the answer to see how the model came to say it.";
+  panel.box.prepend(h("p", { className: "fine" }, hint), box);
   return box;
 }
 
@@ -87,10 +89,11 @@ function view(title, explanation, ...content) {
 function draw(panel, found) {
   const { tokens, position, layers } = found;
   const said = tokens[position] ?? best(layers.at(-1))[0][0];
-  const p = Math.exp(layers.at(-1).logprob);
+  const isResult = tokens.lastIndexOf("<|output_start|>", position) > tokens.lastIndexOf("<|output_end|>", position - 1);
+  const author = isResult ? " the calculator wrote " : " the model says ";
   panel.views.replaceChildren(
-    h("p", { role: "status" }, "After ", word(tokens[position - 1]), " the model says ", word(said),
-      `, to which it gives ${percent(p)}.`),
+    h("p", { role: "status" }, "After ", word(tokens[position - 1]), author, word(said),
+      `, to which the model gives ${percent(Math.exp(layers.at(-1).logprob))}.`),
     layerByLayer(layers, said), heads(panel, found, said), without(found, said), alike(found));
 }
 
@@ -98,8 +101,8 @@ function layerByLayer(layers, said) {
   const rows = layers.flatMap((layer, i) => [h("dt", {}, i ? `layer ${i}` : "before layer 1"),
     h("dd", {}, best(layer).slice(0, 3).map(([text, p]) => shade(
       h("span", { className: text === said ? "guess said" : "guess" }, word(text), ` ${percent(p)}`), p)))]);
-  return view("Layer by layer", "The last step of the model turns a state into words. Here it does so after every layer: "
-    + "this is what the model would have said if it had stopped there.", h("dl", {}, rows));
+  return view("Layer by layer", "The last step of the model turns its state into words. Here this step follows every "
+    + "layer: so would the model have spoken if it had stopped there.", h("dl", {}, rows));
 }
 
 function heads(panel, { parts, tokens, position }, said) {
@@ -107,19 +110,22 @@ function heads(panel, { parts, tokens, position }, said) {
   const text = h("p", { className: "tokens", dir: "auto" });
   const summary = h("p", { className: "fine", role: "status" });
   const show = (index) => {
-    panel.head = index;
     const { layer, head, attends, without: lost } = all[index];
     const weights = new Map(attends);
-    text.replaceChildren(...tokens.slice(0, position).map((token, i) => shade(h("span", { className: "token",
-      title: percent(weights.get(i) ?? 0) }, token.replace(/^bytes:/, "")), weights.get(i) ?? 0)));
-    const most = attends.slice(0, 3).flatMap(([i, weight], n) => [n ? ", " : "", word(tokens[i]), ` ${percent(weight)}`]);
+    text.replaceChildren(...tokens.slice(0, position).map((token, i) => {
+      const weight = weights.get(i) ?? 0;
+      return shade(h("span", { className: "token", title: percent(weight) }, plain(token)), weight);
+    }));
+    const most = attends.slice(0, 3).flatMap(
+      ([i, weight], place) => [place ? ", " : "", word(tokens[i]), ` ${percent(weight)}`]);
     summary.replaceChildren(`Head ${head} of layer ${layer} looks at `, ...most, ". Without this head ", word(said),
       ` would get ${percent(Math.exp(lost.logprob))}; the likeliest word would be `, word(best(lost)[0][0]), ".");
   };
   const buttons = all.map(({ layer, head, without: lost }) => button([`${layer}.${head} `,
     h("small", {}, percent(Math.exp(lost.logprob)))], null, { title: `Layer ${layer}, head ${head}` }));
-  const chosen = Math.min(panel.head, all.length - 1);
-  const box = group("Heads", buttons, chosen, show);
+  const lost = all.map((part) => part.without.logprob);
+  const chosen = panel.head ?? lost.indexOf(Math.min(...lost)); // at first the head that matters most
+  const box = group("Heads", buttons, chosen, (index) => show(panel.head = index));
   box.className = "heads";
   show(chosen);
   return view("Where the heads look", "Each head of a layer looks back at the words that were read and fetches what it "
@@ -153,7 +159,7 @@ function alike({ neighbours, tokens, position }) {
   const rows = neighbours.flatMap((table) => [h("dt", {}, TABLES[table.part](table)), h("dd", {},
     table.tokens.filter(([text]) => text !== read).slice(0, 6).map(([text, cosine]) => shade(
       h("span", { className: "guess" }, word(text), ` ${cosine.toFixed(2)}`), Math.max(cosine, 0))))]);
-  return view("Words that are alike", ["To the model a word is a row of numbers in a table. The rows of these words are "
-    + "most like that of ", word(read), ", the word read last (1 means the same direction, 0 nothing in common)."],
+  return view("Words that are alike", ["To the model a word is a row of numbers in a table. These words have the rows "
+    + "most like that of ", word(read), ", which was read last (1: the same direction, 0: nothing in common)."],
   h("dl", {}, rows));
 }
