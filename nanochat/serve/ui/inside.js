@@ -89,8 +89,8 @@ function view(title, explanation, ...content) {
 function draw(panel, found) {
   const { tokens, position, layers } = found;
   const said = tokens[position] ?? best(layers.at(-1))[0][0];
-  const isResult = tokens.lastIndexOf("<|output_start|>", position) > tokens.lastIndexOf("<|output_end|>", position - 1);
-  const author = isResult ? " the calculator wrote " : " the model says ";
+  const [start, end] = ["<|output_start|>", "<|output_end|>"].map((mark, i) => tokens.lastIndexOf(mark, position - i));
+  const author = start > end ? " the calculator wrote " : " the model says ";
   panel.views.replaceChildren(
     h("p", { role: "status" }, "After ", word(tokens[position - 1]), author, word(said),
       `, to which the model gives ${percent(Math.exp(layers.at(-1).logprob))}.`),

@@ -48,6 +48,10 @@ def test_a_word_is_looked_into(page, url):
                                                      "value embeddings of layer 1", "MLP of layer 1"]
     assert alike.locator("dt").all_inner_texts() == ["embedding", "embedding with smear",
                                                      "value embedding of layer 1"]
+    words.get_by_text("<|output_start|>").click()
+    playwright.expect(panel.get_by_role("status").first).to_contain_text("the calculator wrote <|output_start|>")
+    words.nth(words.all_inner_texts().index("<|output_end|>") + 1).click()
+    playwright.expect(panel.get_by_role("status").first).to_contain_text("After <|output_end|> the model says 1")
     keep_shot(page, "inside")
     press(page, "Inside the model")
     playwright.expect(panel).to_have_count(0)
