@@ -12,7 +12,7 @@ from record_page import open_page
 SIZE = {"width": 700, "height": 900}
 QUESTION, WORD = "What is 123 * 456?", 2
 VIEWS = ("layers", "heads", "parts", "alike")
-COLOURS = 48
+COLOURS = 128
 
 
 def main(out: str, stage: str, tag: str) -> None:
@@ -25,6 +25,8 @@ def main(out: str, stage: str, tag: str) -> None:
         with page.expect_response("**/v1/inside"):
             panel.locator(".words button").nth(WORD).click()
         page.wait_for_timeout(500)  # for the views to be drawn
+        page.locator("#to-end").evaluate("(button) => button.remove()")
+        page.locator("#scroll").evaluate("(box) => { box.style.maskImage = 'none'; }")
         for name, view in zip(VIEWS, panel.locator(".views > section").all(), strict=True):
             picture = Image.open(io.BytesIO(view.screenshot())).convert("RGB")
             picture = picture.quantize(COLOURS, dither=Image.Dither.NONE)

@@ -48,7 +48,9 @@ async function look(panel, position) {
 
 const plain = (text) => text.replace(/^bytes:/, "");
 const word = (text) => h("code", {}, visible(plain(text)));
-const best = (said) => Object.entries(said.top_logprobs).map(([text, nats]) => [text, Math.exp(nats)]);
+// Sorted: the keys of an object that are numbers come first in JavaScript.
+const best = (said) => Object.entries(said.top_logprobs).map(([text, nats]) => [text, Math.exp(nats)])
+  .sort(([, p], [, other]) => other - p);
 const shade = (node, share) => { node.style.setProperty("--surprise", `${Math.round(70 * share)}%`); return node; };
 
 /** Buttons of which one is chosen; arrow keys move between them. `onChoose(index)`. */
@@ -102,7 +104,7 @@ function layerByLayer(layers, said) {
     h("dd", {}, best(layer).slice(0, 3).map(([text, p]) => shade(
       h("span", { className: text === said ? "guess said" : "guess" }, word(text), ` ${percent(p)}`), p)))]);
   return view("Layer by layer", "The last step of the model turns its state into words. Here this step follows every "
-    + "layer: so would the model have spoken if it had stopped there.", h("dl", {}, rows));
+    + "layer: this is what the model would have said if it had stopped there.", h("dl", {}, rows));
 }
 
 function heads(panel, { parts, tokens, position }, said) {

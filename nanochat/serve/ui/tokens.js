@@ -15,7 +15,8 @@ export function read(logprobs) {
     });
   }
   return (logprobs?.tokens ?? []).map((text, i) => {
-    const top = Object.entries(logprobs.top_logprobs?.[i] ?? {}).map(([token, logprob]) => [token, Math.exp(logprob)]);
+    const top = Object.entries(logprobs.top_logprobs?.[i] ?? {}).map(([token, logprob]) => [token, Math.exp(logprob)])
+      .sort(([, p], [, other]) => other - p); // the keys of an object that are numbers come first in JavaScript
     const bytes = text.startsWith("bytes:") && [...text.matchAll(/\\x(..)/g)].map(([, byte]) => parseInt(byte, 16));
     return { text, p: Math.exp(logprobs.token_logprobs[i] ?? 0), top, ...(bytes && { bytes }) };
   });

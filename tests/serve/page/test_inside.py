@@ -82,6 +82,25 @@ def test_by_keys_and_on_every_screen(page):
 
 
 @desktop_only
+def test_digits_keep_their_places(page):
+    """JavaScript lists the keys "2" and "5" of an object by size, wherever they stand."""
+    def answer(route):
+        response = route.fetch()
+        found = response.json()
+        for said in (*found["layers"], *(part["without"] for part in found["parts"])):
+            said["top_logprobs"] = {"a": -0.2, "5": -1.9, "2": -4.0}
+        route.fulfill(response=response, json=found)
+
+    page.route("**/v1/inside", answer)
+    panel = opened(page)
+    assert panel.locator("dd").first.locator("code").all_inner_texts() == ["a", "5", "2"]
+    playwright.expect(panel.get_by_role("status").last).to_contain_text("the likeliest word would be a.")
+    top = page.evaluate("""async () => (await import("./tokens.js")).read({ tokens: ["a"], token_logprobs: [-0.2],
+        top_logprobs: [{ a: -0.2, 5: -1.9, 2: -4 }] })[0].top.map(([text]) => text)""")
+    assert top == ["a", "5", "2"]
+
+
+@desktop_only
 def test_an_error_is_shown_and_can_be_tried_again(page):
     page.route("**/v1/inside", lambda route: route.fulfill(status=500, json={"error": {"message": "no memory left"}}))
     say(page, "code")
