@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils.hooks import RemovableHandle
 
 from nanochat.infer.sampling import Logprob, logprobs
@@ -24,7 +25,7 @@ from nanochat.model import GPT
 from nanochat.model.gpt import Attention, norm, rotate
 
 ROWS = 16  # parts that are left out at the same time: each row needs a copy of a layer's keys and values
-NUM_NEIGHBOURS = 8
+NUM_NEIGHBOURS, ROWS_OF_TABLE = 8, 4096
 
 
 @dataclass(frozen=True)
@@ -175,17 +176,17 @@ def cut(model: GPT, row: int, part: Part) -> RemovableHandle:
 def neighbours(model: GPT, token: int, state: torch.Tensor) -> Iterator[tuple[Part, list[tuple[int, float]]]]:
     """The tokens whose rows of a table point in nearly the same direction as those of `token`: of the embedding, and
     of each table of value embeddings. With smear also those near `state`, which is what enters the first layer."""
-    embedding = model.model.embed_tokens.weight
-    yield Part("embedding"), nearest(embedding, embedding[token])
+    embedding, ids = model.model.embed_tokens, torch.arange(model.config.vocab_size, device=state.device)
+    yield Part("embedding"), nearest(embedding, ids, embedding(ids[token]))
     if model.config.smear or model.config.gated_smear:
-        yield Part("smear"), nearest(embedding, state)
-    for layer, module in model.model.value_embeds.items():
-        table = module.get_parameter("weight")
-        yield Part("value_embedding", int(layer)), nearest(table, table[token])
+        yield Part("smear"), nearest(embedding, ids, state)
+    for layer, table in model.model.value_embeds.items():
+        yield Part("value_embedding", int(layer)), nearest(table, ids, table(ids[token]))
 
 
-def nearest(table: torch.Tensor, vector: torch.Tensor) -> list[tuple[int, float]]:
-    """(row, cosine) of the rows of `table` (V, C) with the largest cosines to `vector` (C,)."""
-    cosines = (table @ vector.to(table.dtype)).float() / (table.norm(dim=1) * vector.norm()).float().clamp(min=1e-9)
-    best, rows = cosines.topk(min(NUM_NEIGHBOURS, len(cosines)))
+def nearest(table: torch.nn.Module, ids: torch.Tensor, vector: torch.Tensor) -> list[tuple[int, float]]:
+    """(id, cosine) of the `ids` (V,) whose rows of `table` have the largest cosines to `vector` (C,)."""
+    # Some thousand rows at a time: the table may be packed (quantize.py), and is not to be there a second time.
+    parts = [F.cosine_similarity(table(some).float(), vector.float(), dim=-1) for some in ids.split(ROWS_OF_TABLE)]
+    best, rows = torch.cat(parts).topk(min(NUM_NEIGHBOURS, len(ids)))
     return list(zip(rows.tolist(), best.tolist(), strict=True))

@@ -6,6 +6,7 @@ import torch
 
 from nanochat.infer import inside
 from nanochat.infer.inside import Part, look_inside
+from nanochat.infer.quantize import FORMS as QUANTIZED
 from nanochat.infer.quantize import quantized
 from nanochat.model import PORTABLE
 
@@ -130,19 +131,21 @@ def test_what_a_model_lacks_is_left_out(tiny_model):
     assert list(found.neighbours) == [Part("embedding")]
 
 
-@pytest.mark.parametrize("form, tolerance", [("float32", 1e-5), ("bfloat16", 1e-2), ("int8", 1e-5)])
-def test_the_last_layer_says_what_the_model_says(form, tolerance, tiny_model):
+@pytest.mark.parametrize("form", ["float32", "bfloat16", *QUANTIZED])
+def test_the_last_layer_says_what_the_model_says(form, tiny_model):
     """In every form in which a model is served; without a token it is the likeliest."""
     model, ids = tiny_model().eval(), [BOS, 9, 33, 2]
     if form == "bfloat16":
         model = model.bfloat16()
         model.compute_dtype = torch.bfloat16
-    model = quantized(model, "int8" if form == "int8" else "")
+    model = quantized(model, form if form in QUANTIZED else "")
     with torch.no_grad():
         nats = model(torch.tensor([ids]))[0, -1].log_softmax(0)
-    found = look_inside(model, ids)
+    found, tolerance = look_inside(model, ids), 1e-2 if form == "bfloat16" else 1e-5
     assert found.layers[-1][0] == found.layers[-1][1][0][1] == pytest.approx(nats.max().item(), abs=tolerance)
     assert all(math.isfinite(logprob[0]) for logprob in found.without.values())
+    assert all(near[0] == (2, pytest.approx(1, abs=1e-3)) for part, near in found.neighbours.items()
+               if part.kind != "smear"), "a token is its own nearest neighbour"
 
 
 def test_the_model_is_as_before(tiny_model, monkeypatch):
