@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -68,21 +70,29 @@ def save(frames: list[Image.Image], path: Path) -> None:
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
 
 
-def main(out: str, stage: str, tag: str) -> None:
+@contextmanager
+def open_page(out: str, stage: str, tag: str, size: dict[str, int], temperature: float) -> Iterator[Page]:
+    """The chat page of a model in the out folder `out`, in a browser window of this size."""
     port = free_port()
-    command = [sys.executable, "-m", "scripts.chat_web", "-i", stage, "-g", tag, "-p", str(port), "-t", "0.6"]
+    command = [sys.executable, "-m", "scripts.chat_web", "-i", stage, "-g", tag, "-p", str(port), "-t",
+               str(temperature)]
     server = subprocess.Popen(command, env={"NANOCHAT_BASE_DIR": str(Path(out).absolute()), "PATH": "/usr/bin:/bin"})
     try:
         wait_until_ready(f"http://127.0.0.1:{port}")
         with sync_playwright() as play:
             browser = play.chromium.launch(executable_path=shutil.which("chromium"), chromium_sandbox=False, args=FLAGS)
-            page = browser.new_page(viewport=SIZE, color_scheme="light")
+            page = browser.new_page(viewport=size, color_scheme="light")
             page.goto(f"http://127.0.0.1:{port}")
-            save(record(page), Path(__file__).with_name("page.gif"))
+            yield page
             browser.close()
     finally:
         server.terminate()
         server.wait()
+
+
+def main(out: str, stage: str, tag: str) -> None:
+    with open_page(out, stage, tag, SIZE, 0.6) as page:
+        save(record(page), Path(__file__).with_name("page.gif"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One HTML file that is a whole chat: weights, tokenizer, forward pass, calculator. No server, no network.
 
 The parts lie in page/: forward.js computes what model/gpt.py does, tokenizer.js what tokenizer/ and the calculator do,
-chat.js what infer/engine.py does for one row.
+chat.js what infer/engine.py does for one row, inside.js a part of what infer/inside.py does.
 """
 import base64
 import html
@@ -19,7 +19,7 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.bpe import SPECIALS
 
 PARTS = Path(__file__).with_name("page")
-SCRIPTS = ("forward.js", "tokenizer.js", "chat.js")
+SCRIPTS = ("forward.js", "tokenizer.js", "chat.js", "inside.js")
 DTYPES = {"f16": "<f2", "f32": "<f4"}
 MAX_PARAMETERS = 200_000_000  # a browser holds about 1 GB of text; fp32 is what it computes in
 

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, groupby, zip_longest
 from typing import Any
 
@@ -153,6 +154,15 @@ class RunningAnswer:
         return list(zip_longest(request.prompt, [None, *request.prompt_logprobs]))[int(self.hides_bos):]
 
 
+def token_name(tokenizer: Tokenizer, token_id: int) -> str:
+    """The text of a token, in which tokens differ: OpenAI writes the bytes of one that is a part of a character."""
+    data = tokenizer.decode_bytes([token_id])
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
 class Choice:
     """One choice of an answer that is being generated: turns engine events into what the client's message gains."""
 
@@ -254,16 +264,10 @@ class Choice:
 
     def _text_logprobs(self, echoed: Sequence[ScoredToken] = ()) -> dict[str, Any] | None:
         """The same in the completion format; `echoed` tokens come first."""
-        def name(token_id: int) -> str:
-            data = self.tokenizer.decode_bytes([token_id])
-            try:
-                return data.decode()
-            except UnicodeDecodeError:  # part of a character. Names must differ, so we write the bytes as OpenAI does
-                return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
         scored, self.unreported = [*echoed, *self.unreported], []
         if not scored:
             return None
+        name = partial(token_name, self.tokenizer)
         tokens = [name(token_id) for token_id, _ in scored]
         return {"tokens": tokens,
                 "token_logprobs": [logprob and logprob[0] for _, logprob in scored],

@@ -17,7 +17,7 @@ from starlette.types import Scope
 from nanochat.infer import Engine, SamplingParams
 from nanochat.infer.fit_prompt import fit_prompt, take_turns
 from nanochat.infer.json_grammar import Grammar
-from nanochat.serve import errors
+from nanochat.serve import errors, inside
 from nanochat.serve.answers import RunningAnswer, Stream
 from nanochat.serve.guard import Guard
 from nanochat.serve.metrics import Metrics
@@ -188,7 +188,8 @@ def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key
 
 
 def completion_routes(app: FastAPI, service: Service) -> None:
-    """The routes on which the model writes. A new route needs no entry elsewhere: the guard protects it."""
+    """The routes on which the model writes or is looked into. A new route needs no entry elsewhere: the guard protects
+    it."""
     @app.post("/chat/completions", responses=STREAMED)  # for clients whose base URL lacks /v1
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat_completions(body: ChatRequest, request: Request) -> Any:
@@ -200,6 +201,10 @@ def completion_routes(app: FastAPI, service: Service) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Any:
         answer = service.complete(body)
         return Stream(answer.job, answer.chunks()) if body.stream else await answer.whole(request)
+
+    @app.post("/v1/inside")
+    async def look_inside(body: inside.InsideRequest) -> dict[str, Any]:
+        return await inside.answer(body, *service.pick(body.model), service.defaults.max_tokens)
 
 
 def info_routes(app: FastAPI, service: Service) -> None:

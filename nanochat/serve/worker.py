@@ -3,7 +3,7 @@
 The event loop puts jobs into an inbox. The thread empties it, cancels closed jobs, advances all running requests by one
 token, and hands every job its new events with `call_soon_threadsafe`, at most every `SECONDS_BETWEEN_BATCHES`. Requests
 of different clients share every step, so no client waits for another. A slow reader delays nobody: at most max_tokens
-events wait in the queue of its job.
+events wait in the queue of its job. An errand is a job of another kind: a function that needs the engine's model.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from nanochat.infer import Engine, Event, Request, SamplingParams
 
@@ -33,27 +34,29 @@ class Job:
 
     def __init__(self, worker: "Worker", prompts: list[list[int]], samples: int, params: SamplingParams):
         self.worker, self.prompts, self.samples, self.params = worker, prompts, samples, params
+        self.size = len(prompts) * samples  # requests
         self.requests: list[Request] = []  # all samples of the first prompt, then those of the second, …
         self.closed = False  # the thread reads this before every step
         self.delivered_at, self.num_ended = 0.0, 0  # the thread's: when it last delivered, and how many had ended then
         self._loop = asyncio.get_running_loop()
-        self._batches: asyncio.Queue[Batch | Exception] = asyncio.Queue()
+        self._deliveries: asyncio.Queue[Any] = asyncio.Queue()
         self._alarm = self._loop.call_later(worker.seconds, self.fail, Failed(
             504, f"the answer was not complete after {worker.seconds:g} seconds", "timeout"))
 
-    @property
-    def size(self) -> int:
-        return len(self.prompts) * self.samples
-
     async def events(self) -> AsyncIterator[Batch]:
-        """The events of each step until all requests have ended. Raises what the engine raised."""
+        """The events of each step until all requests have ended."""
         num_open = self.size
         while num_open:
-            batch = await self._batches.get()
-            if isinstance(batch, Exception):
-                raise batch
+            batch = await self.delivery()
             yield batch
             num_open -= sum(bool(event.stop_reason) for _, event in batch)  # only a request's last event has a reason
+
+    async def delivery(self) -> Any:
+        """What the thread delivers next. Raises what the engine raised."""
+        delivered = await self._deliveries.get()
+        if isinstance(delivered, Exception):
+            raise delivered
+        return delivered
 
     def close(self) -> None:
         """Give the job's place back; requests that still run are cancelled before the next step."""
@@ -64,14 +67,22 @@ class Job:
     def fail(self, error: Exception) -> None:
         """End the job early: the reader of the events gets the error. To be called on the event loop."""
         self.closed = True
-        self._batches.put_nowait(error)
+        self._deliveries.put_nowait(error)
 
-    def deliver(self, batch: Batch | Exception) -> None:
-        """To be called by the engine's thread."""
+    def deliver(self, news: Any) -> None:
+        """Hand over a Batch, an errand's answer or an Exception. To be called by the engine's thread."""
         try:
-            self._loop.call_soon_threadsafe(self._batches.put_nowait, batch)
+            self._loop.call_soon_threadsafe(self._deliveries.put_nowait, news)
         except RuntimeError:  # the event loop has closed, so nobody reads any more
             self.closed = True
+
+
+class Errand(Job):
+    """A function that the engine's thread calls between two steps; all running requests wait for it."""
+
+    def __init__(self, worker: "Worker", function: Callable[[], Any]):
+        super().__init__(worker, [], 0, SamplingParams())
+        self.function, self.size = function, 1
 
 
 class Worker:
@@ -104,7 +115,17 @@ class Worker:
 
     def submit(self, prompts: list[list[int]], samples: int, params: SamplingParams) -> Job:
         """Queue a job; fails if too many requests are open. To be called on the event loop."""
-        job = Job(self, prompts, samples, params)
+        return self._queue(Job(self, prompts, samples, params))
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """What `function` gives when the engine's thread calls it; fails as `submit` does."""
+        errand = self._queue(Errand(self, function))
+        try:
+            return await errand.delivery()
+        finally:
+            errand.close()
+
+    def _queue(self, job: Job) -> Job:
         # A worker without open jobs takes any job: else a job larger than its limit could never run.
         if self.open and self.num_open + job.size > self.max_open:
             job.close()
@@ -134,6 +155,8 @@ class Worker:
 
     def _begin(self, job: Job) -> None:
         try:
+            if isinstance(job, Errand):
+                return job.deliver(job.function())
             for prompt in job.prompts:
                 for sample in range(job.samples):
                     job.requests.append(self.engine.submit(prompt, job.params, sample=sample))

@@ -11,6 +11,7 @@ import torch
 from nanochat import sandbox
 from nanochat.formats import page
 from nanochat.infer import Engine
+from nanochat.infer.inside import look_inside
 from nanochat.model import PORTABLE
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer, chat
@@ -36,6 +37,12 @@ const tasks = {
     for (const question of questions) for (const _ of chat.answer(question, {temperature: 0}));
     return chat.exchanges;
   },
+  again: (question) => ["first", question].map((text) => {  // a new conversation each
+    const chat = new Chat(model, tokenizer);
+    for (const _ of chat.answer(text, {temperature: 0}));
+    return chat.exchanges[0];
+  })[1],
+  inside: (ids) => [0, 1].map(() => lookInside(model, ids))[1],
 };
 console.log(JSON.stringify(tasks[task](input)));
 """
@@ -120,6 +127,27 @@ def test_a_chat_says_what_the_engine_says(tiny_model, tokenizer, tmp_path):
     assert node(written(tmp_path / "page.html", model, tokenizer), "talk", questions) == expected
 
 
+@needs_node
+def test_a_new_conversation_knows_nothing_of_the_last(tiny_model, tokenizer, tmp_path):
+    path = written(tmp_path / "page.html", tiny_model(vocab_size=300, sequence_len=96, seed=3), tokenizer)
+    assert [node(path, "again", "second")] == node(path, "talk", ["second"])
+
+
+@needs_node
+@pytest.mark.parametrize("form", FORMS)
+def test_the_inside_is_the_models(form, tiny_model, tokenizer, tmp_path):
+    model = tiny_model(vocab_size=tokenizer.vocab_size, sequence_len=48, **FORMS[form]).eval()
+    ids = torch.randint(300, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+    found = node(written(tmp_path / "page.html", model, tokenizer), "inside", ids)
+    expected = look_inside(model, ids, num_alternatives=300)
+    for shares, (_, best) in zip(found["layers"], expected.layers, strict=True):
+        assert [shares[token] for token, _ in best] == pytest.approx([np.exp(nats) for _, nats in best], abs=1e-4)
+    for head in found["heads"]:
+        weights = [0.0] * head["first"] + head["weights"]
+        assert weights == pytest.approx(expected.patterns[head["layer"], head["head"]].tolist(), abs=1e-4)
+    assert len(found["heads"]) == 8
+
+
 def test_what_no_browser_can_hold_is_refused(tiny_model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MAX_PARAMETERS", 1000)
     with pytest.raises(UserError, match="--to=gguf"):
@@ -152,6 +180,9 @@ def test_the_file_opens_from_disk_and_answers(tiny_model, tokenizer, tmp_path):
         view.get_by_label("Message").press("Enter")
         playwright.expect(view.locator("#state")).to_contain_text("tokens per second", timeout=60_000)
         assert view.locator(".user").inner_text() == "Who are you?" and view.locator(".answer").inner_text()
+        view.locator("summary").click()
+        view.get_by_label("Word of the answer").select_option(index=2)
+        assert view.locator(".inside ul").first.locator("li").count() == 3, "before the first layer, after each of two"
         view.get_by_role("button", name="New").click()
         assert not view.locator(".user").count() and not problems
         browser.close()

@@ -4,6 +4,7 @@
 class Chat {
   constructor(model, tokenizer) {
     Object.assign(this, {model, tokenizer, exchanges: [], cached: []});
+    model.reset();
   }
 
   prompt(text) {  // the ids so far, without the oldest exchanges where they leave less than half the context
@@ -22,6 +23,7 @@ class Chat {
     const {model, tokenizer} = this, special = tokenizer.specials, ids = this.prompt(text), written = [];
     const stops = [special["<|assistant_end|>"], special["<|bos|>"], special["<|user_start|>"]];
     const forced = [];
+    this.said = {prompt: ids, written};  // for inside.js
     let expression = null, pending = [], logits = this.readAll(ids);
     while (logits && model.length < model.config.sequence_len) {
       logits[special["<|output_start|>"]] = logits[special["<|output_end|>"]] = -Infinity;  // only the tool writes these

@@ -25,6 +25,7 @@ class Model {
   constructor(config, weights) {
     this.config = config;
     this.weights = weights;
+    this.watched = null;  // {states, patterns}: what inside.js wants to see of the next token
     this.reset();
   }
 
@@ -62,6 +63,7 @@ class Model {
         const scale = weights["model.residual_scalars"][layer], share = weights["model.embedding_scalars"][layer];
         x = x.map((value, i) => scale * value + share * x0[i]);
       }
+      if (!layer) this.watched?.states.push(x);
       const block = `model.layers.${layer}.`;
       const attended = multiply(weights[`${block}self_attn.o_proj.weight`], this.attention(layer, norm(x), id));
       x = x.map((value, i) => value + attended[i]);
@@ -69,11 +71,17 @@ class Model {
       const projected = multiply(weights[`${block}mlp.fc2.weight`], hidden);
       x = x.map((value, i) => value + projected[i]);
       if (layer === Math.floor(config.n_layer / 2)) middle = x;
+      if (layer < config.n_layer - 1) this.watched?.states.push(x);
     }
     this.length++;
     if (config.backout) x = x.map((value, i) => value - weights["model.backout"][0] * middle[i]);
-    const raw = multiply(weights["lm_head.weight"], norm(x));
-    return config.softcap ? raw.map((value) => config.softcap * Math.tanh(value / config.softcap)) : raw;
+    this.watched?.states.push(x);
+    return this.logits(x);
+  }
+
+  logits(x) {
+    const raw = multiply(this.weights["lm_head.weight"], norm(x)), cap = this.config.softcap;
+    return cap ? raw.map((value) => cap * Math.tanh(value / cap)) : raw;
   }
 
   rotate(heads) {  // RoPE by −θ and the norm of every head, in place
@@ -113,6 +121,7 @@ class Model {
       }
       const largest = Math.max(...scores), parts = scores.map((score) => Math.exp(score - largest));
       const total = parts.reduce((a, b) => a + b);
+      this.watched?.patterns.push({layer, head, first, weights: parts.map((part) => part / total)});
       parts.forEach((part, t) => {
         const value = this.values[layer][first + t];
         for (let i = 0; i < width; i++) out[head * width + i] += part / total * value[at + i];

@@ -3,10 +3,12 @@ import {
   canForce, canGoOn, correct, edit, goOn, isWriting, pick, rate, regenerate, running, session, touch, turn,
 } from "./chat.js";
 import { $, button, copyText, enters, escapes, grow, h, iconButton, sends } from "./dom.js";
+import { canLookInside } from "./inside.js";
 import { canShowPrompt } from "./prompt.js";
 import { parentOf, siblings, textOf } from "./tree.js";
 
-/** Messages that are shown another way: "odds" token by token, "prompt" with what the model read. */
+/** Messages that are shown another way: "odds" token by token, "prompt" with what the model read,
+ *  "inside" with what happened in the model. */
 export const looks = new WeakMap();
 export let editing = null; // the message in the editor
 
@@ -15,7 +17,7 @@ export function changesOf(node) {
   const all = siblings(session.chat, node);
   const question = parentOf(session.chat, node);
   return [all.indexOf(node), all.length, looks.get(node), node.rating, describe(node.stats, node),
-    question?.compared && question.chosen === node.id, question?.compared, canShowPrompt()].join();
+    question?.compared && question.chosen === node.id, question?.compared, canShowPrompt(), canLookInside()].join();
 }
 
 const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
@@ -79,6 +81,7 @@ function ofAnswer(node, isLast) {
       node.tokens?.some((token) => token.p !== undefined)
         ? toggle("odds", "Token probabilities", as("odds"), () => look(node, "odds")) : null,
       canShowPrompt() ? toggle("read", "What the model read", as("prompt"), () => look(node, "prompt")) : null,
+      canLookInside() ? toggle("inside", "Inside the model", as("inside"), () => look(node, "inside")) : null,
       question.compared ? null : iconButton("compare", "Answers side by side", () => {
         question.compared = true;
         touch(question);

@@ -1,9 +1,9 @@
 // The server: what it can do, and its streams.
 import { load } from "./store.js";
 
-/** models: of /v1/models; chat, text, tokenize: the fields that these routes take, by the server's own OpenAPI
- *  description (text is null where there is no /v1/completions). The page offers nothing the server would refuse. */
-export const server = { models: [], chat: new Set(), text: null, tokenize: null };
+/** models: of /v1/models; chat, text, tokenize, inside: the fields that these routes take, by the server's own OpenAPI
+ *  description (null where there is no such route). The page offers nothing the server would refuse. */
+export const server = { models: [], chat: new Set(), text: null, tokenize: null, inside: null };
 
 export class Refused extends Error {
   constructor(status, { message, code } = {}) {
@@ -31,6 +31,7 @@ export async function connect() {
   server.chat = fields(api, "/v1/chat/completions") ?? new Set();
   server.text = fields(api, "/v1/completions");
   server.tokenize = fields(api, "/tokenize");
+  server.inside = fields(api, "/v1/inside");
 }
 
 function fields(api, path) {
@@ -71,6 +72,9 @@ export async function scores(model, ids) {
   const body = { model, prompt: ids, max_tokens: 0, echo: true, logprobs: 5 };
   return (await post("v1/completions", body)).choices[0].logprobs;
 }
+
+/** What happened inside the model before one token of an answer (docs/inside.md). */
+export const lookInside = (body) => post("v1/inside", body);
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1).replace(/[^.!?…:]$/, "$&.");
 

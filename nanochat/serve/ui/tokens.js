@@ -15,7 +15,8 @@ export function read(logprobs) {
     });
   }
   return (logprobs?.tokens ?? []).map((text, i) => {
-    const top = Object.entries(logprobs.top_logprobs?.[i] ?? {}).map(([token, logprob]) => [token, Math.exp(logprob)]);
+    const top = Object.entries(logprobs.top_logprobs?.[i] ?? {}).map(([token, logprob]) => [token, Math.exp(logprob)])
+      .sort(([, p], [, other]) => other - p); // the keys of an object that are numbers come first in JavaScript
     const bytes = text.startsWith("bytes:") && [...text.matchAll(/\\x(..)/g)].map(([, byte]) => parseInt(byte, 16));
     return { text, p: Math.exp(logprobs.token_logprobs[i] ?? 0), top, ...(bytes && { bytes }) };
   });
@@ -44,9 +45,9 @@ export function instead(tokens, number, [text, p]) {
 const SPECIAL = /^<\|\w+\|>$/; // a mark of the chat format
 // Could stand in a text: not the end of the answer, not a piece of a character.
 const sayable = (text) => text && !/\ufffd|^bytes:/.test(text) && !SPECIAL.test(text);
-const percent = (p) => p >= 0.9995 ? "100 %" : p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
+export const percent = (p) => p >= 0.9995 ? "100 %" : p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
 const hex = (byte) => `\\x${byte.toString(16).padStart(2, "0")}`;
-const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣") || "∅";
+export const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣") || "∅";
 
 /** All tokens of an answer, the surprising ones tinted. `choose(number, alternative)`, if given, is called for an
  *  alternative picked in the card that opens over a token (pointer, or arrow keys). */

@@ -4,6 +4,7 @@ import { actionsOf, changesOf, describe, editing, editor, looks, startEdit } fro
 import { branch, canGoOn, isWriting, running, send, session, speaksChat, systemOf } from "./chat.js";
 import { compare } from "./compare.js";
 import { $, button, h, patch } from "./dom.js";
+import { insideView } from "./inside.js";
 import { markdown } from "./markdown.js";
 import { promptView } from "./prompt.js";
 import { model, openSettings, setting } from "./settings.js";
@@ -31,6 +32,7 @@ function bodyOf(node) {
   const content = looks.get(node) === "odds" && !busy ? view(node.tokens, drawTool, choose)
     : node.parts.flatMap((part) => part.type === "text" ? markdown(part.text) : [drawTool(part)]);
   if (looks.get(node) === "prompt" && !busy) content.unshift(promptView(node));
+  if (looks.get(node) === "inside" && !busy) content.push(insideView(node));
   const dots = { className: "dots", role: "img", "aria-label": "Thinking" };
   if (busy && !node.parts.length) content.push(h("div", dots, h("i"), h("i"), h("i")));
   else if (!node.parts.length && !node.error) {
