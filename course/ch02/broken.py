@@ -3,6 +3,8 @@
     python -m course.ch02.broken --depth=2 --num_iterations=150 …      all flags of scripts.base_train
     python -m course.check 2 --broken                                  when you think that it is mended
 """
+from unittest import mock
+
 import torch
 
 from nanochat.model import gpt
@@ -20,10 +22,10 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def main(argv: list[str] | None = None) -> None:
-    # The model calls the function by this name, so from now on it calls ours. The fourth argument is the mask of
+    # The model calls the function by this name, so during the run it calls ours. The fourth argument is the mask of
     # documents packed into one row, which this run does without.
-    vars(gpt)["attend"] = lambda q, k, v, mask: attend(q, k, v)
-    base_train.main(argv)
+    with mock.patch.object(gpt, "attend", lambda q, k, v, mask: attend(q, k, v)):
+        base_train.main(argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ from types import ModuleType
 import pytest
 
 from course import check
+from nanochat.model import gpt
+from nanochat.optim import groups
 from nanochat.system.files import UserError
+from scripts import base_train
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs/course").glob("[01]*.md"))
@@ -111,3 +114,13 @@ def test_a_file_that_python_cannot_read_is_named_with_its_line(monkeypatch):
     monkeypatch.setattr(check.importlib, "import_module", unreadable)
     with pytest.raises(UserError, match="course/ch03/exercise.py, line 7: .* git restore course/ch03"):
         check.chapter_file(3, "exercise")
+
+
+@pytest.mark.parametrize("module, patched", [("ch02.broken", lambda: gpt.attend),
+                                             ("ch04.without_muon", lambda: groups.RULES["muon"])])
+def test_what_a_chapter_exchanges_is_put_back(module, patched, monkeypatch):
+    before = patched()
+    monkeypatch.setattr(base_train, "main", lambda argv: seen.append(patched()))
+    seen = []
+    importlib.import_module(f"course.{module}").main([])
+    assert seen != [before] and patched() is before
