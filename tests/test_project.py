@@ -17,8 +17,9 @@ from runs import laptop, realdata, speedrun
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"), ("formats",),
-          ("kindergarten", "infer", "train", "figures", "run_folder", "budget", "scale"), ("tasks",),
-          ("plan", "eval", "serve", "report", "dataset", "machine_speed"), ("recipe", "closing"), ("scripts", "runs"))
+          ("kindergarten", "infer", "train", "figures", "run_folder", "budget", "scale", "markdown"),
+          ("tasks", "model_card"), ("plan", "eval", "serve", "report", "dataset", "machine_speed"),
+          ("recipe", "closing"), ("scripts", "runs"))
 TOP_ROOMS = ("kindergarten", "tasks", "scripts", "runs")  # beside nanochat/
 RECIPES = ("laptop", "realdata", "speedrun")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
