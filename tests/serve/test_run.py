@@ -1,14 +1,20 @@
 """What /run shows of an out folder, and the models of a run that still trains."""
 import asyncio
+import contextlib
+import os
+import re
+import signal
 import threading
 import time
 from dataclasses import replace
 
+import httpx
 import pytest
 import torch
 import uvicorn
 from fastapi.testclient import TestClient
 
+from nanochat import closing
 from nanochat.infer import Engine
 from nanochat.model import GPT, GPTConfig
 from nanochat.run_folder import RunFolder
@@ -22,6 +28,7 @@ from nanochat.system.files import UserError
 from nanochat.system.lock import is_locked, run_lock
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
+from scripts import chat_web
 
 from .conftest import DEFAULTS, wait_until
 
@@ -229,3 +236,36 @@ def test_an_answer_that_is_being_written_keeps_its_model(train, live):
 
     asyncio.run(talk())
     assert live.loads == [("base", 1), ("base", 2)]
+
+
+# ---- the page beside a run
+
+
+def test_a_run_on_a_terminal_has_its_page_and_takes_it_along_at_its_end(out, monkeypatch, capsys):
+    monkeypatch.setattr(closing, "is_terminal", lambda stream: True)
+    with closing.page_of_the_run(out):
+        url = re.search(r"http://[\d.:]+", capsys.readouterr().out)[0]
+
+        def answers():
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(f"{url}/run/data").json()["run"] == "out"
+
+        wait_until(answers)
+        assert httpx.get(f"{url}/v1/models").status_code == 503
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/run")
+
+
+def test_without_a_terminal_there_is_no_page(out, monkeypatch, capsys):
+    monkeypatch.setattr(closing.subprocess, "Popen", lambda *_, **__: pytest.fail("nobody looks"))
+    with closing.page_of_the_run(out):
+        assert "http" not in capsys.readouterr().out
+
+
+def test_the_page_ends_with_the_run_even_when_that_is_killed(monkeypatch):
+    parents, sent = [7, 7, 1], []
+    monkeypatch.setattr(chat_web.os, "getppid", lambda: parents.pop(0))
+    monkeypatch.setattr(chat_web.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(chat_web.os, "kill", lambda process, sign: sent.append((process, sign)))
+    chat_web.end_with(7)
+    assert not parents and sent == [(os.getpid(), signal.SIGTERM)]

@@ -24,6 +24,13 @@ from .test_modules import in_page
 pytestmark = in_browser
 
 
+def violations(page):
+    """What axe finds: [(rule, elements)]."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="bash setup.sh installs axe").Axe()
+    return [(found["id"], [node["html"][:150] for node in found["nodes"]])
+            for found in axe.run(page).response["violations"]]
+
+
 class Run:
     """The toy recipe in a process group of its own."""
 
@@ -108,6 +115,23 @@ def test_a_run_is_followed_killed_resumed_and_talked_to(run, run_url, visit):
     shows(page.locator("#words .fine").first).to_have_text(re.compile("mid 100 %$"))
     shows(page.get_by_role("img", name=re.compile("^base: bits per byte"))).to_have_count(1)
     shows(chat.get_by_label("Checkpoint")).to_have_value("nanochat-mid-d1")
+
+    # ---- The card of the model, and one question to both stages.
+    chat.get_by_label("About this model").click()
+    shows(chat.locator("#about-title")).to_have_text("nanochat-mid-d1")
+    shows(chat.locator("#about-body")).to_contain_text("mid, step 10")
+    shows(chat.locator("#about-body .plot")).to_have_count(2)
+    shows(chat.get_by_role("link", name="The run")).to_have_attribute("href", "run")
+    assert not violations(chat)
+    keep_shot(chat, "card")
+    chat.get_by_label("Close the card").click()
+    sidebar(chat).get_by_role("button", name="New conversation").click()
+    chat.get_by_label("Message", exact=True).fill("The cat")
+    chat.get_by_label("Ask every model").click()
+    shows(chat.locator(".columns .author")).to_have_text(["nanochat-base-d1", "nanochat-mid-d1"])
+    shows(chat.get_by_label("Send", exact=True)).to_be_visible()
+    shows(chat.locator(".columns .error")).to_have_count(0)
+    keep_shot(chat, "stages")
     metrics = [json.loads(line) for line in (run.out / "results/base/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == list(range(1, 151))
 
@@ -146,7 +170,6 @@ def finished_url(tmp_path, visit, worker):
 
 
 def test_a_finished_run_on_every_screen_and_axe_finds_nothing(finished_url, visit):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="bash setup.sh installs axe").Axe()
     page = visit(finished_url)
     page.emulate_media(color_scheme="light" if page.size == "desktop" else "dark")
     shows = playwright.expect
@@ -159,8 +182,7 @@ def test_a_finished_run_on_every_screen_and_axe_finds_nothing(finished_url, visi
     assert page.get_by_role("img", name=re.compile("^rl: loss")).count() == 0, "it would mislead"
     keep_shot(page, "run")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
-    found = axe.run(page).response["violations"]
-    assert not found, json.dumps([(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in found])
+    assert not violations(page)
     page.get_by_label("Which run").select_option("out: trial")
     shows(page.locator("#stages li")).to_have_count(0)
     shows(page.locator("#curves figure")).to_have_count(1)
