@@ -43,7 +43,8 @@ def licence() -> str:
 
 
 def data() -> Record:
-    """{"read": [[kind, name, bytes, rows or None]], "left_out": [[name, reason]], "num_more": files not listed}."""
+    """{"read": [[kind, name, bytes, rows or None], …], "num_more": files that were read and are not listed,
+    "left_out": [[name, reason], …]}."""
     if imported := files.read_object(paths.data_dir() / "imported.json"):
         rows = [[kind, item["name"], item["num_bytes"], item["rows"]]
                 for kind in ("texts", "conversations", "exams") for item in imported[kind]]
@@ -56,8 +57,7 @@ def data() -> Record:
         rows += [["conversations", path.name.partition(".")[0], path.stat().st_size, None]
                  for path in sorted(paths.data_dir().glob("chat/*.jsonl*"))]
         left_out = []
-    return {"read": rows[:MAX_FILES], "left_out": left_out[:MAX_FILES],
-            "num_more": max(0, len(rows) - MAX_FILES) + max(0, len(left_out) - MAX_FILES)}
+    return {"read": rows[:MAX_FILES], "num_more": max(0, len(rows) - MAX_FILES), "left_out": left_out}
 
 
 def curve(metrics: list[Record], key: str) -> list[list[float]]:

@@ -46,16 +46,18 @@ function contamination(found) {
   const rows = Object.entries(found);
   return rows.length ? table(["exam", "items", "long enough to tell", "in the text"],
     rows.map(([exam, numbers]) => [exam, ...numbers.map(count)]))
-    : h("p", { className: "fine" }, "Not measured: python -m scripts.contamination looks for exam questions in the text.");
+    : h("p", { className: "fine" }, "Not measured; python -m scripts.contamination does it.");
 }
 
-function data({ read, left_out: leftOut, num_more: more }) {
+const LISTED = 30; // files that were left out
+function data({ read, num_more: more, left_out: leftOut }) {
   const list = (items) => h("ul", {}, items.map((item) => h("li", {}, item)));
-  return [list(read.map(([kind, name, size, rows]) =>
-    `${kind}: ${name}, ${bytes(size)}${rows ? `, ${count(rows)} rows` : ""}`)),
-  leftOut.length ? h("p", {}, "Left out:") : h("p", { className: "fine" }, "Nothing was left out."),
-  leftOut.length ? list(leftOut.map(([name, reason]) => `${name}: ${reason}`)) : null,
-  more ? h("p", { className: "fine" }, `And ${count(more)} more.`) : null];
+  const rest = (number) => number > 0 ? h("p", { className: "fine" }, `And ${count(number)} more.`) : null;
+  const files = list(read.map(([kind, name, size, rows]) =>
+    `${kind}: ${name}, ${bytes(size)}${rows ? `, ${count(rows)} rows` : ""}`));
+  if (!leftOut.length) return [files, rest(more), h("p", { className: "fine" }, "Nothing was left out.")];
+  return [files, rest(more), h("p", {}, "Left out:"),
+    list(leftOut.slice(0, LISTED).map(([name, reason]) => `${name}: ${reason}`)), rest(leftOut.length - LISTED)];
 }
 
 export async function openAbout(name) {

@@ -69,7 +69,8 @@ function drawStages(stages) {
       : stage.seconds / (stage.seconds + left || 1);
     const time = { done: clock(stage.seconds), running: `${clock(left)} left`, stopped: "stopped",
       "to come": `about ${clock(stage.expected)}` }[stage.state];
-    const item = h("li", { className: `${stage.state.replace(" ", "-")}${MODELS.includes(stage.name) ? " model" : ""}` },
+    const kind = `${stage.state.replace(" ", "-")}${MODELS.includes(stage.name) ? " model" : ""}`;
+    const item = h("li", { className: kind },
       h("span", { className: "name" }, titleOf(stage.name)), h("span", { className: "fine" }, time),
       h("span", { className: "bar" }, h("i", {})));
     item.querySelector("i").style.width = `${Math.round(100 * share)}%`;
