@@ -10,7 +10,7 @@ const minutes = (seconds) => seconds < 60 ? `${Math.round(seconds)} s` : `${shor
 const bytes = (size) => size >= 1e6 ? `${short(size / 1e6)} MB` : `${short(size / 1e3)} kB`;
 
 function facts(card) {
-  const rows = [["size", `${count(card.parameters)} parameters: ${card.layers} layers of width ${card.width}`],
+  const rows = [["size", `${count(card.parameters)} parameters; layers: ${card.layers}, width: ${card.width}`],
     ["can read", `${count(card.context)} tokens at once, of ${count(card.vocabulary)} kinds`],
     ["has read", `${count(card.tokens)} tokens in ${minutes(card.seconds)} of training`],
     ["checkpoint", `${card.stage}, step ${count(card.step)}`], ["data", card.licence]];
