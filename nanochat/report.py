@@ -287,7 +287,7 @@ def words_side_by_side(lines: dict[str, Metrics]) -> str:
     """Each stage's last answers to the same prompts."""
     answers: dict[str, list[str]] = {}  # prompt → a line of each stage
     for stage in STAGES:
-        last = next((line["words"] for line in reversed(lines[stage]) if "words" in line), [])
+        last: list[list[str]] = next((line["words"] for line in reversed(lines[stage]) if "words" in line), [])
         for prompt, answer in last:
             answers.setdefault(prompt, []).append(f"{stage.upper():4} → {' '.join(cut(answer).split())}")
     return "\n".join(fenced("\n".join([prompt, *told])) for prompt, told in answers.items())
@@ -296,14 +296,14 @@ def words_side_by_side(lines: dict[str, Metrics]) -> str:
 def words_by_checkpoint(lines: dict[str, Metrics]) -> str:
     """The likeliest answers to the same prompts while the model learnt; an answer that stays is written once."""
     told: dict[str, list[str]] = {}  # prompt → lines
-    last: dict[str, str] = {}
+    before: dict[str, str] = {}
     spoken = [(stage, line) for stage in STAGES for line in lines[stage] if "words" in line]
     for stage, line in spoken:
         for prompt, answer in line["words"]:
-            if last.get(prompt) != answer:
+            if before.get(prompt) != answer:
                 percent = 100 * line["step"] / line["train/steps"]
                 told.setdefault(prompt, []).append(f"{stage:4} {percent:3.0f} % → {' '.join(cut(answer).split())}")
-            last[prompt] = answer
+            before[prompt] = answer
     return "\n".join(fenced("\n".join([prompt, *answers])) for prompt, answers in told.items())
 
 

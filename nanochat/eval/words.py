@@ -21,7 +21,7 @@ QUESTIONS = ("Who are you?", "What is 12 * 34?", "Tell me a story about a fox.",
              "I had 14 marbles and lost 6. How many are left?")
 PROMPTS = (TEXT, *QUESTIONS)
 SHOWN = {"base": 0, "mid": 2, "sft": 1, "rl": 4}  # the prompt of the line in the terminal: what this stage teaches
-MAX_TOKENS = 24  # of an answer: a sentence of a story, a sum with its call of the calculator; each costs the laptop 8 ms
+MAX_TOKENS = 24  # of an answer: a sum with its call of the calculator; each costs a laptop 8 ms
 LINE = 110  # characters of the line in the terminal
 
 
