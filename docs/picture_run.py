@@ -4,6 +4,7 @@
 """
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ def main(out: str) -> None:
     try:
         wait_until_ready(url)
         with sync_playwright() as play:
-            browser = play.chromium.launch(chromium_sandbox=False, args=FLAGS)
+            browser = play.chromium.launch(executable_path=shutil.which("chromium"), chromium_sandbox=False, args=FLAGS)
             take(browser, url)
             browser.close()
     finally:
