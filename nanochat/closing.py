@@ -1,28 +1,51 @@
-"""The end of a run: the exams by stage, the minutes, three questions with the model's answers, how to talk to it."""
+"""What a run shows: the page while it trains; at its end the exams by stage, the minutes, three questions with the
+model's answers, and the chat."""
+import contextlib
 import os
 import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
 from nanochat import report, sandbox
+from nanochat.eval.words import QUESTIONS, greedy_answers
 from nanochat.infer import Engine
 from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.run_folder import RunFolder
 from nanochat.system import paths
 from nanochat.system.files import UserError
 from nanochat.system.log import clock, say
+from nanochat.system.terminal import is_terminal
 from nanochat.train import checkpoint
 from tasks import conversations, mixture
 
-QUESTIONS = ("Who are you?", "What is 12 * 34?", "Tell me a story about a fox.")
 NUM_QUESTIONS = 3
 LOOKED_AT = 20  # conversations of each file
 ANSWER_TOKENS = 96
 FIRST_PORT, PORTS = 8000, 100
+
+
+@contextlib.contextmanager
+def page_of_the_run(out: Path) -> Iterator[None]:
+    """The page /run in a process of its own, as long as the run trains; none where nobody sits at a terminal."""
+    if not is_terminal(sys.stdout):
+        yield
+        return
+    port = free_port()
+    words = [sys.executable, "-m", "scripts.chat_web", "--live", f"--port={port}", f"--parent={os.getpid()}",
+             "--drain=1"]
+    # Its first line would come in the middle of a progress line; its errors are shown.
+    page = subprocess.Popen(words, cwd=paths.REPO, env={**os.environ, "NANOCHAT_BASE_DIR": str(out)},
+                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    say(f"See it learn: http://127.0.0.1:{port}/run   (from another machine: ssh -L {port}:localhost:{port} THIS-ONE)")
+    try:
+        yield
+    finally:
+        page.terminate()
+        page.wait()
 
 
 def show(folder: RunFolder, has_own_conversations: bool = False) -> None:
@@ -33,7 +56,8 @@ def show(folder: RunFolder, has_own_conversations: bool = False) -> None:
         say("\n" + table)
     records = folder.records().values()
     say(f"\n{len(records)} stages in {clock(sum(record['seconds'] for record in records))}")
-    for question, answer in answers(stage, tag, own_questions(folder) if has_own_conversations else QUESTIONS):
+    for question, answer in answers(stage, tag, own_questions(folder) if has_own_conversations
+                                    else QUESTIONS[:NUM_QUESTIONS]):
         say(f"> {question}\n{answer}")
     say(f"\nThe report: {folder.path / 'report/report.md'}")
     say(f"To talk to it: {talk_command(folder, stage, tag, free_port())}")
@@ -75,7 +99,7 @@ def own_questions(folder: RunFolder) -> list[str]:
         by_file.append(dict.fromkeys(text for text in asked if isinstance(text, str)))
     # From every file in turn: one long file must not hide the others.
     in_turn = [text for texts in zip_longest(*by_file) for text in texts if text]
-    return in_turn[:NUM_QUESTIONS] or list(QUESTIONS)
+    return in_turn[:NUM_QUESTIONS] or list(QUESTIONS[:NUM_QUESTIONS])
 
 
 def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, str]]:
@@ -89,9 +113,7 @@ def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, s
         prompts = [fit_prompt(tokenizer, [{"role": "user", "content": question}], model.config.sequence_len, room)[0]
                    for question in questions]
     # Greedy, so that the same run shows the same answers again.
-    completions = engine.generate(prompts, max_tokens=room, temperature=0.0)
-    return [(question, "".join(f"[{call} = {result}] " for call, result in completion.tool_calls)
-             + completion.text.strip()) for question, (completion,) in zip(questions, completions, strict=True)]
+    return list(zip(questions, greedy_answers(engine, prompts, room), strict=True))
 
 
 def free_port() -> int:
@@ -107,7 +129,10 @@ def free_port() -> int:
 
 
 def talk_words(stage: str, tag: str, port: int) -> list[str]:
-    words = ["-m", "scripts.chat_web", "-i", stage, "-g", tag]
+    """The newest model, and those of the stages before it, to be asked side by side."""
+    others = [other for other in reversed(paths.STAGES) if other != stage and checkpoint.steps(
+        paths.checkpoint_dir(other, tag))]
+    words = ["-m", "scripts.chat_web", "-i", stage, "-g", tag, *([f"--also={','.join(others)}"] if others else [])]
     return words if port == FIRST_PORT else [*words, "-p", str(port)]
 
 

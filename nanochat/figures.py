@@ -16,7 +16,7 @@ PANELS = {
 }
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728")
 HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 60, 20, 50, 70  # pixels: of a figure, and of the margins around a plot
-Metrics = list[dict[str, float]]  # the lines of a stage's metrics.jsonl
+Metrics = list[dict[str, Any]]  # the lines of a stage's metrics.jsonl
 Points = list[tuple[float, float]]
 
 

@@ -141,6 +141,7 @@ def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "
     folder = RunFolder(options.out)
     try:
         with folder.claimed(settings, {stage.name: stage.words() for stage in stages}, options.fresh) as lock:
+            folder.expect({stage.name: round(slowness * stage.seconds, 1) for stage in stages})
             _run_stages(stages, folder, lock, slowness)
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to go on", file=sys.stderr)

@@ -6,9 +6,9 @@
 Everything is read from results/ (formats: docs/design.md, "On disk") and from the recipe's stage records; nothing is
 measured or repeated here. Missing results are listed as missing. A new number in the report is one that a stage writes.
 """
+import contextlib
 import math
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -18,17 +18,18 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from nanochat import model_card
 from nanochat.figures import Metrics, curves, exams_figure, panels
+from nanochat.markdown import cut, details, facts_table, fenced, flat, show, table, to_html
 from nanochat.run_folder import RunFolder
 from nanochat.system import cli, files, hardware, log, paths
 from nanochat.system.files import UserError
 from nanochat.system.log import clock
+from nanochat.train import checkpoint
 
 STAGES = paths.STAGES
 HEADS = [stage.upper() for stage in STAGES]
 NUM_SAMPLES, NUM_QUESTIONS = 6, 2  # of a stage, of an exam
-SAMPLE_CHARACTERS = 240
-NUM_FILES = 30  # of the user's own that are listed; imported.json has all
 Record = dict[str, Any]
 ByStage = dict[str, dict[str, Any]]  # exam → stage → its score, or its mean as text
 
@@ -62,7 +63,10 @@ def generate(dollars_per_hour: float = -1) -> Path:
     seconds = sum(record["seconds"] for record in records.values())
     if scores:
         exams_figure(scores)
+    lines = {stage: read_optional(paths.results_dir(stage) / "metrics.jsonl", read=files.read_jsonl) or []
+             for stage in STAGES}
     sections = {  # heading → content; empty sections are left out
+        "The model": card_table(),
         "What each stage can do": results_table(scores, means) if scores else "",
         "The calculator": tool_table(scores),
         "What visitors ask": kinds_table(scores),
@@ -70,13 +74,17 @@ def generate(dollars_per_hour: float = -1) -> Path:
         "What was read": files_read(),
         "Do the exams stand in the training text?": contamination(),
         "Where the time went": wall_clock(records, seconds, dollars_per_hour),
+        "The same prompts at the end of each stage": words_side_by_side(lines),
+        "What it said, checkpoint by checkpoint": words_by_checkpoint(lines),
         "The same questions, stage by stage": same_questions(),
         **{stage.upper(): stage_section(stage, missing) for stage in STAGES}}
     parts = ["# nanochat: report", header(seconds, missing)]
     parts += [f"## {heading}\n\n{content}" for heading, content in sections.items() if content]
     parts.append("## Missing\n\n" + ("\n".join(f"- {what}" for what in missing) or "Nothing."))
-    target = paths.report_dir() / "report.md"
-    files.write_atomic(target, "\n\n".join(parts) + "\n")
+    target, text = paths.report_dir() / "report.md", "\n\n".join(parts) + "\n"
+    files.write_atomic(target, text)
+    files.write_atomic(target.with_suffix(".html"), to_html("nanochat: report", text, lambda name: (
+        paths.report_dir() / name).read_text(encoding="utf-8")))
     return target
 
 
@@ -132,29 +140,6 @@ def stage_records() -> dict[str, Record]:
 # ---- Text
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; numbers right, the first column left.
-
-    >>> print(table(["exam", "SFT"], [["facts", "0.9"]]))
-    | exam | SFT |
-    |---|---:|
-    | facts | 0.9 |
-    """
-    lines = ["| " + " | ".join(row) + " |" for row in [header, *rows]]
-    return "\n".join([lines[0], "|---" + "|---:" * (len(header) - 1) + "|", *lines[1:]])
-
-
-def facts_table(facts: Record) -> str:
-    return table(["", "value"], [[name, show(value)] for name, value in facts.items()])
-
-
-def show(value: Any) -> str:
-    """`show(1310720)` → "1,310,720", `show(0.123456)` → "0.1235". A pipe would end a table's cell, so it is escaped."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("|", "\\|").replace("\n", " ")
-
-
 def mean(value: float, stderr: float | None) -> str:
     return f"{value:.3f} ± {math.nan if stderr is None else stderr:.3f}"
 
@@ -162,33 +147,6 @@ def mean(value: float, stderr: float | None) -> str:
 def cell(score: Record | None) -> str:
     """`cell({"accuracy": 0.84, "stderr": 0.023, "num_items": 256})` → "0.840 ± 0.023 (256)"; "–" for none."""
     return f"{mean(score['accuracy'], score.get('stderr'))} ({score.get('num_items', '?')})" if score else "–"
-
-
-def flat(content: Record, prefix: str = "") -> Record:
-    """Numbers and words of nested dictionaries; lists are left out.
-
-    >>> flat({"bpb": {"train": 1.2}, "samples": []})
-    {'bpb.train': 1.2}
-    """
-    values: Record = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            values |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (int, float, str)):
-            values[prefix + key] = value
-    return values
-
-
-def cut(value: Any) -> str:
-    """`cut("a" * 300)` → 240 of them and "…"."""
-    text = str(value)
-    return text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…"
-
-
-def fenced(text: str) -> str:
-    """A block that no content can break out of: its fence is longer than any run of tildes inside."""
-    fence = "~" * max(3, 1 + max((len(run) for run in re.findall("~+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}\n"
 
 
 # ---- Sections
@@ -279,17 +237,14 @@ def exams_left_out() -> str:
 
 def files_read() -> str:
     """The files of the user's own folder, and what was left out of it."""
-    if not (content := read_optional(paths.data_dir() / "imported.json")):
+    if not (content := files.read_object(paths.data_dir() / "imported.json")):
         return ""
-    rows = [[kind, item["name"], show(item["num_bytes"]), show(item["rows"] or "–")]
-            for kind in ("texts", "conversations", "exams") for item in content[kind]]
-    more = [["…", f"and {len(rows) - NUM_FILES:,} more, all in imported.json", "", ""]] * (len(rows) > NUM_FILES)
-    reasons = [f"- {item['name']}: {item['reason']}" for item in content["left_out"]]
-    reasons += [f"- {item['name']}: {item['bad_rows']:,} rows, the first is {item['first_bad']}"
-                for kind in ("texts", "conversations") for item in content[kind] if item["bad_rows"]]
-    listed = table(["kind", "file", "bytes", "rows"], rows[:NUM_FILES] + more)
-    return "\n\n".join([f"From `{content['folder']}`:", listed, "Left out:" if reasons else "Nothing was left out.",
-                        "\n".join(reasons)])
+    data = model_card.data()
+    rows = [[kind, name, show(num_bytes), show(rows or "–")] for kind, name, num_bytes, rows in data["read"]]
+    more = [["…", f"and {data['num_more']:,} more, all in imported.json", "", ""]] * (data["num_more"] > 0)
+    reasons = "\n".join(f"- {name}: {reason}" for name, reason in data["left_out"])
+    return "\n\n".join([f"From `{content['folder']}`:", table(["kind", "file", "bytes", "rows"], rows + more),
+                        "Left out:" if reasons else "Nothing was left out.", reasons])
 
 
 def contamination() -> str:
@@ -310,6 +265,46 @@ def wall_clock(records: dict[str, Record], total: float, dollars_per_hour: float
     cost = (f"${total / 3600 * dollars_per_hour:,.2f} at ${dollars_per_hour:g} an hour" if dollars_per_hour > 0
             else "none, your own machine (rented? give --dollars_per_hour)")
     return table(["stage", "time", "share"], [*rows, ["**total**", f"**{clock(total)}**", ""]]) + f"\n\nCost: {cost}."
+
+
+def card_table() -> str:
+    """The card of the model that was trained last; "" where there is no checkpoint."""
+    for stage in reversed(STAGES):
+        with contextlib.suppress(UserError):
+            card = model_card.read(stage, checkpoint.default_tag(stage))
+            trained = "; ".join(f"{part['stage']} {part['tokens']:,} in {clock(part['seconds'])}"
+                                for part in card["trained"])
+            return facts_table({
+                "name": f"nanochat-{stage}-{card['tag']}, step {card['step']:,}",
+                "size": f"{card['parameters']:,} parameters, {card['layers']} layers of width {card['width']}",
+                "context": f"{card['context']:,} tokens", "vocabulary": f"{card['vocabulary']:,} tokens",
+                "tokens read": f"{card['tokens']:,} ({trained})", "training": clock(card["seconds"]),
+                "data and its licence": card["licence"]})
+    return ""
+
+
+def words_side_by_side(lines: dict[str, Metrics]) -> str:
+    """Each stage's last answers to the same prompts."""
+    answers: dict[str, list[str]] = {}  # prompt → a line of each stage
+    for stage in STAGES:
+        last: list[list[str]] = next((line["words"] for line in reversed(lines[stage]) if "words" in line), [])
+        for prompt, answer in last:
+            answers.setdefault(prompt, []).append(f"{stage.upper():4} → {' '.join(cut(answer).split())}")
+    return "\n".join(fenced("\n".join([prompt, *told])) for prompt, told in answers.items())
+
+
+def words_by_checkpoint(lines: dict[str, Metrics]) -> str:
+    """The likeliest answers to the same prompts while the model learnt; an answer that stays is written once."""
+    told: dict[str, list[str]] = {}  # prompt → lines
+    before: dict[str, str] = {}
+    spoken = [(stage, line) for stage in STAGES for line in lines[stage] if "words" in line]
+    for stage, line in spoken:
+        for prompt, answer in line["words"]:
+            if before.get(prompt) != answer:
+                percent = 100 * line["step"] / line["train/steps"]
+                told.setdefault(prompt, []).append(f"{stage:4} {percent:3.0f} % → {' '.join(cut(answer).split())}")
+            before[prompt] = answer
+    return "\n".join(fenced("\n".join([prompt, *answers])) for prompt, answers in told.items())
 
 
 def same_questions() -> str:
@@ -355,7 +350,7 @@ def stage_section(stage: str, missing: list[str]) -> str:
             parts.append(f"### {name}\n\n{text_of(content)}")
     if run.get("flags"):
         flags = " ".join(f"--{name}={value}" for name, value in run["flags"].items() if value != "")
-        parts.append(f"<details><summary>all flags</summary>\n\n`{flags}`\n\n</details>")
+        parts.append(details("all flags", f"`{flags}`"))
     return "\n\n".join([*parts, samples(folder)])
 
 

@@ -1,6 +1,7 @@
 """The out folder of a recipe: which run it holds, which stages are finished, and that only one run writes to it.
 
     OUT/run.json                {"settings": {…}, "begun": …}: what the run was begun with
+                                "stages": {NAME: seconds} that each is expected to take here
     OUT/stages/NAME.json        {"command", "seconds", "attempts", "finished"} of a finished stage
     OUT/stages/NAME.begun.json  {"command", "attempts"} of a stage that has begun and not finished
 
@@ -57,6 +58,11 @@ class RunFolder:
                 self._take_over_old_records(commands)
                 files.write_json(self.path / "run.json", {"settings": settings, "begun": _now()})
             yield lock
+
+    def expect(self, seconds: dict[str, float]) -> None:
+        """Notes how long every stage will take here, for whoever follows the run (nanochat/serve/run_view.py)."""
+        path = self.path / "run.json"
+        files.write_json(path, {**files.read_json(path), "stages": seconds})
 
     def is_done(self, name: str) -> bool:
         return (self.stages / f"{name}.json").exists()

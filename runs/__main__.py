@@ -8,6 +8,7 @@
 Stop it whenever you like (Ctrl-C, kill, power cut) and run the same command again: it goes on from the last checkpoint
 and repeats no finished stage.
 """
+import contextlib
 import os
 import re
 import subprocess
@@ -75,8 +76,11 @@ def main(argv: list[str] | None = None) -> None:
         speedrun.check_disk(options)
     factor = 1.0 if gpus else announce_time(stages, RunFolder(options.out), options)
 
-    # ---- The run, and the chat at its end. Every stage that finishes is kept, whatever happens later.
-    folder = recipe.run(name, stages, options, fingerprint=found.fingerprint if found else "", slowness=factor)
+    # ---- The run, with a page that draws it, and the chat at its end. Every stage that finishes is kept, whatever
+    # happens later.
+    trains = options.fresh or not all(RunFolder(options.out).is_done(stage.name) for stage in stages)
+    with closing.page_of_the_run(options.out) if options.serve and trains else contextlib.nullcontext():
+        folder = recipe.run(name, stages, options, fingerprint=found.fingerprint if found else "", slowness=factor)
     closing.show(folder, has_own_conversations=bool(found and found.conversations))
     if options.serve:
         closing.serve(folder)

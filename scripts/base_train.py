@@ -14,6 +14,7 @@ import torch
 from nanochat import plan as dial
 from nanochat.data import loader, shards
 from nanochat.eval.bpb import bits_per_byte, text_batches
+from nanochat.eval.words import Words
 from nanochat.model import GPT, PORTABLE, GPTConfig, attention, fp8
 from nanochat.model.accounting import flops_per_token
 from nanochat.optim import Optimizer, Schedule
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- Optimizer and data. The journal puts weights, moments and the place in the data back to where a run stopped.
     optimizer = new_optimizer()
-    journal = Journal(place, model, optimizer, steps=steps)
+    journal = Journal(place, model, optimizer, steps=steps, words=Words(model, tokenizer, "base"))
     log.say(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {steps:,} steps of "
             f"{args.total_batch_size:,} tokens on {runtime.world_size} × {runtime.device} in {runtime.dtype}, "
             f"{rows} rows at a time")

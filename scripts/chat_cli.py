@@ -3,6 +3,7 @@
     python -m scripts.chat_cli                               # the SFT model, interactive
     python -m scripts.chat_cli -i rl "What is 12 * 34?"      # one answer on stdout
     python -m scripts.chat_cli -i base -p "Once upon a time" # a base model continues the text
+    python -m scripts.chat_cli --stages "Who are you?"       # base, mid, sft and rl answer, one below the other
     echo "Who are you?" | python -m scripts.chat_cli         # the question on stdin
     python -m scripts.chat_cli -p "Sum this up:" < letter.txt   # a question about what stands on stdin
 
@@ -28,9 +29,10 @@ from nanochat import sandbox
 from nanochat.infer import Engine, Event
 from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.infer.quantize import FORMS, packer
-from nanochat.system import cli
+from nanochat.system import cli, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
+from nanochat.system.runtime import Runtime
 from nanochat.system.runtime import start as start_runtime
 from nanochat.train import checkpoint
 
@@ -52,6 +54,7 @@ def flags(argv: list[str] | None) -> cli.Args:
         argv, __doc__, **checkpoint.flags("sft"),
         prompt=flag("", "answer this and exit; the text on stdin follows it unless stdin is a terminal; - = stdin "
                         "alone. Words without a flag are the prompt as well", short="p", takes_words=True),
+        stages=flag(False, "the newest model of every stage answers, in the order of the training"),
         temperature=flag(0.6, "0 = always the likeliest token", at_least=0, at_most=2, short="t"),
         top_k=flag(50, "choose among this many tokens", at_least=1, short="k"),
         max_tokens=flag(512, "length limit of an answer", at_least=1, short="m"),
@@ -64,24 +67,16 @@ def flags(argv: list[str] | None) -> cli.Args:
 def main(argv: list[str] | None = None) -> None:
     args = flags(argv)
     runtime = start_runtime(args.device_type, args.dtype)
-    model, tokenizer, info = checkpoint.load_model(
-        args.source, args.model_tag, args.step, runtime.device, runtime.dtype, packer(args.quantize, runtime.device))
-    # Cast once: the model would cast its fp32 weights at every use.
-    engine = Engine(model.eval().to(runtime.dtype), tokenizer, sandbox.calculate, max_rows=1, prefix_cache=True,
-                    numba_decode=True)
-    seeds = random.Random(None if args.seed < 0 else args.seed)
-    context = model.config.sequence_len
+    stages = stages_to_ask(args) if args.stages else [args.source]
+    speakers = {stage: speaker(stage, args, runtime) for stage in stages}
 
     def answer(messages: list[Message]) -> Message:
-        """The assistant's message, written to stdout while it comes."""
-        if args.source == "base":  # it has not learnt the chat format, so it continues the newest text
-            prompt = [tokenizer.bos_id, *tokenizer.encode(str(messages[-1]["content"]))[-(context // 2):]]
-        else:
-            prompt, dropped = fit_prompt(tokenizer, messages, context, args.max_tokens)
-            if dropped:
-                print(f"(the oldest {dropped} messages no longer fit the context)", file=sys.stderr)
-        return speak(engine.stream(prompt, max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k,
-                                   seed=seeds.getrandbits(31)), len(prompt), context)
+        """What every stage says; the last one's message is what the conversation goes on with."""
+        for stage, (speak_up, tag) in speakers.items():
+            if args.stages:
+                print(styled(f"{stage} {tag}:", BOLD, sys.stdout), flush=True)
+            message = speak_up(messages)
+        return message
 
     erase_line(sys.stderr)  # the word that was said while the model was loaded
     if args.prompt or not (sys.stdin and sys.stdin.isatty()):
@@ -90,9 +85,42 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError('there is no question: give one with -p "…" or on stdin')
         answer([{"role": "user", "content": text}])
     else:
-        print(f"nanochat {args.source} {info['tag']}: /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends")
+        names = ", ".join(f"{stage} {tag}" for stage, (_, tag) in speakers.items())
+        print(f"nanochat {names}: /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends")
         with kept_history():
             converse(answer, args)
+
+
+def stages_to_ask(args: cli.Args) -> list[str]:
+    """The stages that have a model. UserError for flags that name one model."""
+    if named := {"source", "step"} & args.given:
+        raise UserError(f"--stages asks the newest model of every stage; leave out --{sorted(named)[0]}")
+    found = [stage for stage in paths.STAGES if any(
+        checkpoint.steps(folder) for folder in paths.checkpoint_dir(stage).glob(args.model_tag or "*"))]
+    return found or [args.source]  # of which the error says what is missing
+
+
+def speaker(stage: str, args: cli.Args, runtime: Runtime) -> tuple[Callable[[list[Message]], Message], str]:
+    """(a function that answers on stdout while the answer comes, the model's tag)."""
+    model, tokenizer, info = checkpoint.load_model(
+        stage, args.model_tag, args.step, runtime.device, runtime.dtype, packer(args.quantize, runtime.device))
+    # Cast once: the model would cast its fp32 weights at every use.
+    engine = Engine(model.eval().to(runtime.dtype), tokenizer, sandbox.calculate, max_rows=1, prefix_cache=True,
+                    numba_decode=True)
+    seeds = random.Random(None if args.seed < 0 else args.seed)
+    context = model.config.sequence_len
+
+    def answer(messages: list[Message]) -> Message:
+        if stage == "base":  # it has not learnt the chat format, so it continues the newest text
+            prompt = [tokenizer.bos_id, *tokenizer.encode(str(messages[-1]["content"]))[-(context // 2):]]
+        else:
+            prompt, dropped = fit_prompt(tokenizer, messages, context, args.max_tokens)
+            if dropped:
+                print(f"(the oldest {dropped} messages no longer fit the context)", file=sys.stderr)
+        return speak(engine.stream(prompt, max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k,
+                                   seed=seeds.getrandbits(31)), len(prompt), context)
+
+    return answer, info["tag"]
 
 
 def piped() -> str:

@@ -3,6 +3,9 @@
     python -m scripts.chat_web                 # the SFT model, on http://127.0.0.1:8000
     python -m scripts.chat_web -i rl -g d20 -p 8080 --host 0.0.0.0 --rate=60
     python -m scripts.chat_web -i rl --also=sft,base     # several models to choose from
+    python -m scripts.chat_web --live          # while a run trains: each stage's newest checkpoint, loaded when asked
+
+/run draws the run in the out folder, and those that --runs names.
 
 Other programs: base URL http://127.0.0.1:8000/v1, the model's name from /v1/models, any API key unless the environment
 variable NANOCHAT_API_KEY sets one (docs/clients.md). Behind a proxy: docs/proxies.md. Nothing that is said is written
@@ -13,6 +16,9 @@ import contextlib
 import os
 import signal
 import socket
+import threading
+import time
+from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
@@ -25,6 +31,8 @@ from nanochat.infer import Engine, SamplingParams
 from nanochat.infer.quantize import FORMS, packer
 from nanochat.model import attention
 from nanochat.serve.app import create_app
+from nanochat.serve.live import LiveModels
+from nanochat.serve.run_view import is_address
 from nanochat.serve.worker import Failed, Worker
 from nanochat.system import cli, log, paths
 from nanochat.system.cli import flag
@@ -46,6 +54,10 @@ def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
         argv, __doc__, **checkpoint.flags("sft"),
         also=flag("", "more stages whose models can be chosen, joined by commas"),
+        live=flag(False, "the newest checkpoint of every stage, loaded when somebody asks it: for a run that still "
+                         "trains, beside which the server takes little of the machine"),
+        runs=flag("", "more runs that /run shows, joined by commas: out folders, and addresses of servers elsewhere"),
+        parent=flag(-1, "the process with whose end the server ends; −1 = none", at_least=1),
         num_gpus=flag(1, "replicas of the model, one per GPU", at_least=1, short="n"),
         # Defaults of requests that name none
         temperature=flag(0.8, "default of requests that name none", at_least=0, at_most=2, short="t"),
@@ -78,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- Address and devices. First, because a port in use must not cost a wait for the model.
     server_socket = listen(args.host, args.port)
-    runtime = start_runtime(args.device_type, args.dtype)
+    runtime = start_runtime(args.device_type or "cpu" * args.live, args.dtype)
     attention.always_fused()
     if args.cuda_graphs and runtime.device.type != "cuda":
         raise UserError(f"--cuda_graphs, but this runs on {runtime.device.type}; leave it out")
@@ -86,20 +98,48 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--num_gpus={args.num_gpus}, but there are {torch.cuda.device_count()} GPUs here")
 
     # ---- Models. One worker per replica; several stages may be too much for one GPU, and PyTorch then says so.
-    served = dict(load(stage, args, runtime) for stage in dict.fromkeys(stages))
-    workers = [worker for replicas in served.values() for worker in replicas]
+    models: dict[str, list[Worker]] | LiveModels
+    if args.live:
+        leave_the_machine_to_training()
+        models = LiveModels(lambda stage: load(stage, args, runtime)[1][0])
+        served = models.models
+    else:
+        models = served = dict(load(stage, args, runtime) for stage in dict.fromkeys(stages))
 
     # ---- Server. Without a key, everybody who reaches the address can use it.
     key = os.environ.get("NANOCHAT_API_KEY", "")
     defaults = SamplingParams(temperature=args.temperature, top_k=args.top_k, max_tokens=args.max_tokens)
     names = [name.strip().lower() for name in args.host_names.split(",")] if args.host in LOOPBACK and not key else []
-    app = create_app(served, defaults, key=key, requests_per_minute=args.rate, cors_origins=origins, names=names)
+    runs = [str(paths.base_dir()), *filter(None, args.runs.split(","))]
+    app = create_app(models, defaults, key=key, requests_per_minute=args.rate, cors_origins=origins, names=names,
+                     runs=[place if is_address(place) else str(Path(place).expanduser().absolute()) for place in runs])
     if args.host not in LOOPBACK and not key:
         log.say("warning: whoever reaches this address can use it; NANOCHAT_API_KEY sets a key")
-    urls = "  from other devices: ".join(addresses(args.host, server_socket.getsockname()[1]))
-    serve(app, server_socket, f"{', '.join(served)} is ready: {urls}  (Ctrl-C ends it)", workers, args.drain)
-    for worker in workers:
+    if args.parent > 0:
+        threading.Thread(target=end_with, args=(args.parent,), daemon=True).start()
+    urls = "  from other devices: ".join(url + "/run" * args.live
+                                         for url in addresses(args.host, server_socket.getsockname()[1]))
+    greeting = f"{', '.join(served) or 'the page of the run'} is ready: {urls}  (Ctrl-C ends it)"
+    serve(app, server_socket, greeting, served, args.drain)
+    for worker in all_workers(served):
         worker.stop()
+
+
+def leave_the_machine_to_training() -> None:
+    """The training beside this server uses all cores; an answer may take a little longer."""
+    torch.set_num_threads(1)
+    os.nice(10)
+
+
+def end_with(parent: int) -> None:
+    """Ends this server when the process that started it has ended, even by kill -9."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def all_workers(models: dict[str, list[Worker]]) -> list[Worker]:
+    return [worker for replicas in models.values() for worker in replicas]
 
 
 def load(stage: str, args: cli.Args, runtime: Runtime) -> tuple[str, list[Worker]]:
@@ -111,9 +151,10 @@ def load(stage: str, args: cli.Args, runtime: Runtime) -> tuple[str, list[Worker
                                                        packer(args.quantize, device))
         # Cast once: the model would cast its fp32 weights at every use.
         engine = Engine(model.eval().to(runtime.dtype), tokenizer, sandbox.calculate, args.max_rows, prefix_cache=True,
-                        step_tokens=args.step_tokens, static_shapes=args.cuda_graphs, numba_decode=True)
+                        step_tokens=args.step_tokens, static_shapes=args.cuda_graphs,
+                        numba_decode=not args.live)  # compiling it takes half a minute of the training's time
         suggestions = () if stage == "base" else info.get("suggestions") or SUGGESTIONS
-        workers.append(Worker(engine, args.max_waiting, args.timeout, suggestions))
+        workers.append(Worker(engine, args.max_waiting, args.timeout, suggestions, info["step"]))
     return f"nanochat-{stage}-{info['tag']}", workers
 
 
@@ -153,7 +194,7 @@ def origin(text: str) -> str:
                     "https://example.org or http://localhost:3000")
 
 
-def serve(app: FastAPI, server_socket: socket.socket, greeting: str, workers: list[Worker],
+def serve(app: FastAPI, server_socket: socket.socket, greeting: str, models: dict[str, list[Worker]],
           drain_seconds: float) -> None:
     """Serves until SIGINT or SIGTERM. Running answers then get some seconds to end; the others get an error."""
     class Server(uvicorn.Server):
@@ -170,7 +211,7 @@ def serve(app: FastAPI, server_socket: socket.socket, greeting: str, workers: li
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             self.config.timeout_graceful_shutdown = int(self.seconds + 2)  # two seconds to deliver the last words
             failure = Failed(503, "the server is shutting down", "shutting_down")
-            for worker in workers:
+            for worker in all_workers(models):
                 asyncio.get_running_loop().call_later(self.seconds, worker.fail_all, failure)
             await super().shutdown(sockets)
 

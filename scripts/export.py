@@ -7,15 +7,14 @@
 gguf and qwen3 hold models of `base_train --portable` only; the page takes every model. docs/export.md has the sizes and
 what each form loses.
 """
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nanochat.formats import card, gguf, page, qwen3
 from nanochat.model import GPTConfig
+from nanochat.model_card import licence
 from nanochat.system import cli, files, log, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError, size_text
@@ -68,16 +67,6 @@ def write(form: str, out: Path, name: str, config: GPTConfig, weights: dict[str,
         qwen3.write(out, config, weights, tokenizer, dtype)
     else:
         page.write(out, name, config, weights, tokenizer, dtype)
-
-
-def licence() -> str:
-    """Where the training text came from, and its licence, as the data folder says."""
-    manifest: Any = {}
-    path = paths.data_dir() / "text" / "manifest.json"
-    if path.exists():
-        manifest = files.read_json(path)
-    origin = manifest.get("origin", "") if isinstance(manifest, dict) else ""
-    return json.dumps(origin)[1:-1] if origin else "not known here; ask who trained it"
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from scripts import base_train, mid_train
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"), ("formats",),
-          ("kindergarten", "infer", "train", "figures", "run_folder", "budget", "scale"), ("tasks",),
-          ("plan", "eval", "serve", "report", "dataset", "machine_speed"), ("recipe", "closing"), ("scripts", "runs"),
-          ("course",))
+          ("kindergarten", "infer", "train", "figures", "run_folder", "budget", "scale", "markdown"),
+          ("tasks", "model_card"), ("plan", "eval", "serve", "report", "dataset", "machine_speed"),
+          ("recipe", "closing"), ("scripts", "runs"), ("course",))
 TOP_ROOMS = ("kindergarten", "tasks", "scripts", "runs", "course")  # beside nanochat/
 RECIPES = ("laptop", "realdata", "speedrun")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -1,11 +1,13 @@
 """The report: every number comes from results/, what is missing is named, reset forgets results but no checkpoint."""
+import re
 from xml.etree import ElementTree
 
 import pytest
 
-from nanochat import closing, report
+from nanochat import closing, model_card, report
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
+from nanochat.train import checkpoint
 
 
 @pytest.fixture
@@ -161,3 +163,58 @@ def test_bad_flags(out, argv, code, capsys):
 def test_unknown_actions_are_named(out):
     with pytest.raises(UserError, match="'regenerate'.*generate, or reset"):
         report.main(["regenerate"])
+
+
+HOSTILE = "<img src=x onerror=alert(1)> ![a](b.svg) </pre><script>x</script> ~~~~ `|`"
+
+
+def test_the_words_stand_by_checkpoint_and_side_by_side(out):
+    for stage, answers in (("base", ["x x", "Once a fox", "Once a fox"]), ("mid", ["Once a fox", HOSTILE, "a\nb"])):
+        files.write_jsonl(paths.results_dir(stage) / "metrics.jsonl", [
+            {"step": step, "train/steps": 3, "train/loss_nats": 3.0 / step, "words": [["Once", answer]]}
+            for step, answer in enumerate(answers, 1)])
+    written = text()
+    by_checkpoint = written.split("## What it said, checkpoint by checkpoint")[1].split("\n## ")[0]
+    assert [line.split(" → ")[0] for line in by_checkpoint.splitlines() if " → " in line] == [
+        "base  33 %", "base  67 %", "mid   67 %", "mid  100 %"], "an answer that stays is written once"
+    together = written.split("## The same prompts at the end of each stage")[1].split("\n## ")[0]
+    assert "BASE → Once a fox\nMID  → a b\n" in together
+
+
+def test_the_report_is_also_one_html_file_with_its_figures(out):
+    trained("base", **{"train/loss_nats": [3.0, 2.0, 1.5]})
+    files.write_json(paths.results_dir("base") / "chat_eval.json", {"tasks": {"facts": score(0.5)}})
+    files.write_jsonl(paths.results_dir("base") / "generations" / "facts.jsonl", [
+        {"prompt": HOSTILE, "completion": HOSTILE, "correct": True}])
+    text()
+    page = (paths.report_dir() / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg ") == 2 and "<table>" in page and "<summary>all flags</summary>" in page
+    assert not {"<script", "<img", "src="} & set(re.findall(r"<script|<img|src=", page.replace("src=x onerror", "")))
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page and page.count("<details>") == page.count("</details>") == 1
+
+
+def test_the_card_tells_size_tokens_data_and_licence(out, tiny_model):
+    model = tiny_model()
+    checkpoint.save(paths.checkpoint_dir("base", "d2"), 3, model, None, {"tokens": 384})
+    checkpoint.save(paths.checkpoint_dir("mid", "d2"), 2, model, None, {"tokens": 256})
+    for stage in ("base", "mid"):
+        files.write_jsonl(paths.results_dir(stage) / "metrics.jsonl", [
+            {"step": step, "train/steps": 3, "train/loss_nats": 3.0 / step, "time/seconds": 5.0 * step}
+            for step in (1, 2, 3)])
+        files.write_json(paths.results_dir(stage) / "chat_eval.json", {"tasks": {"facts": score(0.5)}})
+    files.write_json(out / "data/imported.json", {
+        "folder": "/notes", "texts": [{"name": "a.md", "num_bytes": 10, "rows": None, "bad_rows": 0}],
+        "conversations": [{"name": "b.jsonl", "num_bytes": 20, "rows": 7, "bad_rows": 2, "first_bad": "line 3"}],
+        "exams": [], "left_out": [{"name": "c.pdf", "reason": "not text"}]})
+    files.write_json(out / "data/text/manifest.json", {"origin": "Tiny, licence X"})
+    card = model_card.read("mid", "d2")
+    assert card["parameters"] == sum(p.numel() for p in model.parameters())
+    assert (card["step"], card["tokens"], card["seconds"], card["licence"]) == (2, 640, 30.0, "Tiny, licence X")
+    assert [part["curve"] for part in card["trained"]] == [[[1, 3.0], [2, 1.5], [3, 1.0]]] * 2
+    assert card["data"] == {"read": [["texts", "a.md", 10, None], ["conversations", "b.jsonl", 20, 7]], "num_more": 0,
+                            "left_out": [["c.pdf", "not text"], ["b.jsonl", "2 rows, the first is line 3"]]}
+    assert set(card["exams"]["facts"]) == {"base", "mid"} and not card["contamination"]
+    assert [part["stage"] for part in model_card.read("base", "d2")["trained"]] == ["base"], "not of later stages"
+    assert "| name | nanochat-mid-d2, step 2 |" in text() and "Tiny, licence X" in text()
+    with pytest.raises(UserError, match="checkpoint"):
+        model_card.read("rl", "d2")

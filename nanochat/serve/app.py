@@ -1,6 +1,7 @@
 """The HTTP side of the server: the routes, and how a request reaches a model."""
 
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -8,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import FileResponse, PlainTextResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from nanochat import model_card
 from nanochat.infer import Engine, SamplingParams
 from nanochat.infer.fit_prompt import fit_prompt, take_turns
 from nanochat.infer.json_grammar import Grammar
 from nanochat.serve import errors, inside
 from nanochat.serve.answers import RunningAnswer, Stream
 from nanochat.serve.guard import Guard
+from nanochat.serve.live import LiveModels
 from nanochat.serve.metrics import Metrics
 from nanochat.serve.openai import (
     MAX_PROMPTS,
@@ -30,9 +34,11 @@ from nanochat.serve.openai import (
     TokenizeRequest,
     to_conversation,
 )
+from nanochat.serve.run_view import Runs
 from nanochat.serve.worker import Failed, Job, Worker
+from nanochat.system import paths
 from nanochat.system.files import UserError
-from nanochat.tokenizer import chat
+from nanochat.tokenizer import Tokenizer, chat
 from nanochat.tokenizer.bpe import CONFIG
 
 UI = Path(__file__).parent / "ui"
@@ -40,6 +46,8 @@ PAGE_HEADERS = {  # the page shows what a model wrote: it may load and run nothi
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
                                "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+# report.html has its style sheet and its figures inside, and no script.
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; sandbox"
 # How /openapi.json describes streams.
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
@@ -77,20 +85,30 @@ class Page(StaticFiles):
 
 
 class Service:
-    """The models that this server has, and how a request reaches one of them."""
+    """The models that this server has, and how a request reaches one of them. `live` loads them when they are asked."""
 
-    def __init__(self, models: dict[str, list[Worker]], defaults: SamplingParams):
-        self.models, self.defaults = models, defaults
-        self.metrics = Metrics([worker for workers in models.values() for worker in workers])
+    def __init__(self, models: dict[str, list[Worker]], defaults: SamplingParams, live: LiveModels | None = None):
+        self.models, self.defaults, self.live = models, defaults, live
+        self.metrics = Metrics(lambda: [worker for workers in models.values() for worker in workers])
+
+    async def ready(self, name: str | None) -> None:
+        """To be awaited before `pick`."""
+        if self.live is not None:
+            await self.live.ready(name)
 
     def describe(self, name: str) -> dict[str, Any]:
         """A model as /v1/models lists it."""
-        worker = self.models[name][0]
-        context = worker.engine.config.sequence_len
-        return {"id": name, "object": "model", "created": 0, "owned_by": "nanochat", "max_model_len": context,
-                "nanochat": {"context_tokens": context, "temperature": self.defaults.temperature,
+        if self.live is not None:
+            about = self.live.describe(name)
+        else:
+            worker = self.models[name][0]
+            about = {"context": worker.engine.config.sequence_len, "suggestions": list(worker.suggestions),
+                     "step": worker.step}
+        return {"id": name, "object": "model", "created": 0, "owned_by": "nanochat", "max_model_len": about["context"],
+                "nanochat": {"context_tokens": about["context"], "temperature": self.defaults.temperature,
                              "top_k": self.defaults.top_k, "max_tokens": self.defaults.max_tokens,
-                             "suggestions": list(worker.suggestions)}}
+                             "suggestions": about["suggestions"], "step": about["step"],
+                             "is_live": self.live is not None}}
 
     def pick(self, name: str | None) -> tuple[str, Worker]:
         """The named model and the least busy of its replicas."""
@@ -159,20 +177,23 @@ def read_grammar(engine: Engine, schema: dict[str, Any]) -> Grammar:
         raise Failed(400, str(error), "invalid_json_schema") from None
 
 
-def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key: str = "",
-               requests_per_minute: float = 0, cors_origins: Sequence[str] = (), names: Sequence[str] = ()) -> FastAPI:
+def create_app(models: dict[str, list[Worker]] | LiveModels, defaults: SamplingParams, *, key: str = "",
+               requests_per_minute: float = 0, cors_origins: Sequence[str] = (), names: Sequence[str] = (),
+               runs: Sequence[str] = ()) -> FastAPI:
     """The application. `models`: the names that clients see, with a worker per replica; the first one is the default.
 
     `defaults` hold where a request says nothing. `key` "" means that everybody may ask. `cors_origins`: web pages that
-    may ask from a browser. `names`: as in Guard.
+    may ask from a browser. `names`: as in Guard. `runs`: what /run shows, as in Runs.
     """
     # No /docs and /redoc: both pages would load scripts from another server.
     app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, default_response_class=errors.Json,
                   responses={"4XX": errors.DESCRIPTION, "5XX": errors.DESCRIPTION})
-    service = Service(models, defaults)
+    live = models if isinstance(models, LiveModels) else None
+    service = Service(models.models if isinstance(models, LiveModels) else models, defaults, live)
     page_paths = {"/" + path.relative_to(UI).as_posix() for path in UI.rglob("*") if path.is_file()}
-    context = max(worker.engine.config.sequence_len for workers in models.values() for worker in workers)
-    app.add_middleware(Guard, metrics=service.metrics, open_paths={"/", "/health", *page_paths}, key=key,
+    context = max((worker.engine.config.sequence_len for workers in service.models.values() for worker in workers),
+                  default=0)
+    app.add_middleware(Guard, metrics=service.metrics, open_paths={"/", "/run", "/health", *page_paths}, key=key,
                        requests_per_minute=requests_per_minute,
                        max_body_bytes=max(MIN_BODY_BYTES, MAX_PROMPTS * context * BYTES_PER_ID), names=names)
     if cors_origins:  # added last, so it runs first and answers browsers' preflight requests, which carry no key
@@ -180,6 +201,7 @@ def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key
 
     completion_routes(app, service)
     info_routes(app, service)
+    run_routes(app, Runs(runs))
     routes = {path: sorted(methods - {"HEAD"}) for route in app.routes
               if (path := getattr(route, "path", "")) and (methods := getattr(route, "methods", None))}
     app.mount("/", Page(routes))  # after the routes, because it takes every path that is left
@@ -193,27 +215,34 @@ def completion_routes(app: FastAPI, service: Service) -> None:
     @app.post("/chat/completions", responses=STREAMED)  # for clients whose base URL lacks /v1
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat_completions(body: ChatRequest, request: Request) -> Any:
+        await service.ready(body.model)
         answer = service.chat(body)
         return Stream(answer.job, answer.chunks()) if body.stream else await answer.whole(request)
 
     @app.post("/completions", responses=STREAMED)
     @app.post("/v1/completions", responses=STREAMED)
     async def completions(body: CompletionRequest, request: Request) -> Any:
+        await service.ready(body.model)
         answer = service.complete(body)
         return Stream(answer.job, answer.chunks()) if body.stream else await answer.whole(request)
 
     @app.post("/v1/inside")
     async def look_inside(body: inside.InsideRequest) -> dict[str, Any]:
+        await service.ready(body.model)
         return await inside.answer(body, *service.pick(body.model), service.defaults.max_tokens)
 
 
 def info_routes(app: FastAPI, service: Service) -> None:
     """The routes that describe the server and its models."""
-    workers = next(iter(service.models.values()))  # of the default model
+    async def chosen(name: str | None = None) -> Worker:
+        await service.ready(name)
+        return service.pick(name)[1]
 
     @app.get("/models")
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
+        if service.live is not None:
+            service.live.refresh()
         return {"object": "list", "data": [service.describe(name) for name in service.models]}
 
     @app.get("/models/{name}")
@@ -223,36 +252,70 @@ def info_routes(app: FastAPI, service: Service) -> None:
             raise service.no_model(name)
         return service.describe(name)
 
+    @app.get("/v1/models/{name}/card")
+    def card(name: str) -> dict[str, Any]:  # not async: it reads files
+        if name not in service.models:
+            raise service.no_model(name)
+        parts = re.fullmatch(rf"nanochat-({'|'.join(paths.STAGES)})-(.+)", name)
+        if not parts:
+            raise Failed(404, f"{name} is no stage of a run of nanochat, so it has no card")
+        return model_card.read(parts[1], parts[2])
+
     @app.post("/tokenize")
-    def tokenize(body: TokenizeRequest) -> dict[str, Any]:  # not async: a text of megabytes must not stop the others
-        engine = service.pick(body.model)[1].engine
-        tokenizer, text = engine.tokenizer, body.prompt or ""
-        if body.messages is not None:
-            ids = chat.render_prompt(tokenizer, {"messages": take_turns(to_conversation(body.messages))})
-        elif text in tokenizer.specials:  # programs that look for the id of /tokenizer_info's bos_token send its name
-            ids = [tokenizer.specials[text]]
-        else:
-            ids = [tokenizer.bos_id] * body.add_special_tokens + tokenizer.encode(text)
+    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        engine = (await chosen(body.model)).engine
+        # In another thread: a text of megabytes must not stop the others.
+        ids = await run_in_threadpool(ids_of, body, engine.tokenizer)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.config.sequence_len}
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
-        tokenizer = service.pick(body.model)[1].engine.tokenizer
+        tokenizer = (await chosen(body.model)).engine.tokenizer
         check_tokens(body.tokens, tokenizer.vocab_size)
         return {"prompt": tokenizer.decode(body.tokens)}
 
     @app.get("/tokenizer_info")  # vLLM's name, which evaluation harnesses ask for
     async def tokenizer_info() -> dict[str, Any]:
-        return {**CONFIG, "max_model_len": workers[0].engine.config.sequence_len}
+        return {**CONFIG, "max_model_len": (await chosen()).engine.config.sequence_len}
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
+        workers = next(iter(service.models.values()), [])  # of the default model
         num_free = sum(worker.num_open < worker.engine.max_rows for worker in workers)
         return {"status": "ok", "ready": True, "num_gpus": len(workers), "available_workers": num_free}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def ids_of(body: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
+    if body.messages is not None:
+        return chat.render_prompt(tokenizer, {"messages": take_turns(to_conversation(body.messages))})
+    text = body.prompt or ""
+    if text in tokenizer.specials:  # programs that look for the id of /tokenizer_info's bos_token send its name
+        return [tokenizer.specials[text]]
+    return [tokenizer.bos_id] * body.add_special_tokens + tokenizer.encode(text)
+
+
+def run_routes(app: FastAPI, runs: Runs) -> None:
+    """The page that follows a run, and what it shows (nanochat/serve/run_view.py)."""
+    @app.get("/run", response_class=FileResponse)
+    async def page() -> FileResponse:
+        return FileResponse(UI / "run.html", headers=PAGE_HEADERS)
+
+    @app.get("/run/data")
+    def data(request: Request, run: str = "") -> dict[str, Any]:  # not async: it reads files
+        if not runs.places:
+            raise Failed(404, "this server was started without a run (chat_web --runs names out folders)")
+        return runs.read(run, request.query_params)
+
+    @app.get("/run/report", response_class=FileResponse)
+    async def report() -> FileResponse:
+        path = paths.report_dir() / "report.html"
+        if not path.exists():
+            raise Failed(404, f"there is no {path.name} yet; python -m nanochat.report makes it")
+        return FileResponse(path, headers={**PAGE_HEADERS, "Content-Security-Policy": REPORT_POLICY})
 
 
 def check_tokens(tokens: Iterable[int], vocab_size: int) -> None:

@@ -1,6 +1,6 @@
 """What the server counts, in Prometheus's format at /metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import prometheus_client as prometheus
 
@@ -12,7 +12,7 @@ SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 class Metrics:
     """Requests by route and status; times; and gauges that are read from the engines when somebody asks."""
 
-    def __init__(self, workers: list[Worker]):
+    def __init__(self, workers: Callable[[], Iterable[Worker]]):
         self.registry = prometheus.CollectorRegistry()  # the default registry is shared by all servers of a process
         self.requests = prometheus.Counter("nanochat_requests", "HTTP requests that ended", ["route", "status"],
                                            registry=self.registry)
@@ -23,7 +23,7 @@ class Metrics:
 
         def gauge(name: str, description: str, read: Callable[[Worker], float]) -> None:
             new = prometheus.Gauge(f"nanochat_{name}", description, registry=self.registry)
-            new.set_function(lambda: sum(map(read, workers)))
+            new.set_function(lambda: sum(map(read, workers())))
 
         gauge("running", "Requests being answered", lambda worker: worker.num_running)
         gauge("open", "Requests being answered or waiting", lambda worker: worker.num_open)

@@ -89,11 +89,12 @@ class Worker:
     """One engine and its thread.
 
     It takes at most `max_waiting` requests beyond those that the engine runs at once. A job fails after `seconds`.
-    `suggestions` are first questions that suit this model, for the chat page.
+    `suggestions` are first questions that suit this model, for the chat page; `step` is that of its checkpoint.
     """
 
-    def __init__(self, engine: Engine, max_waiting: int = 64, seconds: float = 600, suggestions: Sequence[str] = ()):
-        self.suggestions = suggestions
+    def __init__(self, engine: Engine, max_waiting: int = 64, seconds: float = 600, suggestions: Sequence[str] = (),
+                 step: int | None = None):
+        self.suggestions, self.step = suggestions, step
         self.engine, self.max_open, self.seconds = engine, engine.max_rows + max_waiting, seconds
         self.open: set[Job] = set()  # only the event loop changes it
         self.live: list[Job] = []  # jobs with unfinished requests; only the thread changes it

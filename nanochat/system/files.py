@@ -139,6 +139,15 @@ def read_json(path: Path) -> Any:
                         "remove it and run the command that made it again") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} where there is none, or a damaged one."""
+    try:
+        content = read_json(path)
+    except UserError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def beside(path: Path) -> Path:
     """`path`, or `path` + ".gz" if only that file exists."""
     zipped = path.with_name(path.name + ".gz")

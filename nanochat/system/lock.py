@@ -80,3 +80,15 @@ def _lock(descriptor: int, folder: Path) -> None:
     os.ftruncate(descriptor, 0)  # what follows is only for the error message of a second run
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}, since {since}".encode(), 0)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a run is writing to `folder`. False where the file system has no locks. Nothing is written."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        descriptor = os.open(Path(folder) / FILE, os.O_RDONLY)
+        stack.callback(os.close, descriptor)  # which also releases the shared lock: a run that starts waits for longer
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False

@@ -67,7 +67,7 @@ class Metrics:
         old = self.path.read_text(encoding="utf-8", errors="replace") if self.start and self.path.exists() else ""
         return "".join(line + "\n" for line in old.splitlines() if _step(line) <= self.start)
 
-    def write(self, step: int, **numbers: float | int | str) -> None:
+    def write(self, step: int, **numbers: Any) -> None:
         """`metrics.write(10, **{"train/loss_nats": 2.1})`; floats are rounded to six digits."""
         if not is_main():
             return

@@ -14,6 +14,7 @@ import math
 import shutil
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -27,7 +28,7 @@ from nanochat.system.numbers import ceil_div
 from nanochat.system.runtime import all_reduce_sum
 from nanochat.train import checkpoint
 from nanochat.train.checkpoint import State
-from nanochat.train.loop import Step
+from nanochat.train.loop import Step, due
 from nanochat.train.stop import Stop
 from nanochat.train.target import Target
 
@@ -35,6 +36,8 @@ from nanochat.train.target import Target
 # last ten are not at least 5 % lower than the ten before. (Where new text begins, the loss jumps too, but then it
 # falls.)
 NORMAL_LOSSES, MIN_NORMAL_LOSSES, HALF_OF_HIGH = 100, 20, 10
+MARKS = 5  # the model says something at every fifth of the stage, and at every checkpoint
+Words = Callable[[int | None], list[list[str]]]  # percent of the stage, for a line in the terminal → [[prompt, answer]]
 
 
 class Journal:
@@ -43,11 +46,12 @@ class Journal:
     Nothing on disk changes before `with journal:`, so that a script may still find a mistake in its flags.
     """
 
-    def __init__(self, target: Target, model: GPT, optimizer: Optimizer, *, steps: int, source: State | None = None):
+    def __init__(self, target: Target, model: GPT, optimizer: Optimizer, *, steps: int, source: State | None = None,
+                 words: Words | None = None):
         """`source` is the state of the checkpoint from which training starts. Every checkpoint records it, and has its
-        tokenizer (default: the run's)."""
+        tokenizer (default: the run's). `words` lets the model speak (nanochat/eval/words.py)."""
         self.target, self.stage, self.folder = target, target.stage, target.folder
-        self.model, self.optimizer, self.steps = model, optimizer, steps
+        self.model, self.optimizer, self.steps, self.words = model, optimizer, steps, words
         self.source = source and checkpoint.identity(source)
         # Read now: hours later there may be another tokenizer in that folder.
         tokenizer_folder = checkpoint.tokenizer_folder(Path(source["path"])) if source else paths.tokenizer_dir()
@@ -112,18 +116,30 @@ class Journal:
         return self.seconds_before + time.monotonic() - self.started
 
     def record(self, step: Step, **numbers: float) -> None:
-        """One line of metrics and the bar; `numbers` are named area/quantity_unit. UserError when the run diverges."""
+        """One line of metrics and the bar; `numbers` are named area/quantity_unit. UserError when the run diverges.
+
+        At some steps the line has the model's words as well: {"words": [[prompt, answer], …]}.
+        """
         if not self.start and not self.metrics.begun:
             results.begin(self.stage, self.target.tag, self.target.results)
         self.tokens += step.tokens
         speed = step.tokens / step.seconds
-        self.metrics.write(step.number, **{"train/loss_nats": step.loss, "speed/tokens_per_second": speed,
-                                           "speed/stall_fraction": step.waited / step.seconds,
-                                           "train/lr_multiplier": step.lr, "time/seconds": self.seconds, **numbers})
+        words = self._spoken(step)
+        self.metrics.write(step.number, **{
+            "train/loss_nats": step.loss, "speed/tokens_per_second": speed,
+            "speed/stall_fraction": step.waited / step.seconds, "train/lr_multiplier": step.lr,
+            "train/steps": self.steps, "time/seconds": self.seconds, **numbers, **({"words": words} if words else {})})
         self.bar.update(step.number, loss=step.loss, tokens_per_second=speed,
                         **{name.split("/")[-1]: value for name, value in numbers.items()})
         if self.stage != "rl":  # RL's loss is not a likelihood, and may rise when the model gets better
             self._refuse_divergence(step)
+
+    def _spoken(self, step: Step) -> list[list[str]]:
+        """What the model says at every fifth of the stage and at every checkpoint; nothing at other steps."""
+        is_mark = step.number * MARKS // self.steps > (step.number - 1) * MARKS // self.steps
+        if self.words is None or not log.is_main() or not (is_mark or due(step, self.target.save_every)):
+            return []
+        return self.words(100 * step.number // self.steps if is_mark else None)
 
     def _refuse_divergence(self, step: Step) -> None:
         usual = median(self.normal_losses) if len(self.normal_losses) >= MIN_NORMAL_LOSSES else math.inf

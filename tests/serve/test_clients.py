@@ -130,13 +130,13 @@ def test_a_key_guards_every_route_but_health_and_the_page(worker):
         assert ("POST", "/chat/completions") in routes and ("GET", "/openapi.json") in routes
         odd = ["/new", "/nothing", "/health/", "http://testserver//health", "/style.css/../metrics", "/HEALTH"]
         for method, path in [*routes, *(("GET", path) for path in odd), ("OPTIONS", "/v1/models")]:
-            if path != "/health":
+            if path not in ("/health", "/run"):
                 assert client.request(method, path).status_code == 401, (method, path)
         assert error(ask(client, headers={"Authorization": "Bearer wrong"}), 401)["code"] == "invalid_api_key"
         assert ask(client, headers=good).status_code == 200 and client.get("/new", headers=good).status_code == 200
         for scheme in ("bearer ", "BEARER  ", ""):
             assert client.get("/new", headers={"Authorization": f"{scheme}sésame".encode()}).status_code == 200
-        for path in ("/health", "/", "/index.html", "/app.js", "/style.css"):
+        for path in ("/health", "/", "/index.html", "/app.js", "/style.css", "/run", "/run.js"):
             assert client.get(path).status_code == 200
 
 

@@ -66,6 +66,23 @@ def test_one_answer_and_the_same_with_the_same_seed(capsys, source):
     assert answers[0] == answers[1] and len(answers[0]) > 5
 
 
+def test_every_stage_answers_the_same_question(capsys, monkeypatch):
+    chat_cli.main([*FLAGS, "--stages", "hello"])
+    out = capsys.readouterr().out
+    assert re.findall(r"^(\w+) d1:$", out, re.M) == ["base", "sft"] and len(out) > 30
+    alone = []
+    for stage in ("base", "sft"):
+        chat_cli.main([*FLAGS, "-i", stage, "hello"])
+        alone.append(f"{stage} d1:\n{capsys.readouterr().out}")
+    assert out == "".join(alone), "each as if it were asked alone"
+    typed(monkeypatch, "hi", "and you?")
+    chat_cli.main([*FLAGS, "--stages"])
+    assert capsys.readouterr().out.count("sft d1:\n") == 2
+    for flags in (["-i", "base"], ["--step=1"]):
+        with pytest.raises(UserError, match="--stages"):
+            chat_cli.main([*FLAGS, "--stages", *flags, "hello"])
+
+
 def test_a_long_conversation_never_crashes(capsys, monkeypatch):
     typed(monkeypatch, *["some twenty characters"] * 5, "x" * 80, "/help", KeyboardInterrupt(), "hi", "/new", "hi",
           "/quit", "never read")

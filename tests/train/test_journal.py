@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nanochat.data.loader import batches, prefetched
+from nanochat.figures import panels
 from nanochat.optim import Schedule
 from nanochat.system import files, lock, paths
 from nanochat.system.files import UserError
@@ -297,3 +298,20 @@ def test_the_clock_goes_on_where_it_stopped(learner, corpus, cpu, base_dir):
     assert 1000 < files.read_json(paths.results_dir("base") / "run.json")["seconds"] < 1500
     times = [row["time/seconds"] for row in files.read_jsonl(paths.results_dir("base") / "metrics.jsonl")]
     assert times[3] < 500 and times[4] > 1000
+
+
+@pytest.mark.parametrize("save_every, expected", [(4, [3, 4, 5, 8, 10, 12]), (-1, [3, 5, 8, 10, 12])])
+def test_the_model_speaks_at_every_fifth_and_at_every_checkpoint(base_dir, learner, cpu, save_every, expected):
+    """Step by step what is asked of it; a killed run goes on with the words that its checkpoint knew."""
+    model, optimizer = learner()
+    asked = []
+    journal = Journal(target.claim("base", "d2", settings(save_every=save_every)), model, optimizer, steps=STEPS,
+                      words=lambda percent: asked.append(percent) or [["Who?", f"I, {len(asked)}"]])
+    with journal:
+        for number in range(1, STEPS + 1):
+            journal.record(Step(number, 1.0, 1.0, 8, 8, {}, 1.0, number == STEPS))
+    rows = files.read_jsonl(paths.results_dir("base") / "metrics.jsonl")
+    assert [row["step"] for row in rows if "words" in row] == expected
+    assert [percent for percent in asked if percent] == [25, 41, 66, 83, 100], "the lines in the terminal"
+    assert rows[2]["words"] == [["Who?", "I, 1"]] and {row["train/steps"] for row in rows} == {STEPS}
+    assert panels(rows)[0][0] == "loss, nats per token", "the figures of the report leave words out"

@@ -1,9 +1,9 @@
 // The server: what it can do, and its streams.
 import { load } from "./store.js";
 
-/** models: of /v1/models; chat, text, tokenize, inside: the fields that these routes take, by the server's own OpenAPI
- *  description (null where there is no such route). The page offers nothing the server would refuse. */
-export const server = { models: [], chat: new Set(), text: null, tokenize: null, inside: null };
+/** models: of /v1/models; card: whether it has cards; chat, text, tokenize, inside: the fields that these routes take, by
+ *  the server's own OpenAPI description (null where there is no such route). The page offers nothing the server would refuse. */
+export const server = { models: [], card: false, chat: new Set(), text: null, tokenize: null, inside: null };
 
 export class Refused extends Error {
   constructor(status, { message, code } = {}) {
@@ -12,7 +12,8 @@ export class Refused extends Error {
   }
 }
 
-async function ask(path, options = {}) {
+/** A response of the server; throws when nobody is there (TypeError) or it refuses (Refused). */
+export async function ask(path, options = {}) {
   const key = load("settings", {}).key;
   const headers = {};
   if (options.body) headers["Content-Type"] = "application/json";
@@ -28,6 +29,7 @@ const post = async (path, body) => (await ask(path, { method: "POST", body: JSON
 export async function connect() {
   server.models = (await (await ask("v1/models")).json()).data;
   const api = await ask("openapi.json").then((response) => response.json()).catch(() => ({}));
+  server.card = "/v1/models/{name}/card" in (api.paths ?? {});
   server.chat = fields(api, "/v1/chat/completions") ?? new Set();
   server.text = fields(api, "/v1/completions");
   server.tokenize = fields(api, "/tokenize");

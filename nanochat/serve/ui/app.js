@@ -1,7 +1,8 @@
 // The page. Where to read: tree.js (what a conversation is), chat.js (talking), view.js (how it looks), api.js (the
 // server); then markdown.js and tokens.js, and the rest. This file ties them together. No framework, no build step.
+import { openAbout } from "./about.js";
 import { connect, server } from "./api.js";
-import { running, save, send, session, show, speaksChat, stop } from "./chat.js";
+import { running, save, send, sendToAll, session, show, speaksChat, stop } from "./chat.js";
 import { $, button, escapes, grow, h, icon, sends, toast } from "./dom.js";
 import { command, defaults, model, onSetting, openSettings, set, setting } from "./settings.js";
 import { drawList } from "./sidebar.js";
@@ -45,6 +46,8 @@ function drawComposer() {
   $("send").replaceChildren(icon(busy ? "stop" : "up"));
   $("send").setAttribute("aria-label", busy ? "Stop" : "Send");
   $("send").disabled = !busy && !$("input").value.trim();
+  $("ask-all").hidden = !session.manyModels;
+  $("ask-all").disabled = busy || !$("input").value.trim();
   $("sampling").replaceChildren(icon("tune"), `Temperature ${setting("temperature")} · top-k ${setting("top_k")}`);
   const isLost = session.chat.kind === "chat" && !isEmpty(session.chat) && !speaksChat();
   $("notice").hidden = !isLost;
@@ -79,19 +82,20 @@ function startNew(kind = speaksChat() || !server.text ? "chat" : "text") {
   show(isEmpty(session.chat) && session.chat.kind === kind ? session.chat : newChat(kind));
   (kind === "text" ? $("log").querySelector("textarea") : $("input")).focus();
 }
-function submit() {
+function submit(say = send) {
   const text = $("input").value;
   if (!text.trim() || running()) return;
   const told = command(text, startNew);
   $("input").value = draft.text = "";
   grow($("input"));
-  if (told === null) send(text); else if (told) toast(told);
+  if (told === null) say(text); else if (told) toast(told);
   drawComposer();
 }
 $("composer").onsubmit = (event) => {
   event.preventDefault();
   if (running()) stop(); else submit();
 };
+$("ask-all").onclick = () => submit(sendToAll);
 $("input").oninput = () => {
   draft.text = $("input").value;
   grow($("input"));
@@ -115,6 +119,7 @@ $("menu").onclick = () => openMenu(!menuIsOpen());
 $("shade").onclick = () => openMenu(false);
 $("open-settings").onclick = () => openSettings();
 $("sampling").onclick = () => openSettings("temperature");
+$("open-about").onclick = () => openAbout(model().id);
 $("theme").onclick = () => {
   const dark = getComputedStyle(document.documentElement).colorScheme.trim() === "dark"
     || (!setting("theme") && matchMedia("(prefers-color-scheme: dark)").matches);
@@ -144,7 +149,9 @@ document.onkeydown = (event) => {
 
 // ---------------------------------------------------------------- beginning
 
-let retry = 0;
+const LOOK_AGAIN_MS = 10_000; // while a run trains: it makes newer checkpoints
+const labelOf = ({ id, nanochat }) => nanochat?.is_live ? `${id}, step ${nanochat.step.toLocaleString("en")}` : id;
+let retry = 0, known = "";
 async function meet() { // who is there? asks again until someone is
   clearTimeout(retry);
   let trouble = "";
@@ -152,18 +159,24 @@ async function meet() { // who is there? asks again until someone is
     await connect();
     defaults(model()?.nanochat);
   } catch (error) {
-    trouble = error.status === 401 ? "This server wants an API key" : "The server can't be reached; trying again…";
+    trouble = error.status === 401 ? "This server wants an API key"
+      : error.status === 503 ? error.message : "The server can't be reached; trying again…";
     if (error.status !== 401) retry = setTimeout(meet, 3000);
   }
+  if (!trouble && server.models.some((each) => each.nanochat?.is_live)) retry = setTimeout(meet, LOOK_AGAIN_MS);
+  const now = JSON.stringify([trouble, server.models]);
+  if (now === known) return;
+  known = now;
   session.manyModels = server.models.length > 1;
   $("model").classList.toggle("down", Boolean(trouble));
   const lacksKey = trouble.includes("API key");
   $("model-name").replaceChildren(lacksKey ? button(trouble, () => openSettings("key"), { className: "link" })
-    : trouble || (session.manyModels ? "" : model().id));
+    : trouble || (session.manyModels ? "" : labelOf(model())));
   $("models").hidden = Boolean(trouble) || !session.manyModels;
   $("models").replaceChildren(...server.models.map(
-    (each) => h("option", { value: each.id, selected: each === model() }, each.id)));
+    (each) => h("option", { value: each.id, selected: each === model() }, labelOf(each))));
   $("new-text").hidden = !server.text;
+  $("open-about").hidden = Boolean(trouble) || !server.card;
   session.draw();
 }
 $("models").onchange = () => {

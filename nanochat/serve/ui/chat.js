@@ -151,6 +151,7 @@ export function prompt(chat, last, system = systemOf(chat)) {
 
 function jobFor(node, { goOn: goesOn = false, using = model()?.id, number = 0 } = {}) {
   const chat = session.chat;
+  if (isBase(using) && server.text && !goesOn) return continuation(node, using);
   const { sent, messages, notes } = prompt(chat, goesOn ? node : parentOf(chat, node));
   const body = { ...request(server.chat), model: using, messages,
     ...(goesOn && { continue_final_message: true }) };
@@ -170,6 +171,18 @@ function jobFor(node, { goOn: goesOn = false, using = model()?.id, number = 0 } 
     } };
 }
 
+// A base model has not learnt to converse: it goes on with the question as with any text, for some sentences.
+const BASE_TOKENS = 96;
+function continuation(node, using) {
+  const body = { ...request(server.text), model: using, prompt: textOf(parentOf(session.chat, node)),
+    max_tokens: Math.min(setting("max_tokens"), BASE_TOKENS) };
+  node.tokens ??= [];
+  return { target: node, route: "v1/completions", body, earlier: null, take(choice) {
+    say(node, choice.text ?? "");
+    node.tokens.push(...read(choice.logprobs));
+  } };
+}
+
 const writeMessage = (node, options) => write(session.chat, [jobFor(node, options)]);
 
 export function send(text) {
@@ -177,6 +190,17 @@ export function send(text) {
   chat.title ||= nameAfter(text);
   return answer(add(chat, path(chat).at(-1), "user", [{ type: "text", text: text.trim() }]));
 }
+/** One question to every model, the answers side by side in the order in which the stages train them. */
+export function sendToAll(text) {
+  const chat = session.chat;
+  chat.title ||= nameAfter(text);
+  const question = add(chat, path(chat).at(-1), "user", [{ type: "text", text: text.trim() }]);
+  question.compared = true;
+  return sample(question, inOrder(server.models.map((each) => each.id)), 1);
+}
+const STAGES = ["base", "mid", "sft", "rl"];
+export const inOrder = (names) => [...names].sort((one, other) => placeOf(one) - placeOf(other));
+const placeOf = (name) => STAGES.findIndex((stage) => name.split("-").includes(stage));
 export const answer = (question) => writeMessage(add(session.chat, question, "assistant"));
 /** Another answer beside this one; an answer that failed before its first word is written over. */
 export const regenerate = (node) => node.error && !node.parts.length ? writeMessage(node)
@@ -189,7 +213,7 @@ export function sample(question, models, number) {
   for (const using of models) {
     for (let i = 0; i < number; i++) jobs.push(jobFor(add(session.chat, question, "assistant"), { using, number: i }));
   }
-  question.chosen = chosen; // what was in use before stays so, until another is picked
+  question.chosen = chosen ?? question.chosen; // what was in use before stays so, until another is picked
   return write(session.chat, jobs);
 }
 

@@ -1,6 +1,6 @@
 // The answers to one question side by side: of several models, or several samples of one.
 import { server } from "./api.js";
-import { modelNamed, running, sample, session, touch } from "./chat.js";
+import { inOrder, modelNamed, running, sample, session, touch } from "./chat.js";
 import { button, h, iconButton } from "./dom.js";
 import { model } from "./settings.js";
 
@@ -33,7 +33,7 @@ function toolbar(question) {
   const whose = h("select", { "aria-label": "Of which model" },
     names.map((name) => h("option", { value: name, selected: name === preset }, name)));
   const ask = () => {
-    const models = whose.value === EVERY ? server.models.map((each) => each.id) : [modelNamed(whose.value).id];
+    const models = whose.value === EVERY ? inOrder(server.models.map((each) => each.id)) : [modelNamed(whose.value).id];
     const many = Math.round(Number(number.value));
     sample(question, models, Math.min(Math.max(many || 1, 1), MAX_SAMPLES));
   };

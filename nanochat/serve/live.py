@@ -1,0 +1,71 @@
+"""The models of a run that still trains: the newest checkpoint of each stage, loaded when somebody asks for it.
+
+Training needs the machine, so nothing is loaded before the first question. When training has written a newer
+checkpoint, the next question loads it; answers that are being written end with the model that began them.
+"""
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from nanochat.serve.worker import Failed, Worker
+from nanochat.system import files, paths
+from nanochat.system.files import UserError
+from nanochat.train import checkpoint
+
+
+class LiveModels:
+    """`models` {name: [its worker], or [] while it is not loaded}, the newest first, as `Service` has them.
+
+    load(stage) → a worker with the stage's newest checkpoint.
+    """
+
+    def __init__(self, load: Callable[[str], Worker]):
+        self.load = load
+        self.models: dict[str, list[Worker]] = {}
+        self.newest: dict[str, Path] = {}  # name → its newest checkpoint on disk
+        self.loaded: dict[str, Path] = {}
+        self.replaced: list[Worker] = []  # models with answers that are still being written
+        self.lock = asyncio.Lock()
+
+    def refresh(self) -> None:
+        """Looks which checkpoints there are, in a folder listing: nothing is read. Failed where there is none yet."""
+        self.newest.clear()
+        for stage in reversed(paths.STAGES):
+            try:
+                tag = checkpoint.default_tag(stage)
+                self.newest[f"nanochat-{stage}-{tag}"] = checkpoint.steps(paths.checkpoint_dir(stage, tag))[-1][1]
+            except (UserError, IndexError):  # there is none yet, or it is being replaced
+                continue
+        loaded = dict(self.models)
+        self.models.clear()  # in place: the service has this dictionary
+        self.models.update({name: loaded.pop(name, []) for name in self.newest})
+        self._retire([worker for workers in loaded.values() for worker in workers])
+        if not self.models:
+            raise Failed(503, "The run has no checkpoint yet: the base model makes the first.", "no_checkpoint")
+
+    async def ready(self, name: str | None) -> None:
+        """Loads the named model, by default the newest. Failed as `refresh`."""
+        async with self.lock:
+            self.refresh()
+            name = name if name in self.models else next(iter(self.models))
+            path = self.newest[name]
+            if self.loaded.get(name) != path or not self.models[name]:
+                worker = await run_in_threadpool(self.load, path.parent.parent.name)
+                before = self.models.get(name, [])
+                self.models[name], self.loaded[name] = [worker], path
+                self._retire(before)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """What /v1/models tells of a model, without loading it."""
+        state = files.read_json(self.newest[name] / "state.json")
+        return {"context": files.read_json(self.newest[name] / "config.json")["sequence_len"], "step": state["step"],
+                "suggestions": [] if "-base-" in name else state.get("suggestions", [])}
+
+    def _retire(self, workers: list[Worker]) -> None:
+        self.replaced += workers
+        for worker in [worker for worker in self.replaced if not worker.open]:
+            worker.stop()
+            self.replaced.remove(worker)
