@@ -37,8 +37,9 @@ _FEMALE = "mum mother sister grandma aunt daughter wife".split()
 _MALE = "dad father brother grandpa uncle son husband".split()
 _WARES = """book pen hat shirt plank saw saw cake coffee cola pizza seat map bag lamp cup plant rose ruler ball
     kite hook burger salad card toy game""".split()
-_VERBS = "|".join("""lose eat give sell break buy find spend pay save earn get take bake make pick need want use put
-    drop share cut see read collect receive own throw walk plant score owe go do drink keep bring win leave add pack split
+_VERBS = "|".join("""
+    lose eat give sell break buy find spend pay save earn get take bake make pick need want use put drop share
+    cut see read collect receive own throw walk plant score owe go do drink keep bring win leave add pack split
     pour work drive borrow lend fill hold ride run order cook""".split())
 # Words that no synonym and no "4 friends" (for "for") may replace: they decide what is calculated.
 _KEPT = r"(?<=[ ,])(for|to|get|give|find|take|eat|make|need|want|have|add|live|many|big|small|little)(?=[ ,.?])"
