@@ -35,12 +35,12 @@ _PLURALS = {"child": "children", "mouse": "mice", "sheep": "sheep", "fish": "fis
             "pony": "ponies", "family": "families", "shelf": "shelves", "bus": "buses", "sandwich": "sandwiches"}
 _FEMALE = "mum mother sister grandma aunt daughter wife".split()
 _MALE = "dad father brother grandpa uncle son husband".split()
-_WARES = """book pen hat shirt plank saw saw cake coffee cola pizza seat map bag lamp cup plant rose ruler ball
+_WARES = """book pen hat shirt plank drill saw cake coffee cola pizza seat map bag lamp cup plant rose ruler ball
     kite hook burger salad card toy game""".split()
 _VERBS = "|".join("""
     lose eat give sell break buy find spend pay save earn get take bake make pick need want use put drop share
-    cut see read collect receive own throw walk plant score owe go do drink keep bring win leave add pack split
-    pour work drive borrow lend fill hold ride run order cook""".split())
+    cut see read collect receive own throw walk plant score owe go do drink keep bring win leave add pack
+    split pour work drive borrow lend fill hold ride run order cook""".split())
 # Words that no synonym and no "4 friends" (for "for") may replace: they decide what is calculated.
 _KEPT = r"(?<=[ ,])(for|to|get|give|find|take|eat|make|need|want|have|add|live|many|big|small|little)(?=[ ,.?])"
 _RELATIVES = """mum mother dad father sister brother grandma grandpa aunt uncle friend teacher neighbour cousin son
@@ -164,8 +164,9 @@ def ask(rng: random.Random, exam: bool = False) -> tuple[str, str]:
     text = _mended(story.format_map(people | _things(rng) | written), people["I"])
     if text[-1] not in ".?!":
         text += rng.choice(("?", "?", "?", "", "."))
-    kept = {word: word for word in re.findall(_KEPT, text)}
-    said = phrases.voice(rng, re.sub(_KEPT, r"{\1}", text), chatter=0.6, **kept)
+    in_letters = "|".join(sorted(filter(lambda n: not n.isdigit(), written.values()), key=len, reverse=True)) or "for"
+    text = re.sub(rf"{_KEPT}|(?<=[ ,])({in_letters})\b", lambda match: f"{{{match[0]}}}", text)
+    said = phrases.voice(rng, text, chatter=0.6, **{word: word for word in re.findall("{(.+?)}", text)})
     return said, _filled(expression, numbers)
 
 
