@@ -45,10 +45,10 @@ def dialogue(question: str, answer: str | list[dict[str, str]]) -> dict[str, Any
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
-def worked(code: str, output: object, text: str) -> list[dict[str, str]]:
-    """An answer that uses the tool: the code, the tool's output, and what the model says then."""
-    parts = {"python": code, "python_output": str(output), "text": text}
-    return [{"type": kind, "text": content} for kind, content in parts.items()]
+def worked(code: str, output: object, text: str, before: str = "") -> list[dict[str, str]]:
+    """An answer that uses the tool: what the model says before, the code, the tool's output, and what it says then."""
+    parts = [("text", before), ("python", code), ("python_output", str(output)), ("text", text)]
+    return [{"type": kind, "text": content} for kind, content in parts if content]
 
 
 def join(rng: random.Random, conversations: list[dict[str, Any]]) -> dict[str, Any]:

@@ -86,8 +86,23 @@ COUNT = ("How many times does the letter {c} appear in {w}?", "How many times do
          "Count the letter {c} in {w}.", "How often is the letter {c} in {w}?")
 
 
+# An answer about a word first says the word. Copying it is easy wherever it stands in the question, and then the model
+# spells or counts what it has just said, in the words of the base text. Without it, half of the words were spelled
+# wrong in visitors' sentences, though the exam's plain sentences gave .92 (docs/LOG.md).
+
+def spelled(word: str) -> str:
+    """spelled("cat") == "The word cat is spelled c-a-t."."""
+    return f"The word {word} is spelled {'-'.join(word)}."
+
+
+def counted(word: str, letter: str = "") -> list[dict[str, str]]:
+    """How often the letter stands in the word, or how many letters the word has, by the tool."""
+    code, number = (f"'{word}'.count('{letter}')", word.count(letter)) if letter else (f"len('{word}')", len(word))
+    return worked(code, number, f"#### {number}", before=f"The word {word}: ")
+
+
 def _spelling(rng: random.Random, word: str) -> dict[str, Any]:
-    return {"kind": "spell", "word": word, "question": rng.choice(SPELL).format(w=word), "answer": "-".join(word)}
+    return {"kind": "spell", "word": word, "question": rng.choice(SPELL).format(w=word), "answer": spelled(word)}
 
 
 def _counting(rng: random.Random, word: str) -> dict[str, Any]:
@@ -96,8 +111,8 @@ def _counting(rng: random.Random, word: str) -> dict[str, Any]:
     count = rng.choice(sorted({word.count(letter) for letter in letters}))
     letter = rng.choice([letter for letter in letters if word.count(letter) == count])
     code = f"'{word}'.count('{letter}')"
-    return {"kind": "count", "word": word, "question": rng.choice(COUNT).format(c=letter, w=word),
-            "answer": f"<<{code}={count}>>#### {count}", "code": code, "count": count}
+    return {"kind": "count", "word": word, "letter": letter, "question": rng.choice(COUNT).format(c=letter, w=word),
+            "answer": f"The word {word}: <<{code}={count}>>#### {count}"}
 
 
 def lesson_word(rng: random.Random, common: float = COMMON_SHARE) -> str:
@@ -109,7 +124,7 @@ def lesson_word(rng: random.Random, common: float = COMMON_SHARE) -> str:
 
 
 def spelling_lesson(rng: random.Random) -> dict[str, Any]:
-    """A conversation: "Spell the word blimat." → "b-l-i-m-a-t"."""
+    """A conversation: "Spell the word blimat." → "The word blimat is spelled b-l-i-m-a-t."."""
     item = _spelling(rng, lesson_word(rng))
     return dialogue(item["question"], item["answer"])
 
@@ -117,7 +132,7 @@ def spelling_lesson(rng: random.Random) -> dict[str, Any]:
 def counting_lesson(rng: random.Random) -> dict[str, Any]:
     """A conversation: "How many times does the letter a appear in blimat?" → the tool, then "#### 1"."""
     item = _counting(rng, lesson_word(rng))
-    return dialogue(item["question"], worked(item["code"], item["count"], f"#### {item['count']}"))
+    return dialogue(item["question"], counted(item["word"], item["letter"]))
 
 
 def _exam(name: str, make: Callable[[random.Random, str], dict[str, Any]], seed: int, n: int) -> list[dict[str, Any]]:
@@ -134,12 +149,12 @@ def spelling_exam(seed: int, n: int) -> list[dict[str, Any]]:
 
 
 def counting_exam(seed: int, n: int) -> list[dict[str, Any]]:
-    """`n` items as `spelling_exam`, the answer as GSM8K writes it: "<<'banana'.count('a')=3>>#### 3"."""
+    """`n` items as `spelling_exam`, the answer in GSM8K's form: "The word banana: <<'banana'.count('a')=3>>#### 3"."""
     return _exam("counting", _counting, seed, n)
 
 
 DRILLS = ("{w}: {sp}", "{W} is spelled {sp}.", "The word {w} is spelled {sp}.", "{sp} spells {w}.",
-          "'{w}' is spelled {sp}.", "Spell {w}: {sp}", "{w}, '{w}', {w}", "'{w}'.count('{c}') is {n}",
+          "'{w}' is spelled {sp}.", "Spell {w}: {sp}", "{w}, '{w}', {w}", "The word {w}: '{w}'.count('{c}') is {n}",
           "{w} backwards is {back}.", "{w} starts with {first} and ends with {last}.", "{w} has {length} letters: {sp}")
 
 

@@ -29,8 +29,8 @@ _KINDS = {"animal": [animal.name for animal in zoo.ZOO], "colour": lists.COLOURS
           "part of the body": "hand foot nose ear leg arm head knee".split()}
 _NOT_MIXED = {"bird": "animal", "insect": "animal", "fruit": "food"}
 _TOPICS = {"sound": 8, "home": 4, "food": 4, "legs": 3, "cover": 1, "fly": 8, "swim": 4, "eggs": 6, "group": 2}
-WEIGHTS = {"bigger": 9, "who": 13, "opposite": 7, "number": 7, "order": 6, "follows": 4, "young": 3,
-           "kindof": 4, "not": 3}
+WEIGHTS = {"bigger": 8, "biggest": 4, "who": 13, "opposite": 7, "number": 7, "parity": 2, "order": 6, "follows": 4,
+           "young": 3, "kindof": 4, "not": 3}
 
 
 class Choice(NamedTuple):
@@ -49,6 +49,33 @@ def _bigger(rng: random.Random) -> Choice:
     options = [an(animal.name) for animal in (small, big)]
     reply = f"The {right.name} is {shown}."
     return Choice("bigger", {"word": word}, options, an(right.name), reply, f"Which is {word}?")
+
+
+def _biggest(rng: random.Random) -> Choice:
+    """Three or four animals; the right one differs so much in size from every other that nobody would mix them up."""
+    is_biggest = rng.random() < 0.55
+    right = rng.choice(zoo.ZOO)
+    others = [animal for animal in zoo.ZOO if abs(right.size - animal.size) >= 8
+              and (right.size > animal.size) == is_biggest and not zoo.is_asked_by_the_exam(right, animal)]
+    if len(others) < 3:
+        return _biggest(rng)
+    word = rng.choice(("biggest", "largest", "biggest") if is_biggest else ("smallest", "smallest", "tiniest"))
+    article = rng.choice((an, an, "the {}".format, str))
+    options = [article(animal.name) for animal in (right, *rng.sample(others, rng.choice((2, 2, 3))))]
+    shown = "biggest" if is_biggest else "smallest"
+    return Choice("biggest", {"word": word}, options, options[0], f"The {right.name} is the {shown}.",
+                  f"Which is the {word}?")
+
+
+def _parity(rng: random.Random) -> Choice:
+    """The even or the odd number among three or four."""
+    parity = rng.choice((0, 1))
+    digits = rng.choice((10, 100, 100))
+    right = rng.randrange(parity or 2, digits, 2)
+    others = rng.sample(range(1 - parity or 2, digits, 2), rng.choice((2, 2, 3)))
+    word = ("even", "odd")[parity]
+    return Choice("parity", {"word": word}, [str(right), *map(str, others)], str(right), f"{right} is {word}.",
+                  f"Which number is {word}?")
 
 
 def _who(rng: random.Random) -> Choice:
@@ -147,8 +174,8 @@ def _kind(rng: random.Random) -> Choice:
                   f"Which is {'' if is_one else 'not '}{akind}?")
 
 
-_MAKERS = {"bigger": _bigger, "who": _who, "opposite": _opposite, "number": _number, "order": _order, "young": _young,
-           "follows": _follows, "kindof": _kind, "not": _kind}
+_MAKERS = {"bigger": _bigger, "biggest": _biggest, "who": _who, "opposite": _opposite, "number": _number,
+           "parity": _parity, "order": _order, "young": _young, "follows": _follows, "kindof": _kind, "not": _kind}
 
 
 def _joined(rng: random.Random, options: list[str]) -> str:

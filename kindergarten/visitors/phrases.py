@@ -173,6 +173,12 @@ def _loosened(rng: random.Random, frame: str) -> str:
     return " ".join(filter(None, words)) or frame
 
 
+def as_typed(words: str, text: str) -> str:
+    """as_typed("Tom", "hi im tom") == "tom": a reply says a visitor's words as he typed them, which is only copying."""
+    place = re.search(rf"\b{re.escape(words)}\b", text, re.IGNORECASE)
+    return place[0] if place else words
+
+
 def upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 

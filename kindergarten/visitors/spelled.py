@@ -5,11 +5,12 @@ A word may stand in quotes or in capitals: these are other tokens, and each has 
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from kindergarten.talk import dialogue, worked
+from kindergarten.talk import dialogue
 from kindergarten.visitors import phrases
-from kindergarten.words import COUNTED_LETTERS, lesson_word
+from kindergarten.words import COUNTED_LETTERS, counted, lesson_word, spelled
 
 _ASKED = phrases.read("asks.txt")
 COMMON_SHARE = 0.6  # of the words are everyday English; people ask for these
@@ -28,13 +29,12 @@ def shown(rng: random.Random, word: str) -> str:
 
 def spell(rng: random.Random, word: str, exam: bool = False) -> tuple[str, Answer]:
     """ "How do you spell feather?" """
-    return phrases.say(rng, _ASKED["spelling"], exam, w=shown(rng, word)), "-".join
+    return phrases.say(rng, _ASKED["spelling"], exam, w=shown(rng, word)), spelled
 
 
 def measure(rng: random.Random, word: str, exam: bool = False) -> tuple[str, Answer]:
     """ "How many letters has feather?" """
-    return (phrases.say(rng, _ASKED["length"], exam, w=shown(rng, word)),
-            lambda word: worked(f"len('{word}')", len(word), f"#### {len(word)}"))
+    return phrases.say(rng, _ASKED["length"], exam, w=shown(rng, word)), counted
 
 
 def count(rng: random.Random, word: str, exam: bool = False) -> tuple[str, Answer]:
@@ -44,7 +44,7 @@ def count(rng: random.Random, word: str, exam: bool = False) -> tuple[str, Answe
     number = rng.choice(sorted({word.count(letter) for letter in pool}))
     letter = rng.choice([letter for letter in pool if word.count(letter) == number])
     asked = phrases.say(rng, _ASKED["letters"], exam, w=shown(rng, word), c=letter, C=letter.upper())
-    return asked, lambda word: worked(f"'{word}'.count('{letter}')", word.count(letter), f"#### {word.count(letter)}")
+    return asked, partial(counted, letter=letter)
 
 
 def spelling(rng: random.Random, exam: bool = False) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def filled(rng: random.Random, topic: Topic, chatter: float, exam: bool = False)
     """(what the visitor types, the reply) with names, places and nonsense of every kind in the slots."""
     slots = slots_of_talk(rng)
     asked = phrases.say(rng, topic.ways, exam, chatter, **slots)
+    slots["name"] = phrases.as_typed(slots["name"], asked)
     return asked, rng.choice(topic.replies).format_map(slots)
 
 

@@ -24,6 +24,7 @@ from kindergarten.visitors import (
     zoo,
 )
 from kindergarten.words import COMMON, invented, lesson_word
+from kindergarten.words import spelled as spelled_out
 from kindergarten.world import World, an
 
 _TURNS = phrases.read("turns.txt")
@@ -54,7 +55,7 @@ def _remembered(rng: random.Random, world: World, exam: bool) -> Conversation:
     """What the visitor said about himself: name, pet, liking, place or age."""
     name = rng.choice((rng.choice(names.FIRST_NAMES), rng.choice(lists.NAMES), invented(rng).capitalize()))
     told, asked, reply = rng.choice((_name, _name, _name, _pet, _pet, _liking, _liking, _place, _age))(rng, name, exam)
-    answer = f"Hello, {name}! Nice to meet you." if reply.startswith("Your name") else _NICE
+    answer = f"Hello, {phrases.as_typed(name, told)}! Nice to meet you." if reply.startswith("Your name") else _NICE
     return _joined(dialogue(told, answer), *_between(rng), dialogue(asked, reply))
 
 
@@ -62,25 +63,28 @@ def _remembered(rng: random.Random, world: World, exam: bool) -> Conversation:
 
 def _name(rng: random.Random, name: str, exam: bool) -> tuple[str, str, str]:
     slots = talking.slots_of_talk(rng) | {"name": name}
-    return (phrases.say(rng, talking.TALK["hellome"].ways, chatter=0.1, **slots), _say(rng, "askname", exam),
-            f"Your name is {name}.")
+    told = phrases.say(rng, talking.TALK["hellome"].ways, chatter=0.1, **slots)
+    return told, _say(rng, "askname", exam), f"Your name is {phrases.as_typed(name, told)}."
 
 
 def _pet(rng: random.Random, name: str, exam: bool) -> tuple[str, str, str]:
     pet = rng.choice((rng.choice(zoo.ZOO).name, rng.choice(("dog", "cat", "hamster"))))
     words = {"pet": pet, "petname": rng.choice((*lists.PET_NAMES, name))}
-    return _say(rng, "petis", **words), _say(rng, "askpet", exam, **words), f"{words['petname']} is your {pet}."
+    told = _say(rng, "petis", **words)
+    return told, _say(rng, "askpet", exam, **words), f"{phrases.as_typed(words['petname'], told)} is your {pet}."
 
 
 def _liking(rng: random.Random, name: str, exam: bool) -> tuple[str, str, str]:
     thing = rng.choice((rng.choice(talking.FAVOURITES), rng.choice(zoo.ZOO).plural, rng.choice(lists.COLOURS),
                         rng.choice(lists.FOODS), f"the {rng.choice(zoo.ZOO).name}", rng.choice(COMMON)))
-    return _say(rng, "likes", thing=thing), _say(rng, "asklikes", exam), f"You like {thing}."
+    told = _say(rng, "likes", thing=thing)
+    return told, _say(rng, "asklikes", exam), f"You like {phrases.as_typed(thing, told)}."
 
 
 def _place(rng: random.Random, name: str, exam: bool) -> tuple[str, str, str]:
     place = rng.choice((*names.PLACES, name))
-    return _say(rng, "from", place=place), _say(rng, "askfrom", exam), f"You live in {place}."
+    told = _say(rng, "from", place=place)
+    return told, _say(rng, "askfrom", exam), f"You live in {phrases.as_typed(place, told)}."
 
 
 def _age(rng: random.Random, name: str, exam: bool) -> tuple[str, str, str]:
@@ -189,7 +193,7 @@ def _spell_it(rng: random.Random, world: World, exam: bool) -> Conversation:
         animal = rng.choice([animal for animal in zoo.ZOO if animal.young != animal.name])
         word = animal.young
         turn = dialogue(phrases.say(rng, zoo.QUESTIONS["baby"], **zoo.slots(animal)), zoo.reply("baby", animal))
-    return _joined(turn, dialogue(_say(rng, "spellit", exam), "-".join(word)))
+    return _joined(turn, dialogue(_say(rng, "spellit", exam), spelled_out(word)))
 
 
 def _in_turn(rng: random.Random, world: World, exam: bool) -> Conversation:

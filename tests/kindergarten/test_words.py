@@ -43,11 +43,14 @@ def test_held_out_is_a_partition():
 
 def test_items_spell_and_count_right():
     for item in words.spelling_exam(0, 100):
-        assert item["answer"].replace("-", "") == item["word"] and set(item["answer"][1::2]) == {"-"}
+        letters = item["answer"].rstrip(".").rpartition(" ")[2]
+        assert letters.replace("-", "") == item["word"] and set(letters[1::2]) == {"-"}
         assert Spelling("spelling", {}).grade(item, item["answer"]) and item["word"] in item["question"]
     for item in words.counting_exam(0, 100):
-        assert sandbox.calculate(item["code"]) == str(item["count"]) and item["word"] in item["question"]
-        assert WordProblem("letters", {}).grade(item, f"#### {item['count']}")
+        code, count = re.search("<<(.*)=(.*)>>", item["answer"]).groups()
+        assert sandbox.calculate(code) == count
+        assert item["word"] in item["question"] and item["letter"] in item["question"]
+        assert WordProblem("letters", {}).grade(item, f"#### {count}")
 
 
 def test_drills_are_true():
@@ -56,5 +59,5 @@ def test_drills_are_true():
     spelled = [re.fullmatch(r"(\w+)(?: is spelled |: )([\w-]+)\.?", line) for line in lines]
     assert sum(map(bool, spelled)) > 200
     assert all(match[2].replace("-", "") == match[1].lower() for match in spelled if match)
-    counted = [line.split(" is ") for line in lines if ".count(" in line]
+    counted = [line.partition(": ")[2].split(" is ") for line in lines if ".count(" in line]
     assert counted and all(sandbox.calculate(code) == count for code, count in counted)
