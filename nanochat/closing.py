@@ -14,7 +14,7 @@ from nanochat import report, sandbox
 from nanochat.eval.words import QUESTIONS, greedy_answers
 from nanochat.infer import Engine
 from nanochat.infer.fit_prompt import fit_prompt
-from nanochat.run_folder import RunFolder
+from nanochat.run_folder import CHAT_PAGE, RunFolder
 from nanochat.system import paths
 from nanochat.system.files import UserError
 from nanochat.system.log import clock, say
@@ -60,6 +60,8 @@ def show(folder: RunFolder, has_own_conversations: bool = False) -> None:
                                     else QUESTIONS[:NUM_QUESTIONS]):
         say(f"> {question}\n{answer}")
     say(f"\nThe report: {folder.path / 'report/report.md'}")
+    if (page := folder.path / CHAT_PAGE).exists():
+        say(f"The model in one file, to send to a friend: {page}")
     say(f"To talk to it: {talk_command(folder, stage, tag, free_port())}")
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanochat.run_folder import RunFolder
+from nanochat.run_folder import CHAT_PAGE, RunFolder
 from nanochat.system import cli, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
@@ -79,6 +79,16 @@ class Stage:
             elif value is not None:
                 words.append(f"--{name}={value}")
         return words
+
+
+def last_stages(source: str, tag: str, out: Path) -> list[Stage]:
+    """What a recipe ends with: the report, and the model of stage `source` with its chat in one file, for a friend.
+
+    `source` "" = no such file.
+    """
+    page = Stage("chat_page", "scripts.export", dict(
+        source=source, model_tag=tag, to="page", out=out / CHAT_PAGE, overwrite=True), seconds=6)
+    return [Stage("report", "nanochat.report", seconds=3, every_time=True), *([page] if source else [])]
 
 
 def parse(argv: list[str] | None, doc: str | None, **more: Any) -> Namespace:

@@ -21,6 +21,7 @@ from nanochat.system.files import UserError
 from nanochat.system.lock import run_lock
 from nanochat.system.log import say
 
+CHAT_PAGE = "report/chat.html"  # the model with its chat in one file (docs/export.md)
 MADE_BY_A_RUN = ("data", "lessons", "tokenizer", "checkpoints", "results", "report", "stages", "run.json")
 # Entries that file systems and desktops make by themselves, beside all names that begin with a dot.
 LEFT_BY_THE_SYSTEM = {"lost+found", "Thumbs.db", "desktop.ini", "System Volume Information", "$RECYCLE.BIN", "@eaDir",

@@ -105,7 +105,7 @@ def stages(options: Namespace) -> list[Stage]:
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
             save_every=steps(50), **later), seconds=8.8 * options.minutes + 10),
         exams("rl", options),
-        Stage("report", "nanochat.report", seconds=3, every_time=True),
+        *recipe.last_stages("rl", tag, options.out),
     ]
     return [with_real_text(stage, options) for stage in all_stages] if options.text else all_stages
 

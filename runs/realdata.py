@@ -67,7 +67,9 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
             task="gsm8k", source_tag=tag, num_iterations=recipe.steps(options, 10), examples_per_step=4, num_samples=4,
             max_new_tokens=96, device_batch_size=8, **shared), seconds=60 * options.minutes * share["rl"], ranks=ranks),
                  *measured("rl", options, found, ranks)]
-    return [*plan, Stage("report", "nanochat.report", seconds=3, every_time=True)]
+    # The page of one file is for models that one can send: a d8 is 250 MB of it.
+    last = "" if not chats or depth > 8 else "rl" if practice else "sft"
+    return [*plan, *recipe.last_stages(last, tag, options.out)]
 
 
 def measured(stage: str, options: Namespace, found: Survey, ranks: int) -> list[Stage]:

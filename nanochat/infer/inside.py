@@ -187,6 +187,7 @@ def neighbours(model: GPT, token: int, state: torch.Tensor) -> Iterator[tuple[Pa
 def nearest(table: torch.nn.Module, ids: torch.Tensor, vector: torch.Tensor) -> list[tuple[int, float]]:
     """(id, cosine) of the `ids` (V,) whose rows of `table` have the largest cosines to `vector` (C,)."""
     # Some thousand rows at a time: the table may be packed (quantize.py), and is not to be there a second time.
-    parts = [F.cosine_similarity(table(some).float(), vector.float(), dim=-1) for some in torch.split(ids, ROWS_OF_TABLE)]
+    parts = [F.cosine_similarity(table(some).float(), vector.float(), dim=-1)
+             for some in torch.split(ids, ROWS_OF_TABLE)]
     best, rows = torch.cat(parts).topk(min(NUM_NEIGHBOURS, len(ids)))
     return list(zip(rows.tolist(), best.tolist(), strict=True))

@@ -56,6 +56,7 @@ def test_the_one_command_shows_what_came_out_and_how_to_talk_to_it(toy):
                           env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"The report: {toy.out}/report/report.md" in done.stdout
+    assert "nanochat" in (toy.out / "report/chat.html").read_text()[:1000]
     table = done.stdout[done.stdout.index("BASE"):]
     facts = re.search(r"^facts +(\S+) +(\S+) +(\S+) +(\S+)$", table, re.M).groups()
     assert facts == tuple(f"{exams(toy.out, stage)['tasks']['facts']['accuracy']:.3f}" for stage in STAGES)
