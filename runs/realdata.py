@@ -32,7 +32,9 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
 
     # Little text or little time: the laptop's model, 128 wide. Else twice that width and four times its vocabulary.
     little = sum(item.num_bytes for item in found.texts) < LITTLE_BYTES or options.minutes < LITTLE_MINUTES
-    shape = dict(aspect_ratio=32, head_dim=64) if little else {}
+    # With document_mask a conversation does not see those in front of it in its row, as when it is used: with few of
+    # them the model would learn them as one text.
+    shape = dict(aspect_ratio=32, head_dim=64, document_mask=True) if little else {}
     # Rows of 512 tokens hold most conversations of a few turns. Little data is learnt in small steps: 1,024 tokens of
     # twenty conversations are all of them, and four times as many steps fit into the same time.
     batch = dict(device_batch_size=2, total_batch_size=1024 * ranks) if little else dict(

@@ -1,9 +1,9 @@
 """Batches from a corpus: the same on any number of ranks, and resumable from three integers.
 
-A corpus is a sequence of groups of documents. Each group is packed into rows by itself, and its rows are shuffled by
-(seed, epoch, group). So the place in the stream is (epoch, group, row), and no other state has to be saved. All ranks
-walk through the same stream: of every N micro-batches rank r keeps the r-th. Therefore one rank that accumulates N
-micro-batches sees the same rows as N ranks.
+A corpus is a sequence of groups of documents. Each group is packed into rows by itself, in an order that depends on
+(seed, epoch, group) alone. So the place in the stream is (epoch, group, row), and no other state has to be saved. All
+ranks walk through the same stream: of every N micro-batches rank r keeps the r-th. Therefore one rank that accumulates
+N micro-batches sees the same rows as N ranks.
 """
 import itertools
 import multiprocessing
@@ -25,6 +25,7 @@ from nanochat.system.files import UserError
 from nanochat.system.numbers import ceil_div
 
 START = {"epoch": 0, "group": 0, "row": 0}
+Packing = tuple[int, int, int]  # seed, epoch and group: all that decides how a group is packed
 T = TypeVar("T")
 _work: tuple["Corpus", int, int]  # in a worker process: the corpus, the length of a row, the id of <|bos|>
 
@@ -88,11 +89,11 @@ def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: 
     """
     at = dict(state or START)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []  # (ids, mask) of rows that wait for their batch
-    packed = _packed(corpus, sequence_len + 1, bos_id, _groups(corpus, at, epochs), workers)
+    packed = _packed(corpus, sequence_len + 1, bos_id, _packings(corpus, at, epochs, seed), workers)
     for epoch in _numbers(at["epoch"], epochs):
         # A state may lie at the end of an epoch, where no row is left: that is no error.
         is_empty = at["group"] == at["row"] == 0
-        for group, row, ids, mask in _rows(packed, at, corpus.num_groups(), (seed, epoch)):
+        for group, row, ids, mask in _rows(packed, at, corpus.num_groups()):
             is_empty = False
             waiting.append((ids, mask))
             if len(waiting) == rows * world_size:
@@ -107,15 +108,13 @@ def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: 
         yield _batch(rest, epoch + 1, 0, 0)
 
 
-def _rows(packed: Iterator[Rows], at: dict[str, int], num_groups: int,
-          seed: tuple[int, int]) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """(group, row, ids, mask) of the rest of an epoch, from the place `at` on; the rows of a group are shuffled."""
+def _rows(packed: Iterator[Rows], at: dict[str, int],
+          num_groups: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """(group, row, ids, mask) of the rest of an epoch, from the place `at` on."""
     for group in range(at["group"], num_groups):
         ids, mask = next(packed)
-        # The shuffle depends on seed, epoch and group alone, so a resumed run makes the same shuffle.
-        order = np.random.default_rng((*seed, group)).permutation(len(ids))
         for row in range(at["row"] if group == at["group"] else 0, len(ids)):
-            yield group, row, ids[order[row]], mask[order[row]]
+            yield group, row, ids[row], mask[row]
 
 
 def _batch(rows: list[tuple[np.ndarray, np.ndarray]], epoch: int, group: int, row: int) -> Batch:
@@ -129,26 +128,26 @@ def _numbers(first: int, epochs: int | None) -> Iterable[int]:
     return itertools.count(first) if epochs is None else range(first, epochs)
 
 
-def _groups(corpus: Corpus, at: dict[str, int], epochs: int | None) -> Iterator[int]:
+def _packings(corpus: Corpus, at: dict[str, int], epochs: int | None, seed: int) -> Iterator[Packing]:
     """The groups in the order in which `batches` asks for them."""
     first = at["group"]
-    for _ in _numbers(at["epoch"], epochs):
-        yield from range(first, corpus.num_groups())
+    for epoch in _numbers(at["epoch"], epochs):
+        yield from ((seed, epoch, group) for group in range(first, corpus.num_groups()))
         first = 0
 
 
-def _packed(corpus: Corpus, row_len: int, bos_id: int, groups: Iterator[int], workers: int) -> Iterator[Rows]:
-    """The rows of each of `groups`, in order; each worker is at most two groups ahead."""
+def _packed(corpus: Corpus, row_len: int, bos_id: int, packings: Iterator[Packing], workers: int) -> Iterator[Rows]:
+    """The rows of each of `packings`, in order; each worker is at most two groups ahead."""
     if not workers:
-        yield from (pack(corpus.group(group), row_len, bos_id) for group in groups)
+        yield from (_pack_group(corpus, row_len, bos_id, packing) for packing in packings)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy CUDA's state and locks that threads hold
     pool = ProcessPoolExecutor(workers, context, _start_worker, (corpus, row_len, bos_id))
     try:
-        ahead = deque(pool.submit(_pack_group, group) for group in islice(groups, 2 * workers))
+        ahead = deque(pool.submit(_pack_in_worker, packing) for packing in islice(packings, 2 * workers))
         while ahead:
             rows = ahead.popleft().result()
-            ahead.extend(pool.submit(_pack_group, group) for group in islice(groups, 1))
+            ahead.extend(pool.submit(_pack_in_worker, packing) for packing in islice(packings, 1))
             yield rows
     finally:
         pool.shutdown(cancel_futures=True)
@@ -168,9 +167,12 @@ def _end_with_the_trainer() -> None:
         os._exit(1)  # at once: the main thread may be packing a group
 
 
-def _pack_group(group: int) -> Rows:
-    corpus, row_len, bos_id = _work
-    return pack(corpus.group(group), row_len, bos_id)
+def _pack_in_worker(packing: Packing) -> Rows:
+    return _pack_group(*_work, packing)
+
+
+def _pack_group(corpus: Corpus, row_len: int, bos_id: int, packing: Packing) -> Rows:
+    return pack(corpus.group(packing[-1]), row_len, bos_id, np.random.default_rng(packing))
 
 
 def prefetched(items: Iterator[T], depth: int = 4) -> Iterator[T]:

@@ -5,6 +5,9 @@ pieces. All pieces are placed by "best fit decreasing": longest first, each into
 which needs at most 11/9 of the optimal number of rows (Johnson 1973). The rest of a row is padding, which is not a
 target. Every piece starts with <|bos|>, so every row does too. No target appears twice, and only the first token after
 a cut is never a target.
+
+Training packs every epoch anew (`rng`): documents that always stood in the same row in the same order were learnt as
+one text, and of 80 conversations that a model had read seventy times it answered 36 when they were asked alone.
 """
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -15,6 +18,7 @@ import torch
 
 from nanochat.system.numbers import ceil_div
 
+ROUGHNESS = 0.5  # standard deviation of log length: 1.2 % of the lessons' rows are padding instead of .8 %
 # Token ids, and a mask: 1 where the token is to be predicted.
 Document = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]
 Piece = tuple[np.ndarray, np.ndarray]  # the same as arrays: ids int32, mask bool
@@ -69,13 +73,18 @@ def pieces(document: Document, room: int, bos_id: int) -> list[Piece]:
     return result
 
 
-def pack(documents: Sequence[Document], row_len: int, bos_id: int) -> Rows:
+def pack(documents: Sequence[Document], row_len: int, bos_id: int, rng: np.random.Generator | None = None) -> Rows:
     """The documents in rows of `row_len` tokens; padding is <|bos|> with mask 0.
 
-    Pieces without a single target are left out, so every row has a target.
+    Pieces without a single target are left out, so every row has a target. With `rng` the order of the rows, the order
+    within a row, and who stands in a row together are random.
     """
     parts = [part for document in documents for part in pieces(document, row_len, bos_id) if part[1][1:].any()]
-    parts.sort(key=lambda part: -len(part[0]))  # stable: equal documents in equal order give equal rows
+    sizes = np.array([len(part[0]) for part in parts], float)
+    if rng:  # only roughly the longest first: 1 % more rows, and quite other neighbours
+        sizes *= np.exp(rng.normal(0, ROUGHNESS, len(sizes)))
+    # Stable: equal documents in equal order give equal rows.
+    parts = [parts[i] for i in np.argsort(-sizes, kind="stable")]
     rows: list[list[Piece]] = []
     # (free tokens, row number), sorted by free tokens, so that bisect finds the fullest row with room.
     open_rows: list[tuple[int, int]] = []
@@ -90,6 +99,10 @@ def pack(documents: Sequence[Document], row_len: int, bos_id: int) -> Rows:
         rows[row].append(part)
         if free - size > 1:  # a piece of one token, <|bos|>, has no target
             insort(open_rows, (free - size, row))
+    if rng:
+        rng.shuffle(rows)
+        for members in rows:
+            rng.shuffle(members)
     ids = np.full((len(rows), row_len), bos_id, dtype=np.int32)
     mask = np.zeros((len(rows), row_len), dtype=bool)
     for row, members in enumerate(rows):

@@ -52,6 +52,25 @@ def test_an_epoch_holds_every_row_once_and_each_is_shuffled_anew():
     assert other != epochs[0] and sorted(other) == sorted(epochs[0])
 
 
+def neighbours(epoch):
+    """Which document follows which within the rows of an epoch; a document is known by its second token."""
+    firsts = [[ids[i + 1] for i in range(len(ids) - 1) if ids[i] == BOS and ids[i + 1] != BOS] for ids in epoch]
+    return {pair for row in firsts for pair in zip(row, row[1:])}
+
+
+@pytest.mark.parametrize("spread", [0, 10], ids=["equal lengths", "distinct lengths"])
+def test_every_epoch_has_other_neighbours_in_another_order(spread):
+    # Documents that always follow each other are learnt as one text, and answer nothing when they are asked alone.
+    documents = [([BOS, 100 + n, *[1] * (6 + n % (spread + 1))], [1] * (8 + n % (spread + 1))) for n in range(40)]
+    stream = batches(ListCorpus(documents), 1, 64, BOS, seed=3, epochs=2)
+    epochs = [[], []]
+    for batch in stream:
+        epochs[batch.state["epoch"] - (batch.state["row"] == 0)] += batch.ids.tolist()
+    first, second = map(neighbours, epochs)
+    assert min(len(first), len(second)) > 20 and len(first & second) < len(first) / 3
+    assert {b for _, b in first} - {b for _, b in second}, "another document stands first in a row"
+
+
 def test_limited_epochs_end_with_a_short_batch():
     stream = take(batches(corpus(23, 5), 4, 5, BOS, epochs=2))
     assert [len(batch.ids) for batch in stream] == [4] * 11 + [2]  # rows flow over from one epoch to the next
