@@ -63,6 +63,15 @@ class Stage:
     ranks: int = 1
     every_time: bool = False  # also if it has finished: it is cheap and must show the newest results
 
+    def seconds_here(self, slowness: float) -> float:
+        """Seconds on a machine that is so many times slower. Training by the clock (--minutes) takes no longer there.
+
+        >>> Stage("base", "scripts.base_train", dict(minutes=2), seconds=140).seconds_here(3)
+        180.0
+        """
+        by_clock = 60.0 * (self.flags.get("minutes") or 0)
+        return by_clock + slowness * (self.seconds - by_clock)
+
     def words(self) -> list[str]:
         """The command without its interpreter.
 
@@ -151,10 +160,11 @@ def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "
     folder = RunFolder(options.out)
     try:
         with folder.claimed(settings, {stage.name: stage.words() for stage in stages}, options.fresh) as lock:
-            folder.expect({stage.name: round(slowness * stage.seconds, 1) for stage in stages})
+            folder.expect({stage.name: round(stage.seconds_here(slowness), 1) for stage in stages})
             _run_stages(stages, folder, lock, slowness)
     except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to go on", file=sys.stderr)
+        again = f"run the same command again{', without --fresh,' * options.fresh} to go on"
+        print(f"\ninterrupted; {again}", file=sys.stderr)
         raise SystemExit(130) from None
     return folder
 
@@ -165,7 +175,7 @@ def _run_stages(stages: list[Stage], folder: RunFolder, lock: int | None, slowne
         if folder.is_done(stage.name) and not stage.every_time:
             say(f"{title}): done before")
             continue
-        left = slowness * sum(later.seconds for later in stages[number - 1:] if not folder.is_done(later.name))
+        left = sum(later.seconds_here(slowness) for later in stages[number - 1:] if not folder.is_done(later.name))
         say(f"{title}, about {clock(left)} left): {shlex.join(['python', *stage.words()])}")
         _run_stage(stage, folder, lock)
 
@@ -174,13 +184,16 @@ def _run_stage(stage: Stage, folder: RunFolder, lock: int | None) -> None:
     words = folder.begin(stage.name, stage.words())
     began = time.monotonic()
     code = _run_process([sys.executable, *words], folder.path, lock)
+    seconds = time.monotonic() - began
+    if code:
+        folder.add_seconds(stage.name, seconds)
     if code == 130:
         raise KeyboardInterrupt
     if code:  # a negative code is the number of the signal; 137 is a shell's code for SIGKILL
         why = "killed, perhaps because memory ran out" if code in (-signal.SIGKILL, 137) else f"exit code {code}"
         raise UserError(f"{stage.name} failed ({why}, see above); when that is mended, run the same command again: "
                         "it goes on from here")
-    folder.finish(stage.name, words, time.monotonic() - began)
+    folder.finish(stage.name, words, seconds)
 
 
 def _run_process(words: list[str], out: Path, lock: int | None) -> int:
@@ -189,7 +202,7 @@ def _run_process(words: list[str], out: Path, lock: int | None) -> int:
     environment = {name: value for name, value in os.environ.items() if name != "NANOCHAT_DATA"}
     # It inherits the lock's descriptor, so the folder stays locked if only this process is killed.
     process = subprocess.Popen(words, cwd=paths.REPO, pass_fds=() if lock is None else (lock,),
-                               env={**environment, "NANOCHAT_BASE_DIR": str(out)})
+                               env={**environment, "NANOCHAT_BASE_DIR": str(out), "NANOCHAT_RECIPE": "1"})
     # Ctrl-C reaches both processes from the terminal. These two signals may reach only this process, so they are passed
     # on: the stage then saves its work and ends with code 130. Signals that nohup ignores stay ignored.
     passed_on = [sign for sign in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(sign) != signal.SIG_IGN]

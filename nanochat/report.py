@@ -10,7 +10,6 @@ import contextlib
 import math
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -78,7 +77,7 @@ def generate(dollars_per_hour: float = -1) -> Path:
         "What it said, checkpoint by checkpoint": words_by_checkpoint(lines),
         "The same questions, stage by stage": same_questions(),
         **{stage.upper(): stage_section(stage, missing) for stage in STAGES}}
-    parts = ["# nanochat: report", header(seconds, missing)]
+    parts = ["# nanochat: report", header(records, seconds, missing)]
     parts += [f"## {heading}\n\n{content}" for heading, content in sections.items() if content]
     parts.append("## Missing\n\n" + ("\n".join(f"- {what}" for what in missing) or "Nothing."))
     target, text = paths.report_dir() / "report.md", "\n\n".join(parts) + "\n"
@@ -152,11 +151,12 @@ def cell(score: Record | None) -> str:
 # ---- Sections
 
 
-def header(seconds: float, missing: list[str]) -> str:
+def header(records: dict[str, Record], seconds: float, missing: list[str]) -> str:
     import torch
 
     from nanochat import sandbox
     machine = hardware.detect()
+    commits = dict.fromkeys(commit for record in records.values() for commit in record.get("commits", []))
     try:
         layers = ", ".join(sandbox.layers())
     except UserError as error:
@@ -166,17 +166,7 @@ def header(seconds: float, missing: list[str]) -> str:
         ["written", time.strftime("%Y-%m-%d %H:%M")], ["all stages took", clock(seconds)],
         ["machine", f"{machine.count} × {machine.device}, {machine.memory_bytes / 2**30:.0f} GiB"],
         ["software", f"Python {platform.python_version()}, PyTorch {torch.__version__}"],
-        ["commit", commit() or "not a git checkout"], ["sandbox", layers]])
-
-
-def commit() -> str:
-    """The commit of the project's folder, with "-dirty" behind it where files have changed; "" where there is none."""
-    # Without optional locks: on a full disk git leaves an empty index.lock, and no later commit succeeds.
-    words = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(words, cwd=paths.REPO, capture_output=True, encoding="utf-8", check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+        ["code", " → ".join(commits) or paths.commit() or "not a git checkout"], ["sandbox", layers]])
 
 
 def results_table(scores: ByStage, means: ByStage) -> str:

@@ -2,8 +2,8 @@
 
     OUT/run.json                {"settings": {…}, "begun": …}: what the run was begun with
                                 "stages": {NAME: seconds} that each is expected to take here
-    OUT/stages/NAME.json        {"command", "seconds", "attempts", "finished"} of a finished stage
-    OUT/stages/NAME.begun.json  {"command", "attempts"} of a stage that has begun and not finished
+    OUT/stages/NAME.json        {"command", "seconds", "attempts", "commits", "finished"} of a finished stage
+    OUT/stages/NAME.begun.json  {"command", "seconds", "attempts", "commits"} of a stage that has begun and not finished
 
 Two rules protect what is there. A folder that no run made is left alone. A run is continued only with the settings it
 was begun with, because other settings would replace its models.
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanochat.system import files
+from nanochat.system import files, paths
 from nanochat.system.files import UserError
 from nanochat.system.lock import run_lock
 from nanochat.system.log import say
@@ -76,20 +76,34 @@ class RunFolder:
     def begin(self, name: str, words: list[str]) -> list[str]:
         """Notes that a stage begins; returns the words to run."""
         path = self.stages / f"{name}.begun.json"
-        before: Record = files.read_json(path) if path.exists() else {"command": words, "attempts": 0}
+        before: Record = files.read_json(path) if path.exists() else {"command": words}
         if before["command"] != words:  # the code was updated, and the stage's checkpoint belongs to the old command
             say(f"{name} goes on with the command it was begun with, which has changed since: "
                 + shlex.join(before["command"]))
-        files.write_json(path, {"command": before["command"], "attempts": before["attempts"] + 1})
+        commits, commit = before.get("commits", []), paths.commit()
+        if commits and commits[-1] != commit:
+            say(f"{name} goes on with other code than it was begun with: {commits[-1]} → {commit}")
+        if commit not in commits[-1:]:
+            commits = [*commits, commit]
+        files.write_json(path, {"command": before["command"], "seconds": before.get("seconds", 0.0),
+                                "attempts": before.get("attempts", 0) + 1, "commits": commits})
         return list(before["command"])
 
+    def add_seconds(self, name: str, seconds: float) -> None:
+        """An attempt at the stage has ended without finishing it."""
+        path = self.stages / f"{name}.begun.json"
+        if path.exists():  # `report reset` may have removed it
+            begun = files.read_json(path)
+            files.write_json(path, {**begun, "seconds": begun.get("seconds", 0.0) + seconds})
+
     def finish(self, name: str, words: list[str], seconds: float) -> None:
-        begun = self.stages / f"{name}.begun.json"
-        attempts = files.read_json(begun)["attempts"] if begun.exists() else 1  # `report reset` may have removed it
+        """The stage is finished; `seconds` are those of the last attempt."""
+        path = self.stages / f"{name}.begun.json"
+        begun = files.read_json(path) if path.exists() else {}
         files.write_json(self.stages / f"{name}.json", {
-            "command": shlex.join(["python", *words]), "seconds": round(seconds, 1), "attempts": attempts,
-            "finished": _now()})
-        begun.unlink(missing_ok=True)
+            "command": shlex.join(["python", *words]), "seconds": round(begun.get("seconds", 0.0) + seconds, 1),
+            "attempts": begun.get("attempts", 1), "commits": begun.get("commits", []), "finished": _now()})
+        path.unlink(missing_ok=True)
 
     def _is_run(self) -> bool:
         return (self.path / "run.json").exists() or any(self.stages.glob("*.done"))
@@ -130,8 +144,9 @@ class RunFolder:
         changed = [name for name, value in settings.items() if before.get(name) != value]
         if not changed:
             return
-        ways = (f"to keep that run, choose another folder with --out; to replace it, add --fresh; "
-                f"its report is {self.path / 'report/report.md'}")
+        report = self.path / "report/report.md"
+        ways = ("to keep that run, choose another folder with --out; to replace it, add --fresh"
+                + f"; its report is {report}" * report.exists())
         if changed == ["data"]:
             raise UserError(f"the files of --data have changed since the run in {self.path} was begun; {ways}")
         name = changed[0]

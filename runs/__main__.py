@@ -145,7 +145,7 @@ def announce_time(stages: list[Stage], folder: RunFolder, options: Namespace) ->
         return 1.0
     from nanochat.machine_speed import slowness
     factor = slowness()
-    say(f"{len(stages)} stages, about {clock(factor * sum(stage.seconds for stage in stages))} here "
+    say(f"{len(stages)} stages, about {clock(sum(stage.seconds_here(factor) for stage in stages))} here "
         f"(measured: a training step takes {factor:.1f} times as long as on the machine of docs/LOG.md)")
     return factor
 

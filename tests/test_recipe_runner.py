@@ -12,7 +12,7 @@ import pytest
 from nanochat import recipe
 from nanochat.recipe import Stage
 from nanochat.run_folder import RunFolder
-from nanochat.system import files
+from nanochat.system import files, paths
 from nanochat.system.files import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +42,28 @@ def run(tmp_path):
 
     start.out = tmp_path / "out"
     return start
+
+
+def test_attempts_add_up_and_the_record_names_every_version_of_the_code(run, monkeypatch, capfd):
+    (run.out.parent / "fail-b").touch()
+    for version in ("1111111", "1111111", "2222222"):
+        monkeypatch.setattr(paths, "commit", lambda version=version: version)
+        with pytest.raises(UserError, match="b failed"):
+            run()
+    spent = files.read_json(run.out / "stages/b.begun.json")["seconds"]
+    (run.out.parent / "fail-b").unlink()
+    run()
+    record = RunFolder(run.out).records()["b"]
+    assert record["attempts"] == 4 and record["seconds"] > spent > 0
+    assert record["commits"] == ["1111111", "2222222"]
+    assert capfd.readouterr().out.count("1111111 → 2222222") == 1
+
+
+def test_a_misspelled_flag_never_leads_to_one_that_throws_work_away(capsys):
+    for word in ("--resume", "--frish", "--refresh"):
+        with pytest.raises(SystemExit):
+            recipe.parse([word], "doc")
+        assert "did you mean --fresh" not in capsys.readouterr().err
 
 
 def test_a_finished_stage_is_not_repeated(run, capfd):

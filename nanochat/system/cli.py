@@ -26,6 +26,7 @@ MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EA
 # What the program prints where the terminal's encoding lacks a character (ISO-8859-1, ASCII); others become "?".
 SPELLINGS = {"−": "-", "–": "-", "→": "->", "≈": "~", "×": "x", "…": "...", "±": "+-", "≤": "<=", "≥": ">=",
              "·": "*", "’": "'", "“": '"', "”": '"', "²": "^2", "½": "1/2"}
+DESTRUCTIVE = ("fresh", "overwrite")  # flags that throw away what a run has made
 DOORS = {"runs": "bash speedrun.sh"}  # modules that users start by another command than `python -m`
 exit_code = 0  # of this program, once it is known; nanochat/system/runtime.py reads it
 _can_resume = True  # whether the command has --resume: decides what Ctrl-C answers
@@ -116,9 +117,12 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
         args.given.add(taker)
     elif unknown:
         known = [f"--{name}" for name in described]
-        close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {' '.join(known)}"
-        parser.error(f"unknown flag {unknown[0]}; {hint}")
+        # A flag that throws work away is nobody's misspelling.
+        names = [name for name in described if name not in DESTRUCTIVE]
+        close = difflib.get_close_matches(unknown[0].split("=")[0].lstrip("-"), names, n=1, cutoff=0.7)
+        hint = f"did you mean --{close[0]}?" if close else f"known: {' '.join(known)}"
+        what = "unknown flag {}" if close or unknown[0].startswith("-") else "{!r} follows no flag"
+        parser.error(f"{what.format(unknown[0])}; {hint}")
     for name, settings in described.items():
         if problem := settings.check(name, getattr(args, name)):
             parser.error(problem)
@@ -200,7 +204,9 @@ def run(main: Callable[[], Any]) -> None:
             raise
         message = f"error: {error.filename or 'the system refuses'}: {error.strerror}"
     except KeyboardInterrupt:
-        message, exit_code = f"interrupted{': run the same command with --resume to go on' * _can_resume}", 130
+        # A recipe says itself how its run goes on.
+        can_resume = _can_resume and not os.environ.get("NANOCHAT_RECIPE")
+        message, exit_code = f"interrupted{': run the same command with --resume to go on' * can_resume}", 130
     if message:
         _print_error(message)
     raise SystemExit(exit_code)

@@ -4,6 +4,7 @@ NANOCHAT_BASE_DIR moves that folder. NANOCHAT_DATA names a folder of text and ta
 These are functions, not constants, because the tests and `--out` change the environment after the import.
 """
 import os
+import subprocess
 from pathlib import Path
 
 from nanochat.system.files import UserError
@@ -40,3 +41,13 @@ def results_dir(stage: str) -> Path:
 
 def report_dir() -> Path:
     return base_dir() / "report"
+
+
+def commit() -> str:
+    """The commit of the project's folder, with "-dirty" behind it where files have changed; "" where there is none."""
+    # Without optional locks: on a full disk git leaves an empty index.lock, and no later commit succeeds.
+    words = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(words, cwd=REPO, capture_output=True, encoding="utf-8", check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

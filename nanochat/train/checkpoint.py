@@ -319,7 +319,8 @@ def load_model(source: str, tag: str = "", step: int = -1, device: torch.device 
     if chosen is None:
         raise UserError(f"no {'whole checkpoint' if step < 0 else f'checkpoint of step {step}'} in {folder} "
                         f"(there are: {', '.join(p.name for _, p in steps(folder)) or 'none'}); "
-                        f"make one: python -m scripts.{SCRIPTS[source]}")
+                        f"make one: bash speedrun.sh, or python -m scripts.{SCRIPTS[source]}; if a run has it "
+                        "elsewhere, put NANOCHAT_BASE_DIR=ITS_OUT_FOLDER in front of the command")
     path, state = chosen
     tokenizer = load_tokenizer(path, state)
     with torch.device("meta" if replace else "cpu"):

@@ -79,6 +79,7 @@ def test_minus_one_stays_allowed_where_it_is_the_default():
     (["--depth=0"], "--depth=0 is too small; give at least 1"),
     (["--num_iterations=-2"], "--num_iterations=-2 is too small"),
     (["--stage=rl"], "--stage=rl is unknown; choose one of mid, sft"),
+    (["my notes"], "'my notes' follows no flag; known: "),
     (["--resume=yes"], "ignored explicit argument 'yes'"),
 ])
 def test_what_makes_no_sense_is_one_line_and_code_2(capsys, argv, said):
