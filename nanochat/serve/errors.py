@@ -52,7 +52,9 @@ def _refusal(request: Request, error: Exception) -> Json:
     if isinstance(error, UserError):  # of a prompt that does not fit the context
         return Json(body(str(error), param="messages", code="context_length_exceeded"), 400)
     if isinstance(error, HTTPException):
-        message = f"{request.method} {request.url.path}: {error.detail}"
+        message = f"{request.method} {request.url.path[:100]}: {error.detail}"
+        if "parsing the body" in message:  # FastAPI's words for all that is not JSON's grammar
+            message = "the body is not JSON that this server can read; send UTF-8 text that is not compressed"
         return Json(body(message), error.status_code, error.headers)
     status = error.status if isinstance(error, Failed) else 500
     return Json(of_answer(error), status, {"Retry-After": "1"} if status in (429, 503) else None)
@@ -69,4 +71,6 @@ def _invalid(request: Request, error: Exception) -> Json:
         message, where = f"the body is not JSON: {first['ctx']['error']} at character {where}", ""
     elif not where and "json" not in request.headers.get("content-type", ""):
         message = "the body is not read as JSON; send the header Content-Type: application/json"
+    elif not where and first["type"] in ("missing", "model_attributes_type"):
+        message = 'a JSON object is required as the body, such as {"messages": [{"role": "user", "content": "Hello"}]}'
     return Json(body(f"{where}: {message}" if where else message, param=where or None), 400)

@@ -1,5 +1,6 @@
 """The server over real HTTP: formats, errors, many clients, leaving clients."""
 
+import gzip
 import json
 import socket
 import threading
@@ -111,7 +112,9 @@ def test_errors_have_openais_shape(url):
     assert error(httpx.post(post, json={}), 400)["param"] == "messages"
     assert error(httpx.post(post, content=b"{", headers={"content-type": "application/json"}), 400)
     assert "tools" in error(ask(url, "x", tools=[{}]), 400)["message"]
-    for content, word in ((b"{", "not JSON"), (b"", "required")):
+    unreadable = (b"\xe9", gzip.compress(b"{}"), b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}")
+    for content, word in ((b"{", "not JSON"), (b"", "object is required"), (b"[]", "object is required"),
+                          *((content, "UTF-8") for content in unreadable)):
         refused = httpx.post(post, content=content, headers={"content-type": "application/json"})
         assert word in error(refused, 400)["message"]
     for param, fields in WRONG:

@@ -1,8 +1,6 @@
 """The page in a real Chromium, desktop and phone: on the real server (`page`) and on one that has everything (`rich`,
-page_server.py). PAGE_SHOTS=folder keeps screenshots; PAGE_WAIT_MS=5000 fails sooner; PAGE_BROWSER=firefox drives the
-system's Firefox instead."""
+page_server.py). PAGE_SHOTS=folder keeps screenshots; PAGE_WAIT_MS=5000 fails sooner."""
 import os
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -23,8 +21,6 @@ in_browser = [pytest.mark.browser, pytest.mark.skipif(
     not playwright or not missing.find_browser(), reason="no Chromium, or no playwright to drive it")]
 ARGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync",
         "--disable-component-update"]
-FIREFOX = os.environ.get("PAGE_BROWSER") == "firefox" and (shutil.which("firefox-esr") or shutil.which("firefox"))
-PERMISSIONS = [] if FIREFOX else ["clipboard-read", "clipboard-write"]  # Firefox does not know these two
 # To wait before failing: a busy machine takes seconds for what a quiet one does at once.
 MILLISECONDS = int(os.environ.get("PAGE_WAIT_MS", 60_000))
 SIZES = {"desktop": {"width": 1180, "height": 760}, "phone": {"width": 390, "height": 780}}
@@ -36,11 +32,8 @@ desktop_only = pytest.mark.parametrize("size", ["desktop"], indirect=True)
 def browser():
     playwright.expect.set_options(timeout=MILLISECONDS)
     with playwright.sync_playwright() as play:
-        if FIREFOX:
-            browser = play.firefox.launch(executable_path=FIREFOX, channel="moz-firefox", timeout=120_000)
-        else:
-            browser = play.chromium.launch(executable_path=missing.find_browser(), chromium_sandbox=False, args=ARGS,
-                                           timeout=120_000)
+        browser = play.chromium.launch(executable_path=missing.find_browser(), chromium_sandbox=False, args=ARGS,
+                                       timeout=120_000)
         yield browser
         browser.close()
 
@@ -69,7 +62,8 @@ def visit(browser, size):
     contexts = []
 
     def open_page(url):
-        contexts.append(browser.new_context(viewport=SIZES[size], has_touch=size == "phone", permissions=PERMISSIONS))
+        contexts.append(browser.new_context(viewport=SIZES[size], has_touch=size == "phone", permissions=[
+            "clipboard-read", "clipboard-write"]))
         page = contexts[-1].new_page()
         page.set_default_timeout(MILLISECONDS)
         page.problems, page.size = [], size
