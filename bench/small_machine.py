@@ -235,7 +235,8 @@ def memory_table(args) -> None:
     checkpoint.write(paths.checkpoint_dir("sft", "d1"), 1, content, {},
                      checkpoint.read_tokenizer(paths.tokenizer_dir()))
     del model, content
-    question = "what is this about? " * (args.prompt // 10)
+    words = "what is this about? "
+    question = words * (args.prompt // len(tokenizer.encode(words)))
     for form in FORMS:
         command = [sys.executable, "-m", "scripts.chat_cli", f"--quantize={form}", "--dtype=bfloat16",
                    "--device_type=cpu", f"--max_tokens={args.tokens}", "-p", question]

@@ -11,6 +11,7 @@ read it (packed_dot.py): for 32 inputs, for four of them, for each output: four 
 and the second half of the 32 inputs share bytes: q + 8 in the lower and in the upper half. The block ends with its
 multipliers (groups, 16) and units (16) fp32. `python -m bench.quantize` measures the loss in bits per byte and exams.
 """
+import mmap
 from collections.abc import Callable
 
 import torch
@@ -57,7 +58,9 @@ def pack(weight: torch.Tensor, bits: int) -> torch.Tensor:
     rows = max(OUTPUTS, CHUNK // weight.shape[1] // OUTPUTS * OUTPUTS)
     chunks = torch.split(weight.detach(), rows)
     first = _pack(chunks[0].float(), bits)
-    blocks = torch.empty(-(-len(weight) // OUTPUTS), first.shape[1], dtype=torch.uint8)
+    # Not from the heap, where the temporary tensors between large blocks would leave gaps.
+    memory = mmap.mmap(-1, -(-len(weight) // OUTPUTS) * first.shape[1])
+    blocks = torch.frombuffer(memory, dtype=torch.uint8).view(-1, first.shape[1])
     for number, chunk in enumerate(chunks):
         start = number * rows // OUTPUTS
         packed = first if number == 0 else _pack(chunk.float(), bits)

@@ -234,7 +234,8 @@ def _load_weights(model: GPT, path: Path) -> None:
 
 def _load_replaced(model: GPT, path: Path, replace: Replace) -> None:
     """Reads the weights of a model without memory ("meta") one by one, and puts `replace`'s modules in their places."""
-    for name, parameter in list(model.named_parameters()):
+    # The largest first, while the memory is still empty: a weight needs room in both forms for a moment.
+    for name, parameter in sorted(model.named_parameters(), key=lambda named: -named[1].numel()):
         try:
             # The file is opened anew for each weight, because closing it frees the memory of what was read.
             with safe_open(path / "model.safetensors", "pt") as file:
