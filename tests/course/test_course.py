@@ -9,9 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from course import check
-from nanochat.model import gpt
+from nanochat.model import attention, gpt
 from nanochat.optim import groups
 from nanochat.system.files import UserError
 from scripts import base_train
@@ -114,6 +115,16 @@ def test_a_file_that_python_cannot_read_is_named_with_its_line(monkeypatch):
     monkeypatch.setattr(check.importlib, "import_module", unreadable)
     with pytest.raises(UserError, match="course/ch03/exercise.py, line 7: .* git restore course/ch03"):
         check.chapter_file(3, "exercise")
+
+
+def test_the_broken_attention_is_for_training_only(monkeypatch):
+    """scripts.base_train asks the model for its words while it trains, and the engine brings masks of its own."""
+    q, k, v = torch.randn(1, 1, 1, 4), torch.randn(1, 1, 3, 4), torch.randn(1, 1, 3, 4)
+    mask = torch.tensor([True, True, False]).view(1, 1, 1, 3)
+    got = []
+    monkeypatch.setattr(base_train, "main", lambda argv: got.append(gpt.attend(q, k, v, mask)))
+    check.chapter_file(2, "broken").main([])
+    assert torch.equal(got[0], attention.attend(q, k, v, mask))
 
 
 @pytest.mark.parametrize("module, patched", [("ch02.broken", lambda: gpt.attend),
