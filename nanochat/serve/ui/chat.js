@@ -213,7 +213,7 @@ export function sample(question, models, number) {
   for (const using of models) {
     for (let i = 0; i < number; i++) jobs.push(jobFor(add(session.chat, question, "assistant"), { using, number: i }));
   }
-  question.chosen = chosen ?? question.chosen; // what was in use before stays so, until another is picked
+  question.chosen = chosen || question.chosen; // what was in use before stays so, until another is picked
   return write(session.chat, jobs);
 }
 
