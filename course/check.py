@@ -22,6 +22,7 @@ from nanochat.system.files import UserError
 CHAPTERS = range(1, 11)
 COURSE = str(Path(__file__).resolve().parent)
 NOT_WRITTEN = "not written yet"
+WRITTEN = ("exercise.py", "broken.py")  # the files in which readers write
 Check = Callable[[Any], None]
 
 
@@ -59,9 +60,29 @@ def problem_of(check: Check, written: Any) -> str:
     except AssertionError as error:
         return str(error) or "it does not hold"
     except Exception as error:  # whatever a first attempt can raise
-        place = place_of(error)
-        return f"{type(error).__name__}: {error} ({'/'.join(Path(place.filename).parts[-2:])}, line {place.lineno})"
+        place, call = place_of(error), call_of(error)
+        reason = f"{type(error).__name__}: {error} ({'/'.join(Path(place.filename).parts[-2:])}, line {place.lineno})"
+        return f"{reason} in {call}" if call else f"the check cannot use what your function returned: {reason}"
     return ""
+
+
+def call_of(error: Exception) -> str:
+    """The call of the reader's function that raised the error: "learning_rate(step=0, steps=4)". "" if the error came
+    only after the function had returned."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if Path(code.co_filename).name in WRITTEN:
+            names = [name for name in code.co_varnames[:code.co_argcount] if name != "self"]
+            return f"{code.co_name}({', '.join(f'{name}={shown(frame.f_locals.get(name))}' for name in names)})"
+    return ""
+
+
+def shown(value: Any) -> str:
+    """A short text for a value; a tensor by its shape, a long value by its type."""
+    if shape := getattr(value, "shape", ()):
+        return f"{type(value).__name__}{tuple(shape)}"
+    text = repr(value)
+    return text if len(text) <= 40 and " at 0x" not in text else f"a {type(value).__name__}"
 
 
 def grade(chapter: int, written: Any, broken: bool = False) -> dict[str, str]:

@@ -4,6 +4,9 @@
 def merge(word: bytes, ranks: dict[bytes, int]) -> list[int]:
     """The token ids of one word.
 
+    A word here is what `split` (nanochat/tokenizer/reference.py) cuts from a text: the space in front belongs to it, as
+    in b" April".
+
     `ranks` maps the bytes of each token to its id: a low id was learnt early. Every single byte is in it.
 
     1. Is the whole word a token? Then its id is the answer.

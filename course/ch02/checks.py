@@ -35,13 +35,22 @@ def check_equal_scores(mine: Any) -> None:
     near("attend(0, 0, [1, 3, 8])", mine.attend(zeros, zeros, v).flatten(), [1.0, 2.0, 4.0])
 
 
+def check_scale(mine: Any) -> None:
+    """a dot product is divided by √D before it becomes a weight"""
+    q = torch.full((1, 1, 2, 4), math.log(3) / 2)
+    k = torch.tensor([[0.0] * 4, [1.0] * 4]).view(1, 1, 2, 4)  # the dot products are 0 and 2·ln 3, and √D is 2
+    v = torch.tensor([0.0, 1.0]).view(1, 1, 2, 1)
+    near("the weight of a key whose dot product is 2·ln 3, beside a key with 0, where D = 4",
+         mine.attend(q, k, v)[0, 0, 1, 0], 0.75)
+
+
 def check_future(mine: Any) -> None:
     """a change at position 4 changes nothing in front of it"""
     q, k, v = drawn()
     before = mine.attend(q, k, v)
     k[:, :, 4], v[:, :, 4] = 9.0, -9.0
     after = mine.attend(q, k, v)
-    near("the result at positions 0 to 3, after a change at 4,", after[:, :, :4], before[:, :, :4])
+    near("the result at positions 0 to 3, after a change at 4", after[:, :, :4], before[:, :, :4])
     assert (after[:, :, 4:] - before[:, :, 4:]).abs().max() > 0.1, "positions 4 to 6 do not see the change at 4"
 
 

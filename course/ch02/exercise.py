@@ -12,5 +12,6 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     3. softmax over s turns the scores of each query into weights, which sum to 1.
     4. The result at t is the sum of all v[s], each times its weight.
     """
-    # Useful: q @ k.transpose(-2, -1), torch.ones(T, T).tril(), scores.masked_fill(mask, float("-inf")), .softmax(-1)
+    # Useful: q @ k.transpose(-2, -1), torch.ones(T, T, dtype=torch.bool).tril(), .softmax(-1), and
+    # scores.masked_fill(hidden, float("-inf")), where `hidden` is a tensor of bools: True where a score becomes −∞.
     raise NotImplementedError

@@ -33,6 +33,8 @@ def learning_rate(step: int, steps: int, warmup_steps: int, warmdown_fraction: f
     In the first `warmup_steps` it rises in equal parts and is 1 at the last of them. Then it is 1. In the last
     `warmdown_fraction` of all steps it falls in equal parts, so that it would be 0 at step number `steps`.
 
+    Both may be 0: then nothing rises, or nothing falls.
+
     With 10 steps, 2 of warm-up and a fraction of .5: .5, 1, 1, 1, 1, 1, .8, .6, .4, .2
     """
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Chapter 4, broken: three gradients of different size are made orthogonal, and only the largest one is.
+"""Chapter 4, broken: three gradients of different size are made orthogonal, but not all become so.
 
     python -m course.ch04.broken
     python -m course.check 4 --broken       when you think that it is mended
@@ -11,7 +11,8 @@ from nanochat.system import cli
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """Each matrix with all its singular values near 1; course/ch04/exercise.py has the rule."""
-    x: torch.Tensor = matrices / (matrices.norm() * 1.02 + 1e-6)
+    norms = matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=1.0)  # so that nothing is divided by 0
+    x: torch.Tensor = matrices / (1.02 * norms + 1e-6)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
         x = a * x + b * (gram @ x) + c * (gram @ gram @ x)

@@ -18,6 +18,7 @@ def holds(mine: Any, matrices: torch.Tensor, what: str) -> None:
     """AssertionError unless the singular values are near 1 and the directions are those of `matrices`."""
     got = mine.orthogonalize(matrices)
     equal(f"the shape of the result for {what}", tuple(got.shape), tuple(matrices.shape))
+    assert got.isfinite().all(), f"{what}: your result has inf or nan"
     for before, after in zip(matrices, got, strict=True):
         values = torch.linalg.svdvals(after)
         low, high = values.min().item(), values.max().item()

@@ -14,5 +14,5 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     No singular value decomposition is needed: products of matrices are all that it takes. (torch.linalg.svd would pass
     the checks as well. It is many times slower on a GPU.)
     """
-    # Useful: x.norm(dim=(-2, -1), keepdim=True) is one norm for each matrix; x.mT is each matrix, transposed.
+    # Useful: x.norm(dim=(-2, -1), keepdim=True) is the norm of each matrix; x.mT is each matrix, transposed.
     raise NotImplementedError

@@ -18,7 +18,7 @@ def predict(flops: Sequence[float], losses: Sequence[float], new_flops: float) -
 
 def main(argv: list[str] | None = None) -> None:
     cli.parse(argv, __doc__)
-    flops, losses = [1e12, 2e12, 4e12], [1.00, 0.90, 0.81]  # each time twice the work, and .9 of the loss
+    flops, losses = [1e12, 2e12, 4e12], [1.25, 1.00, 0.80]  # each time twice the work, and .8 of the loss
     for x, loss in zip(flops, losses, strict=True):
         print(f"{x:.0e} FLOPs: measured {loss:.2f}, predicted {predict(flops, losses, x):.2f}")
     print(f"8e+12 FLOPs: predicted {predict(flops, losses, 8e12):.2f}")

@@ -19,13 +19,13 @@ SOLUTION = SimpleNamespace(flops_per_token=counted, fit_line=lambda xs, ys: tupl
 def check_head(mine: Any) -> None:
     """the head counts, the embedding does not"""
     more = mine.flops_per_token(2, 64, 3000, 256) - mine.flops_per_token(2, 64, 2000, 256)
-    equal("1,000 more tokens in the vocabulary, at width 64,", more, 6 * 1000 * 64)
+    equal("FLOPs of 1,000 more tokens in the vocabulary, at width 64", more, 6 * 1000 * 64)
 
 
 def check_row(mine: Any) -> None:
     """a longer row costs more for each token"""
     more = mine.flops_per_token(3, 96, 2048, 512) - mine.flops_per_token(3, 96, 2048, 256)
-    equal("256 more positions in a row, at 3 layers of width 96,", more, 12 * 3 * 96 * 256)
+    equal("FLOPs of 256 more positions in a row, at 3 layers of width 96", more, 12 * 3 * 96 * 256)
 
 
 def check_plan(mine: Any) -> None:

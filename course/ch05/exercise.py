@@ -5,10 +5,11 @@ from collections.abc import Sequence
 def flops_per_token(layers: int, width: int, vocab_size: int, row_len: int) -> int:
     """The additions and multiplications of training on one token.
 
-    1. Every parameter that is multiplied costs 6: 2 in the forward pass, 4 in the backward pass. These are the matrices
-       of the layers, 12 · width² in each (4 of attention, 8 of the MLP), and the head, vocab_size · width. The
-       embedding is looked up, not multiplied: it costs nothing.
-    2. Attention has two more products in each layer, which depend on the row: 12 · width · row_len for each layer.
+    1. Count the parameters that are multiplied: the matrices of the layers, 12 · width² parameters in each layer (4 of
+       attention, 8 of the MLP), and the output matrix, vocab_size · width parameters. The embedding is looked up, not
+       multiplied, and does not count. Each of these parameters costs 6 FLOPs (docs/course/05-scaling.md says why).
+    2. Add the products of queries with keys and of weights with values. They have no parameters, and depend on the row:
+       12 · width · row_len FLOPs for each layer. (This is a number of FLOPs already: do not multiply it by 6.)
     """
     raise NotImplementedError
 

@@ -1,6 +1,6 @@
 """Chapter 5: your `fit_line` on the runs that you have made, and its prediction for the next run.
 
-    python -m course.ch05.line --runs=c2,c3,c4 --layers=5 --width=160 --steps=100
+    python -m course.ch05.line --runs=ch2-d2,ch5-d3,ch5-d4 --layers=5 --width=160 --steps=100
 
 Runs are base models by their --model_tag; --layers, --width and --steps describe the run to predict.
 """
@@ -26,7 +26,7 @@ def measured(tag: str) -> tuple[float, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = cli.parse(argv, __doc__, runs=flag("c2,c3,c4", "base models that are trained, joined by commas"),
+    args = cli.parse(argv, __doc__, runs=flag("ch2-d2,ch5-d3,ch5-d4", "base models that are trained, joined by commas"),
                      layers=flag(5, "of the model to predict", at_least=1),
                      width=flag(160, "of the model to predict", at_least=1),
                      steps=flag(100, "of its training", at_least=1))

@@ -45,7 +45,7 @@ def check_not_sampled(mine: Any) -> None:
     """targets of −1 do not count"""
     logits = torch.tensor([[0.0, 0.0], [2.0, 0.0], [5.0, 0.0]])
     got = mine.policy_loss(logits, torch.tensor([0, 1, -1]), torch.tensor([1.0, -0.5, 7.0]))
-    near("with a third token that was not sampled,", got.detach(), 0.6931 - 0.5 * 2.1269, 1e-3)
+    near("policy_loss with a third token that was not sampled", got.detach(), 0.6931 - 0.5 * 2.1269, 1e-3)
 
 
 def check_direction(mine: Any) -> None:

@@ -96,4 +96,4 @@ def check_chunks(mine: Any) -> None:
     expected = talk.answer(model, prompt, 20)
     for chunk in (1, 4):
         got = talk.answer(model, prompt, 20, mine.Cache(2), chunk)
-        equal(f"the answer, with pieces of {chunk},", got, expected)
+        equal(f"the answer, with pieces of {chunk}", got, expected)

@@ -1,17 +1,19 @@
 """The course: the project's own code passes every check, the starters pass none, broken versions pass once mended."""
 import importlib
 import inspect
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
-from course import check
+from course import check, expect
+from nanochat.eval.bpb import bits_per_byte
 from nanochat.model import attention, gpt
 from nanochat.optim import groups
 from nanochat.system.files import UserError
@@ -24,7 +26,7 @@ FAULTS = {
     1: ("candidates = [(i, ranks[left + right])", "candidates = [(ranks[left + right], i)", "i, _ = min", "_, i = min"),
     2: (".tril(1)", ".tril()"),
     3: ("        losses.append", "        weights.grad = None\n        losses.append"),
-    4: ("matrices.norm()", "matrices.norm(dim=(-2, -1), keepdim=True)"),
+    4: (".clamp(min=1.0)", ""),
     5: ("math.exp(slope * math.log10(new_flops) + intercept)", "10 ** (slope * math.log10(new_flops) + intercept)"),
     6: ("zip(ids[1:], mask[:-1]", "zip(ids[1:], mask[1:]"),
     7: ("identity = problem.text", 'identity = " ".join(problem.signature)'),
@@ -90,11 +92,37 @@ def test_the_command_says_what_is_missing_and_ends_with_an_error_code(tmp_path):
     assert unknown.returncode == 1 and len(unknown.stderr.splitlines()) == 1 and "1 to 10" in unknown.stderr
 
 
-def test_an_error_in_what_a_reader_wrote_is_shown_with_its_line(tmp_path):
-    def fails(mine: object) -> None:
-        raise KeyError("x")
+def test_an_error_in_what_a_reader_wrote_is_shown_with_its_line_and_its_call():
+    source = "def rate(step, table):\n    table = table * 2\n    return 1 / step\n"
+    names = {}
+    exec(compile(source, str(Path(check.COURSE) / "ch03/exercise.py"), "exec"), names)
+    problem = check.problem_of(lambda mine: mine["rate"](0, torch.zeros(2, 3)), names)
+    assert problem.endswith("(ch03/exercise.py, line 3) in rate(step=0, table=Tensor(2, 3))")
+    assert "returned" in check.problem_of(lambda mine: len(None), names)
 
-    assert re.fullmatch(r"KeyError: 'x' \(course/test_course.py, line \d+\)", check.problem_of(fails, None))
+
+@pytest.mark.parametrize("compare, got, expected, shown", [
+    (expect.near, torch.tensor([[1.0, 2], [3, 4]]), [[1.0, 2], [3, 5]], "x: at [1, 1] got 4, expected 5 (1 of 4"),
+    (expect.near, math.nan, 1.0, "x: got nan, expected 1"),
+    (expect.near, torch.zeros(2), torch.zeros(3), "the shape is (2,), expected (3,)"),
+    (expect.equal, list(range(9)), [*range(8), 0], "x, from [8] on: got [8], expected [0]"),
+    (expect.equal, list(range(7)), list(range(9)), "x, from [7] on: got [], expected [7, 8]")])
+def test_a_wrong_result_is_shown_at_its_first_wrong_place(compare, got, expected, shown):
+    with pytest.raises(AssertionError, match=re.escape(shown)):
+        compare("x", got, expected)
+
+
+@pytest.mark.parametrize("chapter, name, wrong, failing", [
+    (2, "attend", lambda q, k, v: attention.attend(q * q.size(-1) ** 0.5, k, v, None), "√D"),
+    (3, "bits_per_byte", lambda model, batches, sizes: bits_per_byte(model, batches, sizes.clamp(min=1)), "special"),
+    (3, "bits_per_byte", lambda model, batches, sizes: bits_per_byte(
+        model, [(ids, targets.where(targets >= 0, len(sizes) - 1)) for ids, targets in batches], sizes), "−1"),
+    (4, "orthogonalize", lambda matrices: matrices * math.inf, "square")])
+def test_a_fault_fails_the_check_that_names_it(chapter, name, wrong, failing):
+    solution = vars(check.chapter_file(chapter, "checks").SOLUTION)
+    problems = check.grade(chapter, SimpleNamespace(**{**solution, name: wrong}))
+    assert [problem for title, problem in problems.items() if failing in title and problem]
+    assert not [problem for problem in problems.values() if "Error" in problem]
 
 
 @pytest.mark.parametrize("module", ["ch01.village", "ch08.bandit"])
