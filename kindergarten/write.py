@@ -36,7 +36,7 @@ PRIMER = {"primer": 100}  # the first shard: a model that begins with look-ups l
 LESSONS = {"facts": 20_000, "choice": 12_000, "problems": 24_000, "arithmetic": 1_000, "functions": 3_000,
            "spelling": 14_000, "letters": 5_000, "stories": 500, "talk": 1_500, "chats": 6_000,
            "sums": 9_000, "spell": 26_000, "count": 13_000, "tales": 4_500, "zoo": 11_000, "school": 6_000,
-           "programs": 12_000, "choosing": 13_000, "wordproblems": 20_000, "smalltalk": 20_000, "feelings": 8_000,
+           "programs": 9_000, "choosing": 13_000, "wordproblems": 16_000, "smalltalk": 20_000, "feelings": 8_000,
            "odd": 3_500, "unknown": 8_000, "village": 6_000, "turns": 16_000, "persona": 7_000}
 
 
