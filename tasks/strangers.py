@@ -10,9 +10,10 @@ Each item has a kind, one to three messages of the visitor and the rules for the
     calls            [[argument, result], …] of the function that the answer defines
     unsure           the answer must say that it does not know
 
-The model's own answers stand between the visitor's messages. Half of the items is for development (this file's TASK);
-the other half (strangers_held.py) nobody reads, so that it tells how well the lessons serve those who did not write
-them. Both lie beside this file and belong to no data folder, so they are asked only where they are named:
+The model's own answers stand between the visitor's messages. This file's TASK has the items for development; those of
+strangers_held.py nobody reads, so that they tell how well the lessons serve those who did not write them. When lessons
+have been written knowing their result, they go over to development and new writers write the next. Both files lie
+beside this one and belong to no data folder, so they are asked only where they are named:
 `python -m scripts.chat_eval -i rl -a "all|strangers|strangers_held"`.
 """
 import ast
