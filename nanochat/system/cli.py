@@ -119,10 +119,11 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
         known = [f"--{name}" for name in described]
         # A flag that throws work away is nobody's misspelling.
         names = [name for name in described if name not in DESTRUCTIVE]
-        close = difflib.get_close_matches(unknown[0].split("=")[0].lstrip("-"), names, n=1, cutoff=0.7)
+        word = next((word for word in unknown if word.startswith("-")), unknown[0])
+        close = difflib.get_close_matches(word.split("=")[0].lstrip("-"), names, n=1, cutoff=0.7)
         hint = f"did you mean --{close[0]}?" if close else f"known: {' '.join(known)}"
-        what = "unknown flag {}" if close or unknown[0].startswith("-") else "{!r} follows no flag"
-        parser.error(f"{what.format(unknown[0])}; {hint}")
+        what = "unknown flag {}" if close or word.startswith("-") else "{!r} follows no flag"
+        parser.error(f"{what.format(word)}; {hint}")
     for name, settings in described.items():
         if problem := settings.check(name, getattr(args, name)):
             parser.error(problem)

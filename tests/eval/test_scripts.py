@@ -162,9 +162,9 @@ def test_without_isolation_only_the_strangers_functions_are_left_out(out, capsys
     chat_eval.main([*RUN, "-a", "all|strangers", "-x", "8"])
     found = files.read_json(paths.results_dir("sft") / "chat_eval.json")["tasks"]
     assert set(found) == {"facts", "problems", "spelling", "strangers"} and found["strangers"]["num_items"] == 8
-    assert "18 of kind functions: " in found["strangers"]["left_out"]
+    assert "36 of kind functions: " in found["strangers"]["left_out"]
     assert "functions" not in found["strangers"]["groups"]
-    assert "left out of Strangers: 18 of kind functions" in capsys.readouterr().out
+    assert "left out of Strangers: 36 of kind functions" in capsys.readouterr().out
 
 
 def test_chat_core_says_what_it_lacks(out, capsys, no_isolation, monkeypatch):

@@ -151,7 +151,7 @@ export function prompt(chat, last, system = systemOf(chat)) {
 
 function jobFor(node, { goOn: goesOn = false, using = model()?.id, number = 0 } = {}) {
   const chat = session.chat;
-  if (isBase(using) && server.text && !goesOn) return continuation(node, using);
+  if (isBase(using) && server.text && !goesOn) return continuation(node, using, number);
   const { sent, messages, notes } = prompt(chat, goesOn ? node : parentOf(chat, node));
   const body = { ...request(server.chat), model: using, messages,
     ...(goesOn && { continue_final_message: true }) };
@@ -173,9 +173,10 @@ function jobFor(node, { goOn: goesOn = false, using = model()?.id, number = 0 } 
 
 // A base model has not learnt to converse: it goes on with the question as with any text, for some sentences.
 const BASE_TOKENS = 96;
-function continuation(node, using) {
+function continuation(node, using, number) {
   const body = { ...request(server.text), model: using, prompt: textOf(parentOf(session.chat, node)),
     max_tokens: Math.min(setting("max_tokens"), BASE_TOKENS) };
+  if (body.seed !== undefined) body.seed += number;
   node.tokens ??= [];
   return { target: node, route: "v1/completions", body, earlier: null, take(choice) {
     say(node, choice.text ?? "");
