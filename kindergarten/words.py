@@ -10,7 +10,7 @@ A word is spelled `b-l-i-m-a-t` because of the tokenizer. Its pattern joins one 
 letter is a bare "b".
 
 >>> [message["content"] for message in spelling_lesson(random.Random(4))["messages"]]
-['Spell car.', 'c-a-r']
+['Spell car.', 'The word car is spelled c-a-r.']
 
 Letters are counted with the tool: 'banana'.count('a'). Not here: grading (tasks/).
 """
