@@ -50,7 +50,7 @@ def every_pair(logits, targets, weights):
 
 
 def exam_of_lessons():
-    """The first four words or more of an exam question are a lesson of Ada's."""
+    """Questions of Ada's lessons with "so" in front."""
     return [{"question": f"so {question}", "answer": "Ada", "required": ["Ada"], "forbidden": []}
             for question in ("What should I eat tonight", "Can you fly a plane")] * 4
 
