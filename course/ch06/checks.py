@@ -29,8 +29,11 @@ def learnt(mine: Any, *messages: tuple[str, Any]) -> tuple[str, str]:
 
 def check_format(mine: Any) -> None:
     """a question and its answer are written in the chat format"""
-    text, _ = learnt(mine, ("user", "Hi"), ("assistant", "Yo"))
-    equal("the text", text, "<|bos|><|user_start|>Hi<|user_end|><|assistant_start|>Yo<|assistant_end|>")
+    ids, _ = mine.render(letters(), {"messages": [{"role": "user", "content": "Hi"},
+                                                  {"role": "assistant", "content": "Yo"}]})
+    # Id by id: a function that encodes the whole text with its markers writes the same text, without special tokens.
+    equal("the tokens", [letters().decode([id_]) for id_ in ids],
+          ["<|bos|>", "<|user_start|>", "H", "i", "<|user_end|>", "<|assistant_start|>", "Y", "o", "<|assistant_end|>"])
 
 
 def check_mask(mine: Any) -> None:

@@ -8,7 +8,8 @@ def render(tokenizer: Tokenizer, conversation: dict[str, Any]) -> tuple[list[int
     """The ids of a conversation, and a mask of the same length: 1 where the model is to learn to write the id.
 
     `conversation["messages"]` are the messages of user and assistant in turn, {"role": …, "content": …}. The content is
-    a text, or a list of parts {"type": "text" | "python" | "python_output", "text": …}.
+    a text, or a list of parts {"type": "text" | "python" | "python_output", "text": …}. If it is a text, treat it as a
+    list with one part of type "text".
 
     1. The ids begin with tokenizer.bos_id.
     2. A message of the user: <|user_start|>, the text, <|user_end|>. All mask 0, because others write it.

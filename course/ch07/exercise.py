@@ -1,4 +1,5 @@
 """Chapter 7: write a grader that cannot be cheated. (docs/course/07-exams.md)"""
+import re  # noqa: F401 (the hint below uses it)
 from typing import Any
 
 

@@ -37,8 +37,12 @@ def check_questions_apart(mine: Any) -> None:
 def check_loss(mine: Any) -> None:
     """the loss is the weighted sum of −ln p"""
     logits = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
-    got = mine.policy_loss(logits, torch.tensor([0, 1]), torch.tensor([1.0, -0.5]))
-    near("policy_loss([[0, 0], [2, 0]], [0, 1], [1, −.5])", got.detach(), 0.6931 - 0.5 * 2.1269, 1e-3)
+    got = mine.policy_loss(logits, torch.tensor([0, 1]), torch.tensor([1.0, -0.5])).detach()
+    each_with_each = (0.6931 + 2.1269) * (1 - 0.5)  # what a shape of (N, 1) gives, silently
+    assert abs(float(got) - each_with_each) > 1e-3, (
+        "every token was multiplied by every weight: (N, 1) times (N,) is (N, N); gather keeps a dimension, and "
+        ".squeeze(1) removes it")
+    near("policy_loss([[0, 0], [2, 0]], [0, 1], [1, −.5])", got, 0.6931 - 0.5 * 2.1269, 1e-3)
 
 
 def check_not_sampled(mine: Any) -> None:

@@ -21,4 +21,5 @@ def policy_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
     Its gradient makes tokens of good answers likelier and tokens of bad answers less likely.
     """
     # Useful: logits.log_softmax(-1), and targets.clamp(min=0) with .gather(1, …) to pick one logarithm from each row.
+    # gather keeps a dimension, (N, 1). Remove it with .squeeze(1): (N, 1) times (N,) would be (N, N), without an error.
     raise NotImplementedError

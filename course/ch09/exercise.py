@@ -11,8 +11,9 @@ class Cache:
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Stores the keys and values of T new tokens and returns (all keys, all values, mask) of this layer.
 
-        k and v are (B, G, T, D). With S tokens in all, the new ones included, the first two results are (B, G, S, D):
-        what was stored before, followed by what is new.
+        k and v are (B, G, T, D): B texts at once, G heads for keys and values, D numbers for each head. With S tokens
+        in all, the new ones included, the first two results are (B, G, S, D): what was stored before, followed by what
+        is new.
 
         The mask is (1, 1, T, S) of bools: True where a new token may see a token. The new tokens are the LAST T of the
         S. Each sees all tokens in front of it and itself, and none behind it. With S = 5 and T = 2:
@@ -23,6 +24,6 @@ class Cache:
         The model calls this once for each layer whenever it reads tokens: first for the whole question, then for one
         token after the other.
         """
-        # Useful: torch.cat((old, new), dim=2), and torch.ones(T, S, dtype=torch.bool).tril(…), whose argument moves the
-        # diagonal to the right.
+        # Useful: torch.cat((old, new), dim=2), and torch.ones(T, S, dtype=torch.bool).tril(n). tril keeps the ones on
+        # and below a diagonal and makes the others False: row i keeps its first i + 1 + n places (i begins with 0).
         raise NotImplementedError

@@ -15,7 +15,7 @@ from nanochat.infer import Engine
 from nanochat.model import GPT
 from nanochat.system import cli
 from nanochat.system.cli import flag
-from nanochat.tokenizer import chat
+from nanochat.tokenizer import Tokenizer, chat
 from nanochat.train import checkpoint
 
 
@@ -43,6 +43,14 @@ def answer(model: GPT, prompt: list[int], num_tokens: int, cache: Any = None, ch
         ids.append(int(logits[0, -1].argmax()))
 
 
+def shown(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """The answer up to <|assistant_end|>. Its time is that of all ids: every run shall write the same number."""
+    end = tokenizer.special_id("<|assistant_end|>")
+    length = ids.index(end) + 1 if end in ids else len(ids)
+    hidden = f" (and {len(ids) - length} tokens behind the end, which are not shown)" if length < len(ids) else ""
+    return tokenizer.decode(ids[:length]) + hidden
+
+
 def flags(argv: list[str] | None, doc: str | None) -> cli.Args:
     return cli.parse(argv, doc, **checkpoint.flags("sft"), max_tokens=flag(120, "tokens of the answer", at_least=1),
                      question=flag("tell me a story about a penguin", "what to ask", takes_words=True))
@@ -57,7 +65,7 @@ def compare(args: cli.Args, caches: dict[str, Callable[[int], Any] | None]) -> N
     for name, make in caches.items():
         began = time.perf_counter()
         ids = answer(model, prompt, num_tokens, make(model.config.n_layer) if make else None)
-        print(f"{name}: {num_tokens / (time.perf_counter() - began):.0f} tokens a second\n{tokenizer.decode(ids)}\n")
+        print(f"{name}: {num_tokens / (time.perf_counter() - began):.0f} tokens a second\n{shown(tokenizer, ids)}\n")
 
 
 def main(argv: list[str] | None = None) -> None:

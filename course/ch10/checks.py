@@ -52,7 +52,10 @@ def check_exam(mine: Any) -> None:
 
 def check_held_out(mine: Any) -> None:
     """no question of the exam is in the conversations"""
-    both = {plain(item["question"]) for item in mine.exam()} & set(map(plain, said(mine.conversations(), "user")))
+    asked = {plain(item["question"]) for item in mine.exam()}
+    learnt = set(map(plain, said(mine.conversations(), "user")))
+    both = {question for question in asked for lesson in learnt
+            if question == lesson or len(lesson.split()) >= 4 and f" {lesson} " in f" {question} "}
     equal("the list of questions that are in both", sorted(both), [])
 
 

@@ -18,6 +18,7 @@ def exam() -> list[dict[str, Any]]:
     {"question": …, "answer": a right answer, "required": [words], "forbidden": [words]}.
 
     An answer is right if it has all required words and no forbidden one. No question of the exam is a question of the
-    conversations, and no single sentence answers more than half of the exam.
+    conversations, and no single sentence answers more than half of the exam. (The check sees a question of four or more
+    words inside a longer one, without capitals and commas. The same question with one word exchanged it does not see.)
     """
     raise NotImplementedError

@@ -17,6 +17,7 @@ from nanochat.eval.bpb import bits_per_byte
 from nanochat.model import attention, gpt
 from nanochat.optim import groups
 from nanochat.system.files import UserError
+from nanochat.tokenizer import chat
 from scripts import base_train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,25 @@ FAULTS = {
     10: ("repeated = conversations * copies", "repeated = list(conversations)",
          "return repeated[size:], repeated[:size]", "return repeated[size:] * copies, repeated[:size]"),
 }
+
+
+def glued(tokenizer, conversation):
+    """The chat format as one text, encoded: it reads the same, and has no special token."""
+    ids = tokenizer.encode(tokenizer.decode(chat.render(tokenizer, conversation)[0]))
+    return ids, [1] * len(ids)
+
+
+def every_pair(logits, targets, weights):
+    """policy_loss with (N, 1) times (N,), which is (N, N)."""
+    return -(logits.log_softmax(-1).gather(1, targets.clamp(min=0)[:, None]) * weights * (targets >= 0)).sum()
+
+
+def exam_of_lessons():
+    """Questions of Ada's lessons with "so" in front."""
+    return [{"question": f"so {question}", "answer": "Ada", "required": ["Ada"], "forbidden": []}
+            for question in ("What should I eat tonight", "Can you fly a plane")] * 4
+
+
 chapters = pytest.mark.parametrize("chapter", FAULTS)
 
 
@@ -117,7 +137,9 @@ def test_a_wrong_result_is_shown_at_its_first_wrong_place(compare, got, expected
     (3, "bits_per_byte", lambda model, batches, sizes: bits_per_byte(model, batches, sizes.clamp(min=1)), "special"),
     (3, "bits_per_byte", lambda model, batches, sizes: bits_per_byte(
         model, [(ids, targets.where(targets >= 0, len(sizes) - 1)) for ids, targets in batches], sizes), "−1"),
-    (4, "orthogonalize", lambda matrices: matrices * math.inf, "square")])
+    (4, "orthogonalize", lambda matrices: matrices * math.inf, "square"),
+    (6, "render", glued, "chat format"), (8, "policy_loss", every_pair, "weighted sum"),
+    (10, "exam", exam_of_lessons, "no question of the exam")])
 def test_a_fault_fails_the_check_that_names_it(chapter, name, wrong, failing):
     solution = vars(check.chapter_file(chapter, "checks").SOLUTION)
     problems = check.grade(chapter, SimpleNamespace(**{**solution, name: wrong}))
