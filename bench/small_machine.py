@@ -189,6 +189,15 @@ def serve_llama(path: str, args) -> None:
         print("RATE", rate, flush=True)
 
 
+def llama_file(folder: Path, shape: str, dtype: str) -> Path:
+    """The GGUF file of the shape, written at its first use."""
+    path = folder / shape / f"{dtype}.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        llama_shape.write(str(path), shape, dtype)
+    return path
+
+
 def speed_table(args, folder: Path) -> None:
     rows, wanted = [int(text) for text in args.rows.split(",")], [name for name in args.only.split(",") if name]
     plain, tokenizer = plain_model(args.shape), tokenizer_of(SHAPES[args.shape][3])
@@ -196,14 +205,10 @@ def speed_table(args, folder: Path) -> None:
     for name, form in OURS.items():
         if not wanted or name in wanted:
             peers[name] = Ours(in_form(plain, form), tokenizer, max(rows))
-    if importlib.util.find_spec("xllamacpp"):
-        for name, dtype in LLAMA.items():
-            if not wanted or name in wanted:
-                path = folder / args.shape / f"{dtype}.gguf"
-                if not path.exists():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    llama_shape.write(str(path), args.shape, dtype)
-                peers[name] = Llama(path, args)
+    theirs = LLAMA if importlib.util.find_spec("xllamacpp") else {}
+    for name, dtype in theirs.items():
+        if not wanted or name in wanted:
+            peers[name] = Llama(llama_file(folder, args.shape, dtype), args)
     speed = memory_speed()
     print(f"{args.shape}: {sum(p.numel() for p in plain.parameters()) / 1e6:,.0f}M parameters, "
           f"{torch.get_num_threads()} threads, which read {speed / 1e9:.1f} GB/s\n")

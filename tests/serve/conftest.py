@@ -1,7 +1,9 @@
 """A real server around an engine whose model says what a script says: the same tokens and tool calls every time."""
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -87,11 +89,10 @@ def worker(tokenizer):
     worker.stop()
 
 
-@pytest.fixture(scope="session")
-def url(worker):
-    """The address of the server, in a thread of this process."""
-    server = uvicorn.Server(uvicorn.Config(create_app(
-        {"nanochat-test": [worker]}, replace(DEFAULTS, max_tokens=4000)), port=0, log_level="critical"))
+@contextlib.contextmanager
+def serving(app) -> Iterator[str]:
+    """The address of a server with this application, in a thread of this process."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -99,3 +100,9 @@ def url(worker):
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(timeout=5)
+
+
+@pytest.fixture(scope="session")
+def url(worker):
+    with serving(create_app({"nanochat-test": [worker]}, replace(DEFAULTS, max_tokens=4000))) as address:
+        yield address

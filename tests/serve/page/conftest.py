@@ -1,16 +1,14 @@
 """The page in a real Chromium, desktop and phone: on the real server (`page`) and on one that has everything (`rich`,
 page_server.py). PAGE_SHOTS=folder keeps screenshots; PAGE_WAIT_MS=5000 fails sooner."""
 import os
-import threading
-import time
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from nanochat.serve import app as app_module
 
 from ... import missing
+from ..conftest import serving
 from .page_server import create_app
 
 try:
@@ -41,14 +39,13 @@ def browser():
 @pytest.fixture(scope="module")
 def rich_server():
     state = {"bodies": [], "key": ""}
-    server = uvicorn.Server(uvicorn.Config(create_app(state), port=0, log_level="critical"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield state, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(timeout=5)
+    with serving(create_app(state)) as address:
+        yield state, address
+
+
+def in_page(page, module, code, *args):
+    """What `code`, a function of the module's exports and args, gives back."""
+    return page.evaluate(f"async (args) => ({code})(await import('./{module}.js'), ...args)", list(args))
 
 
 @pytest.fixture(params=SIZES)

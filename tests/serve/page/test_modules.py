@@ -2,14 +2,9 @@
 import json
 import re
 
-from .conftest import UI, desktop_only, in_browser
+from .conftest import UI, desktop_only, in_browser, in_page
 
 pytestmark = in_browser
-
-
-def in_page(page, module, code, *args):
-    """What `code`, a function of the module's exports and args, gives back."""
-    return page.evaluate(f"async (args) => ({code})(await import('./{module}.js'), ...args)", list(args))
 
 
 @desktop_only

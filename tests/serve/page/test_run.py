@@ -5,21 +5,18 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
-import uvicorn
 
 from nanochat.serve.app import create_app
 from nanochat.serve.live import LiveModels
 from nanochat.system import runtime
 from scripts import chat_web
 
-from ..conftest import DEFAULTS
+from ..conftest import DEFAULTS, serving
 from . import toy_run
-from .conftest import MILLISECONDS, desktop_only, in_browser, keep_shot, playwright, sidebar
-from .test_modules import in_page
+from .conftest import MILLISECONDS, desktop_only, in_browser, in_page, keep_shot, playwright, sidebar
 
 pytestmark = in_browser
 
@@ -68,15 +65,8 @@ def run_url(run, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(run.out))
     args, here = chat_web.flags(["--live"]), runtime.start("cpu", "float32")
     live = LiveModels(lambda stage: chat_web.load(stage, args, here)[1][0])
-    server = uvicorn.Server(uvicorn.Config(create_app(live, DEFAULTS, runs=[str(run.out)]), port=0,
-                                           log_level="critical"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(timeout=5)
+    with serving(create_app(live, DEFAULTS, runs=[str(run.out)])) as address:
+        yield address
     for worker in chat_web.all_workers(live.models):
         worker.stop()
 
@@ -160,13 +150,8 @@ def finished_url(tmp_path, visit, worker):
         files.write_json(out / f"results/{stage}/chat_eval.json", {
             "tasks": {exam: scores[stage] for exam, scores in EXAMS.items()}})
     files.write_jsonl(out / "results/base/models/trial/metrics.jsonl", [{"step": 1, "train/loss_nats": 2.0}])
-    server = uvicorn.Server(uvicorn.Config(create_app({"m": [worker]}, DEFAULTS, runs=[str(out)]), port=0,
-                                           log_level="critical"))
-    threading.Thread(target=server.run, daemon=True).start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/run"
-    server.should_exit = True
+    with serving(create_app({"m": [worker]}, DEFAULTS, runs=[str(out)])) as address:
+        yield f"{address}/run"
 
 
 def test_a_finished_run_on_every_screen_and_axe_finds_nothing(finished_url, visit):
