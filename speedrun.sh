@@ -23,11 +23,11 @@ find_python() {
 
 python=$(find_python)
 if [ -n "$python" ]; then
-    # A wrong flag must not cost the minutes of an install.
-    NANOCHAT_PARSE_ONLY=1 recipe "$@" >/dev/null || exit 2
+    # A wrong flag or a folder that is not there must not cost the minutes of an install.
     case " $* " in
         *" --help "* | *" -h "* | *" --dry-run "* | *" --dry_run "*) recipe "$@"; exit ;;
     esac
+    NANOCHAT_CHECK_ONLY=1 recipe "$@" || exit 2
 fi
 bash "$root/setup.sh"
 export PYTHONPATH="$root"

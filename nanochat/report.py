@@ -100,13 +100,19 @@ def read_optional(path: Path, missing: list[str] | None = None, read: Callable[[
         return None
 
 
+def is_planned(stage: str) -> bool:
+    """Whether the run means to have this stage: a recipe notes its stages, and by hand every stage may come."""
+    return stage in files.read_object(paths.base_dir() / "run.json").get("stages", [stage])
+
+
 def exam_scores(missing: list[str]) -> tuple[ByStage, ByStage]:
     """({task: {stage: {"accuracy", "stderr", "num_items", "chance", …}}}, {"ChatCORE" or "CORE…": {stage: its mean}}),
     from chat_eval.json and base_eval.json."""
     scores: ByStage = {}
     means: ByStage = {}
     for stage in STAGES:
-        content = read_optional(paths.results_dir(stage) / "chat_eval.json", missing) or {"tasks": {}}
+        content = read_optional(paths.results_dir(stage) / "chat_eval.json",
+                                missing if is_planned(f"chat_eval_{stage}") else None) or {"tasks": {}}
         for task, score in content["tasks"].items():
             scores.setdefault(task, {})[stage] = score
         if content.get("chat_core") is not None:  # None: not all of its five exams were taken
@@ -326,7 +332,7 @@ def stage_section(stage: str, missing: list[str]) -> str:
     """Key numbers, flags, curves, evaluations and samples of one model-making stage; "" when it left nothing."""
     folder = paths.results_dir(stage)
     if not folder.exists():
-        missing.append(f"results/{stage}")
+        missing += [f"results/{stage}"] * is_planned(stage)
         return ""
     run = read_optional(folder / "run.json", missing) or {}
     metrics = read_optional(folder / "metrics.jsonl", missing, files.read_jsonl) or []

@@ -44,7 +44,7 @@ class RunFolder:
         `commands` are the words of every stage, with which runs of older versions are compared. UserError where no run
         made the folder, another run writes to it, or its run was begun with other settings.
         """
-        self._refuse_foreign()  # before the lock, which makes a file in the folder
+        self.refuse_foreign()  # before the lock, which makes a file in the folder
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -117,7 +117,8 @@ class RunFolder:
         return sorted(entry.name for entry in self.path.iterdir()
                       if not entry.name.startswith(".") and entry.name not in LEFT_BY_THE_SYSTEM)
 
-    def _refuse_foreign(self) -> None:
+    def refuse_foreign(self) -> None:
+        """UserError where the folder holds files that no run made."""
         strange = [name for name in self._entries() if name not in MADE_BY_A_RUN]
         if strange and not self._is_run():
             raise UserError(f"--out={self.path} holds {strange[0]}, which no run made; choose a new or empty folder")
@@ -148,11 +149,11 @@ class RunFolder:
         ways = ("to keep that run, choose another folder with --out; to replace it, add --fresh"
                 + f"; its report is {report}" * report.exists())
         if changed == ["data"]:
-            raise UserError(f"the files of --data have changed since the run in {self.path} was begun; {ways}")
+            raise UserError(f"the files of --data have changed since the run in {self.path} was begun (see above); "
+                            + ways)
         name = changed[0]
         raise UserError(f"{self.path} holds a run with {name}={before.get(name)}, and this command has "
                         f"{name}={settings[name]}; {ways}")
-
 
     def _take_over_old_records(self, commands: dict[str, list[str]]) -> None:
         """Turns records of the time before run.json (`stages/NAME.done`, lines key=value) into those of today.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from nanochat import recipe
 from nanochat.recipe import Stage
 from nanochat.run_folder import RunFolder
-from nanochat.system import cli
+from nanochat.system import cli, files
 from nanochat.system.files import UserError
 from nanochat.system.log import clock, say
 from runs import laptop, speedrun
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> None:
     options = recipe.parse(argv, __doc__, **recipe.GPU_FLAGS)
+    if os.environ.get("NANOCHAT_CHECK_ONLY"):  # speedrun.sh: a wrong flag or folder must not cost an install
+        RunFolder(options.out).refuse_foreign()
+        return
     if options.gpus and (options.data or not options.dry_run):
         raise UserError("--gpus is for --dry-run, without --data; a run takes the GPUs that are there "
                         "(CUDA_VISIBLE_DEVICES chooses among them)")
@@ -66,6 +69,8 @@ def main(argv: list[str] | None = None) -> None:
     say(f"nanochat: the {name} recipe on {where}; everything goes into {options.out}")
     if found:
         say(found.table())
+        if changes := found.changes_since(files.read_object(options.out / "data/imported.json")):
+            say(f"  since this run has read the folder: {changes}")
     if not sandbox.can_isolate():
         say("programs that the model writes cannot be isolated on this machine (it lacks Landlock or seccomp): "
             + ("they run all the same, because of --unsafe_execution" if options.unsafe_execution else

@@ -18,7 +18,7 @@ ROOMS = ("nanochat", "tasks", "scripts", "runs")  # the product; kindergarten/ i
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.AsyncFor, ast.AsyncWith)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 COMMANDS = sorted(f"{room}.{path.stem}" for room in ("scripts", "runs") for path in (ROOT / room).glob("[!_]*.py"))
-LIMITS = {"lines": 20_300, "statement lines": 13_900, "comment share": 0.07, "README lines": 180}
+LIMITS = {"lines": 20_320, "statement lines": 13_900, "comment share": 0.07, "README lines": 180}
 CLOSURE = (76, 10_150)  # files and lines of the largest command
 
 

@@ -249,6 +249,17 @@ def test_bad_flags_of_the_one_command(flags, said):
 
 
 @needs_bash
+@pytest.mark.parametrize("flags, said", [
+    ("--data={}/notse", "--data={}/notse does not exist"), ("--data={0} --out={0}", "is the --data folder"),
+    ("--out={}", "holds diary.txt, which no run made"), ("--out={}/diary.txt", "is not a folder")])
+def test_a_wrong_folder_is_found_before_the_install(flags, said, tmp_path):
+    (tmp_path / "diary.txt").write_text("mine")
+    done = bash(f"bash {ROOT}/speedrun.sh {flags.format(tmp_path)}", code=2)
+    assert said.format(tmp_path) in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not done.stdout, "nothing was installed and nothing begun"
+
+
+@needs_bash
 def test_the_one_command_picks_the_recipe_and_knows_both_spellings(tmp_path):
     (tmp_path / "a_b").mkdir()
     (tmp_path / "a_b/notes.txt").write_text("The kiln is warm. " * 500)

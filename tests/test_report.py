@@ -102,6 +102,14 @@ def drawn(name):
     return ElementTree.parse(paths.report_dir() / f"{name}.svg").getroot()
 
 
+def test_what_the_run_never_meant_to_have_is_not_missing(out):
+    files.write_json(out / "run.json", {"stages": {"base": 9.0, "sft": 9.0, "chat_eval_base": 9.0}})
+    trained("base")
+    missing = text().split("## Missing")[1]
+    assert "results/sft" in missing and "results/base/chat_eval.json" in missing
+    assert "mid" not in missing and "rl" not in missing and "sft/chat_eval" not in missing
+
+
 def test_what_is_missing_is_named_and_nothing_is_invented(out):
     trained("base", **{"train/loss_nats": [3.0, 2.0, 1.5]})
     files.write_json(paths.results_dir("sft") / "chat_eval.json", {"tasks": {"facts": score(0.5)}})

@@ -36,6 +36,7 @@ PASSED_OVER = ("node_modules", "__pycache__", "__MACOSX", "lost+found", "$RECYCL
                "Thumbs.db", "ehthumbs.db", "desktop.ini", "*~", "#*#", "~$*", ".*")
 LARGE_PARQUET = 1 << 26  # bytes; of a larger file of text only the footer is read here
 PEEK = 100  # rows after which a file that is neither text nor conversations is given up
+KINDS = ("texts", "conversations", "exams")
 LISTED = 20  # files named on the terminal; imported.json has all
 IMPORTED = "imported.json"  # in a data folder: where its contents come from
 NEITHER = f"expected a document ({', '.join(TEXT_FIELDS)}) or a conversation"
@@ -87,16 +88,26 @@ class Survey:
 
     def as_dict(self) -> dict[str, Any]:
         """For imported.json and the report."""
-        fields = ("name", "num_bytes", "rows", "characters", "bad_rows", "first_bad")
+        fields = ("name", "num_bytes", "rows", "characters", "bad_rows", "first_bad", "sha256")
         return {"folder": shown(self.folder), "fingerprint": self.fingerprint,
                 **{kind: [{name: getattr(item, name) for name in fields} for item in getattr(self, kind)]
-                   for kind in ("texts", "conversations", "exams")},
+                   for kind in KINDS},
                 "left_out": [asdict(item) for item in self.left_out]}
+
+    def changes_since(self, imported: dict[str, Any]) -> str:
+        """The files that differ from those of an earlier import, whose imported.json is given; "" where none does."""
+        before = {item["name"]: item.get("sha256") for kind in KINDS for item in imported.get(kind, [])}
+        now = {item.name: item.sha256 for kind in KINDS for item in getattr(self, kind)}
+        changes = [f"{name} is new" for name in now.keys() - before.keys()]
+        changes += [f"{name} is gone" for name in before.keys() - now.keys()]
+        changes += [f"{name} has changed" for name in now if before.get(name) not in (None, now[name])]
+        more = [f"and {len(changes) - LISTED} more"] if len(changes) > LISTED else []
+        return ", ".join([*sorted(changes)[:LISTED], *more]) if before else ""
 
     def table(self) -> str:
         """What is taken and what is left out, in lines for the terminal."""
         lines = []
-        for kind in ("texts", "conversations", "exams"):
+        for kind in KINDS:
             if items := getattr(self, kind):
                 unit, amount = ("conversation", "rows") if kind == "conversations" else ("character", "characters")
                 count = sum(getattr(item, amount) for item in items)

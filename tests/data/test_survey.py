@@ -36,6 +36,16 @@ def parquet(**columns) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def test_what_has_changed_since_an_import_is_named(tmp_path):
+    before = look(tmp_path, {"a.txt": b"clay", "b.txt": b"fire", "c.jsonl": TALK.encode(), "d.txt": b"kiln"}).as_dict()
+    (tmp_path / "own/d.txt").rename(tmp_path / "own/e.txt")
+    found = look(tmp_path, {"b.txt": b"wood", "c.jsonl": TALK.replace("Mara", "Ada").encode()})
+    assert found.changes_since(before) == "b.txt has changed, c.jsonl has changed, d.txt is gone, e.txt is new"
+    assert not found.changes_since(found.as_dict()) and not found.changes_since({}), "nothing was imported before"
+    (tmp_path / "own/b.txt").touch()
+    assert not look(tmp_path, {}).changes_since(found.as_dict()), "a date is no change"
+
+
 @pytest.mark.parametrize("name, content, characters", [
     ("a.txt", TEXT.encode(), 30), ("A.TXT", TEXT.encode(), 30), ("b.Md", b"# Clay\n", 7),
     ("deep/er/c.text", b"clay", 4),

@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 
@@ -146,3 +148,12 @@ def test_ctrl_c_speaks_of_resume_only_where_there_is_one(capsys):
         with pytest.raises(SystemExit) as exit_:
             cli.run(interrupted)
         assert exit_.value.code == 130 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["scripts.base_train", "nanochat.report", "runs --data={0} --out={0}/out"])
+def test_ctrl_c_while_modules_are_imported_is_one_line(command, tmp_path):
+    (tmp_path / "numpy.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
+    ended = subprocess.run([sys.executable, "-m", *command.format(tmp_path).split()], cwd=REPO, capture_output=True,
+                           text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    assert ended.returncode in (-signal.SIGINT, 130) and ended.stderr.strip() == "interrupted"
