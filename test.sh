@@ -8,5 +8,10 @@ set -euo pipefail
 unset CDPATH PYTHONHOME PYTHONPATH PYTHONWARNINGS PYTHONOPTIMIZE PYTEST_ADDOPTS  # settings for other programs
 cd "$(dirname "${BASH_SOURCE[0]}")"
 NANOCHAT_ALLOW_CPU=1 bash setup.sh --dev  # the tests need no GPU
-[ $# -gt 0 ] || { .venv/bin/ruff check --quiet . && .venv/bin/mypy --no-error-summary; }
+if [ $# -eq 0 ]; then
+    .venv/bin/ruff check --quiet . && .venv/bin/mypy --no-error-summary
+    # One process for each core that this machine may use. The tests of a file stay together, because they share models.
+    workers=$(.venv/bin/python -c "from nanochat.system.container import usable_cores; print(min(8, usable_cores()))")
+    set -- --numprocesses="$workers" --dist=loadfile --no-loadscope-reorder
+fi
 exec .venv/bin/python -m pytest --quiet --durations=10 --durations-min=2 "$@"

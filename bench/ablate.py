@@ -197,6 +197,7 @@ def main(argv: list[str] | None = None) -> None:
         batch=flag(2048, "tokens a step", at_least=8),
         seconds=flag(60.0, "of one thread per training, for the model as it is", at_least=1),
         rounds=flag(3, "of measuring speeds", at_least=1), measure=flag(3.0, "seconds of each", at_least=0.1),
+        equal_steps=flag(False, "all variants train for as many steps as the model as it is, whatever they cost here"),
         seeds=flag(3, at_least=1), only=flag("", "variants, joined by commas; the model as it is always runs"),
         documents=flag(400, "of validation to measure on", at_least=1), at_once=flag(2, "trainings", at_least=1),
         scale=flag(1.0, "of the kindergarten", at_least=0.001), work=flag("", "where to work; default temporary"))
@@ -212,7 +213,7 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer = Tokenizer.load(paths.tokenizer_dir())
         size = Size(args.depth, args.aspect_ratio, args.head_dim, args.max_seq_len, args.batch, tokenizer.vocab_size,
                     tokenizer.bos_id)
-        speeds = {name: [] for name in chosen if not VARIANTS[name].free}
+        speeds = {name: [] for name in chosen if name == AS_IT_IS or not (VARIANTS[name].free or args.equal_steps)}
         for _ in range(args.rounds):
             for name, found in speeds.items():
                 found.append(speed(size, name, args.measure))

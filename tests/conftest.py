@@ -26,8 +26,23 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(line)
 
 
+@pytest.hookimpl(optionalhook=True)  # test.sh asks for it; without pytest-xdist the tests run one after the other
+def pytest_xdist_make_scheduler(config, log):
+    """One of several processes runs the tests of a file; those of pipeline/ all, because they share a run."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "tests/pipeline" if file.startswith("tests/pipeline/") else file
+
+    return Files(config, log)
+
+
 def pytest_sessionfinish(session):
     """In CI some tests fail when they are skipped: .ci/run installs the browser and the clients that they need."""
+    if hasattr(session.config, "workerinput"):  # one of several processes: the first of all has the results
+        return
     skipped = session.config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped", [])
     names = [report.nodeid for report in skipped if IN_CI.search(report.nodeid)]
     if os.environ.get("CI") == "true" and names:

@@ -13,11 +13,9 @@ import torch.nn.functional as F
 from torch.backends.cuda import enable_cudnn_sdp, enable_flash_sdp, enable_mem_efficient_sdp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # PyTorch 2.9
-    varlen_attn = None  # type: ignore[assignment]
-
+# PyTorch's flash kernel for rows end to end. `enable_fastest_kernel` imports it where there is a GPU: the import takes
+# 1.4 seconds of every command, because it loads PyTorch's compiler.
+varlen_attn: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]] | None = None
 PLAIN_MAX_POSITIONS = 512  # up to about here a (T, T) product per head stays in the CPU's cache
 _plain_max_without_gradients = PLAIN_MAX_POSITIONS // 2
 
@@ -101,6 +99,7 @@ def attend_near(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) 
     B, H, T, D = q.shape
     ends = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
     q, k, v = (heads.transpose(1, 2).flatten(0, 1) for heads in (q, k, v))  # (B·T, H, D): the rows end to end
+    assert varlen_attn is not None
     near = cast(torch.Tensor, varlen_attn(q, k, v, ends, ends, T, T, window_size=(window, 0)))
     return near.view(B, T, H, D).transpose(1, 2)  # (B, H, T, D)
 
@@ -123,7 +122,7 @@ def enable_fastest_kernel(device: torch.device, dtype: torch.dtype, head_dim: in
         return "plain masked product"
     if device.type == "mps":
         return "PyTorch's kernel for Apple's GPUs"
-    if device.type == "cuda":
+    if device.type == "cuda" and _import_varlen():
         # Whether or not the model has windows: a trial takes milliseconds, and the model is not known here.
         mask = within_window(None, positions // 4, torch.arange(positions, device=device)[None], positions)
         near = functools.partial(attend_near, window=positions // 4)
@@ -137,6 +136,15 @@ def enable_fastest_kernel(device: torch.device, dtype: torch.dtype, head_dim: in
         enable(False)
         failed.append(name)
     return "PyTorch's product of matrices, slow: no fused kernel works here"
+
+
+def _import_varlen() -> bool:
+    global varlen_attn
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # PyTorch 2.9
+        return False
+    return True
 
 
 def _by(kernel: SDPBackend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -291,7 +291,7 @@ def test_no_settings_harm_the_answers_of_others(real, fields):
         for stream in (False, True):
             body = f'{content[:-1]}, "stream": {json.dumps(stream)}}}'
             assert client.post("/v1/chat/completions", content=body).status_code in (200, 400)
-        wait_until(lambda: job.requests[0].stop_reason)
+        wait_until(lambda: job.requests and job.requests[0].stop_reason)
         assert job.requests[0].stop_reason == "length" and len(job.requests[0].ids) == 90
         client.portal.call(job.close)
 
