@@ -10,8 +10,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 NANOCHAT_ALLOW_CPU=1 bash setup.sh --dev  # the tests need no GPU
 if [ $# -eq 0 ]; then
     .venv/bin/ruff check --quiet . && .venv/bin/mypy --no-error-summary
-    # One process for each core that this machine may use. The tests of a file stay together, because they share models.
-    workers=$(.venv/bin/python -c "from nanochat.system.container import usable_cores; print(min(8, usable_cores()))")
-    set -- --numprocesses="$workers" --dist=loadfile --no-loadscope-reorder
+    set -- --numprocesses=auto --dist=loadfile --no-loadscope-reorder  # tests/conftest.py: a process for each core
 fi
 exec .venv/bin/python -m pytest --quiet --durations=10 --durations-min=2 "$@"

@@ -9,6 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; sums 
 
 import pytest
 
+from nanochat.system.container import usable_cores
+
 from . import missing
 
 for name in ("http_proxy", "https_proxy", "all_proxy"):  # the servers of the tests are on this machine
@@ -26,7 +28,13 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(line)
 
 
-@pytest.hookimpl(optionalhook=True)  # test.sh asks for it; without pytest-xdist the tests run one after the other
+# The two hooks of pytest-xdist, for test.sh. Without it the tests run one after the other.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    return min(8, usable_cores())  # each takes up to 1 GB of memory
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """One of several processes runs the tests of a file; those of pipeline/ all, because they share a run."""
     from xdist.scheduler import LoadFileScheduling

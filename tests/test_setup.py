@@ -358,7 +358,8 @@ def test_test_sh_checks_the_style_and_hands_its_arguments_to_pytest(machine):
     machine.nvidia(H100)  # the tests need no GPU, so a GPU that does not work does not stop them
     machine.run("test.sh", TORCH_SEES_NO_GPU="1")
     style, types, tests = machine.calls()[-3:]
-    assert style.startswith("ruff check") and types.startswith("mypy") and "pytest" in tests
+    assert style.startswith("ruff check") and types.startswith("mypy")
+    assert "pytest --quiet" in tests and "--numprocesses" in tests
     machine.run("test.sh", "tests/x y", "-k", "a or b", TORCH_SEES_NO_GPU="1")
     assert machine.calls()[-1].endswith("tests/x y -k a or b") and not any("ruff" in line for line in machine.calls())
 
