@@ -116,6 +116,7 @@ VARIANTS: dict[str, Variant] = {
     "without smear": Variant({"smear": False}),
     "documents see each other": Variant({"document_bos": None}),
     "none of the four (--portable)": Variant(PORTABLE),
+    "portable without softcap": Variant({**PORTABLE, "softcap": 0.0}),
     "rates of scalars / 4": Variant(scalar_lr=0.5 / 4, free=True),
     "softcap 30": Variant({"softcap": 30.0}, free=True),
     "RoPE base 100,000": Variant({"rope_base": 100_000.0}, free=True),
