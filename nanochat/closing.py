@@ -11,7 +11,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from nanochat import report, sandbox
-from nanochat.eval.words import QUESTIONS, greedy_answers
+from nanochat.eval.words import QUESTIONS
 from nanochat.infer import Engine
 from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.run_folder import CHAT_PAGE, RunFolder
@@ -114,8 +114,10 @@ def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, s
     else:
         prompts = [fit_prompt(tokenizer, [{"role": "user", "content": question}], model.config.sequence_len, room)[0]
                    for question in questions]
-    # Greedy, so that the same run shows the same answers again.
-    return list(zip(questions, greedy_answers(engine, prompts, room), strict=True))
+    # Greedy, so that the same run shows the same answers again. Calls of the calculator stand in front of the text.
+    told = ["".join(f"[{call} = {result}] " for call, result in answer.tool_calls) + answer.text.strip()
+            for [answer] in engine.generate(prompts, max_tokens=room, temperature=0.0)]
+    return list(zip(questions, told, strict=True))
 
 
 def free_port() -> int:

@@ -81,7 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     # dtype of the products, made anew at every step: casting all weights at every token costs more than the products.
     # The factors of the residual stream do not learn in RL: our choice, which nobody has measured.
     optimizer = Optimizer(groups_of(model, **rates(args, args.init_lr_frac) | {"scalar_lr": 0.0}), runtime.dtype)
-    journal = Journal(place, model, optimizer, steps=steps, source=origin, words=Words(model, tokenizer, "rl"))
+    words = Words(model, tokenizer, "rl", sandbox.calculate)
+    journal = Journal(place, model, optimizer, steps=steps, source=origin, words=words)
     speaker = model if runtime.device.type == "cpu" else copy.deepcopy(model).to(runtime.dtype)
     own_rows = ceil_div(args.examples_per_step, runtime.world_size) * args.num_samples
     engine = Engine(speaker, tokenizer, tool=sandbox.calculate, numba_decode=True,

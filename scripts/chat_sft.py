@@ -10,6 +10,7 @@ from nanochat.data import loader
 from nanochat.eval.words import Words
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
+from nanochat.sandbox import calculate
 from nanochat.system import cli
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
@@ -72,7 +73,8 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- Train. A loss that diverges, a full disk and a signal end the run with the last checkpoint intact.
     optimizer = new_optimizer()
-    journal = Journal(place, model, optimizer, steps=steps, source=origin, words=Words(model, tokenizer, "sft"))
+    words = Words(model, tokenizer, "sft", calculate)
+    journal = Journal(place, model, optimizer, steps=steps, source=origin, words=words)
     batches = loader.prefetched(loader.batches(
         loader.ListCorpus(documents), rows, row_len, tokenizer.bos_id, seed=args.seed, rank=runtime.rank,
         world_size=runtime.world_size, state=journal.state))

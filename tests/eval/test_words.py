@@ -23,7 +23,8 @@ def model(tiny_model, tokenizer):
 @pytest.mark.parametrize("stage", ["base", "mid", "sft", "rl"])
 def test_every_stage_answers_the_same_five_prompts_in_its_own_form(model, tokenizer, stage, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(words, "greedy_answers", lambda engine, prompts, room: asked.extend(prompts) or ["yes\x1b"] * 5)
+    monkeypatch.setattr(words, "greedy_answers", lambda model, tokenizer, prompts, tool: asked.extend(prompts)
+                        or ["yes\x1b"] * 5)
     said = Words(model, tokenizer, stage)(40)
     assert [prompt for prompt, _ in said] == list(words.PROMPTS) and len(said) == 5
     user = tokenizer.special_id("<|user_start|>")
@@ -33,13 +34,26 @@ def test_every_stage_answers_the_same_five_prompts_in_its_own_form(model, tokeni
 
 
 def test_the_words_are_those_of_the_engine(model, tokenizer):
-    said = Words(model, tokenizer, "base")()
-    engine = Engine(model, tokenizer)
-    for prompt, answer in said:
-        ids = words.prompt_ids(tokenizer, prompt, as_chat=False)
-        [[alone]] = engine.generate([ids], max_tokens=words.MAX_TOKENS, temperature=0.0)
-        assert words.shown(alone) == answer
-    assert any(answer for _, answer in said)
+    """Also where heads like to call the tool, which refuses some of the expressions."""
+    expressions = []
+
+    def tool(expression):
+        expressions.append(expression)
+        return "42" if len(expression) % 2 else None
+
+    for _ in range(8):
+        with torch.no_grad():
+            model.lm_head.weight.normal_()
+            for name in words.TOOL_TOKENS:
+                model.lm_head.weight[tokenizer.special_id(name)] *= 3
+        said = Words(model, tokenizer, "sft", tool)()
+        engine = Engine(model, tokenizer, tool)
+        for prompt, answer in said:
+            ids = words.prompt_ids(tokenizer, prompt, as_chat=prompt != words.TEXT)
+            [[alone]] = engine.generate([ids], max_tokens=words.MAX_TOKENS, temperature=0.0)
+            calls = "".join(f"[{call} = {result}] " for call, result in alone.tool_calls)
+            assert calls + alone.text.strip() == answer
+    assert len(expressions) > 8
 
 
 @pytest.mark.parametrize("context", [8, 40])
