@@ -21,7 +21,7 @@ from statistics import mean, median, stdev
 import torch
 
 from bench import sides
-from nanochat import plan as dial
+from nanochat import dial
 from nanochat.data import loader, shards
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.model import GPT, PORTABLE, GPTConfig, gpt

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from bench import sides
-from nanochat import plan as dial
+from nanochat import dial
 from nanochat.data import loader, shards
 from nanochat.system import cli, gpus, hardware, paths
 from nanochat.system.cli import flag

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from bench import sides
 from bench.gpu_right import Day, Row
-from nanochat import plan as dial
+from nanochat import dial
 from nanochat.system import hardware, paths
 from nanochat.tokenizer import Tokenizer
 

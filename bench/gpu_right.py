@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.nn.attention import sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
-from nanochat import plan as dial
+from nanochat import dial
 from nanochat.data.packing import Batch
 from nanochat.model import GPT, GPTConfig, attention, chunked_loss, lora
 from nanochat.optim import Optimizer, Schedule

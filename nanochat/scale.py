@@ -7,8 +7,9 @@ graphs that torch.compile makes of the loss (tests/train/test_memory.py). The sp
 **no GPU has run this project yet**, so milliseconds are estimates, good to about a tenth.
 """
 from collections.abc import Iterable
-from typing import Protocol
+from itertools import product
 
+from nanochat.dial import Plan
 from nanochat.system.gpus import H100, Gpu
 from nanochat.system.numbers import ceil_div
 
@@ -22,27 +23,6 @@ FLEETING_BYTES = 48
 POINTWISE_BYTES = 200
 LOGIT_BYTES = 10  # per token and vocabulary entry: bf16 logits and their gradient, written once and read again
 LOOKUP_BYTES = 36  # per token, channel and table: look-ups, and adding up the tables' gradients in fp32
-
-
-class Shape(Protocol):
-    """What is needed of a plan; nanochat/plan.py has the real one."""
-
-    @property
-    def n_layer(self) -> int: ...
-    @property
-    def n_embd(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def sequence_len(self) -> int: ...
-    @property
-    def num_params(self) -> int: ...
-    @property
-    def num_scaling_params(self) -> int: ...
-    @property
-    def total_batch_tokens(self) -> int: ...
-
-
 GPUS_PER_MACHINE = 8
 HOST_MS = 6.0  # of a step: waiting for the loss, starting the next
 ASSUMPTIONS = """
@@ -52,45 +32,45 @@ not hidden behind the backward pass, so above 8 GPUs larger steps (--total_batch
 78."""
 
 
-def num_tables(shape: Shape) -> int:
+def num_tables(plan: Plan) -> int:
     """Embedding, head, and a value embedding for every other layer: V·C parameters each."""
-    return 2 + ceil_div(shape.n_layer, 2)
+    return 2 + ceil_div(plan.n_layer, 2)
 
 
-def num_parameters(shape: Shape) -> int:
+def num_parameters(plan: Plan) -> int:
     """With value embeddings, which the plan leaves out: 1,400 million for the d20."""
-    return _matrices(shape) + num_tables(shape) * shape.vocab_size * shape.n_embd
+    return _matrices(plan) + num_tables(plan) * plan.vocab_size * plan.n_embd
 
 
-def _matrices(shape: Shape) -> int:
-    return shape.num_scaling_params - shape.vocab_size * shape.n_embd
+def _matrices(plan: Plan) -> int:
+    return plan.num_scaling_params - plan.vocab_size * plan.n_embd
 
 
-def gradient_bytes(shape: Shape) -> int:
-    return 4 * num_parameters(shape)
+def gradient_bytes(plan: Plan) -> int:
+    return 4 * num_parameters(plan)
 
 
-def static_bytes(shape: Shape, ranks: int) -> int:
+def static_bytes(plan: Plan, ranks: int) -> int:
     """fp32 weights, and this rank's part of the moments (Muon has one, AdamW two). On several ranks a buffer for this
     rank's part of all parameters, and one for all matrices (nanochat/optim/sharding.py)."""
-    weights, matrices = 4 * num_parameters(shape), 4 * _matrices(shape)
+    weights, matrices = 4 * num_parameters(plan), 4 * _matrices(plan)
     moments = matrices + 2 * (weights - matrices)
     return weights + moments // ranks + (matrices + weights // ranks if ranks > 1 else 0)
 
 
-def peak_bytes(shape: Shape, rows: int, ranks: int) -> int:
+def peak_bytes(plan: Plan, rows: int, ranks: int) -> int:
     """The most memory of a step, at the beginning of the backward pass or before the update."""
-    tokens = rows * shape.sequence_len
-    kept = KEPT_BYTES * tokens * shape.n_layer * shape.n_embd
-    fleeting = FLEETING_BYTES * tokens * shape.n_embd + 2 * 4 * shape.vocab_size * shape.n_embd
-    return static_bytes(shape, ranks) + max(kept + fleeting, gradient_bytes(shape))
+    tokens = rows * plan.sequence_len
+    kept = KEPT_BYTES * tokens * plan.n_layer * plan.n_embd
+    fleeting = FLEETING_BYTES * tokens * plan.n_embd + 2 * 4 * plan.vocab_size * plan.n_embd
+    return static_bytes(plan, ranks) + max(kept + fleeting, gradient_bytes(plan))
 
 
-def rows_that_fit(shape: Shape, ranks: int, memory_bytes: float) -> int:
+def rows_that_fit(plan: Plan, ranks: int, memory_bytes: float) -> int:
     """Rows of a micro-batch: the largest power of two that fits and divides the step; 1 where none does."""
     rows = MAX_ROWS
-    while rows > 1 and (peak_bytes(shape, rows, ranks) > memory_bytes
-                        or shape.total_batch_tokens % (rows * ranks * shape.sequence_len)):
+    while rows > 1 and (peak_bytes(plan, rows, ranks) > memory_bytes
+                        or plan.total_batch_tokens % (rows * ranks * plan.sequence_len)):
         rows //= 2
     return rows
 
@@ -106,20 +86,20 @@ def batch_for(tokens: int, sequence_len: int, ranks: int) -> int:
     return max(1, round(tokens / unit)) * unit
 
 
-def milliseconds(shape: Shape, ranks: int, gpu: Gpu = H100) -> dict[str, float]:
+def milliseconds(plan: Plan, ranks: int, gpu: Gpu = H100) -> dict[str, float]:
     """What a step takes, by what takes it."""
-    layers, width = shape.n_layer, shape.n_embd
-    tokens = shape.total_batch_tokens / ranks  # of this rank
-    parameter_bytes = 4 * num_parameters(shape)
+    layers, width = plan.n_layer, plan.n_embd
+    tokens = plan.total_batch_tokens / ranks  # of this rank
+    parameter_bytes = 4 * num_parameters(plan)
     link = gpu.link if ranks <= GPUS_PER_MACHINE else gpu.network
-    causal_flops = 6 * layers * width * shape.sequence_len * tokens  # half of PaLM's count
+    causal_flops = 6 * layers * width * plan.sequence_len * tokens  # half of PaLM's count
     seconds = {
-        "products": 6 * shape.num_scaling_params * tokens / gpu.products,
+        "products": 6 * plan.num_scaling_params * tokens / gpu.products,
         "attention": causal_flops / gpu.attention,
         "norms, RoPE, relu²": POINTWISE_BYTES * layers * width * tokens / gpu.memory_speed,
-        "the head's loss": LOGIT_BYTES * shape.vocab_size * tokens / gpu.memory_speed,
-        "look-ups": LOOKUP_BYTES * num_tables(shape) * width * tokens / gpu.memory_speed,
-        "casts of weights": 12 * shape.num_scaling_params / gpu.memory_speed,
+        "the head's loss": LOGIT_BYTES * plan.vocab_size * tokens / gpu.memory_speed,
+        "look-ups": LOOKUP_BYTES * num_tables(plan) * width * tokens / gpu.memory_speed,
+        "casts of weights": 12 * plan.num_scaling_params / gpu.memory_speed,
         # every rank sends and receives (N−1)/N of all gradients, then of all parameters
         "transfers": 2 * parameter_bytes * (ranks - 1) / ranks / link,
         # 5 steps of Polar Express: 300·C³ FLOPs a layer; AdamW: 7 passes
@@ -128,25 +108,24 @@ def milliseconds(shape: Shape, ranks: int, gpu: Gpu = H100) -> dict[str, float]:
     return {name: 1000 * value for name, value in seconds.items()} | {"host": HOST_MS}
 
 
-def step_seconds(shape: Shape, ranks: int, gpu: Gpu = H100) -> float:
-    return sum(milliseconds(shape, ranks, gpu).values()) / 1000
+def step_seconds(plan: Plan, ranks: int, gpu: Gpu = H100) -> float:
+    return sum(milliseconds(plan, ranks, gpu).values()) / 1000
 
 
-def table(shapes: Iterable[Shape], rank_counts: Iterable[int] = (1, 2, 4, 8, 16, 32, 64), gpu: Gpu = H100) -> str:
-    """Lines of text: for each shape and number of GPUs rows, memory, milliseconds, tokens per second and MFU."""
+def table(plans: Iterable[Plan]) -> str:
+    """A line for each plan and number of H100s: rows, memory, milliseconds, tokens per second and MFU."""
     lines = ["depth  GPUs  rows  memory, GB  step, ms  of which transfers  tokens/s    MFU"]
-    counts = tuple(rank_counts)
-    for shape in shapes:
-        for ranks in counts:
-            rows = rows_that_fit(shape, ranks, gpu.memory_bytes)
-            memory = peak_bytes(shape, rows, ranks) / 1e9
-            if memory * 1e9 > gpu.memory_bytes:
-                lines.append(f"{shape.n_layer:5}  {ranks:4}     –  {memory:10.0f}  does not fit")
-                continue
-            parts = milliseconds(shape, ranks, gpu)
-            step = sum(parts.values())
-            flops = 6 * shape.num_scaling_params + 12 * shape.n_layer * shape.n_embd * shape.sequence_len
-            speed = 1000 * shape.total_batch_tokens / step
-            lines.append(f"{shape.n_layer:5}  {ranks:4}  {rows:4}  {memory:10.0f}  {step:8,.0f}  "
-                         f"{parts['transfers']:18.0f}  {speed:8,.0f}  {flops * speed / ranks / 989e12:5.1%}")
+    for plan, ranks in product(plans, (1, 2, 4, 8, 16, 32, 64)):
+        rows = rows_that_fit(plan, ranks, H100.memory_bytes)
+        memory = peak_bytes(plan, rows, ranks)
+        start = f"{plan.n_layer:5}  {ranks:4}"
+        if memory > H100.memory_bytes:
+            lines.append(f"{start}     –  {memory / 1e9:10.0f}  does not fit")
+            continue
+        parts = milliseconds(plan, ranks)
+        step = sum(parts.values())
+        speed = 1000 * plan.total_batch_tokens / step
+        mfu = plan.flops_per_token * speed / ranks / H100.peak_flops
+        lines.append(f"{start}  {rows:4}  {memory / 1e9:10.0f}  {step:8,.0f}  {parts['transfers']:18.0f}  "
+                     f"{speed:8,.0f}  {mfu:5.1%}")
     return "\n".join([*lines, ASSUMPTIONS])

@@ -10,7 +10,7 @@ import re
 from argparse import Namespace
 from dataclasses import replace
 
-from nanochat import plan, recipe
+from nanochat import dial, recipe
 from nanochat.recipe import Stage
 from nanochat.system import cli
 from nanochat.system.files import UserError
@@ -32,7 +32,7 @@ def shares(families: list[str], share: float) -> str:
 
 
 def tag_of(options: Namespace) -> str:
-    return f"d{plan.grown(options.minutes, options.depth)[0]}"
+    return f"d{dial.grown(options.minutes, options.depth)[0]}"
 
 
 def exams(stage: str, options: Namespace) -> Stage:
@@ -49,7 +49,7 @@ def exams(stage: str, options: Namespace) -> Stage:
 
 
 def stages(options: Namespace) -> list[Stage]:
-    depth, row_len, work = plan.grown(options.minutes, options.depth)  # more time: more model, and longer rows
+    depth, row_len, work = dial.grown(options.minutes, options.depth)  # more time: more model, and longer rows
     tag, trial = f"d{depth}", recipe.is_trial(options)
     # Compiling costs about 20 seconds a stage and makes a step twice as fast, so a trial leaves it out.
     shared = dict(seed=options.seed, compile=not trial, resume=True)

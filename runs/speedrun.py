@@ -16,8 +16,8 @@ from argparse import Namespace
 from dataclasses import replace
 from typing import Any
 
-from nanochat import budget, plan, recipe, sandbox, scale
-from nanochat.plan import Plan, PlanOptions
+from nanochat import budget, dial, recipe, sandbox, scale
+from nanochat.dial import Plan, PlanOptions
 from nanochat.recipe import Stage
 from nanochat.system import cli, gpus
 from nanochat.system.files import UserError
@@ -43,8 +43,8 @@ def planned(options: Namespace, ranks: int = 8) -> Plan:
     best = options.recipe == "best"
     chosen: dict[str, Any] = dict(vocab_size=BEST_VOCABULARY, target_param_data_ratio=BEST_RATIO) if best else {}
     # 2^19 tokens a step, unless they do not divide among so many GPUs.
-    batch = scale.batch_for(plan.BATCH_TOKENS, plan.DEFAULTS.sequence_len, ranks)
-    return plan.make(options.depth or (BEST_DEPTH if best else 20), PlanOptions(total_batch_tokens=batch, **chosen))
+    batch = scale.batch_for(dial.BATCH_TOKENS, dial.DEFAULTS.sequence_len, ranks)
+    return dial.make(options.depth or (BEST_DEPTH if best else 20), PlanOptions(total_batch_tokens=batch, **chosen))
 
 
 def data_stages(options: Namespace, made: Plan) -> list[Stage]:
@@ -79,7 +79,7 @@ def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
                         f"{gpu.memory_bytes / 1e9:.0f} to use: a smaller --depth, or more GPUs")
     step, slower = scale.step_seconds(made, ranks, gpu), H100.peak_flops / gpu.peak_flops
     # Given only where it is not the default of the scripts, so that the usual commands stay short.
-    batch = dict(total_batch_size=made.total_batch_tokens if made.total_batch_tokens != plan.BATCH_TOKENS else None)
+    batch = dict(total_batch_size=made.total_batch_tokens if made.total_batch_tokens != dial.BATCH_TOKENS else None)
     shared = dict(seed=options.seed, resume=True)
     later = dict(source_tag=tag, **shared)
     # Your own folder: everything in it, and RL on its word problems where it has some.
@@ -134,7 +134,7 @@ def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
 def shards(made: Plan) -> int:
     """How many shards of text a plan reads: a tenth to spare and four for validation.
 
-    >>> shards(plan.make(20))
+    >>> shards(dial.make(20))
     240
     """
     return int(made.tokens * CHARACTERS_PER_TOKEN / CHARACTERS_PER_SHARD * 1.1) + 4
@@ -144,7 +144,7 @@ def disk_gigabytes(made: Plan) -> float:
     """What the run leaves on disk at its fullest: the shards, four finished models of fp32 weights, and three times
     the weights with their moments while a stage writes a checkpoint beside the one before.
 
-    >>> round(disk_gigabytes(plan.make(20)))
+    >>> round(disk_gigabytes(dial.make(20)))
     80
     """
     return shards(made) * SHARD_GB + (4 + 2 * 3) * scale.gradient_bytes(made) / 1e9

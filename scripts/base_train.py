@@ -3,7 +3,7 @@
     python -m scripts.base_train --depth=4 --aspect_ratio=32 --head_dim=64 --max_seq_len=256
     torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=20
 
-The dial is --depth. nanochat/plan.py computes everything else from it; an explicit flag beats the plan.
+The dial is --depth. nanochat/dial.py computes everything else from it; an explicit flag beats the plan.
 """
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nanochat import plan as dial
+from nanochat import dial
 from nanochat.data import loader, shards
 from nanochat.eval.bpb import bits_per_byte, text_batches
 from nanochat.eval.words import Words
@@ -26,7 +26,7 @@ from nanochat.system.runtime import Runtime
 from nanochat.system.runtime import start as start_runtime
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import probe, target
-from nanochat.train.flags import CHECKPOINTS, MACHINE, RATES, rates, wants_compiling
+from nanochat.train.flags import CHECKPOINTS, MACHINE, RATES, WARMDOWN_FRACTION, WEIGHT_DECAY, rates, wants_compiling
 from nanochat.train.journal import Journal
 from nanochat.train.loop import LossOf, due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
@@ -53,9 +53,9 @@ def flags(argv: list[str] | None) -> cli.Args:
         # A step
         device_batch_size=flag(32, "rows per micro-batch and rank; auto = what fits", at_least=1, words={"auto": -1}),
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1), **RATES,
-        weight_decay=flag(dial.WEIGHT_DECAY, "Muon, cautious, falls to 0", at_least=0),
+        weight_decay=flag(WEIGHT_DECAY, "Muon, cautious, falls to 0", at_least=0),
         warmup_steps=flag(0, "steps in which the rates rise from 0", at_least=0),
-        warmdown_fraction=flag(dial.WARMDOWN_FRACTION, "of all steps", at_least=0, at_most=1),
+        warmdown_fraction=flag(WARMDOWN_FRACTION, "of all steps", at_least=0, at_most=1),
         recompute=flag(False, "keep one activation per layer: far less memory, a third more time"),
         fp8=flag(False, "the blocks multiply in 8 bits, on GPUs that can; off elsewhere"),
         workers=flag(-1, "processes that make batches ahead; −1 = 2 beside a GPU, 0 = a thread", at_least=0),

@@ -3,12 +3,12 @@ import re
 
 import pytest
 
-from nanochat import budget, plan
+from nanochat import budget, dial
 from nanochat.system.files import UserError
 
 
 def test_the_default_mfu_is_the_mean_of_the_published_runs():
-    mfus = [plan.make(depth).flops / (8 * 989e12 * hours * 3600) for depth, (hours, _) in budget.PUBLISHED.items()]
+    mfus = [dial.make(depth).flops / (8 * 989e12 * hours * 3600) for depth, (hours, _) in budget.PUBLISHED.items()]
     assert [round(mfu, 2) for mfu in mfus] == [0.36, 0.44, 0.38]
     assert budget.DEFAULT_MFU == pytest.approx(sum(mfus) / 3, abs=0.005)
 
@@ -30,5 +30,5 @@ def test_the_expectation_is_near_every_published_run_and_silent_elsewhere():
     for flops, published in budget.PUBLISHED_BPB.items():
         expected = re.search(r"expected: (\d\.\d+) ± 0.01 bpb", budget.expectation(flops))
         assert abs(float(expected[1]) - published) < budget.BPB_UNCERTAINTY
-    assert "CORE 0.24 ± 0.03" in budget.expectation(plan.make(20).flops), "between October's .2219 and 2026's .2585"
+    assert "CORE 0.24 ± 0.03" in budget.expectation(dial.make(20).flops), "between October's .2219 and 2026's .2585"
     assert "nothing published" in budget.expectation(1e15)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from nanochat import budget, plan
-from nanochat.plan import PlanOptions
+from nanochat import budget, dial, plan
+from nanochat.dial import PlanOptions
 from nanochat.system.files import UserError
 
 LAPTOP = dict(vocab_size=2048, aspect_ratio=32, head_dim=64, sequence_len=256, total_batch_tokens=4096)
@@ -15,7 +15,7 @@ LAPTOP_FLAGS = ["--vocab_size=2048", "--aspect_ratio=32", "--head_dim=64", "--ma
 
 
 def make(depth, **options):
-    return plan.make(depth, PlanOptions(**options))
+    return dial.make(depth, PlanOptions(**options))
 
 
 def test_d20_is_the_published_model():
@@ -164,5 +164,5 @@ def test_plan_and_model_count_alike():
 
 
 def test_the_plan_needs_no_torch():
-    code = "import sys, nanochat.plan as p; p.make(20); sys.exit('torch' in sys.modules)"
+    code = "import sys, nanochat.plan, nanochat.dial; nanochat.dial.make(20); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

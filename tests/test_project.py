@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import tasks
-from nanochat import plan, scale
+from nanochat import dial, scale
 from nanochat.data.hub import HUB
 from nanochat.data.survey import survey
 from nanochat.recipe import GPU_FLAGS, parse
@@ -23,9 +23,9 @@ from scripts import base_train, mid_train
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (("system",), ("tokenizer", "model", "optim", "sandbox", "data"), ("formats",),
-          ("kindergarten", "infer", "train", "figures", "run_folder", "budget", "scale", "markdown"),
-          ("tasks", "model_card"), ("plan", "eval", "serve", "report", "dataset", "machine_speed"),
-          ("recipe", "closing"), ("scripts", "runs"), ("course",))
+          ("kindergarten", "infer", "train", "figures", "run_folder", "budget", "markdown"),
+          ("tasks", "model_card", "dial"), ("scale", "eval", "serve", "report", "dataset", "machine_speed"),
+          ("plan", "recipe", "closing"), ("scripts", "runs"), ("course",))
 TOP_ROOMS = ("kindergarten", "tasks", "scripts", "runs", "course")  # beside nanochat/
 RECIPES = ("laptop", "realdata", "speedrun")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -195,7 +195,7 @@ def test_what_is_printed_for_gpus_would_start_there(flags, monkeypatch, capsys):
         assert args.total_batch_size % (args.device_batch_size * row_tokens) == 0
         assert abs(args.total_batch_size / 2**19 - 1) < 0.1
     args = base_train.flags(module_and_flags(next(words for words in commands if "scripts.base_train" in words))[1])
-    made = plan.make(args.depth, plan.PlanOptions(32_768 if "best" in flags else 65_536, num_iterations=1))
+    made = dial.make(args.depth, dial.PlanOptions(32_768 if "best" in flags else 65_536, num_iterations=1))
     assert scale.peak_bytes(made, args.device_batch_size, int(ranks)) <= gpus.find(gpu).memory_bytes
     named = {part.split("*")[0] for words in commands for word in words if word.startswith("--mixture=")
              for part in word.removeprefix("--mixture=").split(",")}

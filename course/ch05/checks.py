@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from course.expect import equal, near
-from nanochat import plan
+from nanochat import dial
 from nanochat.model import GPTConfig, accounting
 
 
@@ -30,8 +30,8 @@ def check_row(mine: Any) -> None:
 
 def check_plan(mine: Any) -> None:
     """it agrees with what the dial counts for d4, d8 and the $100 model, d20"""
-    for depth, options in ((4, plan.LAPTOP), (8, plan.LAPTOP), (20, plan.DEFAULTS)):
-        made = plan.make(depth, options)
+    for depth, options in ((4, dial.LAPTOP), (8, dial.LAPTOP), (20, dial.DEFAULTS)):
+        made = dial.make(depth, options)
         equal(f"flops_per_token of d{depth}", mine.flops_per_token(depth, made.n_embd, made.vocab_size,
                                                                    made.sequence_len), made.flops_per_token)
 

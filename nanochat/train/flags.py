@@ -5,6 +5,7 @@ from nanochat.system.cli import Args, flag
 
 # Learning rates at the peak of the schedule. AdamW's two are those of width 768: optim/groups.py scales them.
 MUON_LR, EMBEDDING_LR, HEAD_LR, SCALAR_LR = 0.02, 0.3, 0.008, 0.5
+WEIGHT_DECAY, WARMDOWN_FRACTION = 0.0, 0.6  # how the rates end: defaults of scripts/base_train.py
 COMPILING_PAYS_FROM_MINUTES = 2  # compiling takes about a minute and doubles the speed
 
 RATES: dict[str, Any] = dict(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from nanochat import plan, recipe
+from nanochat import dial, recipe
 from nanochat.data import hub as hub_module
 from nanochat.data import shards
 from nanochat.system import files, paths
@@ -53,7 +53,7 @@ def test_more_minutes_are_more_model_in_the_same_time(tmp_path, flags, depth, ro
     base = next(stage.flags for stage in planned if stage.name == "base")
     assert (base["depth"], base["max_seq_len"]) == (depth, row_len)
     assert base["device_batch_size"] * row_len == base["total_batch_size"] == 4096
-    work = plan.grown(options.minutes, options.depth)[2]
+    work = dial.grown(options.minutes, options.depth)[2]
     assert base["num_iterations"] * work == pytest.approx(1000 * options.minutes / 10, rel=0.03)
 
 

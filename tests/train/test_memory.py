@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from nanochat import plan, scale
+from nanochat import dial, scale
 from nanochat.model import GPT, GPTConfig, chunked_loss, gpt
 from nanochat.train import losses
 
@@ -18,7 +18,7 @@ def counted():
     """{depth: what two and four layers of its width keep and need, at the rows that `scale` gives 8 GPUs of 80 GB}."""
     made = {}
     for depth in (20, 26, 32):
-        rows = scale.rows_that_fit(plan.make(depth), ranks=8, memory_bytes=scale.H100.memory_bytes)
+        rows = scale.rows_that_fit(dial.make(depth), ranks=8, memory_bytes=scale.H100.memory_bytes)
         made[depth] = rows, *(traced.trace(traced.large(depth, layers), rows) for layers in (2, 4))
     return made
 
@@ -31,7 +31,7 @@ def test_the_peak_of_every_tier_stays_below_80_gigabytes(counted, depth, rows):
     layers = (depth - 4) // 2
     kept = four.kept_bytes() + layers * (four.kept_bytes() - two.kept_bytes())
     beyond = max(traced_.backward_peak() - traced_.kept_bytes() for traced_ in (two, four))
-    made = plan.make(depth)
+    made = dial.make(depth)
     for ranks in (8, 1):
         static = scale.static_bytes(made, ranks)
         peak = max(static + kept + beyond, static + scale.gradient_bytes(made))

@@ -17,7 +17,7 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.graph import GraphLowering
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nanochat import plan
+from nanochat import dial
 from nanochat.model import GPT, GPTConfig, chunked_loss, gpt
 from nanochat.train import losses
 
@@ -114,7 +114,7 @@ def peak(graph: torch.fx.Graph, kept_bytes: int) -> int:
 
 def large(depth: int, layers: int | None = None, **features) -> GPT:
     """A model of a depth's width, or only some of its layers, without memory."""
-    made = plan.make(depth)
+    made = dial.make(depth)
     config = GPTConfig(n_layer=layers or depth, n_head=made.n_head, n_kv_head=made.n_head, n_embd=made.n_embd,
                        **features)
     with torch.device("meta"):
