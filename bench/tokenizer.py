@@ -107,15 +107,15 @@ def clocked(call) -> dict:
 
 
 def start() -> None:
-    from nanochat.tokenizer import Tokenizer
-    Tokenizer.train(["warm up, up"], 270).encode("up")
+    from nanochat.tokenizer.train import train_tokenizer
+    train_tokenizer(["warm up, up"], 270).encode("up")
 
 
 def train(who: str, texts: Iterator[str], vocab_size: int):
-    from nanochat.tokenizer import Tokenizer
     from nanochat.tokenizer.bpe import PATTERN
+    from nanochat.tokenizer.train import train_tokenizer
     if who == "ours":
-        return Tokenizer.train(texts, vocab_size)
+        return train_tokenizer(texts, vocab_size)
     if who == "rustbpe":
         import rustbpe
         tokenizer = rustbpe.Tokenizer()

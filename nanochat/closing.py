@@ -81,14 +81,11 @@ def exam_table() -> str:
         return ""
     rows = [["", *report.HEADS]]
     for task, by_stage in scores.items():
-        cells = [f"{by_stage[stage]['accuracy']:.3f}" if stage in by_stage else "-" for stage in paths.STAGES]
-        rows.append([task, *cells])
-        if any("refused" in score for score in by_stage.values()):
-            rows.append([f"{task}: refused",
-                         *(f"{by_stage[stage]['refused']:.3f}" if stage in by_stage else "-"
-                           for stage in paths.STAGES)])
-    for name, by_stage in means.items():
-        rows.append([name, *(by_stage.get(stage, "-").split(" ")[0] for stage in paths.STAGES)])
+        for name, key in ((task, "accuracy"), (f"{task}: refused", "refused")):
+            shares = {stage: f"{score[key]:.3f}" for stage, score in by_stage.items() if key in score}
+            rows += [[name, *report.in_order(shares, "-")]] if shares else []
+    rows += [[name, *report.in_order({stage: text.split(" ")[0] for stage, text in by_stage.items()}, "-")]
+             for name, by_stage in means.items()]
     return "\n".join(f"{name[:32]:32}" + "".join(f"{cell:>10}" for cell in cells) for name, *cells in rows)
 
 

@@ -145,13 +145,18 @@ def stage_records() -> dict[str, Record]:
 # ---- Text
 
 
+def in_order(texts: dict[str, str], absent: str = "–") -> list[str]:
+    """The text of every stage, in the order of the stages."""
+    return [texts.get(stage, absent) for stage in STAGES]
+
+
 def mean(value: float, stderr: float | None) -> str:
     return f"{value:.3f} ± {math.nan if stderr is None else stderr:.3f}"
 
 
-def cell(score: Record | None) -> str:
-    """`cell({"accuracy": 0.84, "stderr": 0.023, "num_items": 256})` → "0.840 ± 0.023 (256)"; "–" for none."""
-    return f"{mean(score['accuracy'], score.get('stderr'))} ({score.get('num_items', '?')})" if score else "–"
+def cell(score: Record) -> str:
+    """`cell({"accuracy": 0.84, "stderr": 0.023, "num_items": 256})` → "0.840 ± 0.023 (256)"."""
+    return f"{mean(score['accuracy'], score.get('stderr'))} ({score.get('num_items', '?')})"
 
 
 # ---- Sections
@@ -178,7 +183,7 @@ def header(records: dict[str, Record], seconds: float, missing: list[str]) -> st
 def results_table(scores: ByStage, means: ByStage) -> str:
     """Every exam by stage, the mean of the accuracy above chance, and `means`."""
     chance = {task: next(iter(by_stage.values())).get("chance", 0.0) for task, by_stage in scores.items()}
-    rows = [[task, f"{chance[task]:.2f}", *[cell(by_stage.get(stage)) for stage in STAGES]]
+    rows = [[task, f"{chance[task]:.2f}", *in_order({stage: cell(score) for stage, score in by_stage.items()})]
             for task, by_stage in scores.items()]
     above_chance = []
     in_all = [task for task, by_stage in scores.items()  # the exam held back is asked of the finished model only
@@ -189,7 +194,7 @@ def results_table(scores: ByStage, means: ByStage) -> str:
         # Only if all exams were taken: a mean over fewer exams would look like progress.
         above_chance.append(f"{fmean(centred):.3f}" if centred and len(centred) == len(in_all) else "–")
     rows.append(["**mean above chance**", "0", *above_chance])
-    rows += [[f"**{name}**", "0", *[by_stage.get(stage, "–") for stage in STAGES]] for name, by_stage in means.items()]
+    rows += [[f"**{name}**", "0", *in_order(by_stage)] for name, by_stage in means.items()]
     return ("Accuracy ± standard error (number of held-out items).\n\n" + table(["exam", "chance", *HEADS], rows)
             + "\n\n![exams by stage](exams.svg)")
 
@@ -198,10 +203,12 @@ def tool_table(scores: ByStage) -> str:
     """For tasks with a calculator: how often it was used, and how often an answer with it was right."""
     rows = []
     for task, by_stage in scores.items():
-        for label, key in (("tool used", "tool_use"), ("right with the tool", "accuracy_with_tool")):
-            values = [by_stage.get(stage, {}).get(key) for stage in STAGES]
-            if any("tool_use" in score for score in by_stage.values()):
-                rows.append([f"{task}: {label}", *["–" if value is None else f"{value:.3f}" for value in values]])
+        with_tool = {stage: score for stage, score in by_stage.items() if "tool_use" in score}
+        labels = {"tool used": "tool_use", "right with the tool": "accuracy_with_tool"} if with_tool else {}
+        for label, key in labels.items():
+            shares = {stage: score.get(key) for stage, score in with_tool.items()}
+            rows.append([f"{task}: {label}", *in_order({
+                stage: f"{share:.3f}" for stage, share in shares.items() if share is not None})])
     return table(["", *HEADS], rows) if rows else ""
 
 
@@ -209,15 +216,13 @@ def kinds_table(scores: ByStage) -> str:
     """For exams that count refusals: accuracy by kind of question, and the share of known things that were refused."""
     rows = []
     for task, by_stage in scores.items():
-        if not any("refused" in score for score in by_stage.values()):
-            continue
-        for kind in sorted({kind for score in by_stage.values() for kind in score.get("groups", {})}):
-            groups = [by_stage.get(stage, {}).get("groups", {}).get(kind) for stage in STAGES]
-            rows.append([f"{task}: {kind}", *["–" if group is None else f"{group[0]:.2f} ({group[1]})"
-                                              for group in groups]])
-        refused = [by_stage.get(stage, {}).get("refused") for stage in STAGES]
-        rows.append([f"**{task}: known things refused**", *["–" if share is None else f"{share:.2f}"
-                                                            for share in refused]])
+        refused = {stage: f"{score['refused']:.2f}" for stage, score in by_stage.items() if "refused" in score}
+        kinds: dict[str, dict[str, str]] = {}  # kind of question → stage → its accuracy and number
+        for stage, score in by_stage.items() if refused else ():
+            for kind, (accuracy, number) in score.get("groups", {}).items():
+                kinds.setdefault(kind, {})[stage] = f"{accuracy:.2f} ({number})"
+        rows += [[f"{task}: {kind}", *in_order(texts)] for kind, texts in sorted(kinds.items())]
+        rows += [[f"**{task}: known things refused**", *in_order(refused)]] if refused else []
     return table(["", *HEADS], rows) if rows else ""
 
 

@@ -19,6 +19,7 @@ from nanochat.system import cli, files, log, paths
 from nanochat.system.cli import Args, flag
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer.train import train_tokenizer
 from nanochat.train import checkpoint
 from tasks import mixture
 
@@ -40,14 +41,14 @@ def main(argv: list[str] | None = None) -> None:
     # 1. Compile. A first tokenizer on a few words does it, so that the progress line shows the speed of the real work.
     train = shards.train_shards()
     num_documents = sum(shards.open_shard(path).metadata.num_rows for path in train)
-    Tokenizer.train(["warm up, up"], 270)
+    train_tokenizer(["warm up, up"], 270)
     compile_seconds = time.monotonic() - started
     log.say(f"loops ready after {compile_seconds:.1f} s (compiled at the first use, about 10 s; then only loaded)")
     # 2. Train.
     seen = Seen()
     with log.Progress("tok_train", num_documents, "documents") as bar:
         texts = chain(seen.texts(train, args.max_chars, args.doc_cap, bar), seen.conversations(paths.data_dir()))
-        tokenizer = Tokenizer.train(texts, args.vocab_size, args.digits)
+        tokenizer = train_tokenizer(texts, args.vocab_size, args.digits)
     if tokenizer.vocab_size < args.vocab_size:
         log.say(f"the text has only enough pairs for {tokenizer.vocab_size:,} tokens, fewer than --vocab_size")
     # 3. Measure and save.

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from nanochat.formats.fold import check_form, check_range, fold
-from nanochat.formats.transformers import special_ids
+from nanochat.formats.portable import special_ids
 from nanochat.model import GPTConfig
 from nanochat.system import files
 from nanochat.tokenizer import Tokenizer

@@ -1,4 +1,4 @@
-"""The tokenizer: train it, save it, load it, turn text into ids and ids into text.
+"""The tokenizer: save it, load it, turn text into ids and ids into text. train.py makes it.
 
 A tokenizer is a list of byte strings. Ids 0–255 are the bytes themselves, then come the merged tokens in the order in
 which they were learnt, then nine special tokens that no text can produce. To encode, `PATTERN` cuts text into words; in
@@ -17,7 +17,7 @@ import numpy as np
 
 from nanochat.system import files
 from nanochat.system.files import UserError
-from nanochat.tokenizer import chat, train
+from nanochat.tokenizer import chat
 from nanochat.tokenizer.encode import Encoder
 
 # GPT-4's pattern as published in tiktoken, except for the number of digits in a word: GPT-4 has 3. With at most 2 there
@@ -47,15 +47,6 @@ class Tokenizer:
         self._tokens = [*tokens, *(name.encode() for name in SPECIALS)]  # what decoding writes for each id
         self._ranks = {token: i for i, token in enumerate(tokens)}  # special tokens are not among these
         self._encoder = Encoder(tokens, digits)
-
-    @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, digits: int = 2) -> "Tokenizer":
-        """Learns from `texts` on all cores. `vocab_size` counts the special tokens; the result is smaller when the
-        texts have no pair left to merge."""
-        if vocab_size < MIN_VOCAB:
-            raise UserError(f"--vocab_size={vocab_size} is too small; give at least {MIN_VOCAB} (256 bytes and "
-                            f"{len(SPECIALS)} special tokens)")
-        return cls(train.learn_tokens(texts, vocab_size - len(SPECIALS), digits), digits)
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[list[bytes], int]]:
         """How a tokenizer is sent to a worker process: as its tokens, without the caches of the encoder."""

@@ -20,7 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nanochat.system.files import UserError
 from nanochat.system.jit import njit
+from nanochat.tokenizer.bpe import MIN_VOCAB, SPECIALS, Tokenizer
 from nanochat.tokenizer.count import count_words, slot_of
 from nanochat.tokenizer.intrinsics import prefetch
 
@@ -38,6 +40,15 @@ class PairTable(NamedTuple):
     slots: np.ndarray    # int32, a hash table: pair → number of its record
     places: np.ndarray   # int32, the lists of places one behind the other
     used: np.ndarray     # int64: records and places written so far, and the next token's id
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, digits: int = 2) -> Tokenizer:
+    """Learns from `texts` on all cores. `vocab_size` counts the special tokens; the result is smaller when the texts
+    have no pair left to merge."""
+    if vocab_size < MIN_VOCAB:
+        raise UserError(f"--vocab_size={vocab_size} is too small; give at least {MIN_VOCAB} (256 bytes and "
+                        f"{len(SPECIALS)} special tokens)")
+    return Tokenizer(learn_tokens(texts, vocab_size - len(SPECIALS), digits), digits)
 
 
 def learn_tokens(texts: Iterable[str], num_tokens: int, digits: int) -> list[bytes]:

@@ -8,7 +8,7 @@ that a command reads have to be there: optimizer.pt (twice the size of the weigh
 With LoRA, model.safetensors has the merged matrices, and lora.safetensors the thin ones, from which a run is resumed.
 `state.json` holds the run's own numbers and the SHA-256 of the other files; a damaged checkpoint is named and passed
 over. `format` is the version of this layout and of the model's parameters: older versions stay readable. transformers
-can load the folder of a `--portable` model (formats/transformers.py).
+can load the folder of a `--portable` model (formats/portable.py).
 """
 import hashlib
 import pickle
@@ -17,20 +17,19 @@ import shutil
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from nanochat.formats import transformers
-from nanochat.formats.transformers import TOKENIZER_FILES
+from nanochat.formats import portable
+from nanochat.formats.portable import TOKENIZER_FILES
 from nanochat.model import GPT, PORTABLE, GPTConfig, attention, lora
-from nanochat.optim import Optimizer
 from nanochat.system import files, log, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
-from nanochat.system.runtime import Runtime, all_reduce_sum
+from nanochat.system.runtime import Runtime
 from nanochat.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -49,6 +48,14 @@ def flags(stage: str) -> dict[str, Any]:
     return dict(source=flag(stage, "the stage whose model is used", choices=paths.STAGES, short="i"),
                 model_tag=flag("", "name of the checkpoint folder; default: the deepest", short="g"),
                 step=flag(-1, "checkpoint step; −1 = the newest", at_least=0, short="s"))
+
+
+class Optimizer(Protocol):
+    """What is saved of nanochat.optim.Optimizer, which a chat or an exam need not import."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -71,14 +78,6 @@ def snapshot(model: GPT, optimizer: Optimizer | None) -> Snapshot:
                                        for parameter, tensor in by_parameter.items()}
                for name, by_parameter in tensors.items() if by_parameter}
     return Snapshot(model.config.as_dict(), weights, None if optimizer is None else optimizer.state_dict())
-
-
-def bytes_of(model: GPT, optimizer: Optimizer) -> int:
-    """The size of a checkpoint with optimizer.pt. A collective: each rank holds a part of the moments."""
-    moments = sum(tensor.nbytes for group in optimizer.groups for value in group.state.values()
-                  for tensor in (value if isinstance(value, list) else [value]))
-    device = next(model.parameters()).device
-    return sum(p.nbytes for p in model.parameters()) + int(all_reduce_sum([float(moments)], device)[0])
 
 
 def read_tokenizer(folder: Path) -> dict[str, bytes]:
@@ -104,7 +103,7 @@ def write(folder: Path, step: int, content: Snapshot, state: State, tokenizer: d
     with files.replacing(target) as temporary:
         temporary.mkdir()
         try:
-            transformers.add_files(temporary, content.config, tokenizer)
+            portable.add_files(temporary, content.config, tokenizer)
             for name, weights in content.weights.items():
                 save_file(weights, temporary / name)
             if content.optimizer is not None:

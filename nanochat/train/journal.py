@@ -82,8 +82,13 @@ class Journal:
         log.say(f"{self.stage}: goes on after step {self.start:,} of {self.steps:,} ({path.name})")
 
     def _check_disk_space(self) -> None:
-        """Says how large the checkpoints are. UserError when the disk has no room for them, before hours are spent."""
-        size = checkpoint.bytes_of(self.model, self.optimizer)
+        """Says how large the checkpoints are. UserError when the disk has no room for them, before hours are spent.
+        A collective."""
+        # Each rank holds a part of the moments.
+        moments = sum(tensor.nbytes for group in self.optimizer.groups for value in group.state.values()
+                      for tensor in (value if isinstance(value, list) else [value]))
+        device = next(self.model.parameters()).device
+        size = sum(p.nbytes for p in self.model.parameters()) + int(all_reduce_sum([float(moments)], device)[0])
         saves = ceil_div(self.steps, self.target.save_every) if self.target.save_every > 0 else 1
         at_a_time = min(self.target.keep + 1, saves)  # an old one is removed when the new one is whole
         present = sum(path.stat().st_size for folder in self.saved for path in folder.iterdir())

@@ -3,11 +3,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nanochat.formats import portable
 from nanochat.formats import transformers as transformers_format
 from nanochat.model import PORTABLE
 from nanochat.system import files, paths
 from nanochat.system.files import UserError
-from nanochat.tokenizer import Tokenizer, chat
+from nanochat.tokenizer import chat
+from nanochat.tokenizer.train import train_tokenizer
 from nanochat.train import checkpoint
 from scripts import import_model
 
@@ -19,7 +21,7 @@ TALK = {"messages": [{"role": "user", "content": "Who are you? \U0001f600"}, {"r
 @pytest.fixture
 def tokenizer(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
-    made = Tokenizer.train(["Who are you? Are you there? It is me, and who are they?"] * 3, 280)
+    made = train_tokenizer(["Who are you? Are you there? It is me, and who are they?"] * 3, 280)
     made.save(paths.tokenizer_dir())
     return made
 
@@ -69,7 +71,7 @@ def test_other_features_are_refused_and_not_misread(tokenizer, tiny_model, featu
 
 def folder_of_transformers(tmp_path, tokenizer, model, **changes):
     """A folder as `save_pretrained` writes it: without our names, the weights in two parts."""
-    config = {**transformers_format.described(model.config.as_dict()), **changes}
+    config = {**portable.described(model.config.as_dict()), **changes}
     folder = tmp_path / "theirs"
     tokenizer.save(folder)
     files.write_json(folder / "config.json", {name: value for name, value in config.items() if value != "gone"})

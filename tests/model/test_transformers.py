@@ -4,7 +4,7 @@ import torch
 
 pytestmark = pytest.mark.peers
 transformers = pytest.importorskip("transformers")
-from nanochat.formats import transformers as ours_for_them  # noqa: E402
+from nanochat.formats import portable as ours_for_them  # noqa: E402
 from nanochat.model import gpt  # noqa: E402
 
 

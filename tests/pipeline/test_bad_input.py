@@ -12,7 +12,7 @@ import pytest
 
 from nanochat.data import shards
 from nanochat.system import cli, paths
-from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer.train import train_tokenizer
 
 from .conftest import ROOT, contents, exams, halve
 
@@ -170,11 +170,11 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(out, capsys):
 
 def test_another_tokenizer_is_noticed_where_it_matters(out, capsys):
     """Models have theirs; pretraining would go on with other tokens."""
-    Tokenizer.train(list(shards.iter_texts(shards.train_shards()))[:500], 300).save(paths.tokenizer_dir())
+    train_tokenizer(list(shards.iter_texts(shards.train_shards()))[:500], 300).save(paths.tokenizer_dir())
     assert ends(CHAT_EVAL) == ends(SFT) == 0
     assert ends(f"{BASE} --model_tag=cut --save_every=1 --keep=2 --keep_optimizer") == 0
     shutil.rmtree(out / "checkpoints/base/cut/step_000002")
-    Tokenizer.train(["other words"] * 9, 270).save(paths.tokenizer_dir())
+    train_tokenizer(["other words"] * 9, 270).save(paths.tokenizer_dir())
     line = f"{BASE} --model_tag=cut --resume".replace("--overwrite", "")
     assert "made with another tokenizer" in refused(line, capsys)
 

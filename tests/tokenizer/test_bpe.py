@@ -5,6 +5,7 @@ import pytest
 
 from nanochat.system.files import UserError
 from nanochat.tokenizer import StreamDecoder, Tokenizer, chat
+from nanochat.tokenizer.train import train_tokenizer
 from tests.tokenizer.texts import SENTENCES
 
 TEXTS = SENTENCES * 2
@@ -20,7 +21,7 @@ CONVERSATION = {"messages": [
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train(TEXTS, 400)
+    return train_tokenizer(TEXTS, 400)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,10 @@
 import pytest
 
 from nanochat.system.files import UserError
-from nanochat.tokenizer import Tokenizer, chat
+from nanochat.tokenizer import chat
+from nanochat.tokenizer.train import train_tokenizer
 
-TOKENIZER = Tokenizer.train(["hello there, how are you? " * 3], 300)
+TOKENIZER = train_tokenizer(["hello there, how are you? " * 3], 300)
 
 
 def user(text: str) -> dict:

@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.tokenizer import Tokenizer, encode, parallel, reference
+from nanochat.tokenizer.train import train_tokenizer
 from tests.tokenizer.texts import SENTENCES, any_texts, awkward_texts, runs
 
 CORPUS = SENTENCES * 2 + [("a" * 33 + " bbbbbbbbbbbbbbbbbbb ababababababababab ") * 3, "        \n" * 5]
-TOKENIZER = Tokenizer.train(CORPUS, 700)
+TOKENIZER = train_tokenizer(CORPUS, 700)
 RANKS = {TOKENIZER.decode_bytes([i]): i for i in range(TOKENIZER.bos_id)}
 
 
