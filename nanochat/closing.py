@@ -17,8 +17,7 @@ from nanochat.infer.fit_prompt import fit_prompt
 from nanochat.run_folder import CHAT_PAGE, RunFolder
 from nanochat.system import paths
 from nanochat.system.files import UserError
-from nanochat.system.log import clock, say
-from nanochat.system.terminal import is_terminal
+from nanochat.system.log import clock, is_terminal, say
 from nanochat.train import checkpoint
 from tasks import conversations, mixture
 

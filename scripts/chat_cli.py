@@ -20,7 +20,8 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from nanochat.system.terminal import BOLD, DIM, PLAIN, Paper, erase_line, is_terminal, styled, unseen_typing
+from nanochat.system.log import is_terminal
+from nanochat.system.terminal import BOLD, DIM, PLAIN, Paper, erase_line, styled, unseen_typing
 
 if __name__ == "__main__" and is_terminal(sys.stderr):  # before torch, which takes seconds to load
     print("loading the model …", end="\r", file=sys.stderr, flush=True)

@@ -13,7 +13,6 @@ import torch
 from nanochat.model import GPT
 from nanochat.system import log
 from nanochat.system.hardware import is_out_of_memory
-from nanochat.system.terminal import CONTROL
 from nanochat.tokenizer import Tokenizer, chat
 
 TEXT = "Once upon a time"  # every stage continues it as a text
@@ -51,7 +50,7 @@ class Words:
             log.say("the model's words are left out here: they need more memory than the training leaves")
             return []
         if percent is not None:
-            prompt, answer = (CONTROL.sub("\ufffd", text) for text in (PROMPTS[SHOWN[self.stage]],
+            prompt, answer = (log.CONTROL.sub("\ufffd", text) for text in (PROMPTS[SHOWN[self.stage]],
                                                                        answers[SHOWN[self.stage]]))
             line = " ".join(f"{self.stage} {percent:3d} %  {prompt} → {answer}".split())
             log.say(line if len(line) <= LINE else line[:LINE - 1] + "…")

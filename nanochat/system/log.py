@@ -7,21 +7,28 @@ import contextlib
 import json
 import math
 import os
+import re
 import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from nanochat.system import files, paths
-from nanochat.system.terminal import CLEAR, is_terminal
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's bytes must not steer the terminal
+CLEAR = "\x1b[K"  # the terminal's command to clear the rest of the line
 DRAW_SECONDS = 0.1  # between two drawings of a progress line
 _line_is_drawn = False  # the cursor of the terminal is behind a progress line
 
 
 def is_main() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """False also for a terminal that can do nothing but show letters."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def say(text: str) -> None:

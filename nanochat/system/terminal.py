@@ -4,26 +4,16 @@ To a file or a pipe the text goes as it is, without wrapping and without escape 
 """
 import contextlib
 import os
-import re
 import shutil
 import sys
+import termios
 import unicodedata
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-try:
-    import termios
-except ImportError:  # Windows
-    termios = None  # type: ignore[assignment]
+from nanochat.system.log import CLEAR, CONTROL, is_terminal
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's bytes must not steer the terminal
 DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
-CLEAR = "\x1b[K"  # the terminal's command to clear the rest of the line
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """False also for a terminal that can do nothing but show letters."""
-    return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def styled(text: str, code: str, stream: TextIO) -> str:
@@ -41,7 +31,7 @@ def erase_line(stream: TextIO | None) -> None:
 def unseen_typing() -> Iterator[None]:
     """Meanwhile the terminal does not show what is typed. It is kept, and the next input() shows it."""
     saved: list[Any] = []
-    with contextlib.suppress(AttributeError, OSError):  # Windows has no termios, and not every stdin is a file
+    with contextlib.suppress(OSError):  # not every stdin is a file
         saved = termios.tcgetattr(sys.stdin) if is_terminal(sys.stdin) else []
     if saved:
         *others, local_modes, speed_in, speed_out, characters = saved

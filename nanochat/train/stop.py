@@ -14,7 +14,7 @@ from types import FrameType
 from nanochat.system import log
 
 # SIGHUP: the terminal was closed. SIGUSR1, SIGXCPU: a batch system's warning that the time is nearly over.
-NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGXCPU")
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 # The terminal sends a signal to all processes and a launcher passes it on, so it often comes twice at once.
 SAME_REQUEST_SECONDS = 1.0
 
@@ -25,8 +25,7 @@ class Stop:
     def __enter__(self) -> "Stop":
         self.asked, self.asked_at = False, 0.0
         self.terminals = [stream for stream in (sys.stdout, sys.stderr) if stream and stream.isatty()]
-        known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-        self.previous = {number: signal.signal(number, self._ask) for number in known
+        self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS
                          if signal.getsignal(number) != signal.SIG_IGN}
         return self
 
