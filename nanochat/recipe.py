@@ -152,9 +152,13 @@ def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "
     """Runs the stages that are not finished; returns the folder with the records of all of them.
 
     `fingerprint` identifies the user's data. `slowness`: how many times slower this machine is than that of the log.
+    With --dry-run it only prints the commands.
     UserError when a stage fails. After an interruption it waits until the running stage has saved its work, says how to
     go on, and exits with code 130.
     """
+    if options.dry_run:
+        print_commands(stages, options.out)
+        return RunFolder(options.out)
     settings = {"recipe": name, "depth": options.depth, "minutes": options.minutes, "seed": options.seed,
                 "data": fingerprint, "text": options.text or None}
     folder = RunFolder(options.out)

@@ -9,10 +9,10 @@ Stop it whenever you like (Ctrl-C, kill, power cut) and run the same command aga
 and repeats no finished stage.
 """
 import contextlib
+import importlib.util
 import os
 import re
 import subprocess
-import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from nanochat.recipe import Stage
 from nanochat.run_folder import RunFolder
 from nanochat.system import cli, files
 from nanochat.system.files import UserError
+from nanochat.system.gpus import H100, Gpu, find
 from nanochat.system.log import clock, say
 from runs import laptop, speedrun
 
@@ -46,13 +47,13 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     # ---- Which recipe. A GPU that PyTorch cannot use is an error: the laptop's recipe there would be costly.
-    gpus, gpu_name = gpus_for_training(options.dry_run)
+    gpus, gpu = gpus_for_training(options.dry_run)
     found = read_survey(options) if options.data else None
     if found:
         from runs import realdata
         name, stages = "realdata", realdata.stages(options, found, max(1, gpus))
     elif gpus and not on_laptop:
-        name, stages = speedrun.name_of(options), speedrun.stages(options, gpus, speedrun.gpu_here(gpu_name))
+        name, stages = speedrun.name_of(options), speedrun.stages(options, gpus, gpu)
     elif for_gpus:
         raise UserError("--recipe, --windows and --text other than tinystories are for GPUs; without one: "
                         "--text tinystories alone, or --data DIR (docs/data.md)")
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     # ---- What will happen. Said at the start, not after the hours of the base model.
     from nanochat import closing, sandbox
     from nanochat.system.container import usable_cores
-    where = f"{gpus} × {gpu_name}" if gpus else f"{usable_cores()} cores, no GPU"
+    where = f"{gpus} × {gpu.name}" if gpus else f"{usable_cores()} cores, no GPU"
     say(f"nanochat: the {name} recipe on {where}; everything goes into {options.out}")
     if found:
         say(found.table())
@@ -106,26 +107,26 @@ def read_survey(options: Namespace) -> "Survey":
     return found
 
 
-def gpus_for_training(dry_run: bool) -> tuple[int, str]:
-    """(number, name) of the GPUs to train on. UserError where the machine has GPUs that PyTorch cannot use.
+def gpus_for_training(dry_run: bool) -> tuple[int, Gpu]:
+    """The GPUs to train on, and what they are. UserError where the machine has GPUs that PyTorch cannot use.
 
     CUDA_VISIBLE_DEVICES= (empty) or NANOCHAT_ALLOW_CPU=1 says that the processor is meant.
     """
     listed = driver_gpus()
     meant_for_cpu = os.environ.get("CUDA_VISIBLE_DEVICES") == "" or os.environ.get("NANOCHAT_ALLOW_CPU") == "1"
     if not listed or meant_for_cpu:
-        return 0, ""
-    if dry_run and not can_import_torch():
+        return 0, H100
+    if dry_run and importlib.util.find_spec("torch") is None:
         print("# PyTorch is not installed yet (bash setup.sh), so whether it can use the GPU is not known. "
               "These are the commands if it can:")
-        return len(listed), listed[0]
-    gpus, name = speedrun.visible_gpus()
+        return len(listed), find(listed[0]) or H100
+    gpus, gpu = speedrun.visible_gpus()
     if not gpus:
         raise UserError(f"this machine has {len(listed)} × {listed[0]}, and PyTorch cannot use it: the driver is older "
                         "than PyTorch's CUDA, or a CPU build is installed. Update the driver, or remove .venv and run "
                         "bash setup.sh (NANOCHAT_TORCH_INDEX names PyTorch's index for your CUDA version). To train on "
                         "the processor all the same: NANOCHAT_ALLOW_CPU=1 bash speedrun.sh")
-    return gpus, name
+    return gpus, gpu
 
 
 def driver_gpus() -> list[str]:
@@ -136,10 +137,6 @@ def driver_gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return re.findall(r"^GPU \d+: (.*?)(?: \(UUID.*)?$", printed, re.MULTILINE)
-
-
-def can_import_torch() -> bool:
-    return not subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode
 
 
 def announce_time(stages: list[Stage], folder: RunFolder, options: Namespace) -> float:

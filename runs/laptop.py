@@ -144,10 +144,7 @@ def with_real_text(stage: Stage, options: Namespace) -> Stage:
 
 def main(argv: list[str] | None = None) -> None:
     options = recipe.parse(argv, __doc__)
-    if options.dry_run:
-        recipe.print_commands(stages(options), options.out)
-    else:
-        recipe.run("laptop", stages(options), options)
+    recipe.run("laptop", stages(options), options)
 
 
 if __name__ == "__main__":

@@ -125,10 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     if not options.data:
         raise UserError("name the folder with your text and conversations: --data DIR")
     found = survey(options.data, passed_over=(options.out,))
-    if options.dry_run:
-        recipe.print_commands(stages(options, found), options.out)
-    else:
-        recipe.run("realdata", stages(options, found), options, fingerprint=found.fingerprint)
+    recipe.run("realdata", stages(options, found), options, fingerprint=found.fingerprint)
 
 
 if __name__ == "__main__":

@@ -168,23 +168,20 @@ def name_of(options: Namespace) -> str:
     return "-".join(filter(None, ("speedrun", options.recipe, options.text, windows)))
 
 
-def gpu_here(name: str) -> Gpu:
-    """The first GPU of this machine, of this name; one that the table does not know is taken for an H100, but without
-    a price. Its memory is what PyTorch says less 9 % for CUDA, NCCL and gaps."""
-    code = "import torch; print(torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else '')"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8").stdout.strip()
-    gpu = gpus.find(name) or replace(H100, name=name, dollars_per_hour=None)
-    return replace(gpu, memory_bytes=0.91 * int(printed)) if printed else gpu
+def visible_gpus() -> tuple[int, Gpu]:
+    """The GPUs that PyTorch sees, and what is known of the first; CUDA_VISIBLE_DEVICES counts. 0 where there is none.
 
-
-def visible_gpus() -> tuple[int, str]:
-    """(number, name) of the GPUs that PyTorch sees; CUDA_VISIBLE_DEVICES counts. (0, "") where there is none."""
+    A GPU that the table does not know is taken for an H100, but without a price.
+    """
     # A driver that is too old still counts its GPUs, but cannot compute on them: `is_available` is asked first.
-    code = ("from torch import cuda\n"
-            "if cuda.is_available(): print(cuda.device_count(), cuda.get_device_name(0))")
+    code = ("from torch import cuda\nif cuda.is_available():\n    first = cuda.get_device_properties(0)\n"
+            "    print(cuda.device_count(), first.total_memory, first.name)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
-    words = done.stdout.split(maxsplit=1)
-    return (int(words[0]), words[1].strip()) if words else (0, "")
+    if not done.stdout.strip():
+        return 0, H100
+    count, memory, name = done.stdout.strip().split(maxsplit=2)
+    gpu = replace(gpus.find(name) or replace(H100, dollars_per_hour=None), name=name)
+    return int(count), replace(gpu, memory_bytes=0.91 * int(memory))  # CUDA, NCCL and gaps take 9 %
 
 
 def print_for(options: Namespace, spec: str) -> None:
@@ -225,11 +222,11 @@ def main(argv: list[str] | None = None) -> None:
     if options.dry_run:
         print_for(options, options.gpus or "8xH100")
         return
-    ranks, name = visible_gpus()
+    ranks, gpu = visible_gpus()
     if not ranks:
         raise UserError("there is no GPU here; the recipe for this machine is: python -m runs.laptop")
     announce_licence(options)
-    recipe.run(name_of(options), stages(options, ranks, gpu_here(name)), options)
+    recipe.run(name_of(options), stages(options, ranks, gpu), options)
 
 
 if __name__ == "__main__":

@@ -213,9 +213,9 @@ def test_gpus_that_cannot_do_it_are_refused_before_anything_is_paid_for(flags, s
 @pytest.mark.parametrize("name, num_bytes, dollars, rows", [
     ("NVIDIA H100 80GB HBM3", 85e9, 24.0, 32), ("NVIDIA B200", 191e9, None, 32), ("a GPU of tomorrow", 48e9, None, 16)])
 def test_price_and_memory_are_those_of_the_gpu_that_is_there(name, num_bytes, dollars, rows, monkeypatch):
-    printed = f"{num_bytes:.0f}\n"
+    printed = f"8 {num_bytes:.0f} {name}\n"
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, printed))
-    stages = speedrun.stages(parse([], "", **GPU_FLAGS), 8, speedrun.gpu_here(name))
+    stages = speedrun.stages(parse([], "", **GPU_FLAGS), *speedrun.visible_gpus())
     assert stages[-1].flags["dollars_per_hour"] == dollars
     assert next(stage for stage in stages if stage.name == "base").flags["device_batch_size"] == rows
 

@@ -78,6 +78,16 @@ def _words(path: Path) -> list[str]:
     return _text(path).split() or [""]
 
 
+def labelled(path: str, label: str) -> str:
+    """What follows `label` at the beginning of a line; "" where there is no such file or line.
+
+    >>> labelled("/proc/no-such-file", "MemAvailable:")
+    ''
+    """
+    lines = _text(Path(path)).splitlines()
+    return next((line.removeprefix(label).strip(" \t:") for line in lines if line.startswith(label)), "")
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from nanochat.system import container, gpus
-from nanochat.system.container import usable_cores
+from nanochat.system.container import labelled, usable_cores
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ def detect() -> Hardware:
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         return Hardware(gpu.name, torch.cuda.device_count(), gpu.total_memory, peak_flops(gpu.name))
-    return Hardware(_cpu_name(), usable_cores(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None)
+    name = labelled("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+    return Hardware(name, usable_cores(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None)
 
 
 def free_memory(device: torch.device) -> int:
@@ -44,13 +45,13 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + pool
-    available = _first_number("/proc/meminfo", "MemAvailable:")  # in kB, with caches that the kernel would give up
-    free = [available << 10 if available else detect().memory_bytes // 2]
+    # With caches that the kernel would give up.
+    free = [_kilobytes("/proc/meminfo", "MemAvailable:") or detect().memory_bytes // 2]
     if (left := container.free_memory()) is not None:
         free.append(left)
-    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _first_number("/proc/self/status", "VmSize:")
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _kilobytes("/proc/self/status", "VmSize:")
     if limit != resource.RLIM_INFINITY and used:  # the limit counts addresses, not pages in use
-        free.append(max(0, limit - (used << 10)))
+        free.append(max(0, limit - used))
     return min(free)
 
 
@@ -69,21 +70,10 @@ def peak_memory(device: torch.device) -> int:
     """The highest number of bytes that this process has used on `device`; on a CPU its whole memory counts."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return (_first_number("/proc/self/status", "VmHWM:") or 0) << 10  # the "high water mark", in kB
+    return _kilobytes("/proc/self/status", "VmHWM:")  # the "high water mark"
 
 
-def _first_number(path: str, label: str = "") -> int | None:
-    """The number behind `label` at the beginning of a line; None where there is no such file, line or number."""
-    try:
-        with open(path, encoding="ascii") as lines:
-            return next((int(line.removeprefix(label).split()[0]) for line in lines if line.startswith(label)), None)
-    except (OSError, ValueError):
-        return None
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def _kilobytes(path: str, label: str) -> int:
+    """A size in /proc, in bytes; 0 where the kernel does not tell."""
+    number, _, unit = labelled(path, label).partition(" ")
+    return int(number) << 10 if unit == "kB" else 0

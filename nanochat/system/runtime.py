@@ -108,17 +108,9 @@ def best_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu" and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)():
         # oneDNN says yes from AVX-512 on; without instructions for bf16 products it is slower than fp32
-        return torch.bfloat16 if "avx512_bf16" in cpu_flags() or "amx_bf16" in cpu_flags() else torch.float32
+        features = container.labelled("/proc/cpuinfo", "flags").split()
+        return torch.bfloat16 if "avx512_bf16" in features or "amx_bf16" in features else torch.float32
     return torch.float32
-
-
-def cpu_flags() -> set[str]:
-    """The feature flags of the processor (on Linux; elsewhere none)."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(set(line.split(":")[1].split()) for line in lines if line.startswith("flags"))
-    except (OSError, StopIteration):
-        return set()
 
 
 def synchronize(device: torch.device) -> None:
