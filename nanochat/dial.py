@@ -152,13 +152,12 @@ LAPTOP = PlanOptions(vocab_size=2048, aspect_ratio=32, head_dim=64, sequence_len
 def grown(minutes: float, depth: int | None = None) -> tuple[int, int, float]:
     """(depth, tokens in a row, work for a token over that of ten minutes' model) of the laptop's recipe for `minutes`.
 
-    Parameters and tokens both grow with the square root of the work (Hoffmann et al. 2022, §3), and parameters with the
-    cube of the depth, because the width grows as well: so the depth grows with the sixth root of the minutes. Rows are
-    twice as long for four times the minutes. In less time nothing shrinks: what the lessons need stays.
-
     >>> grown(10), [grown(minutes)[:2] for minutes in (5, 30, 60, 120)]
     ((4, 256, 1.0), [(4, 256), (5, 256), (5, 512), (6, 512)])
     """
+    # Parameters and tokens both grow with the square root of the work (Hoffmann et al. 2022, §3), and parameters with
+    # the cube of the depth, because the width grows as well: so the depth grows with the sixth root of the minutes.
+    # Rows are twice as long for four times the minutes. In less time nothing shrinks: what the lessons need stays.
     times = max(1.0, minutes / LAPTOP_MINUTES)
     depth = depth or round(LAPTOP_DEPTH * times ** (1 / 6))
     rows = LAPTOP.sequence_len * 2 ** int(math.log(times, 4))

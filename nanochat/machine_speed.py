@@ -32,12 +32,9 @@ def slowness() -> float:
 
 
 def step_seconds() -> float:
-    """Seconds of a training step of the laptop's model with random tokens on one core.
-
-    The fastest of several steps: what else the machine does in these seconds says nothing about the next minutes. One
-    core: on a busy machine several cores wait for each other at every small product, and in compiled training far less.
-    """
+    """Seconds of a training step of the laptop's model with random tokens on one core."""
     runtime = start_runtime("cpu")
+    # On a busy machine several cores wait for each other at every small product, and in compiled training far less.
     torch.set_num_threads(1)
     config = GPTConfig(sequence_len=256, vocab_size=2048, n_layer=4, n_head=2, n_kv_head=2, n_embd=128, head_dim=64)
     model = GPT(config, runtime.dtype).init_weights(0)
@@ -49,4 +46,5 @@ def step_seconds() -> float:
         model.loss(batch.ids, batch.targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step(Schedule(1), 0)
         seconds.append(time.perf_counter() - began)
+    # The fastest step: what else the machine does in these seconds says nothing about the next minutes.
     return min(seconds)

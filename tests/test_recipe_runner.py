@@ -26,7 +26,8 @@ STAGES = [toy("a"), toy("b"), toy("report", every_time=True)]
 
 
 def options(out: Path, **changed) -> Namespace:
-    return Namespace(**{**dict(out=out, depth=None, minutes=10.0, seed=1, fresh=False, text=""), **changed})
+    return Namespace(**{**dict(out=out, depth=None, minutes=10.0, seed=1, fresh=False, text="", dry_run=False),
+                        **changed})
 
 
 @pytest.fixture

@@ -16,12 +16,10 @@ MOVED = {"NUMBA_CACHE_DIR": "numba", "TRITON_HOME": "triton"}  # variable → su
 
 
 def prepare() -> None:
-    """Sets the variables that move the caches, if the user's cache folder cannot be written.
-
-    The cache of PyTorch's compiler is always moved: its default name in the temporary folder can be taken by others.
-    """
+    """Sets the variables that move the caches, if the user's cache folder cannot be written."""
     if (folder := private_folder()) is None:
         return
+    # Always moved: the default name of this cache in the temporary folder can be taken by others.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     # A user's cache folder that works is left alone: other programs share what is in it.
     if _can_write(Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))):
@@ -43,11 +41,7 @@ def _can_write(folder: Path) -> bool:
 
 @functools.cache
 def private_folder() -> Path | None:
-    """A folder inside the temporary folder that belongs to this user alone; None where there can be none.
-
-    Compiled code is loaded from this folder, and everybody can guess its name. Therefore it is used only if it belongs
-    to us, gives nobody else any right, and cannot be renamed by others.
-    """
+    """A folder inside the temporary folder that belongs to this user alone; None where there can be none."""
     try:
         parent = Path(tempfile.gettempdir())
         folder = parent / f"nanochat-{os.geteuid()}"  # the number, because a user in a container may have no name
@@ -56,6 +50,8 @@ def private_folder() -> Path | None:
         status, parent_status = folder.lstat(), parent.stat()
     except OSError:  # no temporary folder, or a full or read-only one
         return None
+    # Compiled code is loaded from this folder, and everybody can guess its name. Therefore it is used only if it is
+    # ours, gives nobody else any right, and cannot be renamed by others.
     is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
     # In a folder with the sticky bit, as /tmp has it, only the owner of an entry may rename the entry.
     others_may_rename = parent_status.st_mode & 0o022 and not parent_status.st_mode & stat.S_ISVTX

@@ -33,11 +33,10 @@ _can_resume = True  # whether the command has --resume: decides what Ctrl-C answ
 
 
 @dataclass(frozen=True)
-class flag:
+class flag:  # named like a function, because it is used like one
     """One flag: its default (whose type it takes), a help text, and the values that make sense.
 
-    A default below `at_least`, such as -1, stands for "not given". The class has the name of a function, because it is
-    used like a function.
+    A default below `at_least`, such as -1, stands for "not given".
     """
 
     default: Any
@@ -70,11 +69,9 @@ class flag:
 
 
 class Args(argparse.Namespace):
-    """The values of the flags, as attributes. `given` has the names that the user typed, `defaults` the defaults.
+    """The values of the flags, as attributes. `given` has the names that the user typed, `defaults` the defaults."""
 
-    These two are slots, so that `vars(args)` has the flags and nothing else.
-    """
-
+    # Slots, so that `vars(args)` has the flags and nothing else.
     __slots__ = ("given", "defaults")
 
 
@@ -181,10 +178,7 @@ def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Runs a command as a program: an error that the user can mend ends in one line and exit code 1, Ctrl-C in 130.
-
-    A reader that goes away (`| head`) ends the program without a word.
-    """
+    """Runs a command as a program: an error that the user can mend ends in one line and exit code 1, Ctrl-C in 130."""
     global exit_code
     _repair_streams()
     exit_code = 1  # of errors that are ours, whose traceback Python prints
@@ -197,7 +191,7 @@ def run(main: Callable[[], Any]) -> None:
         raise
     except UserError as error:
         message = f"error: {error}"
-    except BrokenPipeError:
+    except BrokenPipeError:  # a reader that goes away (`| head`) ends the program without a word
         message, exit_code = "", 128 + 13  # as if killed by SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
     except OSError as error:
@@ -214,16 +208,15 @@ def run(main: Callable[[], Any]) -> None:
 
 
 def _repair_streams() -> None:
-    """Makes stdin, stdout and stderr usable on every machine.
-
-    A closed descriptor (`>&-`, some schedulers) becomes /dev/null: the next file that is opened would get its number,
-    and everything printed would be written into that file. And no text is refused because of the locale's encoding.
-    """
+    """Makes stdin, stdout and stderr usable on every machine."""
+    # A closed descriptor (`>&-`, some schedulers) becomes /dev/null: the next file that is opened would get its number,
+    # and everything printed would be written into that file.
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number: this one
+    # No text is refused because of the locale's encoding.
     codecs.register_error("spelling", _replace_letters)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

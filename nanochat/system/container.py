@@ -34,17 +34,15 @@ def share_of_cores() -> int:
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes that can still be allocated within the limits of the groups; None where there is no limit.
-
-    Cached pages of files that nobody reads at the moment (`inactive_file`) count as free: the kernel drops them before
-    it ends a process. Swap does not count: a model in swap trains too slowly.
-    """
+    """Bytes that can still be allocated within the limits of the groups; None where there is no limit."""
     free = []
     for folder in groups("memory", root):
         limits = [int(word) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")
                   if (word := _words(folder / name)[0]).isdigit() and int(word) < NO_LIMIT]
         used = next((int(word) for name in ("memory.current", "memory.usage_in_bytes")
                      if (word := _words(folder / name)[0]).isdigit()), 0)
+        # Cached pages of files that nobody reads at the moment (`inactive_file`) count as free: the kernel drops them
+        # before it ends a process. Swap does not count: a model in swap trains too slowly.
         if limits:  # a group without a limit says nothing, but a group around it may
             free.append(max(0, min(limits) - max(0, used - _inactive_file(folder / "memory.stat"))))
     return min(free, default=None)
@@ -79,11 +77,7 @@ def _words(path: Path) -> list[str]:
 
 
 def labelled(path: str, label: str) -> str:
-    """What follows `label` at the beginning of a line; "" where there is no such file or line.
-
-    >>> labelled("/proc/no-such-file", "MemAvailable:")
-    ''
-    """
+    """What follows `label` at the beginning of a line; "" where there is no such file or line."""
     lines = _text(Path(path)).splitlines()
     return next((line.removeprefix(label).strip(" \t:") for line in lines if line.startswith(label)), "")
 

@@ -99,13 +99,10 @@ def _fsync(path: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Makes the file `source` readable as `target` too, without a copy if the file system has links.
-
-    A hard link comes first, because it survives when `source` is removed; then a symbolic link, then a copy.
-    """
+    """Makes the file `source` readable as `target` too, without a copy if the file system has links."""
     source = Path(source).resolve()  # a symbolic link must not depend on the folder in which it is made
     with replacing(target) as temporary:
-        for make in (os.link, os.symlink):
+        for make in (os.link, os.symlink):  # a hard link first: it survives when `source` is removed
             with contextlib.suppress(OSError):
                 make(source, temporary)
                 return

@@ -37,15 +37,12 @@ def detect() -> Hardware:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on `device`.
-
-    On a GPU: free bytes of the driver and of PyTorch's pool. Elsewhere the smallest of what the machine has available
-    (on Linux; else half of all memory), what the container leaves (container.py), and what `ulimit -v` leaves.
-    """
+    """Bytes that can still be allocated on `device`; on a GPU also those that PyTorch keeps for reuse."""
     if device.type == "cuda":
         pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + pool
-    # With caches that the kernel would give up.
+    # The smallest of what the machine has (on Linux, with caches that the kernel would give up; else half of all
+    # memory), what the container leaves, and what `ulimit -v` leaves.
     free = [_kilobytes("/proc/meminfo", "MemAvailable:") or detect().memory_bytes // 2]
     if (left := container.free_memory()) is not None:
         free.append(left)

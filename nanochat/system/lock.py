@@ -21,12 +21,10 @@ FILE = ".lock"
 def run_lock(folder: Path) -> Iterator[int | None]:
     """Holds the lock of `folder`; yields the descriptor that every child process must inherit (`pass_fds`), or None.
 
-    The kernel's lock (flock) belongs to the open file: children that inherit the descriptor hold it as well, so after
-    `kill -9` of the parent the folder stays locked until its last child has ended. Where the file system has no locks,
-    a file in the temporary folder of this machine is locked instead, and a warning says that other machines do not see
-    that lock. UserError names the folder and the process that is writing to it.
+    UserError names the folder and the process that is writing to it.
     """
-    folder = Path(folder)
+    # The kernel's lock (flock) belongs to the open file: children that inherit the descriptor hold it as well, so after
+    # `kill -9` of the parent the folder stays locked until its last child has ended.
     with contextlib.ExitStack() as stack:  # closes the files at the end, which releases the lock
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +36,7 @@ def run_lock(folder: Path) -> Iterator[int | None]:
                             "folder") from error
         try:
             _lock(descriptor, folder)
-        except OSError as error:
+        except OSError as error:  # the file system has no locks: a file on this machine is locked instead
             log.say(f"warning: {folder} cannot be locked ({error.strerror}); start no second run on it from another "
                     "machine")
             yield _substitute(folder, stack)

@@ -49,12 +49,7 @@ def compiler_settings(device: torch.device) -> AbstractContextManager[None]:
 
 
 def _compiled(function: Compilable, device: torch.device) -> Compilable:
-    """`function` by torch.compile; after the first failure, `function` itself, and one line that says so.
-
-    The compiler is another program and writes files. It fails where the temporary folder is full or may not hold
-    programs (mounted noexec), where no process can be started, and where g++ is broken. Training works in all these
-    cases. An error of the function itself is raised again when it runs uncompiled.
-    """
+    """`function` by torch.compile; after the first failure, `function` itself, and one line that says so."""
     # Every shape is compiled for itself: a stage has one shape, and fixed sizes give faster code.
     run: Compilable = torch.compile(function, dynamic=False)
 
@@ -64,6 +59,9 @@ def _compiled(function: Compilable, device: torch.device) -> Compilable:
             with compiler_settings(device):
                 return run(ids, targets, weights)
         except Exception as error:
+            # The compiler is another program and writes files. It fails where the temporary folder is full or mounted
+            # noexec, where no process can be started, and where g++ is broken. Training works in all these cases. An
+            # error of the function itself is raised again below, when it runs uncompiled.
             if run is function or is_out_of_memory(error):  # the loop answers the latter with half as many rows
                 raise
             run = function

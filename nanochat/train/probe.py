@@ -32,11 +32,7 @@ def random_batch(rows: int, sequence_len: int, vocab_size: int, device: torch.de
 
 
 def bytes_of_pass(model: GPT, rows: int, sequence_len: int) -> int:
-    """The peak memory of training with `rows` rows at a time, beyond the weights: activations, gradients, moments.
-
-    A GPU's allocator reports the peak of a forward and backward pass. Elsewhere the activations are what autograd keeps
-    for the backward pass: the operating system gives memory when it is first written, so its figures come too late.
-    """
+    """The peak memory of training with `rows` rows at a time, beyond the weights: activations, gradients, moments."""
     device = next(model.parameters()).device
     batch = random_batch(rows, sequence_len, model.config.vocab_size, device)
     gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
@@ -47,6 +43,8 @@ def bytes_of_pass(model: GPT, rows: int, sequence_len: int) -> int:
         model.loss(batch.ids, batch.targets).backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)  # or the gradients of the first measurement are missing in the second
         return torch.cuda.max_memory_allocated(device) - before + moments
+    # Elsewhere we add up what autograd keeps for the backward pass: the operating system gives memory when it is first
+    # written, so its figures come too late.
     storages: dict[int, int] = {}  # address → bytes; several saved tensors may share a storage
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -73,10 +71,10 @@ def largest_divisor(number: int, limit: float) -> int:
 def rows_that_fit(model: GPT, sequence_len: int, max_rows: int, runtime: Runtime, free_bytes: int | None = None) -> int:
     """The largest divisor of `max_rows` that fits as rows of a micro-batch on every rank, at least 1.
 
-    Memory is linear in the rows, so one row and two rows tell what more of them need. The optimizer is not made yet;
-    nanochat/scale.py counts the same for GPUs that are not there.
     `free_bytes` None = what the device reports. UserError where a processor has no memory for one row.
     """
+    # Memory is linear in the rows, so one row and two rows tell what more of them need. nanochat/scale.py counts the
+    # same for GPUs that are not there.
     usable = USABLE * (hardware.free_memory(runtime.device) if free_bytes is None else free_bytes)
     try:
         if runtime.device.type == "cuda":
@@ -112,11 +110,9 @@ def rows_and_accumulation(model: GPT, row_len: int, total_batch: int, device_bat
 
 
 def estimate_from_short_rows(model: GPT, sequence_len: int, usable: float) -> tuple[int, int]:
-    """The memory of one row and of two, from rows of a few tokens. UserError if one row does not fit into `usable`.
-
-    On a processor a whole row is not tried: the kernel ends a process that takes too much, without an error that could
-    be caught.
-    """
+    """The memory of one row and of two, from rows of a few tokens. UserError if one row does not fit into `usable`."""
+    # On a processor a whole row is not tried: the kernel ends a process that takes too much, without an error that
+    # could be caught.
     short = min(SHORT_ROW, sequence_len // 2)
     first, second = (bytes_of_pass(model, 1, length) for length in (short, 2 * short))
     per_row = (second - first) * sequence_len // short
@@ -129,11 +125,8 @@ def estimate_from_short_rows(model: GPT, sequence_len: int, usable: float) -> tu
 
 def tokens_per_second(loss_of: LossOf, optimizer: Optimizer, batch: Batch, step_tokens: int, runtime: Runtime,
                       seconds: float = 20) -> float:
-    """The speed of all ranks together in steps of `step_tokens` tokens made of micro-batches like `batch`.
-
-    Measured for `seconds`, after a first pass and update, which compile. The mean and not the median counts: other
-    programs that slow the machine down now and then will slow the training down as well.
-    """
+    """The speed of all ranks together in steps of `step_tokens` tokens made of micro-batches like `batch`, measured for
+    `seconds` after a first pass and update, which compile."""
     passes: list[float] = []
     updates: list[float] = []
     warmed_up: float | None = None
@@ -152,6 +145,8 @@ def tokens_per_second(loss_of: LossOf, optimizer: Optimizer, batch: Batch, step_
             passes.append(passed - began)
             updates.append(updated - passed)
         left = all_reduce_sum([seconds - (updated - warmed_up)], runtime.device)[0]  # all ranks stop at the same pass
+    # The mean and not the median: other programs that slow the machine down now and then will slow the training down as
+    # well.
     pass_seconds, update_seconds = all_reduce_sum([fmean(passes), fmean(updates)], runtime.device)  # times the ranks
     micro_batches = step_tokens / (batch.ids.numel() * runtime.world_size)
     return step_tokens * runtime.world_size / (micro_batches * pass_seconds + update_seconds)
@@ -172,10 +167,10 @@ def steps_for_minutes(minutes: float, model: GPT, loss_of: LossOf, new_optimizer
                       eval_every: int = -1) -> int:
     """The number of steps after which a run that began at `started` (time.monotonic) has taken `minutes`.
 
-    A step is made of micro-batches like `batch`; a validation takes `evaluation` seconds. The steps that are measured
-    are undone: the weights are as before, and their optimizer is thrown away.
+    A step is made of micro-batches like `batch`; a validation takes `evaluation` seconds.
     """
-    # On the CPU: the device may have no room for the weights twice.
+    # The steps that are measured are undone: the weights come back, and their optimizer is thrown away. The copy is on
+    # the CPU, because the device may have no room for the weights twice.
     weights = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     speed = tokens_per_second(loss_of, new_optimizer(), batch, step_tokens, runtime, seconds=min(20, 6 * minutes))
     model.load_state_dict(weights)
@@ -189,14 +184,11 @@ def steps_for_minutes(minutes: float, model: GPT, loss_of: LossOf, new_optimizer
 
 
 def steps_that_fit(minutes: float, *, spent: float, step: float, evaluation: float, eval_every: int) -> int:
-    """How many steps of `step` seconds fit into `minutes` of which `spent` seconds are over.
-
-    A validation of `evaluation` seconds comes at the end and every `eval_every` steps (≤ 0: at the end only). If
-    starting took half of the time or more, the run still gets up to MIN_STEPS steps, but not more than fit into all of
-    `minutes`.
-    """
+    """How many steps of `step` seconds fit into `minutes` of which `spent` seconds are over, with a validation of
+    `evaluation` seconds at the end and every `eval_every` steps (≤ 0: at the end only)."""
     left = 60 * minutes - spent - evaluation
     steps = int(left / (step + (evaluation / eval_every if eval_every > 0 else 0)))
+    # A run whose start took half of the time or more still gets up to MIN_STEPS, as far as they fit into all of it.
     at_least = min(MIN_STEPS, int(60 * minutes / step)) if spent >= 30 * minutes else 1
     return max(1, at_least, steps)
 
