@@ -47,7 +47,7 @@ class Machine:
         return None if price is None else self.hours(flops) * self.count * price
 
     def cost(self, flops: float, unit: str) -> float:
-        """In "minutes" or "dollars". UserError if the price is unknown."""
+        """`unit` is "minutes" or "dollars". UserError if the price is unknown."""
         if unit == "minutes":
             return self.hours(flops) * 60
         dollars = self.dollars(flops)

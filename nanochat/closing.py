@@ -89,7 +89,6 @@ def exam_table() -> str:
 
 
 def own_questions(folder: RunFolder) -> list[str]:
-    """First questions of the user's own conversations: their answers show what was learnt."""
     by_file = []
     for path in mixture.chat_files(folder.path / "data").values():
         rows = islice(conversations.iterate(path), LOOKED_AT)

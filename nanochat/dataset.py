@@ -70,7 +70,6 @@ def make_kindergarten(data_dir: Path, seed: int, scale: float = 1.0) -> None:
 
 
 def fetch(source: hub.HubSource, num_files: int, data_dir: Path) -> None:
-    """Fetches text, or conversations and questions, from the hub."""
     log.say(source.note)
     if source.lessons:
         for name, num_rows in hub.fetch_lessons(source, data_dir).items():
@@ -81,7 +80,6 @@ def fetch(source: hub.HubSource, num_files: int, data_dir: Path) -> None:
 
 
 def default_source() -> str:
-    """FineWeb-Edu if there is a GPU to train on it, else the kindergarten."""
     import torch  # takes a second, and most sources do not need it
     return "fineweb-edu" if torch.cuda.is_available() else "kindergarten"
 

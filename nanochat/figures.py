@@ -21,7 +21,7 @@ Points = list[tuple[float, float]]
 
 
 class Plot:
-    """A plot at `left` pixels: collects SVG elements, and turns numbers into pixels."""
+    """Collects SVG elements, and turns numbers into pixels; the plot begins at `left` pixels."""
 
     def __init__(self, left: float, width: float, x_range: tuple[float, ...], y_range: tuple[float, ...], title: str):
         self.left, self.width, self.x_range, self.y_range = left + LEFT, width - LEFT - RIGHT, x_range, y_range

@@ -58,7 +58,6 @@ def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def cut(value: Any) -> str:
-    """`cut("a" * 300)` → 240 of them and "…"."""
     text = str(value)
     return text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…"
 
@@ -70,7 +69,6 @@ def fenced(text: str) -> str:
 
 
 def details(summary: str, content: str) -> str:
-    """A part that the reader opens."""
     return f"<details><summary>{summary}</summary>\n\n{content}\n\n</details>"
 
 

@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 def read(stage: str, tag: str) -> Record:
-    """The card of the newest checkpoint of a model. UserError where there is none."""
+    """UserError where the model has no whole checkpoint."""
     if not (newest := checkpoint.present(paths.checkpoint_dir(stage, tag))):
         raise UserError(f"there is no whole checkpoint in {paths.checkpoint_dir(stage, tag)}")
     path, state = newest
@@ -73,7 +73,7 @@ def curve(metrics: list[Record], key: str) -> list[list[float]]:
 
 
 def _trained(stage: str, tag: str) -> Record | None:
-    """What a stage did so far; None where it has not begun."""
+    """None where the stage has not begun."""
     folder = results.folder_of(stage, tag)
     try:
         metrics = files.read_jsonl(folder / "metrics.jsonl")

@@ -49,18 +49,13 @@ GPU_FLAGS: dict[str, Any] = dict(  # of runs/speedrun.py, and of the command tha
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a recipe: a command, and not only the commands that train.
-
-    `flags` are its flags by name: True and False are switches, None leaves the flag out.
-
-    `seconds` is what the stage takes on the machine of docs/LOG.md, for the estimate; `ranks` above 1 means torchrun.
-    """
+    """One step of a recipe: a command, and not only the commands that train."""
 
     name: str
     module: str
-    flags: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 5.0
-    ranks: int = 1
+    flags: dict[str, Any] = field(default_factory=dict)  # True and False are switches, None leaves the flag out
+    seconds: float = 5.0  # on the machine of docs/LOG.md, for the estimate
+    ranks: int = 1  # more than one: by torchrun
     every_time: bool = False  # also if it has finished: it is cheap and must show the newest results
 
     def seconds_here(self, slowness: float) -> float:
@@ -91,10 +86,7 @@ class Stage:
 
 
 def last_stages(source: str, tag: str, out: Path) -> list[Stage]:
-    """What a recipe ends with: the report, and the model of stage `source` with its chat in one file, for a friend.
-
-    `source` "" = no such file.
-    """
+    """What a recipe ends with: the report, and the model of stage `source` with its chat in one file ("" = no file)."""
     page = Stage("chat_page", "scripts.export", dict(
         source=source, model_tag=tag, to="page", out=out / CHAT_PAGE, overwrite=True), seconds=6)
     return [Stage("report", "nanochat.report", seconds=3, every_time=True), *([page] if source else [])]
@@ -121,13 +113,11 @@ def parse(argv: list[str] | None, doc: str | None, **more: Any) -> Namespace:
 
 
 def absolute(path: str) -> Path:
-    """`~` is expanded here too, because a shell leaves it alone in --out=~/x."""
-    return Path(path).expanduser().absolute()
+    return Path(path).expanduser().absolute()  # a shell leaves ~ alone in --out=~/x
 
 
 def is_trial(options: Namespace) -> bool:
-    """Below one minute a run is a trial: less data, few items of each exam."""
-    return bool(options.minutes < 1)
+    return bool(options.minutes < 1)  # then there is less data, and few items of each exam
 
 
 def steps(options: Namespace, in_ten_minutes: int, work: float = 1.0) -> int:
@@ -149,12 +139,10 @@ def print_commands(stages: list[Stage], out: Path, remark: Callable[[float], str
 
 
 def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "", slowness: float = 1.0) -> RunFolder:
-    """Runs the stages that are not finished; returns the folder with the records of all of them.
+    """Runs the stages that are not finished, or prints them for --dry-run; returns the folder with all their records.
 
     `fingerprint` identifies the user's data. `slowness`: how many times slower this machine is than that of the log.
-    With --dry-run it only prints the commands.
-    UserError when a stage fails. After an interruption it waits until the running stage has saved its work, says how to
-    go on, and exits with code 130.
+    UserError when a stage fails. An interruption ends with code 130, as soon as the running stage has saved its work.
     """
     if options.dry_run:
         print_commands(stages, options.out)
@@ -201,7 +189,7 @@ def _run_stage(stage: Stage, folder: RunFolder, lock: int | None) -> None:
 
 
 def _run_process(words: list[str], out: Path, lock: int | None) -> int:
-    """Runs a command of the project to its end; returns its exit code, 130 after an interruption."""
+    """Runs a command of the project; returns its exit code, 130 after an interruption."""
     # The stages read OUT/data, which the data stage has filled, also from the user's own folder.
     environment = {name: value for name, value in os.environ.items() if name != "NANOCHAT_DATA"}
     # It inherits the lock's descriptor, so the folder stays locked if only this process is killed.

@@ -117,7 +117,7 @@ def exam_scores(missing: list[str]) -> tuple[ByStage, ByStage]:
             scores.setdefault(task, {})[stage] = score
         if content.get("chat_core") is not None:  # None: not all of its five exams were taken
             means.setdefault("ChatCORE", {})[stage] = mean(content["chat_core"], content.get("chat_core_stderr"))
-        core = read_optional(paths.results_dir(stage) / "base_eval.json") or {}  # of later stages it is optional
+        core = files.read_object(paths.results_dir(stage) / "base_eval.json")  # of later stages it is optional
         if core.get("label", "").startswith("CORE") and "value" in core:
             means.setdefault(core["label"], {})[stage] = mean(core["value"], core.get("stderr"))
     return scores, means
@@ -132,7 +132,7 @@ def stage_records() -> dict[str, Record]:
     records = RunFolder(paths.base_dir()).records()
     is_recipe = bool(records)
     paths_of_runs = [*paths.results_dir("").glob("*/run.json"), *paths.results_dir("").glob("*/*/run.json")]
-    runs = [run for path in paths_of_runs if (run := read_optional(path))]
+    runs = [run for path in paths_of_runs if (run := files.read_object(path))]
     for run in sorted(runs, key=lambda run: str(run.get("finished", ""))):
         name = run.get("name", "")
         if name in records or not is_recipe:  # a trial beside a recipe's run is not part of its time
@@ -227,10 +227,9 @@ def kinds_table(scores: ByStage) -> str:
 
 
 def exams_left_out() -> str:
-    """The exams that were not taken, with the reason."""
     reasons: dict[str, str] = {}
     for stage in STAGES:
-        content = read_optional(paths.results_dir(stage) / "chat_eval.json") or {}
+        content = files.read_object(paths.results_dir(stage) / "chat_eval.json")
         reasons |= content.get("left_out", {})
         reasons |= {task: score["left_out"] for task, score in content.get("tasks", {}).items() if "left_out" in score}
     return "\n".join(f"Not taken: {task} ({reason})." for task, reason in reasons.items())
@@ -250,7 +249,7 @@ def files_read() -> str:
 
 def contamination() -> str:
     """How many items of each exam share a run of words with the training text."""
-    if not (content := read_optional(paths.results_dir("contamination") / "contamination.json")):
+    if not (content := files.read_object(paths.results_dir("contamination") / "contamination.json")):
         return ""
     rows = [[name, show(exam["items"]), show(exam["checked"]), show(exam["overlapping"])]
             for name, exam in content["exams"].items()]
@@ -285,7 +284,6 @@ def card_table() -> str:
 
 
 def words_side_by_side(lines: dict[str, Metrics]) -> str:
-    """Each stage's last answers to the same prompts."""
     answers: dict[str, list[str]] = {}  # prompt → a line of each stage
     for stage in STAGES:
         last: list[list[str]] = next((line["words"] for line in reversed(lines[stage]) if "words" in line), [])

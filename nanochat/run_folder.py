@@ -32,7 +32,7 @@ Record = dict[str, Any]
 
 
 class RunFolder:
-    """The records of one run. `path` is the out folder."""
+    """The records of the run in the out folder `path`."""
 
     def __init__(self, path: Path):
         self.path, self.stages = path, path / "stages"
@@ -124,7 +124,6 @@ class RunFolder:
             raise UserError(f"--out={self.path} holds {strange[0]}, which no run made; choose a new or empty folder")
 
     def _remove(self) -> None:
-        """Removes what a run made."""
         if not self._is_run() and (entries := self._entries()):
             raise UserError(f"--fresh removes only what a recipe's run made, and --out={self.path} holds {entries[0]} "
                             "and no run.json; choose a new or empty folder")

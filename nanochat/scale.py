@@ -38,7 +38,7 @@ def num_tables(plan: Plan) -> int:
 
 
 def num_parameters(plan: Plan) -> int:
-    """With value embeddings, which the plan leaves out: 1,400 million for the d20."""
+    # With value embeddings, which the plan leaves out: 1,400 million for the d20.
     return _matrices(plan) + num_tables(plan) * plan.vocab_size * plan.n_embd
 
 
@@ -51,15 +51,15 @@ def gradient_bytes(plan: Plan) -> int:
 
 
 def static_bytes(plan: Plan, ranks: int) -> int:
-    """fp32 weights, and this rank's part of the moments (Muon has one, AdamW two). On several ranks a buffer for this
-    rank's part of all parameters, and one for all matrices (nanochat/optim/sharding.py)."""
+    """What is there before and after a step: fp32 weights, moments and buffers."""
     weights, matrices = 4 * num_parameters(plan), 4 * _matrices(plan)
-    moments = matrices + 2 * (weights - matrices)
+    moments = matrices + 2 * (weights - matrices)  # Muon has one for each weight, AdamW two
+    # On several ranks a buffer for this rank's part of all parameters, and one for all matrices (optim/sharding.py).
     return weights + moments // ranks + (matrices + weights // ranks if ranks > 1 else 0)
 
 
 def peak_bytes(plan: Plan, rows: int, ranks: int) -> int:
-    """The most memory of a step, at the beginning of the backward pass or before the update."""
+    # At the beginning of the backward pass, or before the update.
     tokens = rows * plan.sequence_len
     kept = KEPT_BYTES * tokens * plan.n_layer * plan.n_embd
     fleeting = FLEETING_BYTES * tokens * plan.n_embd + 2 * 4 * plan.vocab_size * plan.n_embd
@@ -87,7 +87,7 @@ def batch_for(tokens: int, sequence_len: int, ranks: int) -> int:
 
 
 def milliseconds(plan: Plan, ranks: int, gpu: Gpu = H100) -> dict[str, float]:
-    """What a step takes, by what takes it."""
+    """What a step takes, by cause."""
     layers, width = plan.n_layer, plan.n_embd
     tokens = plan.total_batch_tokens / ranks  # of this rank
     parameter_bytes = 4 * num_parameters(plan)
