@@ -14,6 +14,7 @@ dropped before the backward pass, so the loss is divided by the number of tokens
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,24 +93,19 @@ class Rollouts:
             num_tokens = sum(len(answer.ids) for group in groups for answer in group)
             self.stats["speed/answer_tokens_per_second"] = num_tokens / seconds  # of this rank
             self.step += 1
-            yield from self._batches(chosen, groups, advantages(rewards))
+            yield from self._batches(advantages(rewards))
 
-    def _batches(self, chosen: list[int], groups: Sequence[Sequence[Answer]], better: np.ndarray) -> Iterator[Batch]:
-        """Rows with an advantage (`better`, (questions, K)) first; the rest of the step's micro-batches is padding
+    def _batches(self, better: np.ndarray) -> Iterator[Batch]:
+        """Answers with an advantage (`better`, (questions, K)) first; the rest of the step's micro-batches is padding
         without targets."""
         shape = (self.micro_batches(better.shape[1]) * self.rows, self.row_len)
         ids, weights = np.full(shape, self.pad_id, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         is_target = np.zeros(shape, dtype=bool)
-        row = 0
-        for i, group, group_advantages in zip(chosen, groups, better, strict=True):
-            if abs(group_advantages).max() < 1e-9:  # all rewards are equal
-                continue
-            for answer, advantage in zip(group, group_advantages, strict=True):
-                start, end = len(self.prompts[i]), len(self.prompts[i]) + len(answer.ids)
-                ids[row, :start], ids[row, start:end] = self.prompts[i], answer.ids
-                is_target[row, start:end] = answer.mask
-                weights[row, start:end] = advantage
-                row += 1
+        rewards_differ = np.repeat(abs(better).max(axis=1) >= 1e-9, better.shape[1])  # within the answer's group
+        teach = compress(zip(self.answers, better.flat, strict=True), rewards_differ)
+        for row, ((document, mask), advantage) in enumerate(teach):
+            end = len(document)
+            ids[row, :end], is_target[row, :end], weights[row, :end] = document, mask, np.multiply(mask, advantage)
         for first in range(0, shape[0], self.rows):
             rows = slice(first, first + self.rows)
             row_ids = torch.from_numpy(ids[rows])
