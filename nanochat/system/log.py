@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -146,7 +147,8 @@ class Progress:
 
     def _line(self, step: str, left: str, numbers: list[str]) -> str:
         """Name, step and time left, then as many numbers as fit into the terminal."""
-        width = _columns() - 1 if self.on_terminal else sys.maxsize  # some terminals wrap after the last column
+        # Asked each time, because a window can be resized. Some terminals wrap after the last column.
+        width = shutil.get_terminal_size().columns - 1 if self.on_terminal else sys.maxsize
         ends = f"  {left} left" * bool(left)
         lines = [f"{self.title}: {step} {self.unit}{ends}", f"{self.title}: {step}{ends}"]
         line = next((line for line in lines if len(line) <= width), lines[1][:width])
@@ -165,14 +167,6 @@ class Progress:
         if self.on_terminal and self.last:
             self._draw()
             say(self.last)  # the last state stays on the screen
-
-
-def _columns() -> int:
-    """The current width of the terminal, or COLUMNS if that is less; 80 where neither is known."""
-    widths = [int(os.environ["COLUMNS"])] if os.environ.get("COLUMNS", "").isdigit() else []
-    with contextlib.suppress(OSError, ValueError):
-        widths.append(os.get_terminal_size(sys.stdout.fileno()).columns)
-    return min((width for width in widths if width > 0), default=80)
 
 
 def _short(value: float) -> str:

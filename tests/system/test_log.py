@@ -107,7 +107,8 @@ def terminal(monkeypatch):
             self.stream = open(theirs, "w", encoding="utf-8")
 
         def __call__(self, columns):
-            monkeypatch.setattr(sys, "stdout", self.stream)  # here: pytest sets its own after a fixture
+            for name in ("stdout", "__stdout__"):  # here: pytest sets its own after a fixture
+                monkeypatch.setattr(sys, name, self.stream)
             fcntl.ioctl(self.mine, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
             return self
 
