@@ -14,9 +14,9 @@ from nanochat.system.files import UserError
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
-import subprocess, sys, time
+import pathlib, subprocess, sys, time
 from nanochat.system import lock
-with lock.run_lock(sys.argv[1]) as descriptor:
+with lock.run_lock(pathlib.Path(sys.argv[1])) as descriptor:
     child = subprocess.Popen(["sleep", "60"], pass_fds=[descriptor] if descriptor else [], stdout=subprocess.DEVNULL)
     print(child.pid, flush=True)
     time.sleep(60)
