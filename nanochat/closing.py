@@ -137,7 +137,7 @@ def talk_words(stage: str, tag: str, port: int) -> list[str]:
 
 def talk_command(folder: RunFolder, stage: str, tag: str, port: int) -> str:
     """The command as it can be pasted, from any folder."""
-    python = Path(paths.REPO / ".venv/bin/python")
+    python = paths.REPO / ".venv/bin/python"
     program = str(python if python.exists() else sys.executable)
     return (f"cd {shlex.quote(str(paths.REPO))} && NANOCHAT_BASE_DIR={shlex.quote(str(folder.path))} "
             + shlex.join([program, *talk_words(stage, tag, port)]))

@@ -84,9 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     words = Words(model, tokenizer, "rl", sandbox.calculate)
     journal = Journal(place, model, optimizer, steps=steps, source=origin, words=words)
     speaker = model if runtime.device.type == "cpu" else copy.deepcopy(model).to(runtime.dtype)
-    own_rows = ceil_div(args.examples_per_step, runtime.world_size) * args.num_samples
     engine = Engine(speaker, tokenizer, tool=sandbox.calculate, numba_decode=True,
-                    max_rows=answers_at_once(model, own_rows, row_len, runtime), static_shapes=args.cuda_graphs,
+                    max_rows=answers_at_once(model, args, row_len, runtime), static_shapes=args.cuda_graphs,
                     max_len=row_len if args.cuda_graphs and reference is None else None)
 
     def generate(prompts: list[list[int]], seed: int) -> Sequence[Sequence[Completion]]:
@@ -123,11 +122,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 @torch.no_grad()
-def answers_at_once(model: GPT, own_rows: int, row_len: int, runtime: Runtime) -> int:
-    """`own_rows`, or as many as have their keys and values in a quarter of the free memory; the others wait. One GPU
+def answers_at_once(model: GPT, args: cli.Args, row_len: int, runtime: Runtime) -> int:
+    """All of this rank's, or as many as have their keys and values in a quarter of the free memory. One GPU
     instead of eight has 256 rows, which are 14 GB for a d20."""
     config = model.config
     row_bytes = 2 * config.n_layer * config.n_kv_head * config.head_dim * row_len * runtime.dtype.itemsize
+    own_rows = ceil_div(args.examples_per_step, runtime.world_size) * args.num_samples
     return max(1, min(own_rows, hardware.free_memory(runtime.device) // 4 // row_bytes))
 
 

@@ -18,15 +18,7 @@ from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.system.runtime import start as start_runtime
 from nanochat.train import checkpoint, probe, target
-from nanochat.train.flags import (
-    CHECKPOINTS,
-    CONVERSATIONS,
-    MACHINE,
-    RATES,
-    WARMDOWN_FRACTION,
-    rates,
-    wants_compiling,
-)
+from nanochat.train.flags import CHECKPOINTS, CONVERSATIONS, MACHINE, RATES, rates, wants_compiling
 from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import can_compile, weighted_nll
@@ -38,7 +30,7 @@ def flags(argv: list[str] | None) -> cli.Args:
         argv, __doc__, **CONVERSATIONS, **mixture.FLAGS, **RATES, **CHECKPOINTS, **MACHINE,
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
         init_lr_frac=flag(1.0, "of the pretraining rates; the laptop's recipe takes 0.7", at_least=0),
-        warmdown_fraction=flag(WARMDOWN_FRACTION, "of all steps", at_least=0, at_most=1),
+        warmdown_fraction=flag(0.6, "of all steps", at_least=0, at_most=1),
         loss_on=flag("all", "assistant = only the assistant's words are learnt", choices=("all", "assistant")))
 
 

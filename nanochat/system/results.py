@@ -24,10 +24,8 @@ def owner(stage: str) -> str:
     folder = paths.results_dir(stage)
     # Older versions wrote no model.json, but their other results have the tag.
     for name in ("model.json", "chat_eval.json", "base_loss.json", "base_eval.json"):
-        try:
-            return str(files.read_json(folder / name)["tag"])
-        except (UserError, KeyError, TypeError):
-            continue
+        if "tag" in (result := files.read_object(folder / name)):
+            return str(result["tag"])
     return "?" if _entries(folder) else ""
 
 
@@ -76,13 +74,9 @@ def write(path: Path, content: dict[str, Any], identity: tuple[str, ...]) -> Non
     """Writes a result. An old result that differs in a field of `identity` (the model, the number of items) is kept."""
     if not log.is_main():
         return
-    if path.exists():
-        try:
-            before = files.read_json(path)
-        except UserError:  # damaged: nothing to keep
-            before = content
-        if any(before.get(name) != content.get(name) for name in identity):
-            keep_earlier(path)
+    before = files.read_object(path) or content  # where there is none, or a damaged one, nothing is kept
+    if any(before.get(name) != content.get(name) for name in identity):
+        keep_earlier(path)
     files.write_json(path, content)
 
 
