@@ -5,7 +5,7 @@
 
 scripts/base_train.py calls `make`; an explicit flag there beats the plan, and nanochat/plan.py prints it. The plan
 describes the plain architecture (untied embedding and head, no biases, 12·C² parameters a layer); what the features of
-a `GPTConfig` add is not counted.
+a `GPTConfig` add is not counted. Sources like [Oct] are named in nanochat/plan.py.
 """
 import math
 from dataclasses import dataclass, field, replace
@@ -15,10 +15,6 @@ from nanochat.system.files import UserError
 from nanochat.system.numbers import ceil_div
 from nanochat.train.flags import EMBEDDING_LR, HEAD_LR, MUON_LR, WARMDOWN_FRACTION, WEIGHT_DECAY
 
-SOURCES = """
-Sources: [Oct] karpathy/nanochat as released in October 2025, [HEAD] the same in July 2026, [K] Kaplan et al. 2020
-(arXiv:2001.08361) §2.1, [P] Chowdhery et al. 2022 (arXiv:2204.02311) appendix B.
-"""
 BATCH_TOKENS = 2**19  # [Oct]: half a million, as GPT-3's models of like size had (Brown et al. 2020, table 2.1)
 # Tokens that HEAD gives its d12, to which the law for batch sizes is anchored: 12 × (matrices + head).
 D12_TOKENS = 12 * (84_934_656 + 25_165_824)

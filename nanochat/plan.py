@@ -6,13 +6,16 @@
     python -m nanochat.plan --scale                          d20 to d40 on 1 to 64 GPUs: memory, milliseconds, speed
     python -m nanochat.plan --minutes=60 --gpu=here          the deepest model for this time; trains here for 20 seconds
     python -m nanochat.plan --minutes=60 --laptop            the model that the laptop's recipe trains in this time
+
+Sources: [Oct] karpathy/nanochat as released in October 2025, [HEAD] the same in July 2026, [K] Kaplan et al. 2020
+(arXiv:2001.08361) §2.1, [P] Chowdhery et al. 2022 (arXiv:2204.02311) appendix B.
 """
 from dataclasses import fields, replace
 from typing import Any
 
 from nanochat import budget, scale
 from nanochat.budget import Machine
-from nanochat.dial import BATCH_TOKENS, DEFAULTS, LAPTOP, LAPTOP_MINUTES, SOURCES, Plan, PlanOptions, grown, make
+from nanochat.dial import BATCH_TOKENS, DEFAULTS, LAPTOP, LAPTOP_MINUTES, Plan, PlanOptions, grown, make
 from nanochat.system import cli
 from nanochat.system.files import UserError
 
@@ -68,8 +71,8 @@ def cost_line(plan: Plan, on: Machine) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
-        argv, f"{__doc__}{SOURCES}", vocab_size=cli.flag(65_536, "tokens", at_least=1),
-        depth=cli.flag(-1, "layers; -1 = 20, or what --budget or --minutes pays for", at_least=1),
+        argv, __doc__, depth=cli.flag(-1, "layers; -1 = 20, or what --budget or --minutes pays for", at_least=1),
+        vocab_size=cli.flag(65_536, "tokens", at_least=1),
         aspect_ratio=cli.flag(64, "width / depth", at_least=1), head_dim=cli.flag(128, "channels per head", at_least=2),
         max_seq_len=cli.flag(2048, "tokens per row", at_least=1),
         total_batch_size=cli.flag(BATCH_TOKENS, "tokens per step; 0 = the power law", at_least=0),
