@@ -130,13 +130,13 @@ def test_functions_and_files_stay_short() -> None:
     faults = [f"{path.relative_to(ROOT)}: {line_count(path)} lines, at most 400"
               for path in python_files(*ROOMS, "kindergarten", "course", "bench", "tests") if line_count(path) > 400]
     product = python_files(*ROOMS, "kindergarten", "course")
-    for file, function in [(file, function) for file in (*product, *python_files("bench", "tests"))
-                           for function in functions(file)]:
+    parts = [(path, function) for path in (*product, *python_files("bench", "tests")) for function in functions(path)]
+    for path, function in parts:
         measures = [(depth(function), 3, "blocks inside each other")]
-        if file in product:
+        if path in product:
             lines = function.end_lineno - function.lineno + 1
             measures += [(lines, 60, "lines"), (parameters(function), 10, "parameters")]
-        faults += [f"{file.relative_to(ROOT)} {function.name}: {value} {unit}, at most {limit}"
+        faults += [f"{path.relative_to(ROOT)} {function.name}: {value} {unit}, at most {limit}"
                    for value, limit, unit in measures if value > limit]
     assert not faults, "\n".join(faults)
 
