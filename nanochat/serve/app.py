@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -58,37 +59,27 @@ MIN_BODY_BYTES, BYTES_PER_ID = 4 << 20, 8
 class Page(StaticFiles):
     """The files of ui/, under a strict content security policy. It takes every path that is no route."""
 
-    def __init__(self, routes: dict[str, list[str]]):
-        super().__init__(directory=UI, html=True)
-        self.routes = routes  # {"/v1/models": ["GET"], …}, for the errors
-
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
         response.headers.update(PAGE_HEADERS)
         return response
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        methods = self.routes.get(scope["path"])
-        if scope["method"] != "GET" and methods:
-            raise HTTPException(405, f"this path takes {', '.join(methods)}", {"Allow": ", ".join(methods)})
         try:
-            if scope["method"] == "GET":
-                return await super().get_response(path, scope)
-        except HTTPException as error:
-            if error.status_code != 404:
-                raise
-        if methods:
-            raise HTTPException(404, f"this path takes {', '.join(methods)}")
-        known = ", ".join(f"{method} {path}" for path, methods in self.routes.items() for method in methods
-                          if path.startswith("/v1"))
-        raise HTTPException(404, f"nothing is here; the base URL for clients ends in /v1, and this server has {known}")
+            return await super().get_response(path, scope)
+        except HTTPException:  # 404, or 405 for a POST: no file takes one
+            known = ", ".join(f"{method} {route.path}" for route in scope["app"].routes if isinstance(route, APIRoute)
+                              for method in route.methods if route.path.startswith("/v1"))
+            raise HTTPException(404, "nothing is here; the base URL for clients ends in /v1, and this server has "
+                                     f"{known}") from None
 
 
 class Service:
-    """The models that this server has, and how a request reaches one of them. `live` loads them when they are asked."""
+    """The models that this server has, and how a request reaches one of them."""
 
-    def __init__(self, models: dict[str, list[Worker]], defaults: SamplingParams, live: LiveModels | None = None):
-        self.models, self.defaults, self.live = models, defaults, live
+    def __init__(self, models: dict[str, list[Worker]], defaults: SamplingParams):
+        self.models, self.defaults = models, defaults
+        self.live = models if isinstance(models, LiveModels) else None
         self.metrics = Metrics(lambda: [worker for workers in models.values() for worker in workers])
 
     async def ready(self, name: str | None) -> None:
@@ -177,7 +168,7 @@ def read_grammar(engine: Engine, schema: dict[str, Any]) -> Grammar:
         raise Failed(400, str(error), "invalid_json_schema") from None
 
 
-def create_app(models: dict[str, list[Worker]] | LiveModels, defaults: SamplingParams, *, key: str = "",
+def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key: str = "",
                requests_per_minute: float = 0, cors_origins: Sequence[str] = (), names: Sequence[str] = (),
                runs: Sequence[str] = ()) -> FastAPI:
     """The application. `models`: the names that clients see, with a worker per replica; the first one is the default.
@@ -186,13 +177,12 @@ def create_app(models: dict[str, list[Worker]] | LiveModels, defaults: SamplingP
     may ask from a browser. `names`: as in Guard. `runs`: what /run shows, as in Runs.
     """
     # No /docs and /redoc: both pages would load scripts from another server.
-    app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, default_response_class=errors.Json,
+    app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, redirect_slashes=False,
+                  default_response_class=errors.Json,
                   responses={"4XX": errors.DESCRIPTION, "5XX": errors.DESCRIPTION})
-    live = models if isinstance(models, LiveModels) else None
-    service = Service(models.models if isinstance(models, LiveModels) else models, defaults, live)
+    service = Service(models, defaults)
     page_paths = {"/" + path.relative_to(UI).as_posix() for path in UI.rglob("*") if path.is_file()}
-    context = max((worker.engine.config.sequence_len for workers in service.models.values() for worker in workers),
-                  default=0)
+    context = max((worker.engine.config.sequence_len for workers in models.values() for worker in workers), default=0)
     app.add_middleware(Guard, metrics=service.metrics, open_paths={"/", "/run", "/health", *page_paths}, key=key,
                        requests_per_minute=requests_per_minute,
                        max_body_bytes=max(MIN_BODY_BYTES, MAX_PROMPTS * context * BYTES_PER_ID), names=names)
@@ -202,9 +192,7 @@ def create_app(models: dict[str, list[Worker]] | LiveModels, defaults: SamplingP
     completion_routes(app, service)
     info_routes(app, service)
     run_routes(app, Runs(runs))
-    routes = {path: sorted(methods - {"HEAD"}) for route in app.routes
-              if (path := getattr(route, "path", "")) and (methods := getattr(route, "methods", None))}
-    app.mount("/", Page(routes))  # after the routes, because it takes every path that is left
+    app.router.default = Page(directory=UI, html=True)  # for the paths that are left
     errors.add_handlers(app)
     return app
 

@@ -126,7 +126,7 @@ def test_errors_have_openais_shape(url):
         assert "/v1/chat/completions" in error(httpx.post(url + path, json={}), 404)["message"]
     assert error(ask(url, "é" * 2100), 400)["code"] == "context_length_exceeded"
     assert error(httpx.get(f"{url}/v1/models/other"), 404)["code"] == "model_not_found"
-    assert error(httpx.get(f"{url}/nothing"), 404) and "POST" in error(httpx.get(post), 404)["message"]
+    assert error(httpx.get(f"{url}/nothing"), 404) and "POST" in error(httpx.get(post), 405)["message"]
     assert "GET" in error(httpx.delete(f"{url}/v1/models"), 405)["message"]
 
 
