@@ -8,7 +8,6 @@ itself.
 """
 import time
 
-from nanochat import plan as dial
 from nanochat.data import loader
 from nanochat.eval.words import Words
 from nanochat.optim import Optimizer, Schedule
@@ -30,7 +29,7 @@ def flags(argv: list[str] | None) -> cli.Args:
         argv, __doc__, **CONVERSATIONS, **mixture.FLAGS, **RATES, **CHECKPOINTS, **MACHINE,
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
         init_lr_frac=flag(1.0, "of the pretraining rates; the laptop's recipe takes 0.7", at_least=0),
-        warmdown_fraction=flag(dial.WARMDOWN_FRACTION, "of all steps", at_least=0, at_most=1),
+        warmdown_fraction=flag(Schedule.warmdown_fraction, "of all steps", at_least=0, at_most=1),
         loss_on=flag("all", "assistant = only the assistant's words are learnt", choices=("all", "assistant")))
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.system import files, log, results
-from nanochat.train.checkpoint import State
 
 
-def identity(state: State) -> dict[str, Any]:
+def identity(state: dict[str, Any]) -> dict[str, Any]:
     """Which weights were measured, for `state` as `checkpoint.load_model` gives it. Scores of others are kept apart."""
     return {"step": state["step"], "tag": state["tag"], "model": state["sha256"]["model.safetensors"][:12]}
 
