@@ -79,7 +79,7 @@ def test_random_tokens_become_json_of_the_schema(words, schema, is_valid):
 
 
 @pytest.mark.parametrize("schema, text", [
-    (nested(45), "[" * 45 + "null" + "]" * 45), ({"const": "x" * 1500}, '"' + "x" * 1500 + '"'),
+    (nested(90), "[" * 90 + "null" + "]" * 90), ({"const": "x" * 1500}, '"' + "x" * 1500 + '"'),
     ({"properties": {"a name of some length" + str(number): {"type": "null"} for number in range(90)},
       "required": ["a name of some length" + str(number) for number in range(90)]},
      json.dumps({"a name of some length" + str(number): None for number in range(90)})),
@@ -101,7 +101,7 @@ def test_large_schemas_take_little_work(words, schema, text):
     ({"type": "string", "minLength": 5, "maxLength": 4}, "minLength"), (ENDLESS, "endless"),
     ({"enum": ["x" * 40_000]}, "40,0"), ({"enum": list(range(600))}, "too large: at most 500"),
     ({"type": "object", "properties": {f"k{number}": {} for number in range(600)}}, "too large"),
-    (nested(60), "50 of them inside"), ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "means itself"),
+    (nested(110), "100 of them inside"), ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "means itself"),
     ({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"anyOf": [{"$ref": "#/$defs/A"}, {}]}}},
      "means itself")])
 def test_schemas_that_cannot_be_followed(words, schema, word):
