@@ -64,7 +64,7 @@ def documents(spec: str, tokenizer: Tokenizer, *, own: str = "", max_tokens: int
     weights = parse(spec) or {name: 1.0 for name in everything(data_dir)}
     found: list[Document] = []
     for name, weight, own_rows in [*((*source, None) for source in weights.items()), *own_sources]:
-        rng = random.Random(f"{seed} {name}")
+        rng = random.Random(f"{seed} {name}")  # its own: to add a source does not change what is drawn from the others
         there = own_rows or rows(name, data_dir)
         whole, part = divmod(weight, 1)
         chosen = there * int(whole) + rng.sample(there, round(part * len(there)))
@@ -96,6 +96,7 @@ def chat_files(data_dir: Path) -> dict[str, Path]:
     folder = data_dir / "chat"
     for path in sorted(folder.iterdir() if folder.is_dir() else ()):
         suffix, packing = row_files.suffixes(path)
+        # macOS leaves a file "._name" of its own beside each file that it copies to other disks.
         if path.name.startswith(".") or suffix not in (*row_files.JSON, *row_files.PARQUET):
             continue
         other = found.setdefault(row_files.stem(path), path)

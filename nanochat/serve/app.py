@@ -82,27 +82,23 @@ class Service:
         self.live = models if isinstance(models, LiveModels) else None
         self.metrics = Metrics(lambda: [worker for workers in models.values() for worker in workers])
 
-    async def ready(self, name: str | None) -> None:
-        """To be awaited before `pick`."""
-        if self.live is not None:
-            await self.live.ready(name)
-
     def describe(self, name: str) -> dict[str, Any]:
         """A model as /v1/models lists it."""
         if self.live is not None:
             about = self.live.describe(name)
         else:
             worker = self.models[name][0]
-            about = {"context": worker.engine.config.sequence_len, "suggestions": list(worker.suggestions),
+            about = {"context_tokens": worker.engine.config.sequence_len, "suggestions": list(worker.suggestions),
                      "step": worker.step}
-        return {"id": name, "object": "model", "created": 0, "owned_by": "nanochat", "max_model_len": about["context"],
-                "nanochat": {"context_tokens": about["context"], "temperature": self.defaults.temperature,
-                             "top_k": self.defaults.top_k, "max_tokens": self.defaults.max_tokens,
-                             "suggestions": about["suggestions"], "step": about["step"],
-                             "is_live": self.live is not None}}
+        return {"id": name, "object": "model", "created": 0, "owned_by": "nanochat",
+                "max_model_len": about["context_tokens"],
+                "nanochat": {**about, "temperature": self.defaults.temperature, "top_k": self.defaults.top_k,
+                             "max_tokens": self.defaults.max_tokens, "is_live": self.live is not None}}
 
-    def pick(self, name: str | None) -> tuple[str, Worker]:
+    async def pick(self, name: str | None) -> tuple[str, Worker]:
         """The named model and the least busy of its replicas."""
+        if self.live is not None:
+            await self.live.ready(name)
         if name is None or name not in self.models:
             if name and name.startswith("nanochat-"):  # a model of this project that is not loaded
                 raise self.no_model(name)
@@ -126,8 +122,7 @@ class Service:
             params = replace(params, logit_bias={**(params.logit_bias or {}), **never})
         return worker.submit(prompts, body.n or 1, params)
 
-    def chat(self, body: ChatRequest) -> RunningAnswer:
-        name, worker = self.pick(body.model)
+    def chat(self, body: ChatRequest, name: str, worker: Worker) -> RunningAnswer:
         engine, params, tools = worker.engine, body.sampling_params(self.defaults), body.offered_tools
         ignored = self.ignored(body)
         prompt, num_forgotten = fit_prompt(engine.tokenizer, to_conversation(body.messages), engine.config.sequence_len,
@@ -143,8 +138,7 @@ class Service:
         return RunningAnswer(name, job, self.metrics, tools=tools, num_forgotten=num_forgotten, ignored=ignored,
                              include_usage=body.wants_usage)
 
-    def complete(self, body: CompletionRequest) -> RunningAnswer:
-        name, worker = self.pick(body.model)
+    def complete(self, body: CompletionRequest, name: str, worker: Worker) -> RunningAnswer:
         engine, params = worker.engine, body.sampling_params(replace(self.defaults, max_tokens=COMPLETION_TOKENS))
         is_text, prompts, context = isinstance(body.prompts[0], str), body.prompts, engine.config.sequence_len
         if is_text:
@@ -203,29 +197,22 @@ def completion_routes(app: FastAPI, service: Service) -> None:
     @app.post("/chat/completions", responses=STREAMED)  # for clients whose base URL lacks /v1
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat_completions(body: ChatRequest, request: Request) -> Any:
-        await service.ready(body.model)
-        answer = service.chat(body)
+        answer = service.chat(body, *await service.pick(body.model))
         return Stream(answer.job, answer.chunks()) if body.stream else await answer.whole(request)
 
     @app.post("/completions", responses=STREAMED)
     @app.post("/v1/completions", responses=STREAMED)
     async def completions(body: CompletionRequest, request: Request) -> Any:
-        await service.ready(body.model)
-        answer = service.complete(body)
+        answer = service.complete(body, *await service.pick(body.model))
         return Stream(answer.job, answer.chunks()) if body.stream else await answer.whole(request)
 
     @app.post("/v1/inside")
     async def look_inside(body: inside.InsideRequest) -> dict[str, Any]:
-        await service.ready(body.model)
-        return await inside.answer(body, *service.pick(body.model), service.defaults.max_tokens)
+        return await inside.answer(body, *await service.pick(body.model), service.defaults.max_tokens)
 
 
 def info_routes(app: FastAPI, service: Service) -> None:
     """The routes that describe the server and its models."""
-    async def chosen(name: str | None = None) -> Worker:
-        await service.ready(name)
-        return service.pick(name)[1]
-
     @app.get("/models")
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -251,20 +238,20 @@ def info_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
-        engine = (await chosen(body.model)).engine
+        engine = (await service.pick(body.model))[1].engine
         # In another thread: a text of megabytes must not stop the others.
         ids = await run_in_threadpool(ids_of, body, engine.tokenizer)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.config.sequence_len}
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
-        tokenizer = (await chosen(body.model)).engine.tokenizer
+        tokenizer = (await service.pick(body.model))[1].engine.tokenizer
         check_tokens(body.tokens, tokenizer.vocab_size)
         return {"prompt": tokenizer.decode(body.tokens)}
 
     @app.get("/tokenizer_info")  # vLLM's name, which evaluation harnesses ask for
     async def tokenizer_info() -> dict[str, Any]:
-        return {**CONFIG, "max_model_len": (await chosen()).engine.config.sequence_len}
+        return {**CONFIG, "max_model_len": (await service.pick(None))[1].engine.config.sequence_len}
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

@@ -59,7 +59,8 @@ class LiveModels(dict[str, list[Worker]]):
     def describe(self, name: str) -> dict[str, Any]:
         """What /v1/models tells of a model, without loading it."""
         state = files.read_json(self.newest[name] / "state.json")
-        return {"context": files.read_json(self.newest[name] / "config.json")["sequence_len"], "step": state["step"],
+        context = files.read_json(self.newest[name] / "config.json")["sequence_len"]
+        return {"context_tokens": context, "step": state["step"],
                 "suggestions": [] if "-base-" in name else state.get("suggestions", [])}
 
     def _retire(self, workers: list[Worker]) -> None:

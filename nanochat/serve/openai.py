@@ -77,7 +77,7 @@ class SamplingFields(BaseModel):
     presence_penalty: Number | None = Field(None, ge=-2, le=2)
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
     logit_bias: dict[Natural, Annotated[Number, Field(ge=-100, le=100)]] | None = None
-    user: str | None = None
+    user: str | None = None  # whom the client asks for: known, so that it is not named as ignored, and not used
 
     @model_validator(mode="after")
     def _check_sampling(self) -> "SamplingFields":
