@@ -69,7 +69,7 @@ class Page(StaticFiles):
             return await super().get_response(path, scope)
         except HTTPException:  # 404, or 405 for a POST: no file takes one
             known = ", ".join(f"{method} {route.path}" for route in scope["app"].routes if isinstance(route, APIRoute)
-                              for method in route.methods if route.path.startswith("/v1"))
+                              for method in route.methods or () if route.path.startswith("/v1"))
             raise HTTPException(404, "nothing is here; the base URL for clients ends in /v1, and this server has "
                                      f"{known}") from None
 

@@ -48,7 +48,7 @@ class LiveModels(dict[str, list[Worker]]):
         """Loads the named model, by default the newest. Failed as `refresh`."""
         async with self.lock:
             self.refresh()
-            name = name if name in self else next(iter(self))
+            name = name if name and name in self else next(iter(self))
             path = self.newest[name]
             if self.loaded.get(name) != path or not self[name]:
                 worker = await run_in_threadpool(self.load, path.parent.parent.name)
