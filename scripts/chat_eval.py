@@ -7,6 +7,7 @@
     python -m scripts.chat_eval -i rl -a GSM8K -n 8 -t 1    pass@1, 2, 4, 8
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_eval -- -i mid
 """
+import functools
 import os
 import time
 from pathlib import Path
@@ -82,9 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     with log.Progress(f"exams of {args.source}", len(chosen), unit="tasks") as bar:
         for number, task in enumerate(chosen):
             began = time.monotonic()
-            score = chat.evaluate(
-                task, engine, limit(task, args), settings, save_to=folder / f".{task.name}.jsonl",
-                report=lambda done, number=number, name=task.name: bar.update(number, **{name: done}))
+            report = functools.partial(show_progress, bar, number, task.name)
+            score = chat.evaluate(task, engine, limit(task, args), settings, save_to=folder / f".{task.name}.jsonl",
+                                  report=report)
             if note := score.extra.get("left_out"):
                 log.say(f"left out of {task.title}: {note}")
             scores[task.name] = {**score.as_dict(), "sampling": sampling_of(args),
@@ -107,6 +108,10 @@ def main(argv: list[str] | None = None) -> None:
         log.say(f"ChatCORE is not computed: it needs {', '.join(names)} as well")
     record.write_run(f"chat_eval_{args.source}", folder / "chat_eval", args, started)
     runtime.close()
+
+
+def show_progress(bar: log.Progress, number: int, name: str, done: int) -> None:
+    bar.update(number, **{name: done})
 
 
 def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:
