@@ -189,15 +189,21 @@ def transformers_served():
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                    break
+            if is_healthy(f"http://127.0.0.1:{port}"):
+                break
             assert process.poll() is None, "transformers serve has ended"
             time.sleep(0.5)
         yield f"http://127.0.0.1:{port}", portable_folder()
     finally:
         process.terminate()
         process.wait()
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def server_table(args) -> None:
@@ -225,16 +231,22 @@ async def load(url: str, clients: int, tokens: int, model: str = "", rounds: int
         nonlocal counted
         draw = random.Random(number)
         for _ in range(rounds):
-            begun, first = time.perf_counter(), None
             body = {**question(draw, tokens), "temperature": 1, **({"model": model} if model else {})}
-            async with http.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
-                assert response.status_code == 200, await response.aread()
-                async for line in response.aiter_lines():
-                    if re.search(r'"content": ?"[^"]', line):
-                        first = first or time.perf_counter() - begun
-                    if re.search('"usage": ?{', line):
-                        counted += json.loads(line[6:])["usage"]["completion_tokens"]
-            firsts.append(first or time.perf_counter() - begun)
+            first, num_tokens = await ask(body)
+            firsts.append(first)
+            counted += num_tokens
+
+    async def ask(body: dict) -> tuple[float, int]:
+        """(seconds to the first text, tokens) of an answer."""
+        begun, first, num_tokens = time.perf_counter(), None, 0
+        async with http.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+            assert response.status_code == 200, await response.aread()
+            async for line in response.aiter_lines():
+                if re.search(r'"content": ?"[^"]', line):
+                    first = first or time.perf_counter() - begun
+                if re.search('"usage": ?{', line):
+                    num_tokens += json.loads(line[6:])["usage"]["completion_tokens"]
+        return first or time.perf_counter() - begun, num_tokens
 
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http:
         await asyncio.gather(*(client(-1 - i) for i in range(2)))  # warm-up

@@ -11,6 +11,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from nanochat import report, sandbox
+from nanochat.data import conversations
 from nanochat.eval.words import QUESTIONS
 from nanochat.infer import Engine
 from nanochat.infer.fit_prompt import fit_prompt
@@ -19,7 +20,7 @@ from nanochat.system import paths
 from nanochat.system.files import UserError
 from nanochat.system.log import clock, is_terminal, say
 from nanochat.train import checkpoint
-from tasks import conversations, mixture
+from tasks import mixture
 
 NUM_QUESTIONS = 3
 LOOKED_AT = 20  # conversations of each file

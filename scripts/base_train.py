@@ -123,10 +123,10 @@ def main(argv: list[str] | None = None) -> None:
             journal.record(step, **numbers)
             if due(step, args.save_every):
                 journal.save(step)
-            journal.stop_if_asked(step)
+            journal.stop_if_asked(step)  # after a whole step, so that nothing of it is lost
         journal.finish(flops=flops_per_token(config) * journal.tokens,
                        peak_memory_bytes=hardware.peak_memory(runtime.device))
-    runtime.close()
+    runtime.close()  # waits for all ranks, because the main rank may still be writing
 
 
 def planned(args: cli.Args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:

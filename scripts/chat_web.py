@@ -98,13 +98,12 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--num_gpus={args.num_gpus}, but there are {torch.cuda.device_count()} GPUs here")
 
     # ---- Models. One worker per replica; several stages may be too much for one GPU, and PyTorch then says so.
-    models: dict[str, list[Worker]] | LiveModels
-    if args.live:
-        leave_the_machine_to_training()
-        models = LiveModels(lambda stage: load(stage, args, runtime)[1][0])
-        served = models.models
+    models: dict[str, list[Worker]] = LiveModels(lambda stage: load(stage, args, runtime)[1][0])
+    if args.live:  # the training beside this server uses all cores; an answer may take a little longer
+        torch.set_num_threads(1)
+        os.nice(10)
     else:
-        models = served = dict(load(stage, args, runtime) for stage in dict.fromkeys(stages))
+        models = dict(load(stage, args, runtime) for stage in dict.fromkeys(stages))
 
     # ---- Server. Without a key, everybody who reaches the address can use it.
     key = os.environ.get("NANOCHAT_API_KEY", "")
@@ -119,16 +118,10 @@ def main(argv: list[str] | None = None) -> None:
         threading.Thread(target=end_with, args=(args.parent,), daemon=True).start()
     urls = "  from other devices: ".join(url + "/run" * args.live
                                          for url in addresses(args.host, server_socket.getsockname()[1]))
-    greeting = f"{', '.join(served) or 'the page of the run'} is ready: {urls}  (Ctrl-C ends it)"
-    serve(app, server_socket, greeting, served, args.drain)
-    for worker in all_workers(served):
+    greeting = f"{', '.join(models) or 'the page of the run'} is ready: {urls}  (Ctrl-C ends it)"
+    serve(app, server_socket, greeting, models, args.drain)
+    for worker in all_workers(models):
         worker.stop()
-
-
-def leave_the_machine_to_training() -> None:
-    """The training beside this server uses all cores; an answer may take a little longer."""
-    torch.set_num_threads(1)
-    os.nice(10)
 
 
 def end_with(parent: int) -> None:

@@ -10,15 +10,11 @@ what each form loses.
 import time
 from pathlib import Path
 
-import torch
-
 from nanochat.formats import card, gguf, page, qwen3
-from nanochat.model import GPTConfig
 from nanochat.model_card import licence
 from nanochat.system import cli, files, log, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError, size_text
-from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
 
 DTYPES = {"gguf": ("f16", "q8_0", "f32"), "qwen3": ("f16", "f32"), "page": ("f16", "f32")}
@@ -44,29 +40,22 @@ def main(argv: list[str] | None = None) -> None:
     if out.exists() and not args.overwrite:
         raise UserError(f"{out} is there already; --out=PATH writes elsewhere, --overwrite replaces it")
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    write(args.to, out, name, model.config, weights, tokenizer, args.dtype)
     text = card.card(name, args.source, info["step"], model.config, licence())
     if args.to == "gguf":
+        gguf.write(out, name, model.config, weights, tokenizer, args.dtype)
         files.write_atomic(out.with_suffix(".Modelfile"), card.modelfile(out.name, model.config))
         files.write_atomic(out.with_suffix(".md"), text)
     elif args.to == "qwen3":
+        qwen3.write(out, model.config, weights, tokenizer, args.dtype)
         files.write_atomic(out / "README.md", text)
+    else:  # no card: a page is one file, and nothing lies beside it
+        page.write(out, name, model.config, weights, tokenizer, args.dtype)
     if args.to != "page" and model.config.softcap:
         log.say(f"note: the model was trained with a soft cap of {model.config.softcap:g}, which {args.to} does not "
                 "have: sampled texts are bolder than here; the likeliest ones are the same")
     size = sum(file.stat().st_size for file in out.rglob("*")) if out.is_dir() else out.stat().st_size
     log.write_run("export", seconds=time.monotonic() - started, flags=vars(args), bytes=size)
     log.say(f"{args.source}/{info['tag']} step {info['step']:,} as {args.to} ({args.dtype}): {size_text(size)}, {out}")
-
-
-def write(form: str, out: Path, name: str, config: GPTConfig, weights: dict[str, torch.Tensor], tokenizer: Tokenizer,
-          dtype: str) -> None:
-    if form == "gguf":
-        gguf.write(out, name, config, weights, tokenizer, dtype)
-    elif form == "qwen3":
-        qwen3.write(out, config, weights, tokenizer, dtype)
-    else:
-        page.write(out, name, config, weights, tokenizer, dtype)
 
 
 if __name__ == "__main__":

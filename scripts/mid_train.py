@@ -30,7 +30,7 @@ def flags(argv: list[str] | None) -> cli.Args:
         argv, __doc__, **CONVERSATIONS, **mixture.FLAGS, **RATES, **CHECKPOINTS, **MACHINE,
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
         init_lr_frac=flag(1.0, "of the pretraining rates; the laptop's recipe takes 0.7", at_least=0),
-        warmdown_fraction=flag(0.6, "of all steps", at_least=0, at_most=1),
+        warmdown_fraction=flag(Schedule.warmdown_fraction, "of all steps", at_least=0, at_most=1),
         loss_on=flag("all", "assistant = only the assistant's words are learnt", choices=("all", "assistant")))
 
 

@@ -6,7 +6,7 @@ from nanochat.system.files import UserError
 from tasks.common import Task
 
 __all__ = ["Task", "find", "names"]
-NOT_TASKS = {"common", "conversations", "mixture"}  # the interface, other people's files, what a stage learns from
+NOT_TASKS = {"common", "mixture"}  # the interface, what a stage learns from
 
 
 def names() -> list[str]:

@@ -9,6 +9,7 @@ its path.
 
 A conversation longer than a row ends at a turn; one whose first question fills the row teaches nothing: it is dropped.
 """
+import contextlib
 import random
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,13 @@ from typing import Any
 import numpy as np
 
 import tasks
+from nanochat.data import conversations, shards
 from nanochat.data import rows as row_files
-from nanochat.data import shards
-from nanochat.data.conversations import kind
 from nanochat.data.packing import Document
 from nanochat.system import log, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer, chat
-from tasks import conversations
 
 FLAGS: dict[str, Any] = dict(
     mixture=flag("", "sources and passes over each, e.g. dolly,gsm8k*4,identity*10,text*0.1; default: all there is"),
@@ -37,16 +36,19 @@ def parse(spec: str) -> dict[str, float]:
     >>> parse("dolly,gsm8k*4")
     {'dolly': 1.0, 'gsm8k': 4.0}
     """
-    weights: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in spec.split(","))):
-        name, _, weight = part.partition("*")
-        try:
-            weights[name.strip()] = float(weight or 1)
-        except ValueError:
-            raise UserError(f"--mixture: {part!r} is not a source; write name or name*weight, e.g. gsm8k*4") from None
-        if not 0 < weights[name.strip()] <= 1000:
-            raise UserError(f"--mixture: {part!r} has a weight outside 0 … 1000; leave the source out, or lower it")
-    return weights
+    return dict(_weighted(part.strip(), "mixture") for part in spec.split(",") if part.strip())
+
+
+def _weighted(text: str, flag_name: str) -> tuple[str, float]:
+    """(name, passes over it) of "name*passes"; one pass where no number stands behind the name."""
+    name, star, passes = text.rpartition("*")
+    if not star:
+        return text, 1.0
+    with contextlib.suppress(ValueError):
+        if 0 < float(passes) <= 1000:  # also false for nan
+            return name.strip(), float(passes)
+    raise UserError(f"--{flag_name}={text}: {passes!r} is not a number of passes between 0 and 1000; "
+                    f"write e.g. {name}*20")
 
 
 def documents(spec: str, tokenizer: Tokenizer, *, own: str = "", max_tokens: int | None = None, seed: int = 0,
@@ -62,7 +64,7 @@ def documents(spec: str, tokenizer: Tokenizer, *, own: str = "", max_tokens: int
     weights = parse(spec) or {name: 1.0 for name in everything(data_dir)}
     found: list[Document] = []
     for name, weight, own_rows in [*((*source, None) for source in weights.items()), *own_sources]:
-        rng = random.Random(f"{seed} {name}")
+        rng = random.Random(f"{seed} {name}")  # its own: to add a source does not change what is drawn from the others
         there = own_rows or rows(name, data_dir)
         whole, part = divmod(weight, 1)
         chosen = there * int(whole) + rng.sample(there, round(part * len(there)))
@@ -82,17 +84,10 @@ def documents(spec: str, tokenizer: Tokenizer, *, own: str = "", max_tokens: int
 def own_file(spec: str) -> tuple[Path, float]:
     """(the file, passes over it) of --conversations. A file whose own name has a `*` is found as well."""
     path = Path(spec).expanduser()
-    if path.is_file() or "*" not in spec:
+    if path.is_file():
         return path, 1.0
-    name, _, passes = spec.rpartition("*")
-    try:
-        weight = float(passes)
-    except ValueError:
-        weight = -1.0
-    if not 0 < weight <= 1000:
-        raise UserError(f"--conversations={spec}: {passes!r} is not a number of passes between 0 and 1000; "
-                        f"write e.g. {name}*20")
-    return Path(name).expanduser(), weight
+    name, passes = _weighted(spec, "conversations")
+    return Path(name).expanduser(), passes
 
 
 def chat_files(data_dir: Path) -> dict[str, Path]:
@@ -101,6 +96,7 @@ def chat_files(data_dir: Path) -> dict[str, Path]:
     folder = data_dir / "chat"
     for path in sorted(folder.iterdir() if folder.is_dir() else ()):
         suffix, packing = row_files.suffixes(path)
+        # macOS leaves a file "._name" of its own beside each file that it copies to other disks.
         if path.name.startswith(".") or suffix not in (*row_files.JSON, *row_files.PARQUET):
             continue
         other = found.setdefault(row_files.stem(path), path)
@@ -119,7 +115,7 @@ def everything(data_dir: Path) -> list[str]:
     own = []
     for name, path in chat_files(data_dir).items():
         _, first = next(row_files.rows(path), ("", None))
-        if name not in of_tasks and kind(first) == "conversations":
+        if name not in of_tasks and conversations.kind(first) == "conversations":
             own.append(name)
         elif name not in of_tasks:
             log.say(f"  {path} is left out: its first row is not a conversation (docs/data.md lists the formats)")

@@ -133,14 +133,15 @@ def test_what_one_command_imports_can_be_read(capsys: pytest.CaptureFixture[str]
 def test_functions_and_files_stay_short() -> None:
     faults = [f"{path.relative_to(ROOT)}: {line_count(path)} lines, at most 400"
               for path in python_files(*ROOMS, "kindergarten", "course", "bench", "tests") if line_count(path) > 400]
-    for path in python_files(*ROOMS, "kindergarten", "course"):
-        for function in functions(path):
-            where = f"{path.relative_to(ROOT)} {function.name}"
+    product = python_files(*ROOMS, "kindergarten", "course")
+    parts = [(path, function) for path in (*product, *python_files("bench", "tests")) for function in functions(path)]
+    for path, function in parts:
+        measures = [(depth(function), 3, "blocks inside each other")]
+        if path in product:
             lines = function.end_lineno - function.lineno + 1
-            for value, limit, unit in ((lines, 60, "lines"), (parameters(function), 10, "parameters"),
-                                       (depth(function), 3, "blocks inside each other")):
-                if value > limit:
-                    faults.append(f"{where}: {value} {unit}, at most {limit}")
+            measures += [(lines, 60, "lines"), (parameters(function), 10, "parameters")]
+        faults += [f"{path.relative_to(ROOT)} {function.name}: {value} {unit}, at most {limit}"
+                   for value, limit, unit in measures if value > limit]
     assert not faults, "\n".join(faults)
 
 

@@ -9,9 +9,12 @@ docs/data.md has the rules with examples. A field that changes what would be lea
 fields (ids, sources, dates, scores) describe the conversation and are ignored.
 """
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from nanochat.data.rows import TEXT_FIELDS, Broken, is_message
+from nanochat.data.rows import TEXT_FIELDS, Broken, is_message, rows
+from nanochat.system.files import UserError
 
 Fields = dict[str, Any]  # of a row or a message
 EXPECTED = ('expected {"messages": [{"role": …, "content": …}, …]}, a list of messages, {"conversations": [{"from": …, '
@@ -226,3 +229,22 @@ def _joined(first: str | list[Fields], second: str | list[Fields]) -> str | list
 
 def _parts(content: str | list[Fields]) -> list[Fields]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All conversations of a file. UserError names the row that is wrong, and how."""
+    found = list(iterate(path))
+    if not found:
+        raise UserError(f"{path} is empty; expected one conversation per line")
+    return found
+
+
+def iterate(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}; expected a file of "
+                        "conversations, one per line")
+    for place, row in rows(path):
+        try:
+            yield parse(row)
+        except ValueError as error:
+            raise UserError(f"{path}, {place}: {error}") from None

@@ -46,14 +46,19 @@ class Expressions:
     def byte(self, allowed: Iterable[int]) -> Node:
         return self.node("byte", frozenset(allowed))
 
+    def byte_sets(self) -> list[frozenset[int]]:
+        """The sets of bytes that the expressions made so far tell apart."""
+        return [node.parts[0] for node in self._made.values() if node.kind == "byte"]
+
     def text(self, text: str) -> Node:
         return self.sequence(*(self.byte([byte]) for byte in text.encode()))
 
     def sequence(self, *nodes: Node) -> Node:
-        *firsts, rest = nodes or (EMPTY,)
-        for first in reversed(firsts):
+        *waiting, rest = nodes or (EMPTY,)
+        while waiting:  # from the last to the first; a loop, because a text may be longer than Python's stack is deep
+            first = waiting.pop()
             if first.kind == "sequence":  # nested to the right only: else equal sequences could differ
-                rest = self.sequence(*first.parts, rest)
+                waiting += first.parts
             elif NOTHING in (first, rest):
                 rest = NOTHING
             elif first is not EMPTY:
@@ -63,6 +68,13 @@ class Expressions:
     def choice(self, *nodes: Node) -> Node:
         options = frozenset(option for node in nodes for option in (node.parts[0] if node.kind == "choice" else [node]))
         options -= {NOTHING}
+        rests: dict[Node, list[Node]] = {}  # first → what may follow it
+        for option in options:
+            first, rest = option.parts if option.kind == "sequence" else (option, EMPTY)
+            rests.setdefault(first, []).append(rest)
+        # `ab|ac` becomes `a(b|c)`: without that, k options on each of d nested levels would become k^d options.
+        options = frozenset(self.sequence(first, self.choice(*rest) if len(rest) > 1 else rest[0])
+                            for first, rest in rests.items())
         return self.node("choice", options) if len(options) > 1 else next(iter(options), NOTHING)
 
     def repeat(self, node: Node, least: int = 0, most: int | None = None) -> Node:
@@ -107,8 +119,12 @@ class Expressions:
             match node.kind, *node.parts:
                 case "choice", options:
                     self._shortest[node] = min(map(self.shortest, options))
-                case "sequence", first, rest:
-                    self._shortest[node] = self.shortest(first) + self.shortest(rest)
+                case "sequence", *_:
+                    chain = [node]  # measured from its end in a loop: it may be longer than Python's stack is deep
+                    while (rest := chain[-1].parts[1]).kind == "sequence" and rest not in self._shortest:
+                        chain.append(rest)
+                    for part in reversed(chain):
+                        self._shortest[part] = self.shortest(part.parts[0]) + self.shortest(part.parts[1])
                 case "repeat", body, least, _:
                     self._shortest[node] = least * self.shortest(body) if least else 0
                 case kind, *_:

@@ -29,7 +29,9 @@ STRUCTURAL = {"not", "if", "patternProperties", "prefixItems", "dependentSchemas
 ANYTHING = {"anyOf": [{"type": "object"}, {"type": "array"}, {"type": "string"}, {"type": "number"},
                       {"type": "boolean"}, {"type": "null"}]}
 MAX_REPEATS = 1000  # a larger minLength or minItems does not fit any answer
-MAX_SCHEMA = 32_000  # characters: who sends a larger schema would make other clients wait
+# Who sends a larger schema would make other clients wait: the worst one that we found within these limits takes .06 s a
+# token, and .3 s once. A level takes up to five calls, and Python's stack has 1,000.
+MAX_PARTS, MAX_LEVELS, MAX_SCHEMA = 500, 100, 32_000  # schemas and enum values; those inside each other; characters
 MAX_DIGITS = 15  # of a number: all integers of so many digits are exact in a float
 TOO_FAR = 2**15 - 1  # bytes to the end of the JSON, where there is no way to the end
 
@@ -40,6 +42,7 @@ class SchemaReader(Expressions):
     def __init__(self) -> None:
         super().__init__()
         self.ignored: set[str] = set()
+        self.num_parts = self.level = 0
         self.comma, self.colon = (self.sequence(self.text(mark), self.repeat(self.text(" "), 0, 1)) for mark in ",:")
         digit, follows = self.byte(b"0123456789"), self.byte(range(0x80, 0xC0))
         plain = self.byte(set(range(0x20, 0x80)) - set(b'"\\'))
@@ -56,6 +59,16 @@ class SchemaReader(Expressions):
 
     def read(self, schema: Any, root: Any) -> Node:
         """The expression of `schema`, whose references point into `root`. UserError names what is not supported."""
+        self.level += 1
+        self.num_parts += 1 + len(schema.get("enum", ()) if isinstance(schema, dict) else ())
+        if self.num_parts > MAX_PARTS or self.level > MAX_LEVELS:
+            raise UserError(f"the JSON schema is too large: at most {MAX_PARTS} schemas and enum values are allowed, "
+                            f"and {MAX_LEVELS} of them inside each other")
+        node = self._read(schema, root)
+        self.level -= 1
+        return node
+
+    def _read(self, schema: Any, root: Any) -> Node:
         if schema is True or schema == {}:
             return self.rule("any", ANYTHING, root)
         if not isinstance(schema, dict):
@@ -155,8 +168,11 @@ class Grammar:
                 raise UserError(f"the JSON schema has {size:,} characters; at most {MAX_SCHEMA:,} are allowed")
             whole = reader.read(schema, schema)
             reader.measure_rules()
+            for name in reader.rules:  # a rule that begins with itself has no first byte: this would never end
+                reader.derivative(reader.node("rule", name), ord("{"))
         except (RecursionError, AttributeError, TypeError, KeyError, UnicodeEncodeError):
-            raise UserError("the JSON schema is nested too deeply, or a keyword has a value of a wrong type") from None
+            raise UserError("a reference of the JSON schema means itself, or a keyword has a value of a wrong type"
+                            ) from None
         if reader.shortest(whole) >= TOO_FAR:
             raise UserError("no answer can satisfy the JSON schema: it needs an endless text, or an enum is empty")
         self.ignored = sorted(reader.ignored)
@@ -164,10 +180,15 @@ class Grammar:
         self.nodes = [NOTHING, whole]  # by state
         self.states = {NOTHING: 0, whole: 1}
         self.start = 1
+        # Bytes that the grammar never tells apart are one class, of which the automaton knows only the first byte.
+        sets = reader.byte_sets()
+        classes: dict[tuple[bool, ...], int] = {}
+        self.same_as = np.array([classes.setdefault(tuple(byte in allowed for allowed in sets), byte)
+                                 for byte in range(256)], np.uint8)
         self._needs = lru_cache(64)(self._compute_needs)  # the latest states only: each is an array over the vocabulary
 
     def advance(self, state: int, data: bytes) -> int:
-        for byte in data:
+        for byte in self.same_as[list(data)].tolist():
             node = self.expressions.derivative(self.nodes[state], byte)
             state = self.states.setdefault(node, len(self.nodes))
             if state == len(self.nodes):
@@ -194,7 +215,7 @@ class Grammar:
             alive = np.flatnonzero((lengths > place) & (states > 0))
             if not len(alive):
                 break
-            steps, which = np.unique(states[alive] * 256 + table[alive, place], return_inverse=True)
+            steps, which = np.unique(states[alive] * 256 + self.same_as[table[alive, place]], return_inverse=True)
             states[alive] = np.array([self.advance(step // 256, bytes([step % 256])) for step in steps.tolist()])[which]
         reached, which = np.unique(states, return_inverse=True)
         far = [min(self.expressions.shortest(self.nodes[number]), TOO_FAR) for number in reached.tolist()]

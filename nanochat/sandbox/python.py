@@ -49,7 +49,6 @@ class Result:
     stdout: str
     stderr: str
     reason: str
-    seconds: float
 
 
 class ServerGone(Exception):
@@ -112,7 +111,7 @@ def layers() -> list[str]:
 
 def _attempt(request: dict[str, Any], code: bytes) -> Result:
     require()  # the server may have been replaced by one without a layer
-    server, nonce, started = _running_server(), secrets.token_hex(16), time.monotonic()
+    server, nonce, deadline = _running_server(), secrets.token_hex(16), time.monotonic() + request["seconds"]
     (note, note_write), (life, their_life) = os.pipe(), socket.socketpair()
     with _memory_file() as program, _memory_file() as out, _memory_file() as err, life, open(note, "rb"):
         program.write(code)
@@ -120,7 +119,7 @@ def _attempt(request: dict[str, Any], code: bytes) -> Result:
         with their_life, open(note_write, "wb"):
             descriptors = [program.fileno(), out.fileno(), err.fileno(), note_write, their_life.fileno()]
             server.send(request | {"nonce": nonce}, descriptors)
-        is_in_time, answer = _wait(note, started + request["seconds"])
+        is_in_time, answer = _wait(note, deadline)
         ok = is_in_time and answer == nonce.encode()
         status = 0 if ok else _end(life)
         outputs = [os.pread(file.fileno(), MAX_OUTPUT_BYTES, 0) for file in (out, err)]
@@ -134,7 +133,7 @@ def _attempt(request: dict[str, Any], code: bytes) -> Result:
         reason = f"killed by signal {-status}"
     elif not ok:
         reason = stderr.strip().rpartition("\n")[2][:200] or "it ended before its last line"
-    return Result(not reason, stdout, stderr, reason, time.monotonic() - started)
+    return Result(not reason, stdout, stderr, reason)
 
 
 def _end(life: socket.socket) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -58,43 +59,28 @@ MIN_BODY_BYTES, BYTES_PER_ID = 4 << 20, 8
 class Page(StaticFiles):
     """The files of ui/, under a strict content security policy. It takes every path that is no route."""
 
-    def __init__(self, routes: dict[str, list[str]]):
-        super().__init__(directory=UI, html=True)
-        self.routes = routes  # {"/v1/models": ["GET"], …}, for the errors
-
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
         response.headers.update(PAGE_HEADERS)
         return response
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        methods = self.routes.get(scope["path"])
-        if scope["method"] != "GET" and methods:
-            raise HTTPException(405, f"this path takes {', '.join(methods)}", {"Allow": ", ".join(methods)})
         try:
-            if scope["method"] == "GET":
-                return await super().get_response(path, scope)
-        except HTTPException as error:
-            if error.status_code != 404:
-                raise
-        if methods:
-            raise HTTPException(404, f"this path takes {', '.join(methods)}")
-        known = ", ".join(f"{method} {path}" for path, methods in self.routes.items() for method in methods
-                          if path.startswith("/v1"))
-        raise HTTPException(404, f"nothing is here; the base URL for clients ends in /v1, and this server has {known}")
+            return await super().get_response(path, scope)
+        except HTTPException:  # 404, or 405 for a POST: no file takes one
+            known = ", ".join(f"{method} {route.path}" for route in scope["app"].routes if isinstance(route, APIRoute)
+                              for method in route.methods or () if route.path.startswith("/v1"))
+            raise HTTPException(404, "nothing is here; the base URL for clients ends in /v1, and this server has "
+                                     f"{known}") from None
 
 
 class Service:
-    """The models that this server has, and how a request reaches one of them. `live` loads them when they are asked."""
+    """The models that this server has, and how a request reaches one of them."""
 
-    def __init__(self, models: dict[str, list[Worker]], defaults: SamplingParams, live: LiveModels | None = None):
-        self.models, self.defaults, self.live = models, defaults, live
+    def __init__(self, models: dict[str, list[Worker]], defaults: SamplingParams):
+        self.models, self.defaults = models, defaults
+        self.live = models if isinstance(models, LiveModels) else None
         self.metrics = Metrics(lambda: [worker for workers in models.values() for worker in workers])
-
-    async def ready(self, name: str | None) -> None:
-        """To be awaited before `pick`."""
-        if self.live is not None:
-            await self.live.ready(name)
 
     def describe(self, name: str) -> dict[str, Any]:
         """A model as /v1/models lists it."""
@@ -102,16 +88,17 @@ class Service:
             about = self.live.describe(name)
         else:
             worker = self.models[name][0]
-            about = {"context": worker.engine.config.sequence_len, "suggestions": list(worker.suggestions),
+            about = {"context_tokens": worker.engine.config.sequence_len, "suggestions": list(worker.suggestions),
                      "step": worker.step}
-        return {"id": name, "object": "model", "created": 0, "owned_by": "nanochat", "max_model_len": about["context"],
-                "nanochat": {"context_tokens": about["context"], "temperature": self.defaults.temperature,
-                             "top_k": self.defaults.top_k, "max_tokens": self.defaults.max_tokens,
-                             "suggestions": about["suggestions"], "step": about["step"],
-                             "is_live": self.live is not None}}
+        return {"id": name, "object": "model", "created": 0, "owned_by": "nanochat",
+                "max_model_len": about["context_tokens"],
+                "nanochat": {**about, "temperature": self.defaults.temperature, "top_k": self.defaults.top_k,
+                             "max_tokens": self.defaults.max_tokens, "is_live": self.live is not None}}
 
-    def pick(self, name: str | None) -> tuple[str, Worker]:
+    async def pick(self, name: str | None) -> tuple[str, Worker]:
         """The named model and the least busy of its replicas."""
+        if self.live is not None:
+            await self.live.ready(name)
         if name is None or name not in self.models:
             if name and name.startswith("nanochat-"):  # a model of this project that is not loaded
                 raise self.no_model(name)
@@ -135,8 +122,7 @@ class Service:
             params = replace(params, logit_bias={**(params.logit_bias or {}), **never})
         return worker.submit(prompts, body.n or 1, params)
 
-    def chat(self, body: ChatRequest) -> RunningAnswer:
-        name, worker = self.pick(body.model)
+    def chat(self, body: ChatRequest, name: str, worker: Worker) -> RunningAnswer:
         engine, params, tools = worker.engine, body.sampling_params(self.defaults), body.offered_tools
         ignored = self.ignored(body)
         prompt, num_forgotten = fit_prompt(engine.tokenizer, to_conversation(body.messages), engine.config.sequence_len,
@@ -152,8 +138,7 @@ class Service:
         return RunningAnswer(name, job, self.metrics, tools=tools, num_forgotten=num_forgotten, ignored=ignored,
                              include_usage=body.wants_usage)
 
-    def complete(self, body: CompletionRequest) -> RunningAnswer:
-        name, worker = self.pick(body.model)
+    def complete(self, body: CompletionRequest, name: str, worker: Worker) -> RunningAnswer:
         engine, params = worker.engine, body.sampling_params(replace(self.defaults, max_tokens=COMPLETION_TOKENS))
         is_text, prompts, context = isinstance(body.prompts[0], str), body.prompts, engine.config.sequence_len
         if is_text:
@@ -177,7 +162,7 @@ def read_grammar(engine: Engine, schema: dict[str, Any]) -> Grammar:
         raise Failed(400, str(error), "invalid_json_schema") from None
 
 
-def create_app(models: dict[str, list[Worker]] | LiveModels, defaults: SamplingParams, *, key: str = "",
+def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key: str = "",
                requests_per_minute: float = 0, cors_origins: Sequence[str] = (), names: Sequence[str] = (),
                runs: Sequence[str] = ()) -> FastAPI:
     """The application. `models`: the names that clients see, with a worker per replica; the first one is the default.
@@ -186,13 +171,12 @@ def create_app(models: dict[str, list[Worker]] | LiveModels, defaults: SamplingP
     may ask from a browser. `names`: as in Guard. `runs`: what /run shows, as in Runs.
     """
     # No /docs and /redoc: both pages would load scripts from another server.
-    app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, default_response_class=errors.Json,
+    app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, redirect_slashes=False,
+                  default_response_class=errors.Json,
                   responses={"4XX": errors.DESCRIPTION, "5XX": errors.DESCRIPTION})
-    live = models if isinstance(models, LiveModels) else None
-    service = Service(models.models if isinstance(models, LiveModels) else models, defaults, live)
+    service = Service(models, defaults)
     page_paths = {"/" + path.relative_to(UI).as_posix() for path in UI.rglob("*") if path.is_file()}
-    context = max((worker.engine.config.sequence_len for workers in service.models.values() for worker in workers),
-                  default=0)
+    context = max((worker.engine.config.sequence_len for workers in models.values() for worker in workers), default=0)
     app.add_middleware(Guard, metrics=service.metrics, open_paths={"/", "/run", "/health", *page_paths}, key=key,
                        requests_per_minute=requests_per_minute,
                        max_body_bytes=max(MIN_BODY_BYTES, MAX_PROMPTS * context * BYTES_PER_ID), names=names)
@@ -202,9 +186,7 @@ def create_app(models: dict[str, list[Worker]] | LiveModels, defaults: SamplingP
     completion_routes(app, service)
     info_routes(app, service)
     run_routes(app, Runs(runs))
-    routes = {path: sorted(methods - {"HEAD"}) for route in app.routes
-              if (path := getattr(route, "path", "")) and (methods := getattr(route, "methods", None))}
-    app.mount("/", Page(routes))  # after the routes, because it takes every path that is left
+    app.router.default = Page(directory=UI, html=True)  # for the paths that are left
     errors.add_handlers(app)
     return app
 
@@ -215,29 +197,22 @@ def completion_routes(app: FastAPI, service: Service) -> None:
     @app.post("/chat/completions", responses=STREAMED)  # for clients whose base URL lacks /v1
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat_completions(body: ChatRequest, request: Request) -> Any:
-        await service.ready(body.model)
-        answer = service.chat(body)
+        answer = service.chat(body, *await service.pick(body.model))
         return Stream(answer.job, answer.chunks()) if body.stream else await answer.whole(request)
 
     @app.post("/completions", responses=STREAMED)
     @app.post("/v1/completions", responses=STREAMED)
     async def completions(body: CompletionRequest, request: Request) -> Any:
-        await service.ready(body.model)
-        answer = service.complete(body)
+        answer = service.complete(body, *await service.pick(body.model))
         return Stream(answer.job, answer.chunks()) if body.stream else await answer.whole(request)
 
     @app.post("/v1/inside")
     async def look_inside(body: inside.InsideRequest) -> dict[str, Any]:
-        await service.ready(body.model)
-        return await inside.answer(body, *service.pick(body.model), service.defaults.max_tokens)
+        return await inside.answer(body, *await service.pick(body.model), service.defaults.max_tokens)
 
 
 def info_routes(app: FastAPI, service: Service) -> None:
     """The routes that describe the server and its models."""
-    async def chosen(name: str | None = None) -> Worker:
-        await service.ready(name)
-        return service.pick(name)[1]
-
     @app.get("/models")
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -263,20 +238,20 @@ def info_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
-        engine = (await chosen(body.model)).engine
+        engine = (await service.pick(body.model))[1].engine
         # In another thread: a text of megabytes must not stop the others.
         ids = await run_in_threadpool(ids_of, body, engine.tokenizer)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.config.sequence_len}
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
-        tokenizer = (await chosen(body.model)).engine.tokenizer
+        tokenizer = (await service.pick(body.model))[1].engine.tokenizer
         check_tokens(body.tokens, tokenizer.vocab_size)
         return {"prompt": tokenizer.decode(body.tokens)}
 
     @app.get("/tokenizer_info")  # vLLM's name, which evaluation harnesses ask for
     async def tokenizer_info() -> dict[str, Any]:
-        return {**CONFIG, "max_model_len": (await chosen()).engine.config.sequence_len}
+        return {**CONFIG, "max_model_len": (await service.pick(None))[1].engine.config.sequence_len}
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

@@ -52,7 +52,8 @@ def _refusal(request: Request, error: Exception) -> Json:
     if isinstance(error, UserError):  # of a prompt that does not fit the context
         return Json(body(str(error), param="messages", code="context_length_exceeded"), 400)
     if isinstance(error, HTTPException):
-        message = f"{request.method} {request.url.path[:100]}: {error.detail}"
+        detail = f"this path takes {(error.headers or {}).get('Allow')}" if error.status_code == 405 else error.detail
+        message = f"{request.method} {request.url.path[:100]}: {detail}"
         if "parsing the body" in message:  # FastAPI's words for all that is not JSON's grammar
             message = "the body is not JSON that this server can read; send UTF-8 text that is not compressed"
         return Json(body(message), error.status_code, error.headers)

@@ -16,15 +16,13 @@ from nanochat.system.files import UserError
 from nanochat.train import checkpoint
 
 
-class LiveModels:
-    """`models` {name: [its worker], or [] while it is not loaded}, the newest first, as `Service` has them.
-
-    load(stage) → a worker with the stage's newest checkpoint.
-    """
+class LiveModels(dict[str, list[Worker]]):
+    """{name: [its worker], or [] while it is not loaded}, the newest first. load(stage) makes a worker with the stage's
+    newest checkpoint."""
 
     def __init__(self, load: Callable[[str], Worker]):
+        super().__init__()
         self.load = load
-        self.models: dict[str, list[Worker]] = {}
         self.newest: dict[str, Path] = {}  # name → its newest checkpoint on disk
         self.loaded: dict[str, Path] = {}
         self.replaced: list[Worker] = []  # models with answers that are still being written
@@ -39,29 +37,30 @@ class LiveModels:
                 self.newest[f"nanochat-{stage}-{tag}"] = checkpoint.steps(paths.checkpoint_dir(stage, tag))[-1][1]
             except (UserError, IndexError):  # there is none yet, or it is being replaced
                 continue
-        loaded = dict(self.models)
-        self.models.clear()  # in place: the service has this dictionary
-        self.models.update({name: loaded.pop(name, []) for name in self.newest})
+        loaded = dict(self)
+        self.clear()
+        self.update({name: loaded.pop(name, []) for name in self.newest})
         self._retire([worker for workers in loaded.values() for worker in workers])
-        if not self.models:
+        if not self:
             raise Failed(503, "The run has no checkpoint yet: the base model makes the first.", "no_checkpoint")
 
     async def ready(self, name: str | None) -> None:
         """Loads the named model, by default the newest. Failed as `refresh`."""
         async with self.lock:
             self.refresh()
-            name = name if name in self.models else next(iter(self.models))
+            name = name if name and name in self else next(iter(self))
             path = self.newest[name]
-            if self.loaded.get(name) != path or not self.models[name]:
+            if self.loaded.get(name) != path or not self[name]:
                 worker = await run_in_threadpool(self.load, path.parent.parent.name)
-                before = self.models.get(name, [])
-                self.models[name], self.loaded[name] = [worker], path
+                before = self.get(name, [])
+                self[name], self.loaded[name] = [worker], path
                 self._retire(before)
 
     def describe(self, name: str) -> dict[str, Any]:
         """What /v1/models tells of a model, without loading it."""
         state = files.read_json(self.newest[name] / "state.json")
-        return {"context": files.read_json(self.newest[name] / "config.json")["sequence_len"], "step": state["step"],
+        context = files.read_json(self.newest[name] / "config.json")["sequence_len"]
+        return {"context_tokens": context, "step": state["step"],
                 "suggestions": [] if "-base-" in name else state.get("suggestions", [])}
 
     def _retire(self, workers: list[Worker]) -> None:

@@ -20,9 +20,10 @@ A prompt keeps min(max_tokens, a quarter of the context) free for the answer; ol
 
 import json
 from dataclasses import fields, replace
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from nanochat.infer import SamplingParams
 from nanochat.serve.tools import Tools, call_text
@@ -76,7 +77,7 @@ class SamplingFields(BaseModel):
     presence_penalty: Number | None = Field(None, ge=-2, le=2)
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
     logit_bias: dict[Natural, Annotated[Number, Field(ge=-100, le=100)]] | None = None
-    user: str | None = None
+    user: str | None = None  # whom the client asks for: known, so that it is not named as ignored, and not used
 
     @model_validator(mode="after")
     def _check_sampling(self) -> "SamplingFields":
@@ -172,8 +173,6 @@ class ChatRequest(SamplingFields):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None  # there is never more than one call at a time
-    _offered_tools: Tools = PrivateAttr()
-    _schema: dict[str, Any] | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _check_messages(self) -> "ChatRequest":
@@ -186,8 +185,7 @@ class ChatRequest(SamplingFields):
         for message in self.messages:
             if message.chat_role != "assistant" and any(part["type"] != "text" for part in message.parts):
                 raise ValueError("only an assistant message can hold python and python_output parts")
-        self._offered_tools = Tools(self.tools or [], self.tool_choice)
-        self._schema = self._read_schema()
+        _ = self.answer_schema  # raises what is wrong with it, and with the tools
         return self
 
     @property
@@ -201,20 +199,17 @@ class ChatRequest(SamplingFields):
         """Whether the answer continues the last message: the assistant's begun text, or its tool call with result."""
         return self.newest.chat_role == "assistant"
 
-    @property
+    @cached_property
     def offered_tools(self) -> Tools:
-        return self._offered_tools
+        return Tools(self.tools or [], self.tool_choice)
 
-    @property
+    @cached_property
     def answer_schema(self) -> dict[str, Any] | None:
         """The JSON schema that the answer must follow: of response_format, or of the call that tool_choice demands."""
-        return self._schema
-
-    def _read_schema(self) -> dict[str, Any] | None:
-        asked = self.response_format or {"type": "text"}
+        tools_schema, asked = self.offered_tools.schema, self.response_format or {"type": "text"}
         match asked.get("type"):
             case "text":
-                return self.offered_tools.schema
+                return tools_schema
             case "json_object":
                 return {"type": "object"}
             case "json_schema" if isinstance(asked.get("json_schema"), dict):
@@ -253,7 +248,8 @@ class CompletionRequest(SamplingFields):
     prompt: Text | Annotated[list[Natural], Field(min_length=1)] | Annotated[
         list[Text] | list[Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
     max_tokens: Limit | None = None  # 0: only score the prompt; −1: no limit but the context
-    logprobs: Natural | None = Field(None, le=20)
+    logprobs: Annotated[Natural | None, BeforeValidator(lambda value: None if value is False else value)] = Field(
+        None, le=20)
     echo: bool | None = None
 
     @field_validator("prompt", mode="before")
@@ -272,11 +268,6 @@ class CompletionRequest(SamplingFields):
             return prompt
         raise ValueError("expected a text, a list of texts, a list of token ids, or a list of such lists; none of the "
                          f"lists may be empty, and a list has items of one kind: {json.dumps(prompt)[:60]}")
-
-    @field_validator("logprobs", mode="before")
-    @classmethod
-    def _check_logprobs(cls, logprobs: Any) -> Any:
-        return None if logprobs is False else logprobs
 
     @model_validator(mode="after")
     def _check_echo(self) -> "CompletionRequest":

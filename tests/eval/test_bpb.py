@@ -13,12 +13,11 @@ def slow_bpb(model, batches, tokenizer) -> float:
     """The definition, target by target; bytes from the token's own bytes."""
     nats = num_bytes = 0.0
     for ids, targets in batches:
-        for row, row_targets in zip(ids, targets):
-            log_probabilities = model(row.unsqueeze(0))[0].double().log_softmax(-1)  # (T, V)
-            for at, target in enumerate(row_targets.tolist()):
-                if target >= 0 and target not in tokenizer.specials.values():
-                    nats -= log_probabilities[at, target].item()
-                    num_bytes += len(tokenizer.decode_bytes([target]))
+        log_probabilities = torch.cat([model(row.unsqueeze(0))[0].double().log_softmax(-1) for row in ids])  # (B T, V)
+        for at, target in enumerate(targets.flatten().tolist()):
+            if target >= 0 and target not in tokenizer.specials.values():
+                nats -= log_probabilities[at, target].item()
+                num_bytes += len(tokenizer.decode_bytes([target]))
     return nats / math.log(2) / num_bytes
 
 

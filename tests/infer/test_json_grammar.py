@@ -22,6 +22,17 @@ PERSON = {"type": "object", "required": ["age", "likes"], "additionalProperties"
 ENDLESS = {"$ref": "#/$defs/A", "$defs": {"A": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/A"}}}}
 
 
+def nested(levels, kind="array"):
+    return {"type": kind, "items": nested(levels - 1)} if levels else {"type": "null"}
+
+
+def alternatives(number, levels):
+    """On each level arrays of different least lengths, which begin alike."""
+    kinds = {f"A{level}": {"anyOf": [{"type": "array", "minItems": least, "items": {"$ref": f"#/$defs/A{level + 1}"}}
+                                     for least in range(number)]} for level in range(levels)}
+    return {"$ref": "#/$defs/A0", "$defs": {**kinds, f"A{levels}": {"type": "string"}}}
+
+
 def is_person(value):
     assert list(value) == [name for name in PERSON["properties"] if name in value] and {"age", "likes"} <= set(value)
     assert 2 <= len(value.get("name", "ab")) <= 4 and value.get("glad", True) in (True, False)
@@ -67,12 +78,32 @@ def test_random_tokens_become_json_of_the_schema(words, schema, is_valid):
     assert len(texts) > 4
 
 
+@pytest.mark.parametrize("schema, text", [
+    (nested(90), "[" * 90 + "null" + "]" * 90), ({"const": "x" * 1500}, '"' + "x" * 1500 + '"'),
+    ({"properties": {"a name of some length" + str(number): {"type": "null"} for number in range(90)},
+      "required": ["a name of some length" + str(number) for number in range(90)]},
+     json.dumps({"a name of some length" + str(number): None for number in range(90)})),
+    (alternatives(20, 8), "[" * 8 + '"a"' + "]" * 8)])
+def test_large_schemas_take_little_work(words, schema, text):
+    """Texts beyond the depth of Python's stack; 20 arrays on each of 8 levels are not 20^8 states behind 8 brackets."""
+    grammar = Grammar(schema, words, words.special_id("<|assistant_end|>"))
+    state = grammar.start
+    for byte in text.encode():
+        assert grammar.allowed(state, 10_000)[byte]
+        state = grammar.advance(state, bytes([byte]))
+    assert grammar.is_complete(state) and len(grammar.expressions._made) < 25_000
+
+
 @pytest.mark.parametrize("schema, word", [
     ({"not": {}}, "'not'"), ({"$ref": "#/$defs/X"}, "#/$defs/X"), ({"$ref": "http://other/x"}, "http://other"),
     ({"type": "date"}, "'date'"), ({"properties": {"a": 5}}, "'5'"), ({"type": 5}, "wrong type"),
     ({"enum": []}, "empty"), ({"allOf": [{}, {}]}, "allOf"),
     ({"type": "string", "minLength": 5, "maxLength": 4}, "minLength"), (ENDLESS, "endless"),
-    ({"enum": ["x" * 40_000]}, "40,0")])
+    ({"enum": ["x" * 40_000]}, "40,0"), ({"enum": list(range(600))}, "too large: at most 500"),
+    ({"type": "object", "properties": {f"k{number}": {} for number in range(600)}}, "too large"),
+    (nested(110), "100 of them inside"), ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "means itself"),
+    ({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"anyOf": [{"$ref": "#/$defs/A"}, {}]}}},
+     "means itself")])
 def test_schemas_that_cannot_be_followed(words, schema, word):
     with pytest.raises(UserError, match=word.replace("$", r"\$")):
         Grammar(schema, words, 0)

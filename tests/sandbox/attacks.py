@@ -11,6 +11,7 @@ whoever does something prints `W["done"]` afterwards. In the group "scoring" the
 to look right. On x86-64 (the numbers of system calls are its).
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -268,20 +269,19 @@ def protected(code: str, environment: dict) -> tuple[bool, str]:
 
 def got_through(runner) -> list[str]:
     """The names of the attacks that succeed when run by `runner`."""
-    world, through = World(), []
-    try:
-        for group, attacks in GROUPS.items():
-            for name, attack in attacks.items():
-                world.restore()
-                scoring = group == "scoring"
-                code = WRONG.format(attack) if scoring else PRELUDE.format(world=world.seen) + attack
-                ok, output = runner(code, world.environment)
-                time.sleep(0.3 if name == "a process that stays" else 0)
-                if ok if scoring else world.token in output or world.seen["done"] in output or world.changed():
-                    through.append(f"{group}: {name}")
-    finally:
-        world.close()
-    return through
+    with contextlib.closing(World()) as world:
+        return [f"{group}: {name}" for group, attacks in GROUPS.items() for name, attack in attacks.items()
+                if succeeds(group, name, attack, runner, world)]
+
+
+def succeeds(group: str, name: str, attack: str, runner, world: World) -> bool:
+    """Whether an attack makes wrong code pass (scoring), or reads or changes what it must not (all other groups)."""
+    world.restore()
+    if group == "scoring":
+        return runner(WRONG.format(attack), world.environment)[0]
+    _, output = runner(PRELUDE.format(world=world.seen) + attack, world.environment)
+    time.sleep(0.3 if name == "a process that stays" else 0)
+    return world.token in output or world.seen["done"] in output or world.changed()
 
 
 def forbid_namespaces() -> None:

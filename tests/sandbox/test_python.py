@@ -33,7 +33,6 @@ pytestmark = pytest.mark.skipif(sys.platform not in python.REQUIRED, reason="no 
 def test_programs_that_end_well(code, stdout):
     result = sandbox.run(code)
     assert (result.ok, result.stdout, result.stderr, result.reason) == (True, stdout, "", "")
-    assert 0 < result.seconds < 5
 
 
 @pytest.mark.parametrize("code, reason", [

@@ -119,14 +119,16 @@ def test_errors_have_openais_shape(url):
         assert word in error(refused, 400)["message"]
     for param, fields in WRONG:
         assert error(ask(url, "x", **fields), 400)["param"] == param
-    forbidden = {"json_schema": {"name": "x", "schema": {"type": "object", "not": {}}}, "type": "json_schema"}
-    assert "'not'" in error(ask(url, "x", response_format=forbidden), 400)["message"]
+    for schema, word in (({"type": "object", "not": {}}, "'not'"), ({"enum": list(range(2000))}, "too large"),
+                         ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "means itself")):
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        assert word in error(ask(url, "x", response_format=wanted), 400)["message"]
     assert "nanochat-test" in error(ask(url, "x", model="nanochat-other"), 404)["message"]
     for path in ("/v1/responses", "/v1/embeddings", "/v1", "/v1/models/", "/v1/chat/completions/chat/completions"):
         assert "/v1/chat/completions" in error(httpx.post(url + path, json={}), 404)["message"]
     assert error(ask(url, "é" * 2100), 400)["code"] == "context_length_exceeded"
     assert error(httpx.get(f"{url}/v1/models/other"), 404)["code"] == "model_not_found"
-    assert error(httpx.get(f"{url}/nothing"), 404) and "POST" in error(httpx.get(post), 404)["message"]
+    assert error(httpx.get(f"{url}/nothing"), 404) and "POST" in error(httpx.get(post), 405)["message"]
     assert "GET" in error(httpx.delete(f"{url}/v1/models"), 405)["message"]
 
 

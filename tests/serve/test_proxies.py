@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -53,11 +54,9 @@ def proxy(request, url, tmp_path, monkeypatch):
     process = subprocess.Popen(request.param(tmp_path, port, url), cwd=tmp_path, stderr=subprocess.PIPE)
     try:
         for _ in range(100 * SECONDS):
-            if process.poll() is not None:
-                raise AssertionError(process.stderr.read().decode())
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+            assert process.poll() is None, process.stderr.read().decode()
+            if listens(port):
+                break
             time.sleep(0.01)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -65,22 +64,29 @@ def proxy(request, url, tmp_path, monkeypatch):
         process.wait()
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def pieces(address: str, messages: list) -> Iterator[str]:
+    """The texts of a streamed answer, as they come."""
+    body = {"messages": messages, "stream": True, "max_tokens": 900}
+    with httpx.stream("POST", address, json=body, headers=HOST, timeout=SECONDS) as got:
+        assert got.status_code == 200, got.read()
+        chunks = (json.loads(line.removeprefix("data: ")) for line in got.iter_lines() if line.startswith("data: {"))
+        yield from filter(None, (choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]))
+
+
 def test_answers_come_through_a_proxy_as_they_are_written(proxy, worker):
     story = [{"role": "user", "content": "A long story!"}]
     for path in ("", "/chat"):
-        before, text = worker.num_tokens, ""
-        body = {"messages": story, "stream": True, "max_tokens": 900}
-        address = f"{proxy}{path}/v1/chat/completions"
-        with httpx.stream("POST", address, json=body, headers=HOST, timeout=SECONDS) as got:
-            assert got.status_code == 200, got.read()
-            for line in got.iter_lines():
-                if line.startswith("data: {"):
-                    choices = json.loads(line.removeprefix("data: "))["choices"]
-                    text += choices[0]["delta"].get("content", "") if choices else ""
-                    if text and before:
-                        assert worker.num_tokens - before < 450  # the first piece comes long before the last exists
-                        before = 0
-        assert len(text) > 800 and LONG_STORY.startswith(text)
+        before = worker.num_tokens
+        text = pieces(f"{proxy}{path}/v1/chat/completions", story)
+        first = next(text)
+        assert worker.num_tokens - before < 450  # the first piece comes long before the last exists
+        whole = first + "".join(text)
+        assert len(whole) > 800 and LONG_STORY.startswith(whole)
     assert "<title>" in httpx.get(f"{proxy}/chat/", headers=HOST).text
     assert httpx.get(f"{proxy}/chat/app.js", headers=HOST).status_code == 200
     assert httpx.head(f"{proxy}/health", headers=HOST).status_code == 200

@@ -185,7 +185,7 @@ def live():
     models = LiveModels(load)
     models.loads = loads
     yield models
-    for worker in [worker for workers in models.models.values() for worker in workers]:
+    for worker in [worker for workers in models.values() for worker in workers]:
         worker.stop()
 
 
@@ -218,11 +218,11 @@ def test_an_answer_that_is_being_written_keeps_its_model(train, live):
     async def talk():
         train("base", 1)
         await live.ready(None)
-        [first] = live.models["nanochat-base-d1"]
+        [first] = live["nanochat-base-d1"]
         job = first.submit([[1, 2]], 1, replace(DEFAULTS, max_tokens=20))
         train("base", 2)
         await asyncio.gather(live.ready(None), live.ready("nanochat-base-d1"))
-        [second] = live.models["nanochat-base-d1"]
+        [second] = live["nanochat-base-d1"]
         assert second is not first and second.step == 2 and live.replaced == [first]
         tokens = [event async for batch in job.events() for _, event in batch]
         assert tokens[-1].stop_reason

@@ -35,16 +35,17 @@ def test_a_folder_is_replaced_whole(tmp_path):
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_failing_writer_leaves_the_old_one(tmp_path, error, folder):
     path = tmp_path / "thing"
-    for content in ("old", None):
-        try:
-            with files.replacing(path) as temporary:
-                if folder:
-                    temporary.mkdir()
-                (temporary / "part" if folder else temporary).write_text(content or "half")
-                if content is None:
-                    raise error
-        except type(error):
-            pass
+
+    def write(temporary, content):
+        if folder:
+            temporary.mkdir()
+        (temporary / "part" if folder else temporary).write_text(content)
+
+    with files.replacing(path) as temporary:
+        write(temporary, "old")
+    with pytest.raises(type(error)), files.replacing(path) as temporary:
+        write(temporary, "half")
+        raise error
     assert (path / "part" if folder else path).read_text() == "old"
     assert listing(tmp_path) == ["thing"]
 

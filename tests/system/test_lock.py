@@ -45,15 +45,16 @@ def flock(request, monkeypatch, tmp_path):
 
 
 def test_one_run_at_a_time_and_then_the_next(tmp_path, flock, capsys):
+    def is_refused(name):
+        with pytest.raises(UserError, match=f"{tmp_path}/{name}") as refused, lock.run_lock(tmp_path / name):
+            pass
+        return f"process {os.getpid()}" in str(refused.value)
+
+    (tmp_path / "same").symlink_to("out")
     for _ in range(2):
         with lock.run_lock(tmp_path / "out") as descriptor:
             assert descriptor is not None, "children inherit it"
-            (tmp_path / "same").unlink(missing_ok=True)
-            (tmp_path / "same").symlink_to("out")
-            for name in ("out", "same"):
-                with pytest.raises(UserError, match=f"{tmp_path}/{name}") as refused, lock.run_lock(tmp_path / name):
-                    pass
-                assert f"process {os.getpid()}" in str(refused.value)
+            assert is_refused("out") and is_refused("same")
             with lock.run_lock(tmp_path / "another"):
                 pass
     assert ("warning" in capsys.readouterr().out) == bool(flock)

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.data import conversations
 from nanochat.data.loader import ListCorpus, batches
 from nanochat.system import files
 from nanochat.system.files import UserError
 from nanochat.tokenizer import chat
 from nanochat.train.losses import weighted_nll
-from tasks import conversations, mixture
+from tasks import mixture
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "ada.jsonl"
 

@@ -9,9 +9,10 @@ import pytest
 import tasks
 from kindergarten import facts, functions, problems, sums, talk, words
 from kindergarten.world import World
+from nanochat.data import conversations
 from nanochat.system import files
 from nanochat.system.files import UserError
-from tasks import common, conversations
+from tasks import common
 
 
 def spoken(task, item) -> str:

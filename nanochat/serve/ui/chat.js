@@ -19,7 +19,7 @@ export const CHARS_PER_TOKEN = 12; // more than any text has: what is longer tha
 export const running = (chat = session.chat) => session.runs.get(chat.id);
 export const isWriting = (target, chat = session.chat) => Boolean(running(chat)?.targets.includes(target));
 export const modelNamed = (name) => server.models.find((model) => model.id === name);
-export const isBase = (name) => /(^|-)base(-|$)/.test(name ?? ""); // a base model has not learnt the chat format
+const isBase = (name) => /(^|-)base(-|$)/.test(name ?? ""); // a base model has not learnt the chat format
 export const speaksChat = () => !isBase(model()?.id);
 export const canForce = () => server.chat.has("ignore_eos"); // to go on where the model would end
 export const canGoOn = () => server.chat.has("continue_final_message");

@@ -10,7 +10,7 @@ export function svg(tag, attributes, ...children) {
 }
 
 /** Means of neighbours, so that at most POINTS are left: [[x, y], …]. */
-export function averaged(points) {
+function averaged(points) {
   const size = Math.ceil(points.length / POINTS);
   const mean = (part, axis) => part.reduce((sum, point) => sum + point[axis], 0) / part.length;
   return Array.from({ length: Math.ceil(points.length / size) }, (_, i) => points.slice(i * size, (i + 1) * size))

@@ -106,7 +106,7 @@ const HELP = [["/temperature 0.8", "how surprising answers are, 0 to 2"],
   ["↑", "in an empty box: edit the last message"],
   ["Ctrl+Shift+O", "a new conversation"], ["Ctrl+K", "search conversations"], ["Ctrl+Enter", "in a text: write on"]];
 
-export function openHelp() {
+function openHelp() {
   $("help-list").replaceChildren(...HELP.flatMap(([what, why]) => [h("dt", {}, h("kbd", {}, what)), h("dd", {}, why)]));
   openDialog($("help"));
 }

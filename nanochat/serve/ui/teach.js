@@ -9,7 +9,7 @@ const choice = () => dialog.querySelector("input:checked").value;
 
 /** The command that trains the model on screen further. Few lines are read many times, among a part of the lessons that
  *  the model had before: without them it would forget how to answer anything else. */
-export function trainingCommand(name, file) {
+function trainingCommand(name, file) {
   const [, stage, tag] = name?.match(/^nanochat-([a-z]+)-(.+)$/) ?? [null, "sft", ""];
   return [`python -m scripts.chat_sft --source=${stage === "rl" ? "sft" : stage}`, tag && `--source_tag=${tag}`,
     "--model_tag=taught", `--conversations="~/Downloads/${file}*20"`, '--mixture="facts*0.2,talk*0.2"',

@@ -11,7 +11,7 @@
 //        ending, ended (nothing more came), model, system, ignored, length (of a text's end that was read), remembers: id of the first message that the model
 //        still read, where it did not read all}
 
-export const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // no randomUUID over plain http
+const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // no randomUUID over plain http
 export const newChat = (kind = "chat") =>
   ({ id: newId(), kind, title: "", updated: Date.now(), nodes: [], chosen: "", text: "" });
 

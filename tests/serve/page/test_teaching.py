@@ -2,8 +2,8 @@
 import json
 import re
 
+from nanochat.data import conversations
 from scripts import chat_sft
-from tasks import conversations
 
 from .conftest import desktop_only, finished, in_browser, keep_shot, playwright, press, say
 
