@@ -12,7 +12,8 @@ letter is a bare "b".
 >>> [message["content"] for message in spelling_lesson(random.Random(4))["messages"]]
 ['Spell car.', 'The word car is spelled c-a-r.']
 
-Letters are counted with the tool: 'banana'.count('a'). Not here: grading (tasks/).
+Letters are counted with the tool: ' banana'.count('a'). The blank belongs to the word's token, which the model only
+copies; behind a quote the word would be other tokens, and must be spelled. Not here: grading (tasks/).
 """
 
 import random
@@ -97,7 +98,8 @@ def spelled(word: str) -> str:
 
 def counted(word: str, letter: str = "") -> list[dict[str, str]]:
     """How often the letter stands in the word, or how many letters the word has, by the tool."""
-    code, number = (f"'{word}'.count('{letter}')", word.count(letter)) if letter else (f"len('{word}')", len(word))
+    number = word.count(letter) if letter else len(word)
+    code = f"' {word}'.count('{letter}')" if letter else f"len(' {word}')-1"
     return worked(code, number, f"#### {number}", before=f"The word {word}: ")
 
 
@@ -110,7 +112,7 @@ def _counting(rng: random.Random, word: str) -> dict[str, Any]:
     letters = COUNTED_LETTERS + word
     count = rng.choice(sorted({word.count(letter) for letter in letters}))
     letter = rng.choice([letter for letter in letters if word.count(letter) == count])
-    code = f"'{word}'.count('{letter}')"
+    code = f"' {word}'.count('{letter}')"
     return {"kind": "count", "word": word, "letter": letter, "question": rng.choice(COUNT).format(c=letter, w=word),
             "answer": f"The word {word}: <<{code}={count}>>#### {count}"}
 
@@ -149,12 +151,12 @@ def spelling_exam(seed: int, n: int) -> list[dict[str, Any]]:
 
 
 def counting_exam(seed: int, n: int) -> list[dict[str, Any]]:
-    """`n` items as `spelling_exam`, the answer in GSM8K's form: "The word banana: <<'banana'.count('a')=3>>#### 3"."""
+    """`n` items as `spelling_exam`, the answer in GSM8K's form: "The word banana: <<' banana'.count('a')=3>>#### 3"."""
     return _exam("counting", _counting, seed, n)
 
 
 DRILLS = ("{w}: {sp}", "{W} is spelled {sp}.", "The word {w} is spelled {sp}.", "{sp} spells {w}.",
-          "'{w}' is spelled {sp}.", "Spell {w}: {sp}", "{w}, '{w}', {w}", "The word {w}: '{w}'.count('{c}') is {n}",
+          "'{w}' is spelled {sp}.", "Spell {w}: {sp}", "{w}, '{w}', {w}", "The word {w}: ' {w}'.count('{c}') is {n}",
           "{w} backwards is {back}.", "{w} starts with {first} and ends with {last}.", "{w} has {length} letters: {sp}")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kindergarten import choices, facts, functions, problems, stories, sums, talk, words
-from kindergarten.visitors import families, programs, tales, zoo
+from kindergarten.visitors import families, programs, spelled, tales, word_problems, zoo
 from kindergarten.world import World
 from nanochat.data import shards
 from nanochat.system import container, files
@@ -33,11 +33,11 @@ TEXT = {"story": 20, "prose": 20, "lookup": 21, "drill": 11, "code": 5, "countin
 PRIMER = {"primer": 100}  # the first shard: a model that begins with look-ups learns to look up (choices.primer)
 
 # Lessons by family: how many conversations are written. A mixture takes all of them once unless it names other weights.
-LESSONS = {"facts": 20_000, "choice": 12_000, "problems": 24_000, "arithmetic": 1_000, "functions": 3_000,
-           "spelling": 14_000, "letters": 5_000, "stories": 500, "talk": 1_500, "chats": 6_000,
-           "sums": 9_000, "spell": 26_000, "count": 13_000, "tales": 4_500, "zoo": 11_000, "school": 6_000,
-           "programs": 9_000, "choosing": 13_000, "wordproblems": 16_000, "smalltalk": 20_000, "feelings": 8_000,
-           "odd": 3_500, "unknown": 8_000, "village": 6_000, "turns": 16_000, "persona": 7_000}
+LESSONS = {"facts": 21_000, "choice": 9_000, "problems": 18_000, "arithmetic": 1_000, "functions": 3_000,
+           "spelling": 13_000, "letters": 4_000, "stories": 500, "talk": 1_500, "chats": 6_000,
+           "sums": 10_000, "spell": 26_000, "count": 14_000, "tales": 4_500, "zoo": 11_000, "school": 6_000,
+           "programs": 11_000, "choosing": 17_000, "wordproblems": 18_000, "smalltalk": 21_000, "feelings": 9_000,
+           "odd": 7_000, "unknown": 9_500, "village": 6_000, "turns": 16_500, "persona": 8_000}
 
 
 def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
@@ -106,9 +106,17 @@ def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str,
     return {**single, "chats": chat}
 
 
+def _practice(seed: int, n: int) -> list[dict[str, Any]]:
+    """Problems for RL: half of the village's, half in visitors' words, where letters are counted, too."""
+    rng = random.Random(f"practice {seed}")
+    makers = [families.unexamined(make) for make in (word_problems.lesson, word_problems.lesson, spelled.letters)]
+    visitors = [problems.as_practice(rng.choice(makers)(rng)) for _ in range(n // 2)]
+    return rng.sample([*problems.practice(seed, n - n // 2), *visitors], n)
+
+
 def _exams(world: World, seed: int, num_items: int, num_practice: int) -> dict[str, list[dict[str, Any]]]:
     return {"facts-test": facts.exam(world)[:num_items], "choice-test": choices.exam(world)[:num_items],
-            "problems-test": problems.exam(seed, num_items), "problems-train": problems.practice(seed, num_practice),
+            "problems-test": problems.exam(seed, num_items), "problems-train": _practice(seed, num_practice),
             "arithmetic-test": sums.exam(seed, num_items), "functions-test": functions.exam(seed, num_items),
             "spelling-test": words.spelling_exam(seed, num_items), "letters-test": words.counting_exam(seed, num_items),
             "greetings-test": talk.exam(seed, num_items)}

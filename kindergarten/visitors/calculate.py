@@ -17,8 +17,12 @@ _TEXTS = phrases.read("sums.txt")
 _FRAMES = _TEXTS.pop("frames")
 EXPRESSIONS = [name for name in _TEXTS if not name.endswith("orders")]
 # Sums of two numbers are asked most; all other expressions once in three.
-_WEIGHTS = [12 if name in ("x+y", "x-y", "x*y", "x/y") else 3 if name in ("x/2", "x*2", "x+y+z") else 1
-            for name in EXPRESSIONS]
+_WEIGHTS = [12 if name in ("x+y", "x-y", "x*y", "x/y") else 6 if name == "x+y+z" else
+            3 if name in ("x/2", "x*2", "(x+y)*z", "x*y+z") else 1 for name in EXPRESSIONS]
+# Nothing but the sum, as it is typed into a calculator; with the signs that a phone's keyboard offers.
+BARE = 0.15
+_BARE = "{e},{e},{e}=,{e} =,{e}?,{e} = ?,{e}=?,={e}".split(",")
+_SIGNS = {"*": "\u00d7", "x": "\u00d7", "/": "\u00f7"}
 _ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
     seventeen eighteen nineteen""".split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
@@ -87,6 +91,10 @@ def ask(rng: random.Random, exam: bool = False) -> tuple[str, str]:
     if orders and rng.random() < 0.35:
         return phrases.say(rng, orders, exam, **slots), fill(name, drawn)
     form = phrases.expand(rng, rng.choice(_TEXTS[name])).format_map(slots)
+    if rng.random() < 0.15:
+        form = re.sub(r"(?<![a-z])[*x/](?![a-z])", lambda match: _SIGNS[match[0]], form)
+    if rng.random() < BARE and not re.search("[a-z]{2}", form):
+        return rng.choice(_BARE).format(e=form), fill(name, drawn)
     if name == "x*y" and drawn["y"] < 10 and drawn["x"] < 13 and rng.random() < 0.1:
         form = f"{in_words(drawn['x'])} {in_words(drawn['y'])}{'es' if drawn['y'] == 6 else 's'}"
     return phrases.say(rng, _FRAMES, exam, e=form), fill(name, drawn)

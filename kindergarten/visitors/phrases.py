@@ -28,7 +28,7 @@ from kindergarten.words import COMMON
 
 HELD_OUT_FRAMES = 10  # one frame in ten
 # Shares of the voices. What is left is written as the frame has it, with a capital first letter.
-LOWER, PHONE, SHOUTED, TYPO = 0.36, 0.12, 0.04, 0.09
+LOWER, PHONE, SHOUTED, TYPO = 0.36, 0.12, 0.05, 0.09
 LOOSE = 0.15  # of the frames lose, gain or exchange a word or two
 OPENED, CLOSED = 0.30, 0.17  # how many requests have chatter in front of them, and behind them
 Node = str | list["list[Node]"]  # a piece of text, or alternatives, each a list of pieces
