@@ -102,7 +102,8 @@ def _counted(rng: random.Random, world: World, exam: bool) -> Conversation:
     answer = word_problems.answer(f"{n}{'+' if is_more else '-'}{m}")
     if rng.random() < 0.5:
         return _joined(first, dialogue(asked, answer))
-    change = _say(rng, "more" if is_more else "fewer", m=m, things=thing)  # the question comes a turn later
+    # The question comes a turn later.
+    change = _say(rng, "more" if is_more else "fewer", m=m, things=thing, any=rng.choice(COMMON))
     return _joined(first, dialogue(change, _NICE), dialogue(_say(rng, "howmany", exam, things=thing), answer))
 
 
