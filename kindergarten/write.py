@@ -37,7 +37,8 @@ LESSONS = {"facts": 21_000, "choice": 9_000, "problems": 18_000, "arithmetic": 1
            "spelling": 13_000, "letters": 4_000, "stories": 500, "talk": 1_500, "chats": 6_000,
            "sums": 10_000, "spell": 26_000, "count": 14_000, "tales": 4_500, "zoo": 11_000, "school": 6_000,
            "programs": 11_000, "choosing": 17_000, "wordproblems": 18_000, "smalltalk": 21_000, "feelings": 9_000,
-           "odd": 7_000, "unknown": 9_500, "village": 6_000, "turns": 16_500, "persona": 8_000}
+           "odd": 7_000, "unknown": 9_500, "village": 6_000, "turns": 16_500, "persona": 8_000,
+           "calls": 5_000}
 
 
 def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
@@ -95,7 +96,7 @@ def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str,
         "spelling": words.spelling_lesson, "letters": words.counting_lesson,
         "stories": partial(talk.story_lesson, world=world), "talk": talk.lesson, **families.makers(world)}
     single = {family: families.unexamined(make) for family, make in single.items()}
-    joinable = [family for family in single if family != "persona"]  # a system text can only stand first
+    joinable = [family for family in single if family not in ("persona", "calls")]  # a system text can only stand first
 
     def chat(rng: random.Random) -> dict[str, Any]:
         """Two to four lessons of any family in one conversation."""
