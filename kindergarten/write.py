@@ -107,7 +107,7 @@ def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str,
     return {**single, "chats": chat}
 
 
-def _practice(seed: int, n: int) -> list[dict[str, Any]]:
+def practice(seed: int, n: int) -> list[dict[str, Any]]:
     """Problems for RL: half of the village's, half in visitors' words, where letters are counted, too."""
     rng = random.Random(f"practice {seed}")
     makers = [families.unexamined(make) for make in (word_problems.lesson, word_problems.lesson, spelled.letters)]
@@ -117,7 +117,7 @@ def _practice(seed: int, n: int) -> list[dict[str, Any]]:
 
 def _exams(world: World, seed: int, num_items: int, num_practice: int) -> dict[str, list[dict[str, Any]]]:
     return {"facts-test": facts.exam(world)[:num_items], "choice-test": choices.exam(world)[:num_items],
-            "problems-test": problems.exam(seed, num_items), "problems-train": _practice(seed, num_practice),
+            "problems-test": problems.exam(seed, num_items), "problems-train": practice(seed, num_practice),
             "arithmetic-test": sums.exam(seed, num_items), "functions-test": functions.exam(seed, num_items),
             "spelling-test": words.spelling_exam(seed, num_items), "letters-test": words.counting_exam(seed, num_items),
             "greetings-test": talk.exam(seed, num_items)}

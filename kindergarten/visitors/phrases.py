@@ -175,7 +175,7 @@ def _loosened(rng: random.Random, frame: str) -> str:
 
 def as_typed(words: str, text: str) -> str:
     """as_typed("Tom", "hi im tom") == "tom": a reply says a visitor's words as he typed them, which is only copying."""
-    place = re.search(rf"\b{re.escape(words)}\b", text, re.IGNORECASE)
+    place = re.search(rf"\b{re.escape(words)}(?='?s?\b)", text, re.IGNORECASE)
     return place[0] if place else words
 
 
