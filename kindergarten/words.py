@@ -26,8 +26,9 @@ from kindergarten.talk import dialogue, worked
 
 HELD_OUT_WORDS = 8  # one invented word in eight belongs to the exam
 REAL = 0.4          # share of the exam's words that are real; the others are invented
-# Shares of the words of lessons and drills: of the village, of common.txt, and the others invented.
-VILLAGE, COMMON_SHARE = 0.15, 0.40
+# Shares of the words of lessons and drills: the village's, those of common.txt, and spliced of two of these. The
+# others are invented.
+VILLAGE, COMMON_SHARE, SPLICED = 0.15, 0.30, 0.25
 # The letters worth counting. Letters of the word itself come on top; the others are there so that 0 is an answer, too.
 COUNTED_LETTERS = "aeilnorst"
 
@@ -81,6 +82,21 @@ def invented(rng: random.Random, exam: bool = False) -> str:
             return word
 
 
+def spliced(rng: random.Random) -> str:
+    """The beginning of one English word and the end of another: "pumper", "kitting", "doorlight".
+
+    Words of common.txt are a token each, and a word that no lesson has is several. With these the model learns to copy
+    such words piece by piece; invented words have other pieces than English ones.
+    """
+    while True:
+        first, second = rng.choice(COMMON), rng.choice(COMMON)
+        word = first + second
+        if rng.random() < 0.75:
+            word = first[:rng.randint(2, len(first))] + second[rng.randint(1, len(second) - 1):]
+        if 4 <= len(word) <= 11 and word not in _WORLD and word not in _ALL_COMMON and not held_out(word):
+            return word
+
+
 SPELL = ("Spell the word {w}.", "How do you spell {w}?", "Please spell {w}.", "Spell {w}.")
 # {w} is the word, {c} the letter.
 COUNT = ("How many times does the letter {c} appear in {w}?", "How many times does {c} appear in the word {w}?",
@@ -118,11 +134,13 @@ def _counting(rng: random.Random, word: str) -> dict[str, Any]:
 
 
 def lesson_word(rng: random.Random, common: float = COMMON_SHARE) -> str:
-    """A word of the village, of everyday English (with the chance `common`), or an invented one."""
-    chance = rng.random()
-    if chance < common:
+    """A word of the village, of everyday English (with the chance `common`), a spliced or an invented one."""
+    chance = rng.random() - common
+    if chance < 0:
         return rng.choice(COMMON)
-    return rng.choice(WORLD_WORDS) if chance < common + VILLAGE else invented(rng)
+    if chance < VILLAGE:
+        return rng.choice(WORLD_WORDS)
+    return spliced(rng) if chance < VILLAGE + SPLICED else invented(rng)
 
 
 def spelling_lesson(rng: random.Random) -> dict[str, Any]:
