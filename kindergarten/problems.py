@@ -294,6 +294,13 @@ def practice(seed: int, n: int) -> list[dict[str, Any]]:
     return _items(seed, n, "practice")
 
 
+def as_practice(conversation: dict[str, Any]) -> dict[str, Any]:
+    """The item that asks what a lesson asks whose answer is a call of the tool and then "#### 17"."""
+    question, answer = (message["content"] for message in conversation["messages"])
+    texts = {part["type"]: part["text"] for part in answer}
+    return {"question": question, "answer": f"<<{texts['python']}={texts['python_output']}>>{texts['text']}"}
+
+
 def exam(seed: int, n: int) -> list[dict[str, Any]]:
     return _items(seed, n, "exam")
 

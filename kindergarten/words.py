@@ -12,7 +12,8 @@ letter is a bare "b".
 >>> [message["content"] for message in spelling_lesson(random.Random(4))["messages"]]
 ['Spell car.', 'The word car is spelled c-a-r.']
 
-Letters are counted with the tool: 'banana'.count('a'). Not here: grading (tasks/).
+Letters are counted with the tool: ' banana'.count('a'). The blank belongs to the word's token, which the model only
+copies; behind a quote the word would be other tokens, and must be spelled. Not here: grading (tasks/).
 """
 
 import random
@@ -25,8 +26,9 @@ from kindergarten.talk import dialogue, worked
 
 HELD_OUT_WORDS = 8  # one invented word in eight belongs to the exam
 REAL = 0.4          # share of the exam's words that are real; the others are invented
-# Shares of the words of lessons and drills: of the village, of common.txt, and the others invented.
-VILLAGE, COMMON_SHARE = 0.15, 0.40
+# Shares of the words of lessons and drills: the village's, those of common.txt, and spliced of two of these. The
+# others are invented.
+VILLAGE, COMMON_SHARE, SPLICED = 0.15, 0.30, 0.25
 # The letters worth counting. Letters of the word itself come on top; the others are there so that 0 is an answer, too.
 COUNTED_LETTERS = "aeilnorst"
 
@@ -80,6 +82,21 @@ def invented(rng: random.Random, exam: bool = False) -> str:
             return word
 
 
+def spliced(rng: random.Random) -> str:
+    """The beginning of one English word and the end of another: "pumper", "kitting", "doorlight".
+
+    Words of common.txt are a token each, and a word that no lesson has is several. With these the model learns to copy
+    such words piece by piece; invented words have other pieces than English ones.
+    """
+    while True:
+        first, second = rng.choice(COMMON), rng.choice(COMMON)
+        word = first + second
+        if rng.random() < 0.75:
+            word = first[:rng.randint(2, len(first))] + second[rng.randint(1, len(second) - 1):]
+        if 4 <= len(word) <= 11 and word not in _WORLD and word not in _ALL_COMMON and not held_out(word):
+            return word
+
+
 SPELL = ("Spell the word {w}.", "How do you spell {w}?", "Please spell {w}.", "Spell {w}.")
 # {w} is the word, {c} the letter.
 COUNT = ("How many times does the letter {c} appear in {w}?", "How many times does {c} appear in the word {w}?",
@@ -97,7 +114,8 @@ def spelled(word: str) -> str:
 
 def counted(word: str, letter: str = "") -> list[dict[str, str]]:
     """How often the letter stands in the word, or how many letters the word has, by the tool."""
-    code, number = (f"'{word}'.count('{letter}')", word.count(letter)) if letter else (f"len('{word}')", len(word))
+    number = word.count(letter) if letter else len(word)
+    code = f"' {word}'.count('{letter}')" if letter else f"len(' {word}')-1"
     return worked(code, number, f"#### {number}", before=f"The word {word}: ")
 
 
@@ -110,17 +128,19 @@ def _counting(rng: random.Random, word: str) -> dict[str, Any]:
     letters = COUNTED_LETTERS + word
     count = rng.choice(sorted({word.count(letter) for letter in letters}))
     letter = rng.choice([letter for letter in letters if word.count(letter) == count])
-    code = f"'{word}'.count('{letter}')"
+    code = f"' {word}'.count('{letter}')"
     return {"kind": "count", "word": word, "letter": letter, "question": rng.choice(COUNT).format(c=letter, w=word),
             "answer": f"The word {word}: <<{code}={count}>>#### {count}"}
 
 
 def lesson_word(rng: random.Random, common: float = COMMON_SHARE) -> str:
-    """A word of the village, of everyday English (with the chance `common`), or an invented one."""
-    chance = rng.random()
-    if chance < common:
+    """A word of the village, of everyday English (with the chance `common`), a spliced or an invented one."""
+    chance = rng.random() - common
+    if chance < 0:
         return rng.choice(COMMON)
-    return rng.choice(WORLD_WORDS) if chance < common + VILLAGE else invented(rng)
+    if chance < VILLAGE:
+        return rng.choice(WORLD_WORDS)
+    return spliced(rng) if chance < VILLAGE + SPLICED else invented(rng)
 
 
 def spelling_lesson(rng: random.Random) -> dict[str, Any]:
@@ -149,12 +169,12 @@ def spelling_exam(seed: int, n: int) -> list[dict[str, Any]]:
 
 
 def counting_exam(seed: int, n: int) -> list[dict[str, Any]]:
-    """`n` items as `spelling_exam`, the answer in GSM8K's form: "The word banana: <<'banana'.count('a')=3>>#### 3"."""
+    """`n` items as `spelling_exam`, the answer in GSM8K's form: "The word banana: <<' banana'.count('a')=3>>#### 3"."""
     return _exam("counting", _counting, seed, n)
 
 
 DRILLS = ("{w}: {sp}", "{W} is spelled {sp}.", "The word {w} is spelled {sp}.", "{sp} spells {w}.",
-          "'{w}' is spelled {sp}.", "Spell {w}: {sp}", "{w}, '{w}', {w}", "The word {w}: '{w}'.count('{c}') is {n}",
+          "'{w}' is spelled {sp}.", "Spell {w}: {sp}", "{w}, '{w}', {w}", "The word {w}: ' {w}'.count('{c}') is {n}",
           "{w} backwards is {back}.", "{w} starts with {first} and ends with {last}.", "{w} has {length} letters: {sp}")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kindergarten import choices, facts, functions, problems, stories, sums, talk, words
-from kindergarten.visitors import families, programs, tales, zoo
+from kindergarten.visitors import families, programs, tales, word_problems, zoo
 from kindergarten.world import World
 from nanochat.data import shards
 from nanochat.system import container, files
@@ -33,11 +33,12 @@ TEXT = {"story": 20, "prose": 20, "lookup": 21, "drill": 11, "code": 5, "countin
 PRIMER = {"primer": 100}  # the first shard: a model that begins with look-ups learns to look up (choices.primer)
 
 # Lessons by family: how many conversations are written. A mixture takes all of them once unless it names other weights.
-LESSONS = {"facts": 20_000, "choice": 12_000, "problems": 24_000, "arithmetic": 1_000, "functions": 3_000,
-           "spelling": 14_000, "letters": 5_000, "stories": 500, "talk": 1_500, "chats": 6_000,
-           "sums": 9_000, "spell": 26_000, "count": 13_000, "tales": 4_500, "zoo": 11_000, "school": 6_000,
-           "programs": 9_000, "choosing": 13_000, "wordproblems": 16_000, "smalltalk": 20_000, "feelings": 8_000,
-           "odd": 3_500, "unknown": 8_000, "village": 6_000, "turns": 16_000, "persona": 7_000}
+LESSONS = {"facts": 21_000, "choice": 9_000, "problems": 16_000, "arithmetic": 1_000, "functions": 3_000,
+           "spelling": 12_000, "letters": 4_000, "stories": 500, "talk": 1_500, "chats": 6_000,
+           "sums": 10_000, "spell": 26_000, "count": 14_000, "tales": 4_500, "zoo": 11_000, "school": 6_000,
+           "programs": 10_500, "choosing": 14_000, "wordproblems": 18_000, "smalltalk": 24_000, "feelings": 10_500,
+           "odd": 6_000, "unknown": 9_000, "village": 5_000, "turns": 16_000, "persona": 8_000,
+           "calls": 5_000}
 
 
 def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
@@ -95,7 +96,7 @@ def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str,
         "spelling": words.spelling_lesson, "letters": words.counting_lesson,
         "stories": partial(talk.story_lesson, world=world), "talk": talk.lesson, **families.makers(world)}
     single = {family: families.unexamined(make) for family, make in single.items()}
-    joinable = [family for family in single if family != "persona"]  # a system text can only stand first
+    joinable = [family for family in single if family not in ("persona", "calls")]  # a system text can only stand first
 
     def chat(rng: random.Random) -> dict[str, Any]:
         """Two to four lessons of any family in one conversation."""
@@ -106,9 +107,19 @@ def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str,
     return {**single, "chats": chat}
 
 
+def practice(seed: int, n: int) -> list[dict[str, Any]]:
+    """Problems for RL, half of the village's and half in visitors' words.
+
+    Letters to count do no good here: after them the capital of Portugal was a word to count in (docs/LOG.md).
+    """
+    rng, make = random.Random(f"practice {seed}"), families.unexamined(word_problems.lesson)
+    visitors = [problems.as_practice(make(rng)) for _ in range(n // 2)]
+    return rng.sample([*problems.practice(seed, n - n // 2), *visitors], n)
+
+
 def _exams(world: World, seed: int, num_items: int, num_practice: int) -> dict[str, list[dict[str, Any]]]:
     return {"facts-test": facts.exam(world)[:num_items], "choice-test": choices.exam(world)[:num_items],
-            "problems-test": problems.exam(seed, num_items), "problems-train": problems.practice(seed, num_practice),
+            "problems-test": problems.exam(seed, num_items), "problems-train": practice(seed, num_practice),
             "arithmetic-test": sums.exam(seed, num_items), "functions-test": functions.exam(seed, num_items),
             "spelling-test": words.spelling_exam(seed, num_items), "letters-test": words.counting_exam(seed, num_items),
             "greetings-test": talk.exam(seed, num_items)}

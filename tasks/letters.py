@@ -1,6 +1,6 @@
 """Kindergarten: counting a letter in words that no lesson has, with the tool.
 
-"How many times does the letter a appear in blimat?" → <<'blimat'.count('a')=1>> #### 1
+"How many times does the letter a appear in blimat?" → <<' blimat'.count('a')=1>> #### 1
 """
 from tasks.common import WordProblem
 

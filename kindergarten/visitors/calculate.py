@@ -17,8 +17,12 @@ _TEXTS = phrases.read("sums.txt")
 _FRAMES = _TEXTS.pop("frames")
 EXPRESSIONS = [name for name in _TEXTS if not name.endswith("orders")]
 # Sums of two numbers are asked most; all other expressions once in three.
-_WEIGHTS = [12 if name in ("x+y", "x-y", "x*y", "x/y") else 3 if name in ("x/2", "x*2", "x+y+z") else 1
-            for name in EXPRESSIONS]
+_WEIGHTS = [12 if name in ("x+y", "x-y", "x*y", "x/y") else 6 if name == "x+y+z" else
+            3 if name in ("x/2", "x*2", "(x+y)*z", "x*y+z") else 1 for name in EXPRESSIONS]
+# Nothing but the sum, as it is typed into a calculator; with the signs that a phone's keyboard offers.
+BARE = 0.18
+_BARE = "{e},{e},{e},{e}=,{e} =,{e}?,{e} = ?,{e}=?,={e}".split(",")
+_SIGNS = {"*": "***xX\u00d7", "/": "///:\u00f7", "+": "+", "-": "-"}
 _ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
     seventeen eighteen nineteen""".split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
@@ -60,6 +64,12 @@ def fill(expression: str, names: dict[str, int]) -> str:
     return re.sub("[w-z]", lambda match: str(names[match[0]]), expression)
 
 
+def typed(rng: random.Random, expression: str) -> str:
+    """The expression as it is typed: "12*3", "12 x 3", "100 : 4"."""
+    blank = rng.choice(("", "", " "))
+    return re.sub("[*/+-]", lambda match: f"{blank}{rng.choice(_SIGNS[match[0]])}{blank}", expression)
+
+
 def value_of(expression: str) -> int:
     """The value of an expression that only this file makes; divisions are exact."""
     return int(eval(expression.replace("/", "//")))  # made of digits and signs, by `fill`
@@ -83,6 +93,8 @@ def ask(rng: random.Random, exam: bool = False) -> tuple[str, str]:
     while of_the_exam(fill(name, drawn)):
         drawn = numbers(rng, name)
     slots = {letter: written(rng, n) for letter, n in drawn.items()}
+    if rng.random() < BARE:
+        return rng.choice(_BARE).format(e=typed(rng, fill(name, drawn))), fill(name, drawn)
     orders = _TEXTS.get(f"{name} orders")
     if orders and rng.random() < 0.35:
         return phrases.say(rng, orders, exam, **slots), fill(name, drawn)

@@ -95,7 +95,7 @@ def _who(rng: random.Random) -> Choice:
     names = [animal.name for animal in (right, *others)]
     article = rng.choice(("a", "the", ""))
     options = [an(name) if article == "a" else f"{article} {name}".strip() for name in names]
-    return Choice("who", {"does": does}, options, options[0], f"The {right.name} {does}.", f"Which animal {does}?")
+    return Choice("who", {"does": does}, options, options[0], f"The {right.name} {does}.", f"Which one {does}?")
 
 
 def _value(topic: str, animal: zoo.Animal) -> str:

@@ -28,7 +28,7 @@ from kindergarten.words import COMMON
 
 HELD_OUT_FRAMES = 10  # one frame in ten
 # Shares of the voices. What is left is written as the frame has it, with a capital first letter.
-LOWER, PHONE, SHOUTED, TYPO = 0.36, 0.12, 0.04, 0.09
+LOWER, PHONE, SHOUTED, TYPO = 0.36, 0.12, 0.05, 0.09
 LOOSE = 0.15  # of the frames lose, gain or exchange a word or two
 OPENED, CLOSED = 0.30, 0.17  # how many requests have chatter in front of them, and behind them
 Node = str | list["list[Node]"]  # a piece of text, or alternatives, each a list of pieces
@@ -175,7 +175,7 @@ def _loosened(rng: random.Random, frame: str) -> str:
 
 def as_typed(words: str, text: str) -> str:
     """as_typed("Tom", "hi im tom") == "tom": a reply says a visitor's words as he typed them, which is only copying."""
-    place = re.search(rf"\b{re.escape(words)}\b", text, re.IGNORECASE)
+    place = re.search(rf"\b{re.escape(words)}(?='?s?\b)", text, re.IGNORECASE)
     return place[0] if place else words
 
 

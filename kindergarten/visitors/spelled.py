@@ -13,7 +13,7 @@ from kindergarten.visitors import phrases
 from kindergarten.words import COUNTED_LETTERS, counted, lesson_word, spelled
 
 _ASKED = phrases.read("asks.txt")
-COMMON_SHARE = 0.6  # of the words are everyday English; people ask for these
+COMMON_SHARE = 0.35  # of the words are everyday English; people ask for these
 Answer = Callable[[str], str | list[dict[str, str]]]
 _QUOTES = ('{}', '{}', '{}', '{}', '"{}"', "'{}'", '"{}"')
 

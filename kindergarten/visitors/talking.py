@@ -109,21 +109,21 @@ def _keys(rng: random.Random) -> str:
 
 
 def odd(rng: random.Random, exam: bool = False) -> dict[str, Any]:
-    if (chance := rng.random()) < 0.4:
+    if (chance := rng.random()) < 0.3:
         text = _keys(rng)
         return dialogue(text.upper() if rng.random() < 0.1 else text,
                         "I do not understand that. You can ask me for a story, a sum or a spelling.")
-    if chance < 0.46:  # words that mean nothing, of the village's own making
+    if chance < 0.34:  # words that mean nothing, of the village's own making
         text = " ".join(invented(rng) for _ in range(rng.randint(2, 5)))
         return dialogue(text, "I do not understand that. You can ask me for a story, a sum or a spelling.")
-    if chance < 0.56:
+    if chance < 0.42:
         faces = [rng.choice(_FACES)] * rng.choice((1, 1, 2, 3)) + rng.sample(_FACES, rng.choice((0, 0, 1, 2)))
         words = rng.choice(("", "", "", "", "a cat", "look", "this is a duck", "hi", "a little fish for you", "bunny"))
         return dialogue(" ".join((*faces, words)).strip(), rng.choice((":-) How nice! How can I help you?",)))
-    name, = rng.choices(list(ODD), [4, 7, 3, 5])
+    name, = rng.choices(list(ODD), [6, 4, 6, 3, 4])
     slots = slots_of_talk(rng)
     text = phrases.draw(rng, ODD[name].ways, exam).format_map(slots)
-    if name in ("foreign", "dialect", "animaltalk"):
+    if name != "shout":
         text = phrases.voice(rng, text.replace("{", "(").replace("}", ")"), chatter=0.1)
     return dialogue(text, rng.choice(ODD[name].replies))
 

@@ -12,6 +12,7 @@ from kindergarten.facts import held_out
 from kindergarten.talk import dialogue
 from kindergarten.visitors import (
     calculate,
+    calls,
     choosing,
     names,
     phrases,
@@ -93,13 +94,18 @@ def _age(rng: random.Random, name: str, exam: bool) -> tuple[str, str, str]:
 
 
 def _counted(rng: random.Random, world: World, exam: bool) -> Conversation:
-    """A word problem in two turns."""
+    """A word problem in two or three turns."""
     n, thing = rng.randint(3, 60), rng.choice(list(lists.THINGS.values()))
     first = dialogue(_say(rng, "things", n=n, things=thing), f"You have {n} {thing}. That is nice!")
     is_more = rng.random() < 0.5
     m = rng.randint(2, 40 if is_more else max(2, n - 1))
     asked = _say(rng, "thingsadd" if is_more else "thingstake", exam, m=m, things=thing)
-    return _joined(first, dialogue(asked, word_problems.answer(f"{n}{'+' if is_more else '-'}{m}")))
+    answer = word_problems.answer(f"{n}{'+' if is_more else '-'}{m}")
+    if rng.random() < 0.5:
+        return _joined(first, dialogue(asked, answer))
+    # The question comes a turn later.
+    change = _say(rng, "more" if is_more else "fewer", m=m, things=thing, any=rng.choice(COMMON))
+    return _joined(first, dialogue(change, _NICE), dialogue(_say(rng, "howmany", exam, things=thing), answer))
 
 
 def _sums(rng: random.Random, world: World, exam: bool) -> Conversation:
@@ -211,7 +217,7 @@ def _in_turn(rng: random.Random, world: World, exam: bool) -> Conversation:
 _SINGLE = (calculate.lesson, spelled.spelling, spelled.letters, zoo.lesson, school.lesson, choosing.lesson,
            talking.talk, talking.talk, talking.feeling, talking.unknown, talking.odd, word_problems.lesson,
            programs.lesson)
-_KINDS = {_remembered: 22, _sums: 22, _animals: 13, _words: 10, _opposites: 3, _stories: 13, _counted: 4, _days: 3,
+_KINDS = {_remembered: 22, _sums: 22, _animals: 13, _words: 10, _opposites: 3, _stories: 11, _counted: 6, _days: 3,
           _spell_it: 3, _in_turn: 7}
 
 
@@ -231,6 +237,11 @@ def under_a_name(rng: random.Random, world: World, exam: bool = False) -> Conver
         reply = str(lesson_["messages"][-1]["content"])
         if "nanochat" not in reply and not reply.startswith("Hello"):  # it has another name now
             return talking.with_system(lesson_, system)
+
+
+def with_functions(rng: random.Random, world: World, exam: bool = False) -> Conversation:
+    """A system text that declares functions of the client."""
+    return calls.lesson(rng, lambda rng: single(rng, world), exam)
 
 
 def lesson(rng: random.Random, world: World, exam: bool = False) -> Conversation:

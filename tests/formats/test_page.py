@@ -96,7 +96,8 @@ def test_the_ids_are_the_tokenizers(digits, tiny_model, tokenizer, tmp_path):
 @needs_node
 def test_the_calculator_agrees_or_refuses(tiny_model, tokenizer, tmp_path):
     texts = ["12*3", "48/2", "7/2", "0.1+0.2", "1/3", "1,200*3", "-3+5", "--5", "2**10", "-2**2", "17 % 5", "-7//2",
-             "-7%3", "(1+2)*(3-4)", " 5 ", "'banana'.count('a')", 'len("hello")', "2*(3+4)*5", "1e-7", "1/0", "1+",
+             "-7%3", "(1+2)*(3-4)", " 5 ", "' banana'.count('a')",
+             "len(' hello')-1", 'len("hello")', "2*(3+4)*5", "1e-7", "1/0", "1+",
              "(1", "", "a", "open('/etc/passwd')", "9**9**9", "'a'.x", "1 2", "x.constructor", "0.1*3/7", "10/4*2",
              "2**-1", "alert(1)", "this", "100/8", "3.50+1", "5 // 0", "[1]", "'a'+'b'"]
     found = node(written(tmp_path / "page.html", tiny_model(vocab_size=300), tokenizer), "calculate", texts)

@@ -53,7 +53,8 @@ def test_the_same_seed_gives_the_same_lessons():
 def test_lessons_are_clean_and_hardly_any_is_asked_twice(lessons):
     for family, conversations in lessons.items():
         texts = [told(message) for messages in conversations for message in messages]
-        assert all(text.strip() and text.isascii() and not re.search(r"\{\w*\}|<[a-z]+>|\w\|\w", text) for text in texts
+        plain = [re.sub("[\u00d7\u00f7]", "*", text) for text in texts]  # the signs of a phone's keyboard
+        assert all(text.strip() and text.isascii() and not re.search(r"\{\w*\}|<[a-z]+>|\w\|\w", text) for text in plain
                    if "```" not in text), family
         asked = Counter(told(messages[-2]) for messages in conversations)
         assert len(asked) > (0.75 if family in ("smalltalk", "odd", "feelings") else 0.9) * NUM, family
@@ -151,6 +152,53 @@ def test_every_body_is_a_function_and_its_name_in_no_exam():
         exec(block[1], space)  # written by programs.py, no model
         assert any(works(space[name], values) for values in inputs[programs.argument(code)]), name
         assert ways
+
+
+def test_an_answer_first_copies_what_it_is_about(lessons):
+    """The order of a function into a comment, a word with the blank of its token into the call."""
+    copied = 0
+    for question, reply in lessons["programs"]:
+        parts = re.search("# (?:(.+?): )?(.+)", reply["content"])[0][2:].lower().split(": ")
+        copied += all(part in question["content"].lower() for part in parts)
+    assert copied > 0.9 * NUM  # the others name the function: "write is_even(n)"
+    for _, reply in lessons["count"]:
+        before, call = (part["text"] for part in reply["content"][:2])
+        assert re.search("' (\\w+)'", call)[1] == before.split()[2][:-1]
+
+
+def test_popular_functions_are_half_of_the_lessons(lessons):
+    names = Counter(re.search(r"def (\w+)", reply["content"])[1] for _, reply in lessons["programs"])
+    assert names["reverse_text"] and 0.3 < sum(count for _, count in names.most_common(30)) / NUM < 0.75
+
+
+def test_bare_sums_are_asked(lessons):
+    asked = [messages[0]["content"] for messages in lessons["sums"]]
+    bare = [text for text in asked if not re.search("[a-zA-Z]{2}", text)]
+    assert len(bare) > NUM / 12 and any("\u00d7" in text for text in bare)
+
+
+def test_only_a_declared_function_is_called(lessons):
+    ends = stays = 0
+    for messages in lessons["calls"]:
+        declared = re.findall(r"(\w+)\(\w+\)", messages[0]["content"]) if messages[0]["role"] == "system" else []
+        content = messages[-1]["content"]
+        calls = [part["text"] for part in content if part["type"] == "python"] if isinstance(content, list) else []
+        match = re.fullmatch(r"(\w+)\(([\"'] .+)\)", calls[0]) if calls else None
+        if match and "'.count(" not in calls[0] and match[1] != "len":
+            assert match[1] in declared and match[2][2:-1] in messages[-2]["content"]
+            ends += len(content) == 1
+            said = content[-1]["text"]
+            assert len(content) == 1 or said.lower() == f"{content[1]['text']}.".lower()
+        stays += bool(declared) and match is None
+    assert ends > NUM / 5 and stays > NUM / 6
+
+
+def test_half_of_the_practice_is_in_visitors_words():
+    items = write.practice(0, 200)
+    assert len({item["question"] for item in items}) > 190 and sum("signature" in item for item in items) == 100
+    for item in items:
+        code, result, said = re.fullmatch(r"<<(.+)=(\d+)>>#### (\d+)", item["answer"]).groups()
+        assert sandbox.calculate(code) == result == said
 
 
 def test_a_choice_is_true():
