@@ -127,7 +127,7 @@ def answers_at_once(model: GPT, args: cli.Args, row_len: int, runtime: Runtime) 
     instead of eight has 256 rows, which are 14 GB for a d20."""
     config = model.config
     row_bytes = 2 * config.n_layer * config.n_kv_head * config.head_dim * row_len * runtime.dtype.itemsize
-    own_rows = ceil_div(args.examples_per_step, runtime.world_size) * args.num_samples
+    own_rows: int = ceil_div(args.examples_per_step, runtime.world_size) * args.num_samples
     return max(1, min(own_rows, hardware.free_memory(runtime.device) // 4 // row_bytes))
 
 

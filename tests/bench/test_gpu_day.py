@@ -125,7 +125,8 @@ def other_tokens_with_graphs(engine, prompts, generate=Engine.generate, **settin
     return generate(engine, [[*prompt, 9] if engine.decoder else prompt for prompt in prompts], **settings)
 
 
-def impossible_reward(rollouts, *_):
+def impossible_reward(rollouts, *details, describe=Rollouts._describe):
+    describe(rollouts, *details)
     rollouts.stats = {"rl/reward_mean": 2.0}
 
 
