@@ -29,8 +29,8 @@ STRUCTURAL = {"not", "if", "patternProperties", "prefixItems", "dependentSchemas
 ANYTHING = {"anyOf": [{"type": "object"}, {"type": "array"}, {"type": "string"}, {"type": "number"},
                       {"type": "boolean"}, {"type": "null"}]}
 MAX_REPEATS = 1000  # a larger minLength or minItems does not fit any answer
-# Who sends a larger schema would make other clients wait: the worst one that we found within these limits takes .06 s a
-# token, and .3 s once. A level takes up to five calls, and Python's stack has 1,000.
+# Who sends a larger schema would make other clients wait: the worst one that we found within these limits takes .1 s a
+# token (32,000 tokens), and .25 s once. A level takes up to five calls, and Python's stack has 1,000.
 MAX_PARTS, MAX_LEVELS, MAX_SCHEMA = 500, 100, 32_000  # schemas and enum values; those inside each other; characters
 MAX_DIGITS = 15  # of a number: all integers of so many digits are exact in a float
 TOO_FAR = 2**15 - 1  # bytes to the end of the JSON, where there is no way to the end
