@@ -33,12 +33,11 @@ TEXT = {"story": 20, "prose": 20, "lookup": 21, "drill": 11, "code": 5, "countin
 PRIMER = {"primer": 100}  # the first shard: a model that begins with look-ups learns to look up (choices.primer)
 
 # Lessons by family: how many conversations are written. A mixture takes all of them once unless it names other weights.
-LESSONS = {"facts": 21_000, "choice": 9_000, "problems": 16_000, "arithmetic": 1_000, "functions": 3_000,
-           "spelling": 12_000, "letters": 4_000, "stories": 500, "talk": 1_500, "chats": 6_000,
+LESSONS = {"facts": 21_000, "choice": 9_000, "problems": 18_000, "arithmetic": 1_000, "functions": 3_000,
+           "spelling": 13_000, "letters": 4_000, "stories": 500, "talk": 1_500, "chats": 6_000,
            "sums": 10_000, "spell": 26_000, "count": 14_000, "tales": 4_500, "zoo": 11_000, "school": 6_000,
-           "programs": 10_500, "choosing": 14_000, "wordproblems": 18_000, "smalltalk": 24_000, "feelings": 10_500,
-           "odd": 6_000, "unknown": 9_000, "village": 5_000, "turns": 16_000, "persona": 8_000,
-           "calls": 5_000}
+           "programs": 11_000, "choosing": 17_000, "wordproblems": 18_000, "smalltalk": 21_000, "feelings": 9_000,
+           "odd": 7_000, "unknown": 9_500, "village": 6_000, "turns": 16_500, "persona": 8_000}
 
 
 def write_all(data_dir: Path, seed: int = 0, scale: float = 1.0) -> None:
@@ -96,7 +95,7 @@ def lesson_makers(world: World) -> dict[str, Callable[[random.Random], dict[str,
         "spelling": words.spelling_lesson, "letters": words.counting_lesson,
         "stories": partial(talk.story_lesson, world=world), "talk": talk.lesson, **families.makers(world)}
     single = {family: families.unexamined(make) for family, make in single.items()}
-    joinable = [family for family in single if family not in ("persona", "calls")]  # a system text can only stand first
+    joinable = [family for family in single if family != "persona"]  # a system text can only stand first
 
     def chat(rng: random.Random) -> dict[str, Any]:
         """Two to four lessons of any family in one conversation."""

@@ -23,7 +23,7 @@ TRIAL_ITEMS = 4  # of each exam in a trial: enough to see that the exams work, i
 LESSONS = "facts,choice,problems,arithmetic,functions,spelling,letters,stories"
 # The same skills in the words of visitors, and what only visitors ask for.
 VISITORS = """sums spell count tales zoo school programs choosing wordproblems smalltalk feelings odd unknown village
-    turns persona calls""".split()
+    turns persona""".split()
 
 
 def shares(families: list[str], share: float) -> str:

@@ -59,7 +59,7 @@ def makers(world: World) -> dict[str, Maker]:
             "programs": programs.lesson, "choosing": choosing.lesson, "wordproblems": word_problems.lesson,
             "smalltalk": talking.talk, "feelings": talking.feeling, "odd": talking.odd, "unknown": talking.unknown,
             "village": partial(village, world=world), "turns": partial(turns.lesson, world=world),
-            "persona": partial(turns.under_a_name, world=world), "calls": partial(turns.with_functions, world=world)}
+            "persona": partial(turns.under_a_name, world=world)}
 
 
 def said(rng: random.Random, world: World) -> str:

@@ -12,7 +12,6 @@ from kindergarten.facts import held_out
 from kindergarten.talk import dialogue
 from kindergarten.visitors import (
     calculate,
-    calls,
     choosing,
     names,
     phrases,
@@ -237,11 +236,6 @@ def under_a_name(rng: random.Random, world: World, exam: bool = False) -> Conver
         reply = str(lesson_["messages"][-1]["content"])
         if "nanochat" not in reply and not reply.startswith("Hello"):  # it has another name now
             return talking.with_system(lesson_, system)
-
-
-def with_functions(rng: random.Random, world: World, exam: bool = False) -> Conversation:
-    """A system text that declares functions of the client."""
-    return calls.lesson(rng, lambda rng: single(rng, world), exam)
 
 
 def lesson(rng: random.Random, world: World, exam: bool = False) -> Conversation:

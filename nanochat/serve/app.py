@@ -125,10 +125,8 @@ class Service:
     def chat(self, body: ChatRequest, name: str, worker: Worker) -> RunningAnswer:
         engine, params, tools = worker.engine, body.sampling_params(self.defaults), body.offered_tools
         ignored = self.ignored(body)
-        declaration = "" if body.answer_schema else tools.declaration
-        prompt, num_forgotten = fit_prompt(
-            engine.tokenizer, to_conversation(body.messages, declaration), engine.config.sequence_len,
-            params.max_tokens, continues=body.continues)
+        prompt, num_forgotten = fit_prompt(engine.tokenizer, to_conversation(body.messages), engine.config.sequence_len,
+                                           params.max_tokens, continues=body.continues)
         if body.answer_schema is not None:
             grammar = read_grammar(engine, body.answer_schema)
             ignored += [f"schema.{keyword}" for keyword in grammar.ignored]

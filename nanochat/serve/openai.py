@@ -234,10 +234,9 @@ class ChatRequest(SamplingFields):
                        logprobs=logprobs)
 
 
-def to_conversation(messages: list[Message], declaration: str = "") -> list[dict[str, Any]]:
-    """Messages for `fit_prompt`: all system texts become one message, in front; `declaration` is the last of them."""
+def to_conversation(messages: list[Message]) -> list[dict[str, Any]]:
+    """Messages for `fit_prompt`: all system texts become one message, in front."""
     system_texts = [part["text"] for message in messages if message.chat_role == "system" for part in message.parts]
-    system_texts += [declaration] if declaration else []
     system = [{"role": "system", "content": "\n\n".join(system_texts)}] if any(system_texts) else []
     return system + [{"role": message.chat_role, "content": message.parts} for message in messages
                      if message.chat_role != "system"]

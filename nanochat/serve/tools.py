@@ -4,8 +4,7 @@ The model has learnt to call a calculator: it writes an expression between <|pyt
 
 - a function of one string argument whose name tells that it computes (`CALCULATOR`) gets any expression that the model
   writes. Without such a function the server's own calculator answers, as always;
-- another function of one string argument is declared in the system text, and called by an expression such as
-  `weather(' Oslo')`;
+- another function of one string argument is called by an expression such as `weather('Oslo')`;
 - `tool_choice` "required", or a named function, makes the answer a call: a grammar (nanochat/infer/json_grammar.py)
   holds the model to {"name": …, "arguments": …} with arguments that fit the function's schema;
 - everything else is ignored, and the answer says so.
@@ -17,7 +16,6 @@ import re
 import uuid
 from typing import Any
 
-MAX_DECLARED = 4  # functions: their names stand in the context, which has 256 tokens on a laptop
 CALCULATOR = re.compile(r"calc|python|arithmetic|evaluate|math", re.IGNORECASE)
 
 
@@ -41,12 +39,6 @@ class Tools:
                                if (argument := _only_text_argument(schema))}
         self.calculator = next((name for name in self.text_arguments if CALCULATOR.search(name)), "")
         self.unusable = len(functions) - len(functions if self.is_forced else self.text_arguments)
-
-    @property
-    def declaration(self) -> str:
-        """What the system text says of the functions that the model may call, as its lessons have it."""
-        names = [f"{name}({argument})" for name, argument in self.text_arguments.items() if name != self.calculator]
-        return f"You can call {', '.join(names[:MAX_DECLARED])}." if names and not self.is_forced else ""
 
     @property
     def is_forced_calculator(self) -> bool:
@@ -76,7 +68,7 @@ class Tools:
             match ast.parse(expression.strip(), mode="eval").body:
                 case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str() as text)], keywords=[]):
                     if name in self.text_arguments:
-                        return name, {self.text_arguments[name]: text.strip()}  # lessons have a blank in front
+                        return name, {self.text_arguments[name]: text}
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             pass
         return (self.calculator, {self.text_arguments[self.calculator]: expression}) if self.calculator else None

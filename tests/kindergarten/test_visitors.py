@@ -91,9 +91,13 @@ def test_a_voice_changes_the_frame_and_never_what_the_slot_says():
 
 def test_sums_are_right_and_none_is_of_the_exam(lessons):
     exam = {item["answer"].split(" = ")[0] for item in sums.exam(0, 200)}
+    left = 0  # to somebody else's calculator: the answer ends at the call
     for messages in lessons["sums"]:
-        code, output, text = (part["text"] for part in messages[-1]["content"])
-        assert sandbox.calculate(code) == output and text == f"{code} = {output}." and code not in exam
+        code, *rest = (part["text"] for part in messages[-1]["content"])
+        assert not rest or rest == [output := sandbox.calculate(code), f"{code} = {output}."]
+        assert code not in exam
+        left += not rest
+    assert 5 < left < NUM / 10
 
 
 def test_words_are_spelled_and_counted_right(lessons):
@@ -175,22 +179,6 @@ def test_bare_sums_are_asked(lessons):
     asked = [messages[0]["content"] for messages in lessons["sums"]]
     bare = [text for text in asked if not re.search("[a-zA-Z]{2}", text)]
     assert len(bare) > NUM / 12 and any("\u00d7" in text for text in bare)
-
-
-def test_only_a_declared_function_is_called(lessons):
-    ends = stays = 0
-    for messages in lessons["calls"]:
-        declared = re.findall(r"(\w+)\(\w+\)", messages[0]["content"]) if messages[0]["role"] == "system" else []
-        content = messages[-1]["content"]
-        calls = [part["text"] for part in content if part["type"] == "python"] if isinstance(content, list) else []
-        match = re.fullmatch(r"(\w+)\(([\"'] .+)\)", calls[0]) if calls else None
-        if match and "'.count(" not in calls[0] and match[1] != "len":
-            assert match[1] in declared and match[2][2:-1] in messages[-2]["content"]
-            ends += len(content) == 1
-            said = content[-1]["text"]
-            assert len(content) == 1 or said.lower() == f"{content[1]['text']}.".lower()
-        stays += bool(declared) and match is None
-    assert ends > NUM / 5 and stays > NUM / 6
 
 
 def test_half_of_the_practice_is_in_visitors_words():

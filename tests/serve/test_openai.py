@@ -104,7 +104,6 @@ def test_other_models_tool_calls_become_ours(name, arguments, text):
     ([CALCULATOR], "12*3", ("calculator", '{"expression": "12*3"}')),
     ([function("run_python", code="string")], "12*3", ("run_python", '{"code": "12*3"}')),
     ([WEATHER, CALCULATOR], "weather('Oslo')", ("weather", '{"city": "Oslo"}')),
-    ([WEATHER], "weather(' Oslo')", ("weather", '{"city": "Oslo"}')),
     ([WEATHER], "12*3", None), ([CLOCK], "clock()", None), ([WEATHER], "weather(", None), ([], "12*3", None)])
 def test_what_the_model_calls(tools, expression, called):
     read = Tools(tools, None)
@@ -112,19 +111,6 @@ def test_what_the_model_calls(tools, expression, called):
     if called:
         assert tuple(read.call(expression)["function"].values()) == called
         assert not Tools(tools, "none").is_call(expression)
-
-
-def test_the_system_text_declares_what_the_model_may_call():
-    """In the words of the lessons (kindergarten/visitors/calls.py); the calculator needs no declaration."""
-    many = [function(f"f{number}", word="string") for number in range(6)]
-    for tools, choice, said in [
-            ([WEATHER, CALCULATOR, CLOCK], None, "You can call weather(city)."), ([WEATHER], "none", ""),
-            (many, "auto", "You can call f0(word), f1(word), f2(word), f3(word)."), ([CALCULATOR, CLOCK], None, ""),
-            ([WEATHER], "required", "")]:
-        assert Tools(tools, choice).declaration == said
-    system = {"role": "system", "content": "Be kind."}
-    messages = ChatRequest(messages=[system, USER]).messages
-    assert to_conversation(messages, "You can call f(x).")[0]["content"] == "Be kind.\n\nYou can call f(x)."
 
 
 def test_what_had_no_effect_is_named():
