@@ -21,9 +21,6 @@ _WEIGHTS = [12 if name in ("x+y", "x-y", "x*y", "x/y") else 6 if name == "x+y+z"
             3 if name in ("x/2", "x*2", "(x+y)*z", "x*y+z") else 1 for name in EXPRESSIONS]
 # Nothing but the sum, as it is typed into a calculator; with the signs that a phone's keyboard offers.
 BARE = 0.18
-# Lessons that end at the call, for engines in which somebody else calculates: there the model has to stop. With our own
-# engine nothing changes, which writes the result behind every call.
-LEFT_TO_OTHERS = 0.05
 _BARE = "{e},{e},{e},{e}=,{e} =,{e}?,{e} = ?,{e}=?,={e}".split(",")
 _SIGNS = {"*": "***xX\u00d7", "/": "///:\u00f7", "+": "+", "-": "-"}
 _ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
@@ -109,6 +106,4 @@ def ask(rng: random.Random, exam: bool = False) -> tuple[str, str]:
 
 def lesson(rng: random.Random, exam: bool = False) -> dict[str, Any]:
     question, expression = ask(rng, exam)
-    if rng.random() < LEFT_TO_OTHERS:
-        return dialogue(question, [{"type": "python", "text": expression}])
     return dialogue(question, answer(expression))
