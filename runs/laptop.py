@@ -96,11 +96,10 @@ def stages(options: Namespace) -> list[Stage]:
             **later), seconds=3 * options.minutes + 20),
         exams("sft", options),
 
-        # ---- RL: more word problems right, from nothing but right and wrong. Half of them are in visitors' words: with
-        # the village's alone, visitors' problems fell from .70 to .63. 32 questions a step with 8 answers each;
-        # in a trial 8 questions, or RL would take most of its time. 32 tokens hold an answer with its call of the
-        # calculator. Low rates, lowest for embedding and head: AdamW's steps do not shrink with the gradient, and at .3
-        # it moved every embedding by .1 a step, mostly on noise, until answers no longer ended.
+        # ---- RL: more word problems right, from nothing but right and wrong. Half are in visitors' words: with the
+        # village's alone, visitors' problems fell from .70 to .63. In a trial 8 questions a step, or RL would take most
+        # of its time. 32 tokens hold an answer with its call of the calculator. Low rates, lowest for embedding and
+        # head: at .3 AdamW moved every embedding by .1 a step, mostly on noise, until answers no longer ended.
         Stage("rl", "scripts.chat_rl", dict(
             task="problems", num_iterations=steps(100), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
