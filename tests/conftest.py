@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -66,6 +67,10 @@ def nothing_of_the_machine(tmp_path_factory):
             if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") or name.startswith("NANOCHAT_") and name != "NANOCHAT_DATA":
                 patch.delenv(name)
         patch.setenv("NANOCHAT_BASE_DIR", str(tmp_path_factory.mktemp("no-run")))
+        # A shell starts what runs in the background with Ctrl-C ignored, nohup with SIGHUP ignored.
+        for sign, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+            if signal.getsignal(sign) == signal.SIG_IGN:
+                signal.signal(sign, handler)
         yield
 
 
