@@ -163,5 +163,5 @@ def create_app(state: dict) -> FastAPI:
             state["bodies"].append(body.model_dump(exclude_unset=True))
         return {"tokens": list(range(100, 108)) if body.messages else list(body.prompt.encode())}
 
-    app.mount("/", real.Page({}))
+    app.mount("/", real.Page(directory=real.UI, html=True))
     return app

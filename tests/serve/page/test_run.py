@@ -67,7 +67,7 @@ def run_url(run, monkeypatch):
     live = LiveModels(lambda stage: chat_web.load(stage, args, here)[1][0])
     with serving(create_app(live, DEFAULTS, runs=[str(run.out)])) as address:
         yield address
-    for worker in chat_web.all_workers(live.models):
+    for worker in chat_web.all_workers(live):
         worker.stop()
 
 
