@@ -101,7 +101,7 @@ def test_values_that_make_no_sense_are_refused_at_once(line, said, base_dir, cap
     (f"{BASE} --device_type=tpu", "choose cuda, mps or cpu"),
     (f"{BASE} --dtype=int8", "choose one of float32"),
     (f"{MID} --mixture=facts,nowhere", "there is no source 'nowhere'; known: text"),
-    (f"{MID} --mixture=facts*much", "write name or name*weight"),
+    (f"{MID} --mixture=facts*much", "write e.g. facts*20"),
     (f"{MID} --source_tag=d99", "no whole checkpoint in"),
     (f"{SFT} --mixture=gsm8k", "gsm8k/train.jsonl"),
     (f"{RL} --task=choice_letter", "--task=choice_letter has no reward"),

@@ -27,7 +27,7 @@ def prepare(out: Path, tokenizer, sentences: list[str]) -> None:
 
 def main() -> None:
     out = Path(sys.argv[1])
-    recipe.run("toy", STAGES, Namespace(out=out, depth=1, minutes=1.0, seed=1, text="", fresh=False))
+    recipe.run("toy", STAGES, Namespace(out=out, depth=1, minutes=1.0, seed=1, text="", fresh=False, dry_run=False))
 
 
 if __name__ == "__main__":
