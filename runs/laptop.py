@@ -101,9 +101,9 @@ def stages(options: Namespace) -> list[Stage]:
         # a trial has fewer questions, or RL would take most of its time. Low rates, lowest for embedding and head:
         # AdamW's steps do not shrink with the gradient, and at .3 noise moved every embedding until no answer ended.
         Stage("rl", "scripts.chat_rl", dict(
-            task="problems", num_iterations=steps(100), examples_per_step=8 if trial else 32, num_samples=8,
+            task="problems", num_iterations=steps(150), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
-            save_every=steps(50), **later), seconds=7.3 * options.minutes + 10),
+            save_every=steps(50), **later), seconds=11 * options.minutes + 10),
         exams("rl", options),
         *recipe.last_stages("rl", tag, options.out),
     ]
