@@ -18,12 +18,13 @@ MIN_LENGTH = 256  # shorter contexts share the graphs of this length: fewer reco
 
 
 class CudaGraphs:
-    """`logits` of one decode step of `model` on `cache`, whose last slot is the spare one."""
+    """`logits` of one decode step of `model` on `cache`, which gets a spare slot more and all its memory now."""
 
     def __init__(self, model: GPT, cache: SlotCache):
         self.model, self.cache = model, cache
+        self.max_rows = self.spare_slot = cache.max_rows
+        cache.max_rows += 1
         cache.reserve(cache.max_rows, cache.max_len)
-        self.max_rows = self.spare_slot = cache.max_rows - 1
         self.recorded: dict[tuple[int, int], tuple[torch.Tensor, Callable[[], torch.Tensor]]] = {}
         self.device = cache.keys.device
         # All graphs share one pool of memory: only one of them runs at a time.
