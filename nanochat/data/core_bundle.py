@@ -138,28 +138,15 @@ def _download(url: str, target: Path, problem_of: Callable[[Path], str]) -> None
     file that has arrived, or ""."""
     if target.exists() and not problem_of(target):  # from an attempt that was interrupted at a later file
         return
-    from huggingface_hub import get_session  # its client, without the hub's token, which is not for other servers
     log.say(f"fetching {url}")
 
-    def attempt() -> None:
-        have = download.file_size(target)
-        ranges = {"Range": f"bytes={have}-"} if have else {}
-        with get_session().stream("GET", url, headers=ranges, follow_redirects=True,
-                                  timeout=download.TIMEOUT_SECONDS) as response:
-            if response.status_code == 416:
-                target.unlink()  # more than there is: not this file
-                raise download.BadContent("the file that was begun is another one")
-            if response.status_code not in (200, 206):
-                raise download.HttpError(response)
-            with target.open("ab" if response.status_code == 206 else "wb") as out:
-                for block in response.iter_bytes():
-                    out.write(block)
-        if problem := problem_of(target):
-            target.unlink()
+    def check(path: Path, num_bytes: int) -> None:
+        if problem := problem_of(path):
+            path.unlink()
             raise download.BadContent(problem)
 
     try:
-        download.Attempts().run(target.name, attempt, download.ATTEMPTS, lambda: download.file_size(target))
+        download.fetch(url, target, download.Attempts(), check, with_token=False)
     except UserError:
         raise
     except Exception as error:  # the client raises many kinds; the way out is the same

@@ -9,6 +9,7 @@ of files of that revision, so that a complete folder needs no network and a larg
 HF_ENDPOINT names another hub with the same layout. A new corpus is one entry in `HUB`. So is a data set of
 conversations or questions: its parquet files become the JSONL files that `--mixture` and the tasks read.
 """
+import functools
 import json
 import multiprocessing
 import os
@@ -238,7 +239,8 @@ def _fetch_all(repo: str, revision: str, missing: list[RemoteShard], folder: Pat
         try:
             url = hf_hub_url(repo, shard.name, repo_type="dataset", revision=revision, endpoint=endpoint())
             partial = folder / FETCHING / shard.local
-            download.fetch(url, partial, shard.num_bytes, shard.sha256, attempts)
+            check = functools.partial(download.check_parquet, sha256=shard.sha256)
+            download.fetch(url, partial, attempts, check, shard.num_bytes)
             os.replace(partial, folder / shard.local)  # only now it is a shard for all other code
         except Exception as error:
             if not attempts.stop.is_set():  # else this thread has only been told to stop
