@@ -4,7 +4,6 @@ Running text is cut into documents at end-of-text marks, else at blank lines, el
 About 5 % of the documents are held out for validation. The content of a document decides, so equal documents are on the
 same side, and the order of the files does not matter. Files that already have our own format are linked, not copied.
 """
-import contextlib
 import json
 import re
 from collections import Counter
@@ -151,9 +150,7 @@ def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text
 
     `reserved` are names that no file of conversations may get. UserError: too little text, or text of another origin.
     """
-    old: dict[str, Any] = {}
-    with contextlib.suppress(UserError):  # no earlier import, or a damaged record: then nothing is removed
-        old = files.read_json(data_dir / IMPORTED)
+    old = files.read_object(data_dir / IMPORTED)  # {} without an earlier import, or if its record is damaged
     numbers: dict[str, int | bool] = {}
     if with_text:
         _check_origin(data_dir / "text")
