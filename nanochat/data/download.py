@@ -121,6 +121,10 @@ def asked_wait(error: Exception) -> float | None:
         return max(1.0, float(limit[1])) if limit else None
 
 
+def endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
 def get(url: str, with_token: bool = True, **settings: Any) -> contextlib.AbstractContextManager[Any]:
     """The response to a GET, whose body is read as a stream. The client takes proxies from the environment, and the
     token from HF_TOKEN or `hf auth login`; other servers than the hub must not get it."""

@@ -41,7 +41,9 @@ class Decoder(Protocol):
 
     max_rows: int
 
-    def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor: ...
+    def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
+        """fp32 logits (B, V) after the tokens `ids`, which stand at `positions` of slots 0 … B−1. previous_ids: the
+        tokens in front of them, −1 if there is none. The next call may overwrite the result."""
 
 
 class Engine:
@@ -80,10 +82,7 @@ class Engine:
 
     def submit(self, prompt: Sequence[int], params: SamplingParams | None = None, *, sample: int = 0,
                events: bool = True) -> Request:
-        """Queue a request; `step()` advances it. `sample` numbers the answers to one prompt: each has its own text.
-
-        `events=False` saves the work of making them, for a caller that wants the Completion only.
-        """
+        """Queue a request; `step()` advances it. `sample` numbers the answers to one prompt: each has its own text."""
         assert prompt, "a prompt needs at least one token, <|bos|> if nothing else"
         prompt, params = tuple(prompt), params or SamplingParams()
         room = min(params.max_tokens, self.config.sequence_len - len(prompt))
@@ -208,10 +207,7 @@ class Engine:
         return logits
 
     def _logprobs(self, rows: list[Request], logits: torch.Tensor, tokens: list[int]) -> list[Logprob | None]:
-        """The log-probabilities of the sampled tokens, for the requests that want them.
-
-        They are the model's own, before temperature and biases.
-        """
+        """The log-probabilities of the sampled tokens, where wanted: the model's own, before temperature and biases."""
         nums = [None if row.forced else row.params.logprobs for row in rows]  # how many alternatives of each row
         if all(num is None for num in nums):
             return [None] * len(rows)

@@ -49,7 +49,7 @@ def _say_slower() -> None:
 
 
 class NumbaDecoder:
-    """`logits` of one decode step of `model` on `cache`."""
+    """A Decoder of engine.py."""
 
     def __init__(self, model: GPT, cache: SlotCache):
         self.cache, self.config = cache, model.config
@@ -87,8 +87,6 @@ class NumbaDecoder:
                 and next(model.parameters()).device.type == "cpu")
 
     def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
-        """fp32 logits (B, V) after the tokens `ids`, which stand at `positions` of slots 0 … B−1; previous_ids: the
-        tokens in front of them, −1 if there is none."""
         self.cache.reserve(len(ids), max(positions) + 1)
         rows = np.array([ids, previous_ids, positions], np.int64)
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
