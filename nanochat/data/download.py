@@ -1,8 +1,6 @@
-"""Downloads a file over HTTP: continues an earlier attempt, checks the file, and waits when the server asks for it.
-
-Why not `hf_hub_download`: version 2.4 of huggingface_hub throws a partial file away when the process ends, compares no
-SHA-256, only warns of a full disk, ignores Retry-After when it is a date, and needs an ETag from every server.
-"""
+"""Downloads a file over HTTP: continues an earlier attempt, checks the file, and waits when the server asks for it."""
+# Why not `hf_hub_download`: version 2.4 of huggingface_hub throws a partial file away when the process ends, compares
+# no SHA-256, only warns of a full disk, ignores Retry-After when it is a date, and needs an ETag from every server.
 import contextlib
 import email.utils
 import fcntl
@@ -219,11 +217,8 @@ def check_parquet(partial: Path, num_bytes: int, sha256: str) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process. A second process waits, and then finds every file complete.
-
-    The lock is on the folder itself, so no lock file is left. On file systems without locks nothing is held.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+    """Holds the folder for this process. A second process waits, and then finds every file complete."""
+    folder.mkdir(parents=True, exist_ok=True)  # the lock is on the folder itself, so no lock file is left
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -53,15 +53,15 @@ def split_marks(text: str) -> list[str]:
 def cut(pieces: Iterable[str], size: int = DOCUMENT) -> Iterator[str]:
     """Documents of running text that comes in pieces. From `size` characters on a document ends at the next blank line.
     If none comes before about twice that length, it ends at a line end. An even longer line is cut between words.
-
-    The limits at line ends and in lines vary, so that text which repeats itself gives different documents.
     """
     number, length = 0, 0  # documents so far, characters of this document
     document: list[str] = []
     for line in chain(_marked_lines(pieces, 2 * size), [None]):
         text = line or ""
         is_blank = not text or text.isspace()
-        longest = 2 * size + number * 619 % size  # 619 is prime: the limits do not repeat with the text
+        # The limit varies, so that text which repeats itself gives different documents; 619 is prime, so the limits do
+        # not repeat with the text.
+        longest = 2 * size + number * 619 % size
         if document and (line is None or is_blank and length >= size or length + len(text) > longest):
             yield "\n".join(document).strip("\n")
             number, length, document = number + 1, 0, []

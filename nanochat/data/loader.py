@@ -167,11 +167,9 @@ def _pack_group(corpus: Corpus, row_len: int, bos_id: int, packing: Packing) -> 
 
 
 def prefetched(items: Iterator[T], depth: int = 4) -> Iterator[T]:
-    """The same items, at most `depth` of them made ahead by a thread; its exceptions are raised here, at their place.
-
-    The pool waits for its thread when Python ends: a thread that is inside PyTorch at that time aborts the process.
-    """
+    """The same items, at most `depth` of them made ahead by a thread; its exceptions are raised at their place."""
     end = object()
+    # A pool, because it waits for its thread when Python ends: a thread that is inside PyTorch then aborts the process.
     pool = ThreadPoolExecutor(1, "prefetch")
     try:
         ahead: deque[Future[Any]] = deque(pool.submit(next, items, end) for _ in range(depth))

@@ -227,13 +227,11 @@ def _is_made_by_programs(folder: Path) -> bool:
 
 
 class _Memory:
-    """The verdicts about files by path, size and dates, so that a file which has not changed is read only once.
-
-    Another version of this code may judge otherwise: then everything is read again.
-    """
+    """The verdicts about files by path, size and dates, so that a file which has not changed is read only once."""
 
     def __init__(self, path: Path | None):
         self.path = path
+        # Another version of this code may judge otherwise: then everything is read again.
         self.code = [_digest(Path(module)) for module in (__file__, rows.__file__, conversations.__file__)]
         self.old: dict[str, dict[str, Any]] = {}
         self.new: dict[str, dict[str, Any]] = {}

@@ -5,11 +5,6 @@
 The gradient that comes back to this loss is a scalar. So the forward pass computes the gradients of h and W chunk by
 chunk, while a chunk's logits exist, and the backward pass only scales them: no logits are kept, and nothing is computed
 twice (Hsu et al. 2024, Liger Kernel, arXiv:2410.10989, section 3.2).
-
-torch.compile unrolls a loop that it can see. On a CPU that is wanted: few small chunks, fused with what surrounds them.
-On a GPU it is not: each of 64 chunks becomes kernels of its own, all 64 partial gradients of the head (10.7 GB for the
-d20) live at once, and the compile time grows with the chunks. There the loop is an operator of its own, whose inside
-torch.compile does not see; only the work on one chunk is compiled, once.
 """
 import functools
 from collections.abc import Callable
@@ -32,7 +27,11 @@ Chunk = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float]
 
 
 def uses_operator(device: torch.device) -> bool:
-    """Whether the loop over the chunks is hidden from torch.compile."""
+    """Whether the loop over the chunks is hidden from torch.compile, in an operator of its own."""
+    # torch.compile unrolls a loop that it can see. On a CPU that is wanted: few small chunks, fused with what surrounds
+    # them. On a GPU it is not: each of 64 chunks becomes kernels of its own, all 64 partial gradients of the head (10.7
+    # GB for the d20) live at once, and the compile time grows with the chunks. There only the work on one chunk is
+    # compiled, once.
     return device.type != "cpu"
 
 
