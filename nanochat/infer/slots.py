@@ -54,6 +54,7 @@ class Slots:
         self.waiting: deque[Request] = deque()
         self.occupants: list[Occupant | None] = [None] * max_rows
         self.num_running = 0
+        self.num_held_back = 0  # of the waiting requests, the first so many: their donors still read
         self.num_steps = self.num_reused_tokens = 0  # since the start
 
     @property
@@ -113,7 +114,7 @@ class Slots:
         self.waiting = deque(request for request in self.waiting if not request.stop_reason)
         num_free = sum(row is None or row.is_finished for row in self.occupants)
         # Wait until an eighth of the slots is free (or all who wait fit), so that prompts are read in batches.
-        if not self.waiting or num_free < min(len(self.waiting), max(1, self.max_rows // 8)):
+        if not self.num_held_back and num_free < min(len(self.waiting), max(1, self.max_rows // 8)):
             return
         held_back: deque[Request] = deque()
         for _ in range(min(num_free, len(self.waiting))):
@@ -123,7 +124,7 @@ class Slots:
                 held_back.append(request)
             else:
                 self._place(request, donor, shared)
-        self.waiting = held_back + self.waiting
+        self.waiting, self.num_held_back = held_back + self.waiting, len(held_back)
 
     def _place(self, request: Request, donor: Occupant | None, shared: int) -> None:
         """Give a request a slot, and the first `shared` positions of the donor."""
