@@ -76,6 +76,8 @@ class Slots:
 
     def to_read(self) -> list[Occupant]:
         """The requests with prompt tokens to read."""
+        if self.num_held_back:  # by now their donors may have read
+            self._admit_waiting()
         return [row for row in self.reading if row.unread]
 
     def start_answering(self) -> None:
