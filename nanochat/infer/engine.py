@@ -156,8 +156,10 @@ class Engine:
 
     def _completion(self, request: Request) -> Completion:
         # With stop strings, the events know where they have cut the text; else there are none, and they are made here.
-        reader = EventReader(self.tokenizer)
-        events = request.events if request.reader else map(reader.push, request.ids)
+        events, reader = request.events, EventReader(self.tokenizer)
+        if not request.reader:
+            reasons = [""] * (len(request.ids) - 1) + [request.stop_reason]
+            events = [reader.push(token, reason) for token, reason in zip(request.ids, reasons)]
         text = "".join(event.text for event in events if event.kind == "text")
         return Completion(request.ids, request.mask, text, request.stop_reason, request.tool_calls)
 
