@@ -195,9 +195,7 @@ def _stream(path: Path, pieces: Iterator[str], in_array: bool) -> Iterator[tuple
         while match := BEGINNING.search(text, at):
             at = match.start()
             if in_array and text[at] == "]":
-                if (text[at + 1:] + "".join(islice(pieces, 1))).strip():
-                    raise Unreadable(path, f"has text after its array of {number} elements; expected one array, or one "
-                                     "object a line")
+                _check_nothing_follows(path, text[at + 1:] + "".join(islice(pieces, 1)), number)
                 return
             decoded = _decoded(path, text, at, number + 1, is_last=piece is None)
             if decoded is None:
@@ -208,6 +206,12 @@ def _stream(path: Path, pieces: Iterator[str], in_array: bool) -> Iterator[tuple
         enough = 2 * len(text)  # a long element is not decoded again for each piece of it
     if in_array:
         raise Unreadable(path, f"has an array that has no end after element {number}")
+
+
+def _check_nothing_follows(path: Path, rest: str, number: int) -> None:
+    if rest.strip():
+        raise Unreadable(path, f"has text after its array of {number} elements; expected one array, or one object a "
+                         "line")
 
 
 def _decoded(path: Path, text: str, at: int, number: int, is_last: bool) -> tuple[Any, int] | None:
@@ -229,11 +233,14 @@ def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, 
         for batch in shards.open_parquet(path).iter_batches(256, columns=columns):
             for row in batch.to_pylist():
                 number += 1
-                if columns:  # of text, which some writers do not mark as UTF-8
-                    row = {name: text.decode() if isinstance(text, bytes) else text for name, text in row.items()}
-                yield f"row {number}", row
+                yield f"row {number}", _as_text(row) if columns else row
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: text that is not UTF-8
         raise Unreadable(path, f"is damaged after row {number} ({first_line(error)})") from error
+
+
+def _as_text(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of columns of text, which some writers do not mark as UTF-8."""
+    return {name: text.decode() if isinstance(text, bytes) else text for name, text in row.items()}
 
 
 def text_column(schema: pa.Schema) -> str:

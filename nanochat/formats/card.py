@@ -12,7 +12,7 @@ SOFTCAP = '''- Trained with a soft cap of {cap:g} on its logits, which this form
 
 def filled(name: str, /, **parts: str) -> str:
     """The text of a file of this folder, with `parts` in place of their @MARKS@."""
-    template = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    template = (Path(__file__).parent / name).read_text(encoding="utf-8")
     return re.sub("@([A-Z]+)@", lambda mark: parts[mark[1].lower()], template)
 
 
