@@ -153,7 +153,9 @@ def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text
     old = files.read_object(data_dir / IMPORTED)  # {} without an earlier import, or if its record is damaged
     numbers: dict[str, int | bool] = {}
     if with_text:
-        _check_origin(data_dir / "text")
+        # Text from the hub took hours to fetch, and models of the kindergarten need theirs: neither is replaced.
+        if shards.in_folder(data_dir / "text"):
+            shards.claim(data_dir / "text", ORIGIN)
         with files.replacing(data_dir / "text") as folder:  # an interrupted import leaves the old text
             folder.mkdir()
             numbers = _write_texts(found, folder)
@@ -164,16 +166,6 @@ def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text
     record = {**found.as_dict(), "imported": numbers, "written": written}
     files.write_json(data_dir / IMPORTED, record)
     return record
-
-
-def _check_origin(text_dir: Path) -> None:
-    """UserError for text from the hub, which took hours to fetch, and of the kindergarten, which its models need."""
-    manifest = text_dir / shards.MANIFEST
-    if any(text_dir.glob("*.parquet")):
-        origin = files.read_json(manifest).get("origin", "kindergarten") if manifest.exists() else "another place"
-        if origin != ORIGIN:
-            raise UserError(f"{text_dir} holds text from {origin}, not {ORIGIN}; remove it, or choose another folder "
-                            "with --out")
 
 
 def chat_names(found: Survey, reserved: Iterable[str]) -> list[str]:
