@@ -155,12 +155,18 @@ class Engine:
             self.cancel(request)
 
     def _completion(self, request: Request) -> Completion:
-        # With stop strings, the events know where they have cut the text; else there are none, and they are made here.
-        events, reader = request.events, EventReader(self.tokenizer)
-        if not request.reader:
-            reasons = [""] * (len(request.ids) - 1) + [request.stop_reason]
-            events = [reader.push(token, reason) for token, reason in zip(request.ids, reasons)]
-        text = "".join(event.text for event in events if event.kind == "text")
+        if request.reader is not None:  # there are stop strings, and the events know where they cut the text
+            text = "".join(event.text for event in request.events if event.kind == "text")
+        else:
+            outside, in_tool_block = [], False
+            for token in request.ids:
+                if token in (self._python_start, self._output_start):
+                    in_tool_block = True
+                elif token in (self._python_end, self._output_end):
+                    in_tool_block = False
+                elif not in_tool_block and token not in self._specials:
+                    outside.append(token)
+            text = self.tokenizer.decode(outside)
         return Completion(request.ids, request.mask, text, request.stop_reason, request.tool_calls)
 
     def _decode(self, rows: list[Request]) -> torch.Tensor:
