@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from bench.gpu_right import Day, Row, optimizer_of, peak_of, seconds_of
 from nanochat.data.packing import Batch
 from nanochat.infer import Engine
+from nanochat.infer.cuda_graphs import CudaGraphs
 from nanochat.model import attention, chunked_loss, fp8, gpt
 from nanochat.model.accounting import flops_per_token
 from nanochat.optim import Schedule
@@ -118,8 +119,8 @@ def decoding(day: Day) -> Iterator[Row]:
         said = {}
         for name in ("fp32 weights", "cast once", "CUDA graphs"):
             weights = model if name == "fp32 weights" else copy.deepcopy(model).to(model.compute_dtype)
-            engine = Engine(weights, tokenizer, max_rows=rows, static_shapes=name == "CUDA graphs",
-                            max_len=min(day.positions, 256))
+            engine = Engine(weights, tokenizer, max_rows=rows, max_len=min(day.positions, 256),
+                            decoder=CudaGraphs if name == "CUDA graphs" else None)
 
             def work(engine=engine, rows=rows) -> list[list[int]]:
                 prompts = [[tokenizer.bos_id, 5, 6, 7 + row] for row in range(rows)]

@@ -16,6 +16,7 @@ from nanochat.data import loader, shards
 from nanochat.eval import chat
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.infer import Engine
+from nanochat.infer.numba_decode import numba_decoder
 from nanochat.infer.quantize import FORMS, quantized
 from nanochat.system import cli, paths, runtime
 from nanochat.system.cli import flag
@@ -55,7 +56,7 @@ def measure(model, tokenizer, exams, args):
                              epochs=1)
     rows = ((one.ids, one.targets) for one in islice(batches, max(1, args.split_tokens // (ROWS * width))))
     yield "validation bpb", bits_per_byte(model, rows, torch.from_numpy(tokenizer.token_bytes()))
-    engine = Engine(model, tokenizer, sandbox.calculate, max_rows=32, numba_decode=True)
+    engine = Engine(model, tokenizer, sandbox.calculate, max_rows=32, decoder=numba_decoder)
     for task in exams:
         yield task.name, chat.evaluate(task, engine, args.max_problems).accuracy
     for rows in (1, 16):

@@ -31,6 +31,7 @@ import torch
 
 from bench.soak import question, served, soak
 from nanochat.infer import Engine
+from nanochat.infer.numba_decode import numba_decoder
 from nanochat.infer.quantize import quantized
 from nanochat.model import GPT, PORTABLE, GPTConfig
 from nanochat.system import cli, paths
@@ -129,7 +130,7 @@ def copy_of(model: GPT, dtype: torch.dtype) -> GPT:
 
 
 def ours(model: GPT, tokenizer: Tokenizer, dtype: torch.dtype, form: str):
-    engine = Engine(quantized(copy_of(model, dtype), form), tokenizer, max_rows=16, numba_decode=True)
+    engine = Engine(quantized(copy_of(model, dtype), form), tokenizer, max_rows=16, decoder=numba_decoder)
     return lambda prompts, tokens: engine.generate(prompts, max_tokens=tokens, temperature=0.0, stop_ids=[])
 
 

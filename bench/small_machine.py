@@ -26,6 +26,7 @@ import torch
 from bench import llama_shape
 from bench.serve import SHAPES, tokenizer_of
 from nanochat.infer import Engine, SamplingParams
+from nanochat.infer.numba_decode import numba_decoder
 from nanochat.infer.quantize import FORMS, quantized
 from nanochat.model import GPT, PORTABLE, GPTConfig
 from nanochat.system import cli, paths
@@ -112,7 +113,7 @@ def bytes_per_token(model: GPT) -> int:
 class Ours:
     def __init__(self, model: GPT, tokenizer, max_rows: int):
         self.size = bytes_per_token(model)
-        self.engine = Engine(model, tokenizer, max_rows=max_rows, numba_decode=True)
+        self.engine = Engine(model, tokenizer, max_rows=max_rows, decoder=numba_decoder)
         self.engine.generate([[300, 301, 302]], max_tokens=2)  # compiles
 
     def decode(self, rows: int, tokens: int) -> float:

@@ -15,6 +15,7 @@ from nanochat.data import conversations
 from nanochat.eval.words import QUESTIONS
 from nanochat.infer import Engine
 from nanochat.infer.fit_prompt import fit_prompt
+from nanochat.infer.numba_decode import numba_decoder
 from nanochat.run_folder import CHAT_PAGE, RunFolder
 from nanochat.system import paths
 from nanochat.system.files import UserError
@@ -103,7 +104,7 @@ def own_questions(folder: RunFolder) -> list[str]:
 def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, str]]:
     """(question, answer) with the model's likeliest answers. A base model knows no chat, so it continues the text."""
     model, tokenizer, _ = checkpoint.load_model(stage, tag)
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS, numba_decode=True)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS, decoder=numba_decoder)
     room = min(ANSWER_TOKENS, model.config.sequence_len // 2)  # half of a short context is for the question
     if stage == "base":
         prompts = [[tokenizer.bos_id, *tokenizer.encode(question)[-room:]] for question in questions]

@@ -29,6 +29,7 @@ if __name__ == "__main__" and is_terminal(sys.stderr):  # before torch, which ta
 from nanochat import sandbox
 from nanochat.infer import Engine, Event
 from nanochat.infer.fit_prompt import fit_prompt
+from nanochat.infer.numba_decode import numba_decoder
 from nanochat.infer.quantize import FORMS, packer
 from nanochat.system import cli, paths
 from nanochat.system.cli import flag
@@ -107,7 +108,7 @@ def speaker(stage: str, args: cli.Args, runtime: Runtime) -> tuple[Callable[[lis
         stage, args.model_tag, args.step, runtime.device, runtime.dtype, packer(args.quantize, runtime.device))
     # Cast once: the model would cast its fp32 weights at every use.
     engine = Engine(model.eval().to(runtime.dtype), tokenizer, sandbox.calculate, max_rows=1, prefix_cache=True,
-                    numba_decode=True)  # with the prefix cache a turn reads only what was said since the last one
+                    decoder=numba_decoder)  # with the prefix cache a turn reads only what was said since the last one
     seeds = random.Random(None if args.seed < 0 else args.seed)
     context = model.config.sequence_len
 

@@ -20,6 +20,8 @@ import tasks
 from nanochat import sandbox
 from nanochat.eval import chat, record
 from nanochat.infer import Engine
+from nanochat.infer.cuda_graphs import CudaGraphs
+from nanochat.infer.numba_decode import numba_decoder
 from nanochat.infer.quantize import FORMS, packer
 from nanochat.system import cli, files, log, paths, results
 from nanochat.system.cli import flag
@@ -64,8 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     runtime = start_runtime(args.device_type, args.dtype)
     model, tokenizer, state = checkpoint.load_model(
         args.source, args.model_tag, args.step, runtime.device, runtime.dtype, packer(args.quantize, runtime.device))
-    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size, numba_decode=True,
-                    static_shapes=args.cuda_graphs)
+    engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size,
+                    decoder=CudaGraphs if args.cuda_graphs else numba_decoder)
     folder = results.folder_of(args.source, state["tag"])
     if args.quantize:  # its scores are those of another model
         state["tag"] = f"{state['tag']}-{args.quantize}"

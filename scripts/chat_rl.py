@@ -19,6 +19,8 @@ from nanochat import sandbox
 from nanochat.eval.chat import ExamSettings, evaluate
 from nanochat.eval.words import Words
 from nanochat.infer import Engine
+from nanochat.infer.cuda_graphs import CudaGraphs
+from nanochat.infer.numba_decode import numba_decoder
 from nanochat.infer.request import Completion
 from nanochat.model import GPT
 from nanochat.optim import Optimizer, Schedule
@@ -84,8 +86,8 @@ def main(argv: list[str] | None = None) -> None:
     words = Words(model, tokenizer, "rl", sandbox.calculate)
     journal = Journal(place, model, optimizer, steps=steps, source=origin, words=words)
     speaker = model if runtime.device.type == "cpu" else copy.deepcopy(model).to(runtime.dtype)
-    engine = Engine(speaker, tokenizer, tool=sandbox.calculate, numba_decode=True,
-                    max_rows=answers_at_once(model, args, row_len, runtime), static_shapes=args.cuda_graphs,
+    engine = Engine(speaker, tokenizer, sandbox.calculate, answers_at_once(model, args, row_len, runtime),
+                    decoder=CudaGraphs if args.cuda_graphs else numba_decoder,
                     max_len=row_len if args.cuda_graphs and reference is None else None)
 
     def generate(prompts: list[list[int]], seed: int) -> Sequence[Sequence[Completion]]:

@@ -28,6 +28,8 @@ from fastapi import FastAPI
 
 from nanochat import sandbox
 from nanochat.infer import Engine, SamplingParams
+from nanochat.infer.cuda_graphs import CudaGraphs
+from nanochat.infer.numba_decode import numba_decoder
 from nanochat.infer.quantize import FORMS, packer
 from nanochat.model import attention
 from nanochat.serve.app import create_app
@@ -143,9 +145,10 @@ def load(stage: str, args: cli.Args, runtime: Runtime) -> tuple[str, list[Worker
         model, tokenizer, info = checkpoint.load_model(stage, args.model_tag, args.step, device, runtime.dtype,
                                                        packer(args.quantize, device))
         # Cast once: the model would cast its fp32 weights at every use.
+        # With --live the model decodes itself: compiling would take half a minute of the training's time.
+        decoder = CudaGraphs if args.cuda_graphs else None if args.live else numba_decoder
         engine = Engine(model.eval().to(runtime.dtype), tokenizer, sandbox.calculate, args.max_rows, prefix_cache=True,
-                        step_tokens=args.step_tokens, static_shapes=args.cuda_graphs,
-                        numba_decode=not args.live)  # compiling it takes half a minute of the training's time
+                        step_tokens=args.step_tokens, decoder=decoder)
         suggestions = () if stage == "base" else info.get("suggestions") or SUGGESTIONS
         workers.append(Worker(engine, args.max_waiting, args.timeout, suggestions, info["step"]))
     return f"nanochat-{stage}-{info['tag']}", workers

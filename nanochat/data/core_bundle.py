@@ -38,32 +38,9 @@ FIELDS = {"multiple_choice": {"query", "choices", "gold"}, "schema": {"context_o
 # The second source: a commit of mosaicml/llm-foundry (Apache-2.0).
 FOUNDRY = ("https://raw.githubusercontent.com/mosaicml/llm-foundry/8c8dd48f72168c5d51e2f7b151595892a8fba43d/"
            "scripts/eval/local_data/")
-# Label, shots, accuracy of a blind guess in percent as in the bundle (DataComp-LM's first table: published scores of
-# nanochats use it), delimiter, file, and the beginning of the name that Git gives to its content.
-TASKS = """
-hellaswag_zeroshot 0 25 - language_understanding/hellaswag.jsonl 448321079fdc
-jeopardy 10 0 answer world_knowledge/jeopardy_all.jsonl 2f771918dbc8
-bigbench_qa_wikidata 10 0 - world_knowledge/bigbench_qa_wikidata.jsonl 5e1be72797ba
-arc_easy 10 25 answer world_knowledge/arc_easy.jsonl b5fd1bf87a24
-arc_challenge 10 25 answer world_knowledge/arc_challenge.jsonl ce66b8dcfb4b
-copa 0 50 - commonsense_reasoning/copa.jsonl b22f96e08ae9
-commonsense_qa 10 20 - commonsense_reasoning/commonsense_qa.jsonl f1cc16a88b05
-piqa 10 50 answer commonsense_reasoning/piqa.jsonl a9992adfdefd
-openbook_qa 0 25 - commonsense_reasoning/openbook_qa.jsonl a8aff255a64c
-lambada_openai 0 0 - language_understanding/lambada_openai.jsonl 4da02dd53b9e
-hellaswag 10 25 - language_understanding/hellaswag.jsonl 448321079fdc
-winograd 0 50 - language_understanding/winograd_wsc.jsonl 762fe030ac69
-winogrande 0 50 - language_understanding/winogrande.jsonl 316e87ae4659
-bigbench_dyck_languages 10 0 - symbolic_problem_solving/bigbench_dyck_languages.jsonl 27a4ac2b3b18
-agi_eval_lsat_ar 3 20 - symbolic_problem_solving/agi_eval_lsat_ar.jsonl d663b427ba31
-bigbench_cs_algorithms 10 0 - symbolic_problem_solving/bigbench_cs_algorithms.jsonl 7ecee0f270f3
-bigbench_operators 10 0 - symbolic_problem_solving/bigbench_operators.jsonl a982dc4f9627
-bigbench_repeat_copy_logic 10 0 - symbolic_problem_solving/bigbench_repeat_copy_logic.jsonl 86621f10e712
-squad 10 0 - reading_comprehension/squad.jsonl dc733b8f58ec
-coqa 0 0 - reading_comprehension/coqa.jsonl 028bd4e51326
-boolq 10 62 answer reading_comprehension/boolq.jsonl f42083a58713
-bigbench_language_identification 10 9.1 - language_understanding/bigbench_language_identification.jsonl 1f132fbbb12a
-"""
+# A task a line: label, shots, accuracy of a blind guess in percent as in the bundle (DataComp-LM's first table, which
+# published scores of nanochats use), delimiter, file, and the beginning of the name that Git gives to its content.
+TASKS = Path(__file__).with_name("core_files.txt").read_text(encoding="ascii")
 DELIMITER = "\nAnswer: "
 
 
@@ -108,7 +85,7 @@ def _take_bundle(source: str, archive: Path, data_dir: Path) -> None:
 
 def _take_files(folder: Path, data_dir: Path) -> None:
     rows, baselines = [], {}
-    for label, shots, baseline, delimiter, uri, name in map(str.split, TASKS.strip().splitlines()):
+    for label, shots, baseline, delimiter, uri, name in map(str.split, TASKS.splitlines()):
         target = folder / uri
         target.parent.mkdir(parents=True, exist_ok=True)
         _download(FOUNDRY + uri, target, functools.partial(_not_of_the_commit, name))
@@ -138,28 +115,15 @@ def _download(url: str, target: Path, problem_of: Callable[[Path], str]) -> None
     file that has arrived, or ""."""
     if target.exists() and not problem_of(target):  # from an attempt that was interrupted at a later file
         return
-    from huggingface_hub import get_session  # its client, without the hub's token, which is not for other servers
     log.say(f"fetching {url}")
 
-    def attempt() -> None:
-        have = download.file_size(target)
-        ranges = {"Range": f"bytes={have}-"} if have else {}
-        with get_session().stream("GET", url, headers=ranges, follow_redirects=True,
-                                  timeout=download.TIMEOUT_SECONDS) as response:
-            if response.status_code == 416:
-                target.unlink()  # more than there is: not this file
-                raise download.BadContent("the file that was begun is another one")
-            if response.status_code not in (200, 206):
-                raise download.HttpError(response)
-            with target.open("ab" if response.status_code == 206 else "wb") as out:
-                for block in response.iter_bytes():
-                    out.write(block)
-        if problem := problem_of(target):
-            target.unlink()
+    def check(path: Path, num_bytes: int) -> None:
+        if problem := problem_of(path):
+            path.unlink()
             raise download.BadContent(problem)
 
     try:
-        download.Attempts().run(target.name, attempt, download.ATTEMPTS, lambda: download.file_size(target))
+        download.fetch(url, target, download.Attempts(), check, with_token=False)
     except UserError:
         raise
     except Exception as error:  # the client raises many kinds; the way out is the same

@@ -1,8 +1,6 @@
-"""Downloads a file over HTTP: continues an earlier attempt, checks the file, and waits when the server asks for it.
-
-Why not `hf_hub_download`: version 2.4 of huggingface_hub throws a partial file away when the process ends, compares no
-SHA-256, only warns of a full disk, ignores Retry-After when it is a date, and needs an ETag from every server.
-"""
+"""Downloads a file over HTTP: continues an earlier attempt, checks the file, and waits when the server asks for it."""
+# Why not `hf_hub_download`: version 2.4 of huggingface_hub throws a partial file away when the process ends, compares
+# no SHA-256, only warns of a full disk, ignores Retry-After when it is a date, and needs an ETag from every server.
 import contextlib
 import email.utils
 import fcntl
@@ -121,13 +119,18 @@ def asked_wait(error: Exception) -> float | None:
         return max(1.0, float(limit[1])) if limit else None
 
 
-def get(url: str, **settings: Any) -> contextlib.AbstractContextManager[Any]:
+def endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def get(url: str, with_token: bool = True, **settings: Any) -> contextlib.AbstractContextManager[Any]:
     """The response to a GET, whose body is read as a stream. The client takes proxies from the environment, and the
-    token from HF_TOKEN or `hf auth login`."""
+    token from HF_TOKEN or `hf auth login`; other servers than the hub must not get it."""
     from huggingface_hub import get_session  # imported here: a complete folder needs neither it nor a network
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in __all__
     # No compression: a range counts the bytes of the file.
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity", **settings.pop("headers", {})}
+    headers = {**build_hf_headers(token=None if with_token else False), "Accept-Encoding": "identity",
+               **settings.pop("headers", {})}
     response: contextlib.AbstractContextManager[Any] = get_session().stream(
         "GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT_SECONDS, **settings)
     return response
@@ -137,24 +140,26 @@ def file_size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def fetch(url: str, partial: Path, num_bytes: int, sha256: str, attempts: Attempts) -> None:
-    """The Parquet file at `url`, complete and checked, as `partial`. `num_bytes` 0 and `sha256` "" mean unknown."""
+def fetch(url: str, partial: Path, attempts: Attempts, check: Callable[[Path, int], None], num_bytes: int = 0,
+          with_token: bool = True) -> None:
+    """The file at `url`, complete and checked, as `partial`. `num_bytes` 0 means unknown. `check` gets the file and
+    its size as the hub or the server states it, and raises BadContent for a file that is not the announced one."""
     def attempt() -> None:
         have, stated = file_size(partial), 0
         if not num_bytes or have < num_bytes:  # else the process was killed between the last byte and the renaming
-            stated = _append(url, partial, have, attempts.stop)
-        _check(partial, num_bytes or stated, sha256)
+            stated = _append(url, partial, have, attempts.stop, with_token)
+        check(partial, num_bytes or stated)
 
     partial.parent.mkdir(parents=True, exist_ok=True)
     attempts.run(partial.name, attempt, ATTEMPTS, lambda: file_size(partial))
 
 
-def _append(url: str, partial: Path, have: int, stop: Event) -> int:
+def _append(url: str, partial: Path, have: int, stop: Event, with_token: bool) -> int:
     """Appends the bytes from `have` on; the size that the server states for the whole file, 0 = none.
 
     Bytes that arrived before an error are kept. A server that knows no ranges sends the whole file again.
     """
-    with get(url, headers={"Range": f"bytes={have}-"} if have else {}) as response:
+    with get(url, with_token, headers={"Range": f"bytes={have}-"} if have else {}) as response:
         start, total = _content_range(response)
         if response.status_code == 416 and total == have > 0:
             return total  # nothing was missing: we only learn the size
@@ -187,8 +192,8 @@ def _content_range(response: Any) -> tuple[int, int]:
     return int(match[1] or -1), int(match[2]) if match[2].isdigit() else 0
 
 
-def _check(partial: Path, num_bytes: int, sha256: str) -> None:
-    """BadContent where the file is not the announced one. A file that only lacks its end is kept, else removed."""
+def check_parquet(partial: Path, num_bytes: int, sha256: str) -> None:
+    """The `check` of a Parquet file; 0 and "" mean unknown. A file that only lacks its end is kept, else removed."""
     size = file_size(partial)
     with partial.open("rb") as stream:
         is_parquet = stream.read(4) == b"PAR1"
@@ -212,11 +217,8 @@ def _check(partial: Path, num_bytes: int, sha256: str) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process. A second process waits, and then finds every file complete.
-
-    The lock is on the folder itself, so no lock file is left. On file systems without locks nothing is held.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+    """Holds the folder for this process. A second process waits, and then finds every file complete."""
+    folder.mkdir(parents=True, exist_ok=True)  # the lock is on the folder itself, so no lock file is left
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -9,6 +9,7 @@ of files of that revision, so that a complete folder needs no network and a larg
 HF_ENDPOINT names another hub with the same layout. A new corpus is one entry in `HUB`. So is a data set of
 conversations or questions: its parquet files become the JSONL files that `--mixture` and the tasks read.
 """
+import functools
 import json
 import multiprocessing
 import os
@@ -80,10 +81,6 @@ class RemoteShard:
         return self.name.replace("/", "--")
 
 
-def endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
 def hub_shards(source: HubSource, folder: Path, revision: str = "") -> tuple[str, list[RemoteShard]]:
     """(the commit, its parquet files in order), from `folder`/.listing.json where the hub was asked before.
 
@@ -101,7 +98,7 @@ def hub_shards(source: HubSource, folder: Path, revision: str = "") -> tuple[str
     except UserError:
         raise
     except Exception as error:  # the client raises many kinds of errors; the user's ways out are the same
-        raise UserError(f"cannot list {source.repo} on {endpoint()}: {_explain(error, source.repo)}; "
+        raise UserError(f"cannot list {source.repo} on {download.endpoint()}: {_explain(error, source.repo)}; "
                         "or use --source=kindergarten or --data=FOLDER") from error
     # Remembered before the first byte of data: an interrupted download continues without a second request.
     files.write_json(folder / LISTING, {"repo": source.repo, "revision": commit,
@@ -110,7 +107,7 @@ def hub_shards(source: HubSource, folder: Path, revision: str = "") -> tuple[str
 
 
 def _ask_for_shards(source: HubSource, revision: str) -> tuple[str, list[RemoteShard]]:
-    url = f"{endpoint()}/api/datasets/{source.repo}" + (f"/revision/{revision}" if revision else "")
+    url = f"{download.endpoint()}/api/datasets/{source.repo}" + (f"/revision/{revision}" if revision else "")
     with download.get(url, params={"blobs": "true"}) as response:
         if response.status_code != 200:
             raise download.HttpError(response)
@@ -236,9 +233,10 @@ def _fetch_all(repo: str, revision: str, missing: list[RemoteShard], folder: Pat
     def fetch_one(shard: RemoteShard) -> tuple[RemoteShard, bool]:
         """(the shard, whether it is there now); in a thread."""
         try:
-            url = hf_hub_url(repo, shard.name, repo_type="dataset", revision=revision, endpoint=endpoint())
+            url = hf_hub_url(repo, shard.name, repo_type="dataset", revision=revision, endpoint=download.endpoint())
             partial = folder / FETCHING / shard.local
-            download.fetch(url, partial, shard.num_bytes, shard.sha256, attempts)
+            check = functools.partial(download.check_parquet, sha256=shard.sha256)
+            download.fetch(url, partial, attempts, check, shard.num_bytes)
             os.replace(partial, folder / shard.local)  # only now it is a shard for all other code
         except Exception as error:
             if not attempts.stop.is_set():  # else this thread has only been told to stop
@@ -314,11 +312,11 @@ def _cure(error: download.HttpError, repo: str) -> str:
     if "Invalid" in message or "expired" in message:
         return f": {message}; set HF_TOKEN to a valid token, or unset it: public data needs none"
     if error.headers.get("X-Error-Code") == "GatedRepo":
-        return (f": {repo} is gated; accept its terms on {endpoint()}/datasets/{repo} and set HF_TOKEN to a token of "
-                "that account")
+        return (f": {repo} is gated; accept its terms on {download.endpoint()}/datasets/{repo} and set HF_TOKEN to a "
+                "token of that account")
     if error.status in (401, 403):  # the hub gives the same answer for a private and a missing data set
         return (f": {repo} does not exist or is not public; check its name, or set HF_TOKEN to a token of an account "
                 "that may read it")
     if error.status == 404:
-        return f": {endpoint()} does not have it; check HF_ENDPOINT and the name {repo}"
+        return f": {download.endpoint()} does not have it; check HF_ENDPOINT and the name {repo}"
     return ""

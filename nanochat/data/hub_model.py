@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nanochat.data import download, hub
+from nanochat.data import download
 from nanochat.system.files import UserError
 
 # What an importer reads: weights, sizes, tokenizer. Of several steps only the newest is fetched.
@@ -33,12 +33,12 @@ def fetch(repo: str, folder: Path) -> Path:
     """The model's files in `folder`. UserError when the hub does not answer, or a file is not what it announced."""
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=hub.endpoint())
+    api = HfApi(endpoint=download.endpoint())
     info = _asked(repo, lambda: api.model_info(repo, files_metadata=True))
     siblings = {file.rfilename: file for file in info.siblings or []}
     names = names_to_fetch(list(siblings))
     if not names:
-        raise UserError(f"{repo} on {hub.endpoint()} has no model_*.pt and no config.json: it is not a nanochat")
+        raise UserError(f"{repo} on {download.endpoint()} has no model_*.pt and no config.json: it is not a nanochat")
     with download.alone_in(folder):
         for name in names:
             download_one = partial(api.hf_hub_download, repo, name, revision=info.sha, local_dir=folder)
@@ -54,7 +54,7 @@ def _asked(repo: str, ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except Exception as error:  # the client raises many kinds; the user's ways out are the same
-        raise UserError(f"cannot fetch {repo} from {hub.endpoint()}: {str(error).strip().splitlines()[0]:.160} "
+        raise UserError(f"cannot fetch {repo} from {download.endpoint()}: {str(error).strip().splitlines()[0]:.160} "
                         f"({type(error).__name__}); run the command again, it goes on where it stopped") from error
 
 

@@ -4,7 +4,6 @@ Running text is cut into documents at end-of-text marks, else at blank lines, el
 About 5 % of the documents are held out for validation. The content of a document decides, so equal documents are on the
 same side, and the order of the files does not matter. Files that already have our own format are linked, not copied.
 """
-import contextlib
 import json
 import re
 from collections import Counter
@@ -54,15 +53,15 @@ def split_marks(text: str) -> list[str]:
 def cut(pieces: Iterable[str], size: int = DOCUMENT) -> Iterator[str]:
     """Documents of running text that comes in pieces. From `size` characters on a document ends at the next blank line.
     If none comes before about twice that length, it ends at a line end. An even longer line is cut between words.
-
-    The limits at line ends and in lines vary, so that text which repeats itself gives different documents.
     """
     number, length = 0, 0  # documents so far, characters of this document
     document: list[str] = []
     for line in chain(_marked_lines(pieces, 2 * size), [None]):
         text = line or ""
         is_blank = not text or text.isspace()
-        longest = 2 * size + number * 619 % size  # 619 is prime: the limits do not repeat with the text
+        # The limit varies, so that text which repeats itself gives different documents; 619 is prime, so the limits do
+        # not repeat with the text.
+        longest = 2 * size + number * 619 % size
         if document and (line is None or is_blank and length >= size or length + len(text) > longest):
             yield "\n".join(document).strip("\n")
             number, length, document = number + 1, 0, []
@@ -151,12 +150,12 @@ def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text
 
     `reserved` are names that no file of conversations may get. UserError: too little text, or text of another origin.
     """
-    old: dict[str, Any] = {}
-    with contextlib.suppress(UserError):  # no earlier import, or a damaged record: then nothing is removed
-        old = files.read_json(data_dir / IMPORTED)
+    old = files.read_object(data_dir / IMPORTED)  # {} without an earlier import, or if its record is damaged
     numbers: dict[str, int | bool] = {}
     if with_text:
-        _check_origin(data_dir / "text")
+        # Text from the hub took hours to fetch, and models of the kindergarten need theirs: neither is replaced.
+        if shards.in_folder(data_dir / "text"):
+            shards.claim(data_dir / "text", ORIGIN)
         with files.replacing(data_dir / "text") as folder:  # an interrupted import leaves the old text
             folder.mkdir()
             numbers = _write_texts(found, folder)
@@ -167,16 +166,6 @@ def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text
     record = {**found.as_dict(), "imported": numbers, "written": written}
     files.write_json(data_dir / IMPORTED, record)
     return record
-
-
-def _check_origin(text_dir: Path) -> None:
-    """UserError for text from the hub, which took hours to fetch, and of the kindergarten, which its models need."""
-    manifest = text_dir / shards.MANIFEST
-    if any(text_dir.glob("*.parquet")):
-        origin = files.read_json(manifest).get("origin", "kindergarten") if manifest.exists() else "another place"
-        if origin != ORIGIN:
-            raise UserError(f"{text_dir} holds text from {origin}, not {ORIGIN}; remove it, or choose another folder "
-                            "with --out")
 
 
 def chat_names(found: Survey, reserved: Iterable[str]) -> list[str]:

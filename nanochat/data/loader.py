@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -87,34 +87,29 @@ def batches(corpus: Corpus, rows: int, sequence_len: int, bos_id: int, *, seed: 
     A batch may mix rows of two groups or two epochs, so only the last batch of the last epoch can be short; then there
     may be none for the last ranks. UserError where a whole epoch has no row.
     """
-    at = dict(state or START)
+    at, num_groups = state or START, corpus.num_groups()
+    no_row = UserError(f"the training data has no row with a target at --max_seq_len={sequence_len}; "
+                       "give longer rows or other data")
+    if not num_groups:
+        raise no_row
     waiting: list[tuple[np.ndarray, np.ndarray]] = []  # (ids, mask) of rows that wait for their batch
-    packed = _packed(corpus, sequence_len + 1, bos_id, _packings(corpus, at, epochs, seed), workers)
-    for epoch in _numbers(at["epoch"], epochs):
-        # A state may lie at the end of an epoch, where no row is left: that is no error.
-        is_empty = at["group"] == at["row"] == 0
-        for group, row, ids, mask in _rows(packed, at, corpus.num_groups()):
-            is_empty = False
-            waiting.append((ids, mask))
+    first_row = at["row"]
+    has_rows = at["group"] > 0 or first_row > 0  # what is left of a begun epoch may have no row: that is no error
+    packings = _packings(num_groups, at, epochs, seed)
+    for (_, epoch, group), (ids, mask) in _packed(corpus, sequence_len + 1, bos_id, packings, workers):
+        for row in range(first_row, len(ids)):
+            has_rows = True
+            waiting.append((ids[row], mask[row]))
             if len(waiting) == rows * world_size:
                 yield _batch(waiting[rank * rows:(rank + 1) * rows], epoch, group, row + 1)
                 waiting = []
-        at["row"] = 0
-        if is_empty:
-            raise UserError(f"the training data has no row with a target at --max_seq_len={sequence_len}; "
-                            "give longer rows or other data")
-        at["group"] = 0
+        first_row = 0
+        if group == num_groups - 1:
+            if not has_rows:
+                raise no_row
+            has_rows = False
     if rest := waiting[rank * rows:(rank + 1) * rows]:
         yield _batch(rest, epoch + 1, 0, 0)
-
-
-def _rows(packed: Iterator[Rows], at: dict[str, int],
-          num_groups: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """(group, row, ids, mask) of the rest of an epoch, from the place `at` on."""
-    for group in range(at["group"], num_groups):
-        ids, mask = next(packed)
-        for row in range(at["row"] if group == at["group"] else 0, len(ids)):
-            yield group, row, ids[row], mask[row]
 
 
 def _batch(rows: list[tuple[np.ndarray, np.ndarray]], epoch: int, group: int, row: int) -> Batch:
@@ -123,32 +118,28 @@ def _batch(rows: list[tuple[np.ndarray, np.ndarray]], epoch: int, group: int, ro
     return to_batch(ids, mask, {"epoch": epoch, "group": group, "row": row})
 
 
-def _numbers(first: int, epochs: int | None) -> Iterable[int]:
-    """The epochs from `first` on."""
-    return itertools.count(first) if epochs is None else range(first, epochs)
-
-
-def _packings(corpus: Corpus, at: dict[str, int], epochs: int | None, seed: int) -> Iterator[Packing]:
-    """The groups in the order in which `batches` asks for them."""
+def _packings(num_groups: int, at: dict[str, int], epochs: int | None, seed: int) -> Iterator[Packing]:
     first = at["group"]
-    for epoch in _numbers(at["epoch"], epochs):
-        yield from ((seed, epoch, group) for group in range(first, corpus.num_groups()))
+    for epoch in itertools.count(at["epoch"]) if epochs is None else range(at["epoch"], epochs):
+        yield from ((seed, epoch, group) for group in range(first, num_groups))
         first = 0
 
 
-def _packed(corpus: Corpus, row_len: int, bos_id: int, packings: Iterator[Packing], workers: int) -> Iterator[Rows]:
+def _packed(corpus: Corpus, row_len: int, bos_id: int, packings: Iterator[Packing],
+            workers: int) -> Iterator[tuple[Packing, Rows]]:
     """The rows of each of `packings`, in order; each worker is at most two groups ahead."""
     if not workers:
-        yield from (_pack_group(corpus, row_len, bos_id, packing) for packing in packings)
+        yield from ((packing, _pack_group(corpus, row_len, bos_id, packing)) for packing in packings)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy CUDA's state and locks that threads hold
     pool = ProcessPoolExecutor(workers, context, _start_worker, (corpus, row_len, bos_id))
     try:
-        ahead = deque(pool.submit(_pack_in_worker, packing) for packing in islice(packings, 2 * workers))
+        ahead = deque((packing, pool.submit(_pack_in_worker, packing)) for packing in islice(packings, 2 * workers))
         while ahead:
-            rows = ahead.popleft().result()
-            ahead.extend(pool.submit(_pack_in_worker, packing) for packing in islice(packings, 1))
-            yield rows
+            packing, future = ahead.popleft()
+            rows = future.result()
+            ahead.extend((packing, pool.submit(_pack_in_worker, packing)) for packing in islice(packings, 1))
+            yield packing, rows
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -176,11 +167,9 @@ def _pack_group(corpus: Corpus, row_len: int, bos_id: int, packing: Packing) -> 
 
 
 def prefetched(items: Iterator[T], depth: int = 4) -> Iterator[T]:
-    """The same items, at most `depth` of them made ahead by a thread; its exceptions are raised here, at their place.
-
-    The pool waits for its thread when Python ends: a thread that is inside PyTorch at that time aborts the process.
-    """
+    """The same items, at most `depth` of them made ahead by a thread; its exceptions are raised at their place."""
     end = object()
+    # A pool, because it waits for its thread when Python ends: a thread that is inside PyTorch then aborts the process.
     pool = ThreadPoolExecutor(1, "prefetch")
     try:
         ahead: deque[Future[Any]] = deque(pool.submit(next, items, end) for _ in range(depth))

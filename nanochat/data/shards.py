@@ -3,9 +3,6 @@
 The shards lie in `<data>/text/` and have a column `text`. `manifest.json` beside them names the validation shards
 ({"validation": ["shard_00010.parquet"]}). Without a manifest the last shard by name is kept for validation, so a folder
 needs at least two shards.
-
-A Parquet file stores its rows in row groups, and a writer may put the whole file into one row group. We decode a row
-group slice by slice, so memory does not grow with the row group.
 """
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -172,6 +169,7 @@ class Reader:
         if path != self.path:
             self.shard, self.path, self.group, self.next_slice = open_shard(path), path, -1, 0
         if group != self.group or number < self.next_slice:
+            # Slice by slice: a writer may have put the whole file into one row group, which memory need not hold.
             batches = self.shard.iter_batches(DOCUMENTS_PER_GROUP, [group], ["text"])
             # One stream of documents, because Arrow may make batches that are smaller than asked for.
             self.documents = chain.from_iterable(batch.column("text").to_pylist() for batch in batches)

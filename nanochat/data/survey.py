@@ -7,7 +7,6 @@ left out as a whole and named. The results are kept in the file `cache`, so file
 again. A folder with text/*.parquet has the layout of out/data: then text lies in text/, conversations in chat/, and
 other files are left out. In other folders every file counts. docs/data.md has the rules with examples.
 """
-import contextlib
 import hashlib
 import json
 import os
@@ -228,19 +227,17 @@ def _is_made_by_programs(folder: Path) -> bool:
 
 
 class _Memory:
-    """The verdicts about files by path, size and dates, so that a file which has not changed is read only once.
-
-    Another version of this code may judge otherwise: then everything is read again.
-    """
+    """The verdicts about files by path, size and dates, so that a file which has not changed is read only once."""
 
     def __init__(self, path: Path | None):
         self.path = path
+        # Another version of this code may judge otherwise: then everything is read again.
         self.code = [_digest(Path(module)) for module in (__file__, rows.__file__, conversations.__file__)]
         self.old: dict[str, dict[str, Any]] = {}
         self.new: dict[str, dict[str, Any]] = {}
-        with contextlib.suppress(UserError, KeyError, AttributeError):  # a damaged cache counts as an empty one
-            content = files.read_json(path) if path and path.exists() else {}
-            self.old = content["files"] if content.get("code") == self.code else {}
+        content = files.read_object(path) if path else {}  # a damaged cache counts as an empty one
+        if content.get("code") == self.code:
+            self.old = content.get("files", {})
 
     def verdict(self, path: Path, is_exam: bool) -> dict[str, Any]:
         """The fields of an Item from `kind` on. Unreadable or OSError where the file cannot be taken."""

@@ -4,9 +4,6 @@
 
 Special tokens have 0 bytes and do not count, and neither do ignored targets (−1). Values are comparable only on the
 same text cut into the same rows: a token early in a row has less context, so it is harder to predict.
-
-Others publish perplexities, exp(nats per token) or exp(nats per word). A perplexity per token is comparable only
-between models with the same tokenizer; per word, as per byte, between all.
 """
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +34,8 @@ class TextLoss:
 
     def perplexity(self, bytes_per_unit: float = 0.0) -> float:
         """exp(nats per token), or per unit of so many bytes, e.g. per word."""
+        # Others publish these. Per token it is comparable only between models with the same tokenizer; per word, as
+        # bits per byte, between all.
         return math.exp(self.nats * bytes_per_unit / self.num_bytes if bytes_per_unit else self.nats / self.num_tokens)
 
 

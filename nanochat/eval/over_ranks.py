@@ -19,8 +19,8 @@ def grouped(items: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 def my_groups(items: Sequence[T]) -> Sequence[Sequence[T]]:
-    """This rank's groups of neighbours. A batch is made within a group, so batches, and the roundings in them, are the
-    same on any number of ranks."""
+    """This rank's groups of neighbours."""
+    # A batch is made within a group, so batches, and the roundings in them, are the same on any number of ranks.
     return my_share(grouped(items, GROUP))
 
 

@@ -6,9 +6,6 @@ What differs is put into the weights; docs/export.md has the measured difference
     RoPE by −θ                         q and k with the halves of every head exchanged: by +θ it is the same product
     norms without weights              weights of ones
     relu²(z)                           silu(βz)·z/β = z²·σ(βz), which differs from it only for |z| of about 1/β
-
-The last line needs three matrices: with the norm in front of the MLP divided by β, gate = β²·fc1 gives βz, up = fc1/s
-gives z/(βs), and down = s·fc2 takes the s back. s keeps the product small enough for 16 bits.
 """
 import torch
 
@@ -40,11 +37,14 @@ def fold(config: GPTConfig, weights: dict[str, torch.Tensor]) -> dict[str, torch
         for name in "qk":
             heads = weights[f"{block}self_attn.{name}_proj.weight"].float().view(-1, 2, config.head_dim // 2,
                                                                                config.n_embd)
+            # The halves of every head exchanged: then +θ rotates them as −θ did, and q·k is the same.
             folded[f"{block}self_attn.{name}_proj.weight"] = heads.flip(1).reshape(-1, config.n_embd)
             folded[f"{block}self_attn.{name}_norm.weight"] = head.clone()
         for name in "vo":
             folded[f"{block}self_attn.{name}_proj.weight"] = weights[f"{block}self_attn.{name}_proj.weight"].float()
         up, down = (weights[f"{block}mlp.{name}.weight"].float() for name in ("fc1", "fc2"))
+        # Three matrices for two: with the norm in front of the MLP divided by β, gate = β²·fc1 gives βz, up = fc1/s
+        # gives z/(βs), and down = s·fc2 takes the s back. s keeps the product small enough for 16 bits.
         folded |= {f"{block}input_layernorm.weight": width.clone(),
                    f"{block}post_attention_layernorm.weight": width / BETA,
                    f"{block}mlp.gate_proj.weight": BETA**2 * up, f"{block}mlp.up_proj.weight": up / SHRINK,

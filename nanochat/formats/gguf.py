@@ -2,8 +2,7 @@
 
     "GGUF" version=3 tensors keys | key type value … | name dimensions type offset … | data, each aligned to 32
 
-The model is folded into Qwen3's form (fold.py). The texts of the four tool marks are chosen so that one token of ours
-reads as a tagged call, from which llama.cpp's server derives its parser; their ids are what they were.
+The model is folded into Qwen3's form (fold.py).
 """
 import struct
 from collections.abc import Iterator
@@ -32,6 +31,8 @@ IN_BLOCK = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_
             "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 # How llama.cpp cuts text into words: its names of our pattern, by the digits in a word.
 SPLITS = {1: "qwen2", 3: "llama-bpe"}
+# Texts of the four tool marks, chosen so that one token of ours reads as a tagged call, from which llama.cpp's server
+# derives its parser; their ids are what they were.
 TOOL_MARKS = {"<|python_start|>": "<tool_call><function=calculator><param=expression>",
               "<|python_end|>": "</param></function></tool_call>", "<|output_start|>": "<tool_response>",
               "<|output_end|>": "</tool_response>"}

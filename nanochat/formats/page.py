@@ -6,11 +6,11 @@ chat.js what infer/engine.py does for one row, inside.js a part of what infer/in
 import base64
 import html
 import json
-import re
 from pathlib import Path
 
 import torch
 
+from nanochat.formats.card import filled
 from nanochat.formats.fold import MAX_F16
 from nanochat.model import GPTConfig, accounting
 from nanochat.system import files
@@ -33,10 +33,9 @@ def write(path: Path, name: str, config: GPTConfig, weights: dict[str, torch.Ten
     if dtype == "f16" and max(float(tensor.abs().max()) for tensor in weights.values()) > MAX_F16:
         raise UserError(f"--dtype=f16 holds numbers up to {MAX_F16:,.0f}, and a weight is larger; give --dtype=f32")
     data = b"".join(tensor.float().numpy().astype(DTYPES[dtype]).tobytes() for tensor in weights.values())
-    parts = {"TITLE": html.escape(name), "PARAMETERS": f"{num:,}", "SCRIPTS": scripts(),
-             "MODEL": description(config, weights, tokenizer, dtype), "WEIGHTS": base64.b64encode(data).decode()}
-    template = (PARTS / "page.html").read_text(encoding="utf-8")
-    files.write_atomic(path, re.sub("@([A-Z]+)@", lambda mark: parts[mark[1]], template))
+    files.write_atomic(path, filled("page/page.html", title=html.escape(name), parameters=f"{num:,}", scripts=scripts(),
+                                    model=description(config, weights, tokenizer, dtype),
+                                    weights=base64.b64encode(data).decode()))
 
 
 def scripts() -> str:

@@ -11,9 +11,6 @@ constants of a form are in no file: names and shapes of the weights tell which f
     value_embeds, gates of 32 channels            2026-01-16  v += 2σ(gate) · table
     gates of 12 channels                          2026-03-09  3σ, base 100,000, q and k × 1.15, windows of T/3
     smear_gate, smear_lambda, backout_lambda      2026-03-14  q and k × 1.2, windows of T/4
-
-From 2026-03-02 to 03-09 the softcap was 20 and not 15: nothing in the files shows it. Up to 2026-03-04 that code rounds
-the tables of cos and sin to bf16; ours does not (logits move by .002), nor does its own since then on a CPU.
 """
 import re
 import warnings
@@ -125,6 +122,8 @@ def config_of(meta: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path
     smear, gates = "smear_gate.weight" in tensors, {t.shape[-1] for name, t in tensors.items() if "ve_gate" in name}
     if gates - {12, 32} or len(gates) > 1:
         raise UserError(f"{path}: value gates of {sorted(gates)} channels; expected 12 or 32")
+    # From 2026-03-02 to 03-09 the softcap was 20 and not 15: nothing in the files shows it. Up to 2026-03-04 that code
+    # rounds the tables of cos and sin to bf16; ours does not (logits move by .002), nor its own since then on a CPU.
     tuned = gates == {12}
     parts = 2 if not tuned else 4 if smear else 3  # a short window is this part of the context
     short = sizes["sequence_len"] // 2 if not tuned else 128 * ceil_div(ceil_div(sizes["sequence_len"], parts), 128)

@@ -68,11 +68,7 @@ class SlotCache:
             setattr(self, name, new)
 
     def plan(self, slots: slice | list[int], starts: list[int], num_new: int) -> CacheView:
-        """The view for a forward pass of `num_new` tokens in each of `slots`; row i starts at position `starts[i]`.
-
-        When all rows start at 0 there is no mask: attention to the new tokens is causal, so a token never sees the
-        padding on its right.
-        """
+        """The view for a forward pass of `num_new` tokens in each of `slots`; row i starts at position `starts[i]`."""
         device = self.keys.device
         row_slots = list(range(slots.start, slots.stop)) if isinstance(slots, slice) else slots
         end = max(starts) + num_new

@@ -18,23 +18,19 @@ MIN_LENGTH = 256  # shorter contexts share the graphs of this length: fewer reco
 
 
 class CudaGraphs:
-    """`logits` of one decode step of `model` on `cache`, whose last slot is the spare one."""
+    """A Decoder of engine.py. The cache gets a spare slot more, and all its memory now."""
 
     def __init__(self, model: GPT, cache: SlotCache):
         self.model, self.cache = model, cache
+        self.max_rows = self.spare_slot = cache.max_rows
+        cache.max_rows += 1
         cache.reserve(cache.max_rows, cache.max_len)
-        self.max_rows = self.spare_slot = cache.max_rows - 1
         self.recorded: dict[tuple[int, int], tuple[torch.Tensor, Callable[[], torch.Tensor]]] = {}
         self.device = cache.keys.device
         # All graphs share one pool of memory: only one of them runs at a time.
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
-        """fp32 logits (B, V) after the tokens `ids`, which stand at `positions` of slots 0 … B−1; previous_ids: the
-        tokens in front of them.
-
-        The result is valid until the next call, which overwrites it.
-        """
         num_rows = min(power_of_two(len(ids)), self.spare_slot)
         length = min(max(power_of_two(max(positions) + 1), MIN_LENGTH), self.cache.max_len)
         if (num_rows, length) not in self.recorded:

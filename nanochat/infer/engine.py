@@ -14,22 +14,18 @@ from (seed, prompt, sample number). `generate()` (evaluation, RL), `stream()` (t
 drive the same `submit()` and `step()`. One thread owns an engine.
 """
 
-import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from nanochat.infer.cache import SlotCache
-from nanochat.infer.cuda_graphs import CudaGraphs
-from nanochat.infer.numba_decode import NumbaDecoder
 from nanochat.infer.request import Completion, Event, EventReader, Request
 from nanochat.infer.sampling import Logprob, Sampler, SamplingParams, logprobs, row_key
 from nanochat.infer.slots import Occupant, Slots
 from nanochat.model import GPT
-from nanochat.system import log
 from nanochat.tokenizer import Tokenizer
 
 PREFILL_TOKENS = 4096  # prompt tokens (with padding) in one forward pass: bounds the memory that activations take
@@ -40,9 +36,14 @@ ECHO_ROWS = 256  # positions whose logits exist at the same time when a prompt i
 REFUSED = "error"  # what the model reads when the tool returns None: a refused expression must not look like a result
 
 
-@functools.cache  # once in a process
-def _say_slower() -> None:
-    log.note("decoding by PyTorch, which is slower: the compiled step knows no LoRA, no FP8 and no float16")
+class Decoder(Protocol):
+    """A faster way to compute a decode step, for at most `max_rows` rows: numba_decode.py, cuda_graphs.py."""
+
+    max_rows: int
+
+    def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
+        """fp32 logits (B, V) after the tokens `ids`, which stand at `positions` of slots 0 … B−1. previous_ids: the
+        tokens in front of them, −1 if there is none. The next call may overwrite the result."""
 
 
 class Engine:
@@ -50,29 +51,21 @@ class Engine:
 
     tool: gets an expression, returns the result, or None if it refuses. max_rows: requests that run at the same time.
     prefix_cache: finished requests keep their slots until others need them, so that the next turn of a chat reads only
-    the new message; leave it off where the weights change between calls. static_shapes: decode with CUDA graphs, whose
-    cache is reserved whole: of max_len tokens a row (default: the context), and no request may be longer.
-    numba_decode: decode few rows on a CPU by compiled loops, where the model allows it; up to 9 times as fast.
+    the new message; leave it off where the weights change between calls. decoder: makes a faster decode step for this
+    model and cache, or None where it cannot. max_len: no request may be longer (default: the context).
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, tool: Callable[[str], str | None] | None = None,
                  max_rows: int = 64, prefix_cache: bool = False, step_tokens: int | None = None,
-                 static_shapes: bool = False, numba_decode: bool = False, max_len: int | None = None):
+                 decoder: Callable[[GPT, SlotCache], Decoder | None] | None = None, max_len: int | None = None):
         self.model, self.tokenizer, self.tool = model, tokenizer, tool
         self.max_rows, self.step_tokens = max_rows, step_tokens
         self.config = config = model.config
         self.device = next(model.parameters()).device
-        # CUDA graphs need one slot more, which padding rows write to.
-        self.cache = SlotCache(config.n_layer, config.n_kv_head, config.head_dim, max_rows + static_shapes,
+        self.cache = SlotCache(config.n_layer, config.n_kv_head, config.head_dim, max_rows,
                                max_len or config.sequence_len, model.compute_dtype, self.device)
         self.slots = Slots(self.cache, max_rows, keep_finished=prefix_cache)
-        self.decoder: CudaGraphs | NumbaDecoder | None = None  # None: the model itself decodes
-        if static_shapes:
-            self.decoder = CudaGraphs(model, self.cache)
-        elif numba_decode and NumbaDecoder.supports(model):
-            self.decoder = NumbaDecoder(model, self.cache)
-        elif numba_decode and self.device.type == "cpu":
-            _say_slower()
+        self.decoder = decoder(model, self.cache) if decoder else None  # None: the model itself decodes
         self.num_prompt_tokens = 0  # that the model has read since the start
         self._sampler: Sampler | None = None
         self._sampled_rows: list[Request] = []  # the rows that the sampler was made for
@@ -89,10 +82,7 @@ class Engine:
 
     def submit(self, prompt: Sequence[int], params: SamplingParams | None = None, *, sample: int = 0,
                events: bool = True) -> Request:
-        """Queue a request; `step()` advances it. `sample` numbers the answers to one prompt: each has its own text.
-
-        `events=False` saves the work of making them, for a caller that wants the Completion only.
-        """
+        """Queue a request; `step()` advances it. `sample` numbers the answers to one prompt: each has its own text."""
         assert prompt, "a prompt needs at least one token, <|bos|> if nothing else"
         prompt, params = tuple(prompt), params or SamplingParams()
         room = min(params.max_tokens, self.config.sequence_len - len(prompt))
@@ -225,10 +215,7 @@ class Engine:
         return logits
 
     def _logprobs(self, rows: list[Request], logits: torch.Tensor, tokens: list[int]) -> list[Logprob | None]:
-        """The log-probabilities of the sampled tokens, for the requests that want them.
-
-        They are the model's own, before temperature and biases.
-        """
+        """The log-probabilities of the sampled tokens, where wanted: the model's own, before temperature and biases."""
         nums = [None if row.forced else row.params.logprobs for row in rows]  # how many alternatives of each row
         if all(num is None for num in nums):
             return [None] * len(rows)

@@ -9,6 +9,8 @@ are stored (products.py). The cores share the work by output columns, so no sum 
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # (Numba infers the types of compiled functions at the first call.)
+import functools
+
 import numpy as np
 import torch
 from numba import prange
@@ -17,6 +19,7 @@ from numba.typed import List
 from nanochat.infer.cache import SlotCache
 from nanochat.infer.products import PACKED, Cores, array, multiply, read_row, store, wide
 from nanochat.model.gpt import GPT, Linear
+from nanochat.system import log
 from nanochat.system.jit import njit
 
 SMALL_MODEL = 1 << 23  # parameters of a model whose steps are mostly PyTorch's overhead
@@ -31,8 +34,22 @@ TABLES = ("model.embed_tokens.weight", "lm_head.weight", "model.smear_gate.weigh
 VECTORS = ("model.smear", "model.residual_scalars", "model.embedding_scalars", "model.smear_share", "model.backout")
 
 
+def numba_decoder(model: GPT, cache: SlotCache) -> "NumbaDecoder | None":
+    """The `decoder` of an Engine; None where PyTorch has to decode: on GPUs, and models with other layers."""
+    if NumbaDecoder.supports(model):
+        return NumbaDecoder(model, cache)
+    if cache.keys.device.type == "cpu":
+        _say_slower()
+    return None
+
+
+@functools.cache  # once in a process
+def _say_slower() -> None:
+    log.note("decoding by PyTorch, which is slower: the compiled step knows no LoRA, no FP8 and no float16")
+
+
 class NumbaDecoder:
-    """`logits` of one decode step of `model` on `cache`."""
+    """A Decoder of engine.py."""
 
     def __init__(self, model: GPT, cache: SlotCache):
         self.cache, self.config = cache, model.config
@@ -70,8 +87,6 @@ class NumbaDecoder:
                 and next(model.parameters()).device.type == "cpu")
 
     def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
-        """fp32 logits (B, V) after the tokens `ids`, which stand at `positions` of slots 0 … B−1; previous_ids: the
-        tokens in front of them, −1 if there is none."""
         self.cache.reserve(len(ids), max(positions) + 1)
         rows = np.array([ids, previous_ids, positions], np.int64)
         out = np.empty((len(ids), self.config.vocab_size), np.float32)

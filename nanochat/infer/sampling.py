@@ -9,17 +9,28 @@ import hashlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
-
-from nanochat.infer.json_grammar import Grammar
 
 GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment (Steele, Lea, Flood 2014): 2^64 / golden ratio
 # Temperatures up to this one count as 0, because logits divided by a tiny number overflow.
 GREEDY_TEMPERATURE = 1e-4
 
 Logprob = tuple[float, list[tuple[int, float]]]  # nats of the token itself; (token id, nats) of the likeliest tokens
+
+
+class Grammar(Protocol):
+    """Which tokens an answer may consist of; its states are numbers. json_grammar.py has the one that there is."""
+
+    start: int
+
+    def advance(self, state: int, data: bytes) -> int: ...
+
+    def is_complete(self, state: int) -> bool: ...
+
+    def allowed(self, state: int, num_left: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ the cache. Each of the other slots is free (None), or its request's prompt is be
 request is finished, and its keys and values may serve a later prompt.
 
 Keys and values of a token depend only on the tokens up to it. So a prompt that begins like the sequence in another slot
-need not be read from the start: the common beginning is copied from that slot, the donor.
+need not be read from the start: the common beginning is copied from that slot, the donor. A request whose donor still
+reads this beginning is held back until it has.
 """
 
 import time
@@ -28,8 +29,6 @@ class Occupant:
     joined_at_step: int
     last_used_step: int  # the step it left the running requests, or joined if it never ran
     cached: int = 0  # positions of its sequence that the slot holds
-    prefix_donor: "Occupant | None" = None  # the occupant that it waits for, to copy its first positions
-    prefix_len: int = 0  # and how many
 
     def keep_tokens(self) -> None:
         """Let go of a finished request, but for its tokens: its probabilities and its grammar may have megabytes."""
@@ -55,6 +54,7 @@ class Slots:
         self.waiting: deque[Request] = deque()
         self.occupants: list[Occupant | None] = [None] * max_rows
         self.num_running = 0
+        self.num_held_back = 0  # of the waiting requests, the first so many: their donors still read
         self.num_steps = self.num_reused_tokens = 0  # since the start
 
     @property
@@ -66,7 +66,7 @@ class Slots:
     def reading(self) -> list[Occupant]:
         """The requests whose prompts are being read; those that came first, and short prompts, in front."""
         rows = [row for row in self.occupants[self.num_running:] if row is not None and not row.is_finished]
-        return sorted(rows, key=lambda row: (row.joined_at_step, row.prefix_donor is not None, row.unread))
+        return sorted(rows, key=lambda row: (row.joined_at_step, row.unread))
 
     def schedule(self) -> None:
         """Begin a step: finished requests leave, waiting requests take free slots."""
@@ -75,17 +75,15 @@ class Slots:
         self._admit_waiting()
 
     def to_read(self) -> list[Occupant]:
-        """The requests with prompt tokens to read, except those that wait for a donor."""
-        reading = self.reading
-        for row in reading:
-            if row.prefix_donor is not None:
-                self._copy_prefix(row, row.prefix_donor)
-        return [row for row in reading if row.prefix_donor is None and row.unread]
+        """The requests with prompt tokens to read."""
+        if self.num_held_back:  # by now their donors may have read
+            self._admit_waiting()
+        return [row for row in self.reading if row.unread]
 
     def start_answering(self) -> None:
         """Requests whose prompts have been read join the running ones."""
         for row in self.reading:
-            if row.prefix_donor is None and not row.unread:
+            if not row.unread:
                 self._swap(self.occupants.index(row), self.num_running)
                 self.num_running += 1
                 row.request.read = time.monotonic()
@@ -118,33 +116,28 @@ class Slots:
         self.waiting = deque(request for request in self.waiting if not request.stop_reason)
         num_free = sum(row is None or row.is_finished for row in self.occupants)
         # Wait until an eighth of the slots is free (or all who wait fit), so that prompts are read in batches.
-        if not self.waiting or num_free < min(len(self.waiting), max(1, self.max_rows // 8)):
+        if not self.num_held_back and num_free < min(len(self.waiting), max(1, self.max_rows // 8)):
             return
-        joining = [self.waiting.popleft() for _ in range(min(num_free, len(self.waiting)))]
-        # Only one of the requests with the same prompt reads it. It gets its slot first, to be the others' donor.
-        # Short prompts come before longer ones, which may begin with them.
-        present = {row.request.prompt for row in self.occupants if row is not None and not row.is_finished}
-        readers = sorted({request.prompt: request for request in joining if request.prompt not in present}.values(),
-                         key=lambda request: len(request.prompt))
-        for request in [*readers, *(request for request in joining if request not in readers)]:
-            self._place(request)
+        held_back: deque[Request] = deque()
+        for _ in range(min(num_free, len(self.waiting))):
+            request = self.waiting.popleft()
+            donor, shared = self._find_donor(request)
+            if donor is not None and donor.cached < shared:  # it still reads what the two have in common
+                held_back.append(request)
+            else:
+                self._place(request, donor, shared)
+        self.waiting, self.num_held_back = held_back + self.waiting, len(held_back)
 
-    def _place(self, request: Request) -> None:
-        """Give a request a slot, and the beginning of its prompt if another slot holds it."""
-        newcomer = Occupant(request, self.num_steps, self.num_steps)
+    def _place(self, request: Request, donor: Occupant | None, shared: int) -> None:
+        """Give a request a slot, and the first `shared` positions of the donor."""
+        newcomer, slot = Occupant(request, self.num_steps, self.num_steps), self._choose_slot(donor, shared)
         request.began = time.monotonic()
-        donor, shared = self._find_donor(request)
-        slot = self._choose_slot(donor, shared)
-        evicted, self.occupants[slot] = self.occupants[slot], newcomer
-        if donor is not None and donor is evicted:  # the newcomer has the donor's slot now, keys and values included
-            self._reuse(newcomer, shared)
-        elif donor is not None:
-            newcomer.prefix_donor, newcomer.prefix_len = donor, shared
-            self._copy_prefix(newcomer, donor)
-
-    def _reuse(self, row: Occupant, num_tokens: int) -> None:
-        row.cached = row.request.num_reused = num_tokens
-        self.num_reused_tokens += num_tokens
+        if donor is not None:
+            newcomer.cached = request.num_reused = shared
+            self.num_reused_tokens += shared
+            if self.occupants[slot] is not donor:  # else the slot holds them already
+                self.cache.copy(self.occupants.index(donor), slot, shared)
+        self.occupants[slot] = newcomer
 
     def _find_donor(self, request: Request) -> tuple[Occupant | None, int]:
         """The occupant with the longest common beginning, and its length; (None, 0) if none is worth copying."""
@@ -170,19 +163,6 @@ class Slots:
             return self.occupants.index(None)
         finished = [row for row in self.occupants if row is not None and row.is_finished]
         return self.occupants.index(min(finished, key=lambda row: row.last_used_step))  # unused for the longest time
-
-    def _copy_prefix(self, row: Occupant, donor: Occupant) -> None:
-        """Copy the common beginning, as soon as the donor has read it.
-
-        A finished donor reads no more and gives what it has. A donor that has lost its slot gives nothing.
-        """
-        has_slot = donor in self.occupants
-        if has_slot and not donor.is_finished and donor.cached < row.prefix_len:
-            return
-        row.prefix_donor = None
-        if has_slot:
-            self._reuse(row, min(row.prefix_len, donor.cached))
-            self.cache.copy(self.occupants.index(donor), self.occupants.index(row), row.cached)
 
 
 def _common_prefix(a: list[int], b: tuple[int, ...]) -> int:

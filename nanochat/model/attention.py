@@ -46,11 +46,9 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
 
 
 def always_fused() -> None:
-    """Never the plain product without gradients: for a process that answers requests of all lengths.
-
-    For each new shape of a plain product in bf16 oneDNN makes a program of .5 MB, and it keeps 1,024 of them. SDPA
-    needs none. Its results differ in their last bits.
-    """
+    """Never the plain product without gradients: for a process that answers requests of all lengths."""
+    # For each new shape of a plain product in bf16 oneDNN makes a program of .5 MB, and it keeps 1,024 of them. SDPA
+    # needs none. Its results differ in their last bits.
     global _plain_max_without_gradients
     _plain_max_without_gradients = 0
 
@@ -59,11 +57,9 @@ _training_kernels: list[SDPBackend] = []  # what `enable_fastest_kernel` has fou
 
 
 def kernels_for(training: bool) -> list[SDPBackend]:
-    """SDPA's kernels in the order in which it is to try them.
-
-    Left to itself PyTorch takes its flash kernel in training where cuDNN's is faster (PyTorch 2.9 and 2.10), and in
-    decoding cuDNN's (from 2.11 on), which prepares a plan of 23 to 37 ms for every new pair of row number and length.
-    """
+    """SDPA's kernels in the order in which it is to try them."""
+    # Left to itself PyTorch takes its flash kernel in training where cuDNN's is faster (PyTorch 2.9 and 2.10), and in
+    # decoding cuDNN's (from 2.11 on), which prepares a plan of 23 to 37 ms for every new pair of row number and length.
     rest = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     if not training:
         return rest

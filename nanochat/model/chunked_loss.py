@@ -5,11 +5,6 @@
 The gradient that comes back to this loss is a scalar. So the forward pass computes the gradients of h and W chunk by
 chunk, while a chunk's logits exist, and the backward pass only scales them: no logits are kept, and nothing is computed
 twice (Hsu et al. 2024, Liger Kernel, arXiv:2410.10989, section 3.2).
-
-torch.compile unrolls a loop that it can see. On a CPU that is wanted: few small chunks, fused with what surrounds them.
-On a GPU it is not: each of 64 chunks becomes kernels of its own, all 64 partial gradients of the head (10.7 GB for the
-d20) live at once, and the compile time grows with the chunks. There the loop is an operator of its own, whose inside
-torch.compile does not see; only the work on one chunk is compiled, once.
 """
 import functools
 from collections.abc import Callable
@@ -32,7 +27,11 @@ Chunk = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float]
 
 
 def uses_operator(device: torch.device) -> bool:
-    """Whether the loop over the chunks is hidden from torch.compile."""
+    """Whether the loop over the chunks is hidden from torch.compile, in an operator of its own."""
+    # torch.compile unrolls a loop that it can see. On a CPU that is wanted: few small chunks, fused with what surrounds
+    # them. On a GPU it is not: each of 64 chunks becomes kernels of its own, all 64 partial gradients of the head (10.7
+    # GB for the d20) live at once, and the compile time grows with the chunks. There only the work on one chunk is
+    # compiled, once.
     return device.type != "cpu"
 
 
@@ -79,24 +78,29 @@ def _compiled_chunk() -> Chunk:
     return torch.compile(_chunk, dynamic=False)
 
 
-@torch.library.custom_op("nanochat::weighted_nats", mutates_args=())
-def _operator(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, softcap: float,
-              rows: int, needs_head_grad: bool, compiled: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _sum_and_gradients(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor,
+                       softcap: float, rows: int, needs_head_grad: bool,
+                       chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Σ weights · nats, and its gradients: of hidden, and in fp32 of the head (empty if it needs none)."""
-    chunk = _compiled_chunk() if compiled else _chunk
     matrix, total = head.to(hidden.dtype), torch.zeros((), device=hidden.device)
-    hidden_grad = torch.empty_like(hidden)
+    hidden_grads = []
     head_grad = torch.zeros_like(head) if needs_head_grad else head.new_empty(0)
-    parts = zip(*(torch.split(t, rows) for t in (hidden, hidden_grad, targets, weights)), strict=True)
-    for h, h_grad, target, weight in parts:
+    for h, target, weight in zip(*(torch.split(t, rows) for t in (hidden, targets, weights)), strict=True):
         nats, logit_grad = chunk(h, matrix, target, weight, softcap)
-        total += nats
-        torch.mm(logit_grad, matrix, out=h_grad)
+        total = total + nats
+        hidden_grads.append(logit_grad @ matrix)
         if needs_head_grad and FP32_PRODUCTS:
             torch.ops.aten.addmm.dtype_out(head_grad, logit_grad.T, h, torch.float32, out=head_grad)
         elif needs_head_grad:
             head_grad += logit_grad.T @ h
-    return total, hidden_grad, head_grad
+    return total, torch.cat(hidden_grads), head_grad
+
+
+@torch.library.custom_op("nanochat::weighted_nats", mutates_args=())
+def _operator(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, softcap: float,
+              rows: int, needs_head_grad: bool, compiled: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _sum_and_gradients(hidden, head, targets, weights, softcap, rows, needs_head_grad,
+                              _compiled_chunk() if compiled else _chunk)
 
 
 @_operator.register_fake
@@ -123,22 +127,11 @@ class _WeightedNats(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor,
                 softcap: float, rows: int) -> torch.Tensor:
-        matrix = head.to(hidden.dtype)
-        total = torch.zeros((), device=hidden.device)
-        hidden_grads = []
-        head_grad = torch.zeros_like(head) if ctx.needs_input_grad[1] else None  # LoRA may freeze the head
-        chunks = zip(*(torch.split(t, rows) for t in (hidden, targets, weights)), strict=True)
-        for h, target, weight in chunks:
-            nats, logit_grad = _chunk(h, matrix, target, weight, softcap)
-            total = total + nats
-            hidden_grads.append(logit_grad @ matrix)
-            if head_grad is not None:
-                head_grad += logit_grad.T @ h
-        ctx.save_for_backward(torch.cat(hidden_grads), head_grad)
+        needs_head_grad = ctx.needs_input_grad[1]  # LoRA may freeze the head
+        total, *gradients = _sum_and_gradients(hidden, head, targets, weights, softcap, rows, needs_head_grad, _chunk)
+        ctx.save_for_backward(*gradients)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden_grad, head_grad = ctx.saved_tensors
-        head_grad = None if head_grad is None else head_grad * gradient
-        return hidden_grad * gradient, head_grad, None, None, None, None
+        return _scale_gradients(ctx, gradient)[:6]

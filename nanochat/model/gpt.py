@@ -65,8 +65,8 @@ class GPTConfig:
         assert self.head_dim % 2 == 0, f"head_dim {self.head_dim} is odd, and RoPE rotates pairs of channels"
 
     def has_value_embedding(self, layer: int) -> bool:
-        """True for every other layer and always for the last: karpathy/nanochat found this the best of several
-        patterns (its dev/LOG.md, 2026-01-17)."""
+        # Every other layer, the last one included: karpathy/nanochat found this the best of several patterns (its
+        # dev/LOG.md, 2026-01-17).
         return self.value_embeddings and layer % 2 == (self.n_layer - 1) % 2
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,17 +87,17 @@ class Cache(Protocol):
 
 
 class Linear(nn.Linear):
-    """A matrix, stored in fp32 and multiplied in the dtype of its input. It has no bias: large models train more
-    stably without them (Chowdhery et al. 2022, PaLM, section 2)."""
+    """A matrix, stored in fp32 and multiplied in the dtype of its input."""
 
     weight: nn.Parameter
 
     def __init__(self, width_in: int, width_out: int, device: str | None = None):
+        # No bias: large models train more stably without (Chowdhery et al. 2022, PaLM, section 2).
         super().__init__(width_in, width_out, bias=False, device=device)
 
     def reset_parameters(self) -> None:
-        """Not a number, so that a model whose weights were never set cannot pass for one: they are read from a
-        checkpoint or drawn by `GPT.init_weights`. PyTorch's own draw costs 20 seconds at every start of a d20."""
+        # Not a number, so that a model whose weights were never set cannot pass for one: they are read from a
+        # checkpoint or drawn by `GPT.init_weights`. PyTorch's own draw costs 20 seconds at every start of a d20.
         nn.init.constant_(self.weight, math.nan)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -108,13 +108,14 @@ class Embedding(nn.Embedding):
     """A table of vectors, one for each token."""
 
     def reset_parameters(self) -> None:
-        """Like `Linear`'s."""
+        # As in `Linear`.
         nn.init.constant_(self.weight, math.nan)
 
 
 def fuses(device: torch.device) -> bool:
-    """Whether several operations are given to the device as one. A GPU starts each in 5 to 7 µs, which is most of the
-    time of decoding; a narrow product leaves part of it idle. On a CPU the compiled parts gain nothing by it."""
+    """Whether several operations are given to the device as one."""
+    # A GPU starts each in 5 to 7 µs, which is most of the time of decoding, and a narrow product leaves part of it
+    # idle. On a CPU the compiled parts gain nothing by it.
     return device.type != "cpu"
 
 

@@ -26,7 +26,6 @@ PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,%d}| ?[^\s\
            r"|\s*[\r\n]|\s+(?!\S)|\s+")
 SPECIALS = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
             "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
-MIN_VOCAB = 256 + len(SPECIALS)  # every text must have ids, so the bytes are always there
 BYTES = [bytes([byte]) for byte in range(256)]
 # Hugging Face's tokenizer_config.json
 CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
@@ -122,24 +121,26 @@ class Tokenizer:
         content = files.read_json(path)
         try:
             pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            vocab = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])
-            specials = [(added["content"], added["id"]) for added in content["added_tokens"]]
-            tokens = [bytes(_BYTE_OF[character] for character in name) for name, _ in vocab]
-        except (KeyError, IndexError, TypeError) as error:
-            raise _foreign(path, f"{type(error).__name__} {error}") from None
-        # From here on everything is checked that encoding relies on.
+            specials = {added["content"]: added["id"] for added in content["added_tokens"]}
+            ids = {bytes(_BYTE_OF[character] for character in name): i
+                   for name, i in content["model"]["vocab"].items()}
+            return cls.checked(ids, specials, pattern)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{path} is not a tokenizer of nanochat ({type(error).__name__}: {error}); train one with "
+                            "`python -m scripts.tok_train`") from None
+
+    @classmethod
+    def checked(cls, ids: dict[bytes, int], specials: dict[str, int], pattern: str) -> "Tokenizer":
+        """The tokenizer in a file, which anybody may have written. ValueError unless all is as encoding needs it."""
         digits = [n for n in range(1, 10) if PATTERN % n == pattern]
         if not digits:
-            raise _foreign(path, f"its pattern is {pattern!r}")
-        if [i for _, i in vocab] != list(range(len(vocab))) or tokens[:256] != BYTES:
-            raise _foreign(path, "its first 256 tokens are not the bytes, or an id is missing")
-        if specials != [(name, len(vocab) + i) for i, name in enumerate(SPECIALS)]:
-            raise _foreign(path, f"its special tokens are {specials[:9]}")
+            raise ValueError(f"its pattern is {pattern!r:.120}")
+        tokens = sorted(ids, key=ids.__getitem__)
+        if [ids[token] for token in tokens] != list(range(len(tokens))) or tokens[:256] != BYTES:
+            raise ValueError("its first 256 tokens are not the bytes, or an id is missing or given twice")
+        if specials != {name: len(tokens) + i for i, name in enumerate(SPECIALS)}:
+            raise ValueError(f"its special tokens are {str(list(specials.items())[:9]):.200}")
         return cls(tokens, digits[0])
-
-
-def _foreign(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is not a tokenizer of nanochat ({reason}); train one with `python -m scripts.tok_train`")
 
 
 class StreamDecoder:

@@ -35,9 +35,6 @@ def pieces(texts: Iterable[str]) -> Iterator[list[str]]:
 def in_order(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """`map(work, items)` on all cores."""
     workers = num_threads()
-    if workers == 1:
-        yield from map(work, items)
-        return
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Any]] = deque()
         for item in items:

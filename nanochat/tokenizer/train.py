@@ -20,9 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanochat.system.files import UserError
 from nanochat.system.jit import njit
-from nanochat.tokenizer.bpe import MIN_VOCAB, SPECIALS, Tokenizer
+from nanochat.tokenizer.bpe import BYTES, SPECIALS, Tokenizer
 from nanochat.tokenizer.count import count_words, slot_of
 from nanochat.tokenizer.intrinsics import prefetch
 
@@ -45,16 +44,13 @@ class PairTable(NamedTuple):
 def train_tokenizer(texts: Iterable[str], vocab_size: int, digits: int = 2) -> Tokenizer:
     """Learns from `texts` on all cores. `vocab_size` counts the special tokens; the result is smaller when the texts
     have no pair left to merge."""
-    if vocab_size < MIN_VOCAB:
-        raise UserError(f"--vocab_size={vocab_size} is too small; give at least {MIN_VOCAB} (256 bytes and "
-                        f"{len(SPECIALS)} special tokens)")
     return Tokenizer(learn_tokens(texts, vocab_size - len(SPECIALS), digits), digits)
 
 
 def learn_tokens(texts: Iterable[str], num_tokens: int, digits: int) -> list[bytes]:
     """The 256 bytes and the merged tokens, `num_tokens` in all, or fewer if no pair is left."""
     merges = Merges(*count_words(texts, digits).export())
-    tokens = [bytes([byte]) for byte in range(256)]
+    tokens = list(BYTES)
     distinct = dict.fromkeys(tokens)  # a set that keeps the order
     while len(distinct) < num_tokens and len(pairs := merges.more(num_tokens - len(distinct))):
         for first, second in pairs.tolist():

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nanochat.formats.tokenizer_pickle import unpickle
+from nanochat.formats.tokenizer_pickle import CLASS, unpickle
 from nanochat.system.files import UserError
 from scripts import import_model
 
@@ -90,6 +90,8 @@ PICKLES = {
     "a huge bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 62) + b".",
     "a huge string": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b".",
     "a huge integer": b"\x80\x04\x8b\xff\xff\xff\x7f1.", "a memo that is empty": b"\x80\x04h\x07.",
+    "a memo of 16 GB": b"\x80\x04}r\xff\xff\xff\x7f.",
+    "fields of the class": b"\x80\x04" + named(*CLASS) + b"}" + short("a") + b"K\x01sb.",
     "no mark": b"\x80\x04}u.", "nothing to set": b"\x80\x04s.", "an odd number of items": b"\x80\x04}(K\x01u.",
     "two values": b"\x80\x04}}.", "keys that are tables": b"\x80\x04}(}}u.", "BUILD with a tuple": b"\x80\x04})b.",
     "a table in itself": b"\x80\x04}\x94(" + short("a") + b"h\x00u.", "no end": b"\x80\x04}", "nothing": b"",

@@ -10,6 +10,7 @@ import torch
 
 from nanochat.formats import upstream
 from nanochat.infer import Engine
+from nanochat.infer.numba_decode import numba_decoder
 from nanochat.model import lora
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.groups import groups_of
@@ -60,7 +61,7 @@ def test_what_the_other_project_wrote_computes_what_it_computed(theirs):
         apart = min(np.abs(logits - arrays[f"{kind}_{i}"]).max() for kind in ("logits", "alt_logits"))
         assert apart < 1e-4
     prompts = [arrays[f"prompt_{j}"].tolist() for j in range(2)]
-    engine = Engine(model, tokenizer, numba_decode=True)
+    engine = Engine(model, tokenizer, decoder=numba_decoder)
     for j, [completion] in enumerate(engine.generate(prompts, max_tokens=16, temperature=0.0, stop_ids=[])):
         assert completion.ids == arrays[f"greedy_{j}"].tolist()
 
@@ -79,7 +80,7 @@ def test_every_form_and_its_relatives(name, base_dir, tmp_path, tokenizer):
         assert np.abs(model(ids)[0].numpy() - slow).max() < 1e-4
     # The same through the cache, a prompt in pieces and then token by token.
     prompt = ids[0, :30].tolist()
-    engine = Engine(model, again, step_tokens=7, numba_decode=True)
+    engine = Engine(model, again, step_tokens=7, decoder=numba_decoder)
     [[completion]] = engine.generate([prompt], max_tokens=8, temperature=0.0, stop_ids=[])
     for token in completion.ids:
         assert token == int(model(torch.tensor([prompt]))[0, -1].argmax())

@@ -4,7 +4,7 @@ import torch
 
 from nanochat.infer import Engine
 from nanochat.infer.cache import SlotCache
-from nanochat.infer.numba_decode import NumbaDecoder
+from nanochat.infer.numba_decode import NumbaDecoder, numba_decoder
 from nanochat.infer.quantize import FORMS, quantized
 from nanochat.model import GPT, PORTABLE, GPTConfig, fp8, lora
 
@@ -83,7 +83,7 @@ def test_no_sum_depends_on_threads_or_company(rows):
 
 
 def test_in_the_engine_it_says_what_the_naive_loop_says(model, tokenizer):
-    engine = Engine(model, tokenizer, max_rows=5, prefix_cache=True, step_tokens=16, numba_decode=True)
+    engine = Engine(model, tokenizer, max_rows=5, prefix_cache=True, step_tokens=16, decoder=numba_decoder)
     check_answers(random_traffic(engine, 25, longest=60),
                   lambda prompt, max_tokens: naive_answer(model, prompt, max_tokens, temperature=0.0))
     prompts = [[5], [7, 8, 9]]
@@ -107,7 +107,7 @@ def test_weights_that_change_in_place_are_read_anew(dtype):
 
 @pytest.mark.parametrize("sampling", [dict(temperature=0.0), dict(temperature=1.0, top_k=20)], ids=str)
 def test_thirty_two_rows_say_what_the_naive_loop_says(model, tokenizer, sampling):
-    engine = Engine(model, tokenizer, max_rows=32, numba_decode=True)
+    engine = Engine(model, tokenizer, max_rows=32, decoder=numba_decoder)
     assert engine.decoder.max_rows >= 32
     prompts = [[5 + i, *range(i % 5)] for i in range(32)]
     answers = engine.generate(prompts, max_tokens=6, seed=3, stop_ids=[], **sampling)
@@ -128,4 +128,4 @@ def test_what_is_not_plain_matrices_on_a_cpu_is_left_to_pytorch(tokenizer):
         assert not NumbaDecoder.supports(model)
     model = make()
     lora.attach(model, 2)
-    assert Engine(model, tokenizer, max_rows=2, numba_decode=True).decoder is None
+    assert Engine(model, tokenizer, max_rows=2, decoder=numba_decoder).decoder is None

@@ -7,6 +7,7 @@ import torch
 from numba import njit
 
 from nanochat.infer import Engine
+from nanochat.infer.numba_decode import numba_decoder
 from nanochat.infer.packed_dot import INSTRUCTIONS, block_products
 from nanochat.infer.products import array, product, rows_of
 from nanochat.infer.quantize import FORMS, PackedEmbedding, PackedLinear, pack, packer, quantized
@@ -120,11 +121,11 @@ def test_a_quantized_model_says_the_same_alone_and_in_a_batch(form, model, token
     in_4_bits = {name.split(".")[1] for name, p in small.named_parameters() if p.dtype == torch.uint8}
     assert in_4_bits == ({"layers"} if form == "int4" else set())
     prompts = [[5], [7, 8, 9], list(range(40, 80)), [3] * 20]
-    for compiled in (False, True):
-        together = Engine(small, tokenizer, max_rows=3, numba_decode=compiled).generate(
+    for compiled in (None, numba_decoder):
+        together = Engine(small, tokenizer, max_rows=3, decoder=compiled).generate(
             prompts, max_tokens=15, temperature=0.0, stop_ids=[])
         for prompt, group in zip(prompts, together):
-            alone = Engine(small, tokenizer, numba_decode=compiled).generate(
+            alone = Engine(small, tokenizer, decoder=compiled).generate(
                 [prompt], max_tokens=15, temperature=0.0, stop_ids=[])
             assert [group] == alone
 
