@@ -48,6 +48,12 @@ def exams(stage: str, options: Namespace) -> Stage:
         unsafe_execution=options.unsafe_execution or None), seconds=4 if trial else 20)
 
 
+def training_seconds(a_minute: float, options: Namespace) -> float:
+    """Of a training stage that takes so many seconds for each of --minutes. Compiling comes on top; a trial leaves it
+    out, and its steps take twice as long."""
+    return 3 + 2 * a_minute * options.minutes if recipe.is_trial(options) else 20 + a_minute * options.minutes
+
+
 def stages(options: Namespace) -> list[Stage]:
     depth, row_len, work = dial.grown(options.minutes, options.depth)  # more time: more model, and longer rows
     tag, trial = f"d{depth}", recipe.is_trial(options)
@@ -63,7 +69,7 @@ def stages(options: Namespace) -> list[Stage]:
         *data_stages(options),
         # 2,048 tokens: the world has few words, and a larger vocabulary would only make the head slower.
         # One digit a token: the model learns to copy numbers into the calculator digit by digit.
-        Stage("tokenizer", "scripts.tok_train", dict(vocab_size=2048, digits=1, resume=True), seconds=16),
+        Stage("tokenizer", "scripts.tok_train", dict(vocab_size=2048, digits=1, resume=True), seconds=10),
         Stage("tok_eval", "scripts.tok_eval", seconds=5),
 
         # ---- Base: continues text. 1.8 million parameters in 4 layers of 128 channels, two heads of 64.
@@ -71,7 +77,7 @@ def stages(options: Namespace) -> list[Stage]:
         # from seeing each other, as they do not when the model is used: .286 instead of .294 bits per byte at step 600.
         Stage("base", "scripts.base_train", dict(
             depth=depth, aspect_ratio=32, head_dim=64, max_seq_len=row_len, document_mask=True, **batch,
-            num_iterations=steps(1000), save_every=steps(200), **shared), seconds=13.5 * options.minutes + 20),
+            num_iterations=steps(1000), save_every=steps(200), **shared), seconds=training_seconds(19, options)),
         Stage("base_loss", "scripts.base_loss", dict(model_tag=tag, split_tokens=steps(131072)), seconds=8),
         Stage("base_eval", "scripts.base_eval", dict(model_tag=tag, max_per_task=TRIAL_ITEMS if trial else None)),
         exams("base", options),
@@ -83,7 +89,7 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("mid", "scripts.mid_train", dict(
             **batch, num_iterations=steps(2400),
             mixture=f"text*0.1,{LESSONS},talk,chats*0.5,{shares(VISITORS, 0.7)}", init_lr_frac=0.7,
-            loss_on="assistant", save_every=steps(200), **later), seconds=24.5 * options.minutes + 20),
+            loss_on="assistant", save_every=steps(200), **later), seconds=training_seconds(44, options)),
         exams("mid", options),
 
         # ---- SFT: a last look at everything in equal shares, most of it conversations of several turns: without them
@@ -93,7 +99,7 @@ def stages(options: Namespace) -> list[Stage]:
             **batch, num_iterations=steps(250), init_lr_frac=0.2,
             mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},spelling*0.4,"
             f"talk,chats*0.4,{shares(VISITORS, 0.12)}", save_every=steps(50),
-            **later), seconds=3 * options.minutes + 20),
+            **later), seconds=training_seconds(4.5, options)),
         exams("sft", options),
 
         # ---- RL: more word problems right, from nothing but right and wrong. Half are in visitors' words: with the
@@ -103,7 +109,7 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("rl", "scripts.chat_rl", dict(
             task="problems", num_iterations=steps(150), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
-            save_every=steps(50), **later), seconds=11 * options.minutes + 10),
+            save_every=steps(50), **later), seconds=training_seconds(19, options)),
         exams("rl", options),
         *recipe.last_stages("rl", tag, options.out),
     ]
@@ -117,7 +123,7 @@ def data_stages(options: Namespace) -> list[Stage]:
     if options.text not in ("", "tinystories"):
         raise UserError(f"--text={options.text} is for GPUs; on a laptop: --text tinystories")
     if not options.text:
-        return [Stage("data", "nanochat.dataset", village, seconds=12)]
+        return [Stage("data", "nanochat.dataset", village, seconds=4 if recipe.is_trial(options) else 20)]
     lessons = options.out / "lessons"
     return [Stage("text", "nanochat.dataset", dict(source=options.text, num_files=num_shards(options)), seconds=60),
             Stage("lessons", "nanochat.dataset", dict(village, out=lessons), seconds=12),
