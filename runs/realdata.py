@@ -45,13 +45,13 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
     def trained(stage: str, module: str, flags: dict[str, Any]) -> list[Stage]:
         """A stage that trains for its share of the time, and what is measured after it."""
         minutes = round(options.minutes * share[stage], 3)
-        return [Stage(stage, module, dict(minutes=minutes, **flags), seconds=60 * minutes + 20, ranks=ranks),
+        return [Stage(stage, module, dict(minutes=minutes, **flags), seconds=60 * minutes + 3, ranks=ranks),
                 *measured(stage, options, found, ranks)]
 
     # ---- Text and tokenizer. The folder is read once; OUT/data/imported.json lists what was taken and left out.
-    plan = [Stage("data", "nanochat.dataset", dict(data=options.data), seconds=10),
+    plan = [Stage("data", "nanochat.dataset", dict(data=options.data), seconds=3 if little else 10),
             Stage("tokenizer", "scripts.tok_train", dict(
-                vocab_size=2048 if little else 8192, digits=1, max_chars=50_000_000, resume=True), seconds=20),
+                vocab_size=2048 if little else 8192, digits=1, max_chars=50_000_000, resume=True), seconds=3 if little else 20),
             Stage("tok_eval", "scripts.tok_eval")]
     # ---- Base: continues text.
     plan += trained("base", "scripts.base_train", dict(depth=depth, **shape, max_seq_len=512, **batch, **shared))
@@ -81,7 +81,7 @@ def measured(stage: str, options: Namespace, found: Survey, ranks: int) -> list[
     plan = []
     if stage == "base":
         plan.append(Stage("base_loss", "scripts.base_loss", dict(
-            model_tag=tag, split_tokens=16_384 if trial else 131_072), seconds=15, ranks=ranks))
+            model_tag=tag, split_tokens=16_384 if trial else 131_072), seconds=8, ranks=ranks))
     if exam_names(options):
         plan.append(Stage(f"exams_{stage}", "scripts.chat_eval", dict(
             source=stage, model_tag=tag, max_problems=items, max_choices=letters,
