@@ -51,7 +51,8 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
     # ---- Text and tokenizer. The folder is read once; OUT/data/imported.json lists what was taken and left out.
     plan = [Stage("data", "nanochat.dataset", dict(data=options.data), seconds=3 if little else 10),
             Stage("tokenizer", "scripts.tok_train", dict(
-                vocab_size=2048 if little else 8192, digits=1, max_chars=50_000_000, resume=True), seconds=3 if little else 20),
+                vocab_size=2048 if little else 8192, digits=1, max_chars=50_000_000, resume=True),
+                  seconds=3 if little else 20),
             Stage("tok_eval", "scripts.tok_eval")]
     # ---- Base: continues text.
     plan += trained("base", "scripts.base_train", dict(depth=depth, **shape, max_seq_len=512, **batch, **shared))
