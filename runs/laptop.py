@@ -51,7 +51,8 @@ def exams(stage: str, options: Namespace) -> Stage:
 def training_seconds(a_minute: float, options: Namespace) -> float:
     """Of a training stage that takes so many seconds for each of --minutes. Compiling comes on top; a trial leaves it
     out, and its steps take twice as long."""
-    return 3 + 2 * a_minute * options.minutes if recipe.is_trial(options) else 20 + a_minute * options.minutes
+    minutes: float = options.minutes
+    return 3 + 2 * a_minute * minutes if recipe.is_trial(options) else 20 + a_minute * minutes
 
 
 def stages(options: Namespace) -> list[Stage]:
