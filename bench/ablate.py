@@ -115,7 +115,7 @@ VARIANTS: dict[str, Variant] = {
     "without residual scalars": Variant({"residual_scalars": False}),
     "without smear": Variant({"smear": False}),
     "documents see each other": Variant({"document_bos": None}),
-    "none of the four (--portable)": Variant(PORTABLE),
+    "portable": Variant(PORTABLE),
     "portable without softcap": Variant({**PORTABLE, "softcap": 0.0}),
     "rates of scalars / 4": Variant(scalar_lr=0.5 / 4, free=True),
     "softcap 30": Variant({"softcap": 30.0}, free=True),
