@@ -76,6 +76,13 @@ def _keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+def return_freed_memory() -> None:
+    """Gives freed memory, which `_keep_freed_memory` keeps, back to the kernel: 100 to 300 MB while a model of 1.9
+    billion weights is loaded and packed."""
+    if sys.platform == "linux" and (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        malloc_trim(0)
+
+
 def _leave() -> None:
     """Ends one of several ranks by `os._exit`. The threads of Gloo outlive Python, and sometimes (in one process of a
     hundred) crash while the interpreter shuts down. All files have been written by then."""

@@ -29,7 +29,7 @@ from nanochat.model import GPT, PORTABLE, GPTConfig, attention, lora
 from nanochat.system import files, log, paths
 from nanochat.system.cli import flag
 from nanochat.system.files import UserError
-from nanochat.system.runtime import Runtime
+from nanochat.system.runtime import Runtime, return_freed_memory
 from nanochat.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -250,6 +250,7 @@ def _load_replaced(model: GPT, path: Path, replace: Replace) -> None:
             model.set_submodule(parent, other)
         else:
             setattr(module, own_name, torch.nn.Parameter(weight.clone()))
+        return_freed_memory()  # of temporary tensors, or it is added to the memory of the next weights
 
 
 def _load_lora(model: GPT, path: Path) -> None:
