@@ -53,19 +53,23 @@ class SlotCache:
         self.values = torch.zeros_like(self.keys)
 
     def reserve(self, num_rows: int, length: int) -> None:
-        """Make room for `num_rows` slots of `length` tokens. Both sizes grow by doubling; the contents stay."""
-        _, old_rows, _, old_len, _ = self.keys.shape
+        """Make room for `num_rows` slots of `length` tokens. Both sizes grow by doubling; the contents stay.
+
+        When the memory does not suffice, PyTorch's error is raised and the cache is unchanged.
+        """
+        layers, old_rows, groups, old_len, width = self.keys.shape
         if num_rows <= old_rows and length <= old_len:
             return
         assert num_rows <= self.max_rows and length <= self.max_len, (num_rows, length, self.max_rows, self.max_len)
         new_rows = max(old_rows, min(self.max_rows, power_of_two(num_rows)))
         new_len = max(old_len, min(self.max_len, power_of_two(max(length, BUCKET))))
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            # Zeros, not uninitialised memory: masked positions get weight 0, but 0 · NaN would still be NaN.
-            new = old.new_zeros(old.shape[0], new_rows, old.shape[2], new_len, old.shape[4])
-            new[:, :old_rows, :, :old_len] = old
-            setattr(self, name, new)
+        old = (self.keys, self.values)
+        # Both are allocated before either is replaced: if memory runs out in between, the cache stays as it was.
+        # Zeros, not uninitialised memory: masked positions get weight 0, but 0 · NaN would still be NaN.
+        new = [stored.new_zeros(layers, new_rows, groups, new_len, width) for stored in old]
+        for grown, stored in zip(new, old):
+            grown[:, :old_rows, :, :old_len] = stored
+        self.keys, self.values = new
 
     def plan(self, slots: slice | list[int], starts: list[int], num_new: int) -> CacheView:
         """The view for a forward pass of `num_new` tokens in each of `slots`; row i starts at position `starts[i]`."""
@@ -99,10 +103,11 @@ class SlotCache:
     def swap(self, slot: int, other: int, length: int, other_length: int) -> None:
         """Exchange the first `length` positions of `slot` and the first `other_length` positions of `other`."""
         self.reserve(max(slot, other) + 1, max(length, other_length))
-        for stored in (self.keys, self.values):
-            saved = stored[:, slot, :, :length].clone()
+        both = (self.keys, self.values)
+        saved = [stored[:, slot, :, :length].clone() for stored in both]  # all memory is allocated before any write
+        for stored, first in zip(both, saved):
             stored[:, slot, :, :other_length] = stored[:, other, :, :other_length]
-            stored[:, other, :, :length] = saved
+            stored[:, other, :, :length] = first
 
 
 def _mask(positions: torch.Tensor, num_read: int) -> torch.Tensor:

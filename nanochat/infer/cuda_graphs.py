@@ -2,7 +2,7 @@
 
 A CUDA graph is recorded once and replayed with new inputs in the same memory, so all shapes must be fixed. There is one
 graph per pair (number of rows, length of context), both rounded up to powers of two. The cache is reserved whole at the
-start, because recorded addresses must not move. Padding rows write to a spare slot that no request owns.
+start, because recorded addresses must not move. Padding rows write to a spare slot, which no request owns.
 
 On other devices the same static shapes run without a recording, which is how tests/infer/test_cuda_graphs.py compares
 them with the engine's usual way. **No GPU has replayed a graph yet.**
@@ -18,7 +18,7 @@ MIN_LENGTH = 256  # shorter contexts share the graphs of this length: fewer reco
 
 
 class CudaGraphs:
-    """A Decoder of engine.py. The cache gets a spare slot more, and all its memory now."""
+    """A Decoder of engine.py. The cache gets one more slot, the spare one, and all its memory is allocated now."""
 
     def __init__(self, model: GPT, cache: SlotCache):
         self.model, self.cache = model, cache
@@ -64,7 +64,7 @@ class CudaGraphs:
                 forward()
             torch.cuda.current_stream().wait_stream(warmup)
             graph = torch.cuda.CUDAGraph()
-            # thread_local: the engines of other GPUs, in their own threads, may go on calling CUDA.
+            # thread_local: the engines of other GPUs, in their own threads, may call CUDA during the recording.
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 result = forward()
 

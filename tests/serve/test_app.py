@@ -120,7 +120,7 @@ def test_errors_have_openais_shape(url):
     for param, fields in WRONG:
         assert error(ask(url, "x", **fields), 400)["param"] == param
     for schema, word in (({"type": "object", "not": {}}, "'not'"), ({"enum": list(range(2000))}, "too large"),
-                         ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "means itself")):
+                         ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "leads back to itself")):
         wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
         assert word in error(ask(url, "x", response_format=wanted), 400)["message"]
     assert "nanochat-test" in error(ask(url, "x", model="nanochat-other"), 404)["message"]
