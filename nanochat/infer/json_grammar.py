@@ -30,8 +30,8 @@ ANYTHING = {"anyOf": [{"type": "object"}, {"type": "array"}, {"type": "string"},
                       {"type": "boolean"}, {"type": "null"}]}
 MAX_REPEATS = 1000  # a larger minLength or minItems does not fit any answer
 # A larger schema would make other clients wait: the slowest schema that we found within these limits takes .1 s per
-# generated token (vocabulary of 32,000) and .25 s to build. One level of nesting takes up to five Python calls; Python's
-# stack allows 1,000.
+# generated token (vocabulary of 32,000) and .25 s to build. One level of nesting takes up to five Python calls, and
+# Python's stack allows 1,000.
 MAX_PARTS, MAX_LEVELS, MAX_SCHEMA = 500, 100, 32_000  # schemas and enum values; nesting; characters of all
 MAX_DIGITS = 15  # digits of a number: all integers of this length are exact in a float
 TOO_FAR = 2**15 - 1  # bytes to the end of the JSON if the end cannot be reached: infinity for int16
@@ -173,8 +173,8 @@ class Grammar:
             for name in reader.rules:  # left recursion: the derivative never ends, and becomes a RecursionError
                 reader.derivative(reader.node("rule", name), ord("{"))
         except (RecursionError, AttributeError, TypeError, KeyError, UnicodeEncodeError):
-            raise UserError("a $ref of the JSON schema leads back to itself before any text, or a keyword has a value "
-                            "of a wrong type") from None
+            raise UserError("a $ref of the JSON schema leads back to itself without a byte of JSON, or a keyword has "
+                            "a value of a wrong type") from None
         if reader.shortest(whole) >= TOO_FAR:
             raise UserError("no answer can satisfy the JSON schema: every answer would be endless, or an enum is empty")
         self.ignored = sorted(reader.ignored)

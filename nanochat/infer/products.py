@@ -21,8 +21,8 @@ from nanochat.system.jit import njit
 
 MIN_PARALLEL = 1 << 17  # multiplications; for fewer it costs more to wake the other cores than they save
 CACHED_BYTES = 1 << 19  # bytes of x that stay in a core's cache, to be read again for every block
-# Packed formats: dtype → bits of a weight. Nothing else marks a format, so a third one (5 bits) needs a dtype of its own
-# or a mark beside the array; docs/small-machines.md names the places.
+# Packed formats: dtype → bits of a weight. Nothing else marks a format, so a third one (5 bits) needs another dtype or
+# a mark beside the array; docs/small-machines.md names the places to change.
 PACKED = {torch.int8: 8, torch.uint8: 4}
 _numba_lock = threading.Lock()  # Numba's threads cannot serve two callers at once
 _one_row_of_8, _four_rows_of_8 = (block_products(8, rows) for rows in (1, 4))

@@ -140,6 +140,15 @@ def test_a_failing_model_says_so_and_the_server_goes_on(url, capfd):
     assert "no memory left" in capfd.readouterr().err
 
 
+def test_a_failing_step_ends_all_answers_that_are_being_written(url, worker):
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(ask, url, "A long story!", max_tokens=1500)
+        wait_until(lambda: worker.num_running == 1)
+        assert ask(url, "break").status_code == 500
+        assert other.result().status_code == 500 and "no memory left" in other.result().json()["error"]["message"]
+    assert ask(url, "hello").status_code == 200 and not worker.open
+
+
 def test_oldest_messages_make_room(url):
     turns = [{"role": "user", "content": "a" * 1000}, {"role": "assistant", "content": "b" * 1000}] * 3
     got = httpx.post(f"{url}/v1/chat/completions", timeout=SECONDS, json={
