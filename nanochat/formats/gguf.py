@@ -29,10 +29,10 @@ IN_BLOCK = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_
             "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
             "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
             "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-# How llama.cpp cuts text into words: its names of our pattern, by the digits in a word.
+# llama.cpp's names for our split pattern, by the number of digits in a word.
 SPLITS = {1: "qwen2", 3: "llama-bpe"}
-# Texts of the four tool marks, chosen so that one token of ours reads as a tagged call, from which llama.cpp's server
-# derives its parser; their ids are what they were.
+# Other texts for the four tool marks, so that a call looks like a tagged call, from which llama.cpp's server derives
+# its parser. Their ids do not change.
 TOOL_MARKS = {"<|python_start|>": "<tool_call><function=calculator><param=expression>",
               "<|python_end|>": "</param></function></tool_call>", "<|output_start|>": "<tool_response>",
               "<|output_end|>": "</tool_response>"}
@@ -42,7 +42,7 @@ TEMPLATE = Path(__file__).with_name("tool_template.jinja").read_text(encoding="a
 
 def write(path: Path, name: str, config: GPTConfig, weights: dict[str, torch.Tensor], tokenizer: Tokenizer,
           dtype: str) -> None:
-    """The file, whole or not at all. UserError when the form cannot hold the model."""
+    """Writes the complete file, or none. UserError if the form cannot represent the model."""
     check_form(config, "gguf")
     if tokenizer.digits not in SPLITS:
         raise UserError(f"--to=gguf cannot hold a tokenizer with {tokenizer.digits} digits in a word; train one with "
@@ -100,7 +100,7 @@ def _write(file: BinaryIO, keys: dict[str, tuple[int, Any]], tensors: dict[str, 
     offset = 0
     for name, tensor in tensors.items():
         stored = "f32" if tensor.ndim == 1 else dtype  # norms are small, and must be exact
-        dimensions = tuple(reversed(tensor.shape))  # the one that is contiguous comes first
+        dimensions = tuple(reversed(tensor.shape))  # GGUF's order: the contiguous dimension comes first
         file.write(_text(name) + struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions,
                                              TENSOR_TYPES[stored], offset))
         offset += _aligned(_num_bytes(tensor, stored))
@@ -121,7 +121,7 @@ def _num_bytes(tensor: torch.Tensor, kind: str) -> int:
 
 
 def encode(tensor: torch.Tensor, kind: str) -> bytes:
-    """The tensor's bytes; Q8_0 is a scale (fp16) and 32 integers of 8 bits for each 32 numbers of a row."""
+    """The tensor's bytes; Q8_0: for each 32 numbers of a row a scale (fp16) and 32 integers of 8 bits."""
     values = tensor.float().numpy()
     if kind != "q8_0":
         return values.astype("<f4" if kind == "f32" else "<f2").tobytes()

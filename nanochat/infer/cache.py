@@ -103,9 +103,9 @@ class SlotCache:
     def swap(self, slot: int, other: int, length: int, other_length: int) -> None:
         """Exchange the first `length` positions of `slot` and the first `other_length` positions of `other`."""
         self.reserve(max(slot, other) + 1, max(length, other_length))
-        both = (self.keys, self.values)
-        saved = [stored[:, slot, :, :length].clone() for stored in both]  # all memory is allocated before any write
-        for stored, first in zip(both, saved):
+        # All memory is allocated before any write: without memory, keys and values both stay as they were.
+        saved = [(stored, stored[:, slot, :, :length].clone()) for stored in (self.keys, self.values)]
+        for stored, first in saved:
             stored[:, slot, :, :other_length] = stored[:, other, :, :other_length]
             stored[:, other, :, :length] = first
 
