@@ -36,7 +36,7 @@ ByStage = dict[str, dict[str, Any]]  # exam → stage → its score (a record), 
 def main(argv: list[str] | None = None) -> None:
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
     action = words.pop(0) if words and not words[0].startswith("-") else "generate"
-    args = cli.parse(words, __doc__, dollars_per_hour=cli.flag(-1.0, "this machine's price; -1 = not rented", at_least=0))
+    args = cli.parse(words, __doc__, dollars_per_hour=cli.flag(-1.0, "price of the machine; -1 = none", at_least=0))
     if action not in ("generate", "reset"):
         raise UserError(f"{action!r} is unknown; write: python -m nanochat.report generate, or reset")
     if action == "reset":
