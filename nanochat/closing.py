@@ -23,10 +23,10 @@ from nanochat.system.log import clock, is_terminal, say
 from nanochat.train import checkpoint
 from tasks import mixture
 
-NUM_QUESTIONS = 3
+NUM_QUESTIONS = 3  # questions that are asked at the end
 LOOKED_AT = 20  # conversations of each file that are searched for questions
-ANSWER_TOKENS = 96
-FIRST_PORT, PORTS = 8000, 100
+ANSWER_TOKENS = 96  # length limit of an answer
+FIRST_PORT, PORTS = 8000, 100  # ports that are tried
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-SAMPLE_CHARACTERS = 240
+SAMPLE_CHARACTERS = 240  # longer texts are cut in the report
 STYLE = """
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif; color: #222;
   background: #fff; }

@@ -27,7 +27,7 @@ from nanochat.system.log import clock
 from nanochat.train import checkpoint
 
 STAGES = paths.STAGES
-HEADS = [stage.upper() for stage in STAGES]
+HEADS = [stage.upper() for stage in STAGES]  # heads of a table's columns
 NUM_SAMPLES, NUM_QUESTIONS = 6, 2  # samples shown per stage, questions shown per exam
 Record = dict[str, Any]
 ByStage = dict[str, dict[str, Any]]  # exam → stage → its score (a record), or its mean (a text)

@@ -176,7 +176,7 @@ class RunFolder:
 
 
 def _deciding(words: list[str]) -> dict[str, str]:
-    pairs = (word.partition("=")[::2] for word in words if word.startswith("--") and "=" in word)
+    pairs = (word.partition("=")[::2] for word in words if word.startswith("--") and "=" in word)  # (name, value)
     return {name: value for name, value in pairs if name in DECIDING}
 
 

@@ -3,7 +3,7 @@ import re
 
 from tasks.common import Conversation, Item, ShortAnswer, exchange, tool_parts
 
-NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")  # "1,080.5" is one number
 
 
 class Arithmetic(ShortAnswer):

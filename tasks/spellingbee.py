@@ -11,7 +11,7 @@ from zlib import crc32
 from nanochat.system import files
 from tasks.common import Item, WordProblem
 
-NUM_ITEMS = {"train": 8192, "test": 256}
+NUM_ITEMS = {"train": 8192, "test": 256}  # at most
 TEST_ONE_IN = 10  # one in ten words is for the test; a hash of the word decides, so no word is in both sets
 LETTERS = string.ascii_lowercase
 QUESTIONS = ("How many times does the letter {letter} appear in {word}?", "How many {letter} are in the word {word}?",

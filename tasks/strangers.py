@@ -46,7 +46,7 @@ SPELLED = re.compile(r"(?<![\w'])[a-z](?:[-–, .]+(?:and )?[a-z](?![\w'])){2,}"
 ONE_OF = ("monday tuesday wednesday thursday friday saturday sunday".split(),
           "january february march april may june july august september october november december".split(),
           "moo oink woof meow baa neigh quack cluck hoot roar".split())
-OPTIONS = "abcd"
+OPTIONS = "abcd"  # the letters of a choice
 MAX_CHARACTERS = {"story": 2000, "calls": 1000}  # length limit of an answer by its rule; otherwise MAX_SHORT
 MAX_SHORT = 200  # a longer answer to a short question counts as not ended
 GREETING = 11  # characters: a first clause up to this length ("Sorry.", "Hello!") is only an opening

@@ -142,13 +142,13 @@ def _answer_by_letter(task: Task, numbered: Sequence[tuple[int, Item]], engine: 
         width = max(map(len, rows))
         # Padded on the right, where causal attention of the earlier tokens never looks.
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)  # (B, T)
-        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)  # (B,): index of <|assistant_start|>
         hidden = model.hidden(ids)[torch.arange(len(rows), device=device), last]  # (B, C)
         for i, logits in zip(batch, model.logits(hidden).cpu()):  # (V,)
             index, item = numbered[i]
             letters = task.letters(item)
             letter_ids = [tokenizer.encode(letter)[0] for letter in letters]  # a byte is always one token
-            best = int(logits[letter_ids].argmax())
+            best = int(logits[letter_ids].argmax())  # among the letters of the item only
             yield _record(task, index, item, letters[best], too_long=len(prompts[i]) > room)
 
 

@@ -35,7 +35,7 @@ from nanochat.tokenizer import Tokenizer
 TOKENS_AT_ONCE = {"cpu": 2048}  # tokens in one forward pass: their activations fit into a CPU's cache
 MANY_TOKENS = 16_384  # the same on other devices
 LOGITS_AT_ONCE = 1 << 26  # numbers in one tensor of logits: 256 MB in fp32
-NUM_TASKS = 22
+NUM_TASKS = 22  # of DataComp-LM's CORE
 Item = dict[str, Any]  # a line of a task's file
 Result = dict[str, Any]  # the result of a task, as saved
 
@@ -245,7 +245,7 @@ def score(model: GPT, trees: list[Tree]) -> list[list[tuple[float, bool]]]:
         first: list[bool] = []
         rows_at_once = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
         for h, target in zip(torch.split(hidden, rows_at_once), torch.split(targets, rows_at_once)):
-            logits = model.logits(h)
+            logits = model.logits(h)  # (rows_at_once, V)
             nats += F.cross_entropy(logits, target, reduction="none").tolist()
             first += (logits.argmax(-1) == target).tolist()
         start = 0  # index of a tree's first token in `nats` and `first`

@@ -18,7 +18,7 @@ from nanochat.tokenizer import Tokenizer, chat
 TEXT = "Once upon a time"  # every stage continues it as a text
 QUESTIONS = ("Who are you?", "What is 12 * 34?", "Tell me a story about a fox.",
              "I had 14 marbles and lost 6. How many are left?")
-PROMPTS = (TEXT, *QUESTIONS)
+PROMPTS = (TEXT, *QUESTIONS)  # in the order in which they are shown
 SHOWN = {"base": 0, "mid": 2, "sft": 1, "rl": 4}  # stage → prompt shown in the terminal, which suits the stage
 MAX_TOKENS = 24  # per answer: enough for a sum with a call of the calculator; each token costs a laptop 12 ms
 LINE = 110  # characters of the line in the terminal
@@ -84,7 +84,7 @@ def greedy_answers(model: GPT, tokenizer: Tokenizer, prompts: Sequence[Sequence[
         # Rows are padded on the right, where causal attention never looks.
         width = max(len(rows[i]) for i in running)
         ids = torch.tensor([rows[i] + [0] * (width - len(rows[i])) for i in running], device=device)  # (B, T)
-        last = torch.tensor([len(rows[i]) - 1 for i in running], device=device)
+        last = torch.tensor([len(rows[i]) - 1 for i in running], device=device)  # (B,): index of the last token
         logits = model.logits(model.hidden(ids)[torch.arange(len(running), device=device), last])  # (B, V)
         if tool:
             logits[:, [result_begins, result_ends]] = float("-inf")  # only the tool writes these

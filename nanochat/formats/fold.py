@@ -29,7 +29,7 @@ def check_form(config: GPTConfig, form: str) -> None:
 def fold(config: GPTConfig, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights of a plain model under the names of transformers' Qwen3, fp32."""
     table = weights["model.embed_tokens.weight"].double()
-    width, head = torch.ones(config.n_embd), torch.ones(config.head_dim)
+    width, head = torch.ones(config.n_embd), torch.ones(config.head_dim)  # weights of norms
     folded = {"model.embed_tokens.weight": (table * (table.square().mean(-1, keepdim=True) + 1e-6).rsqrt()).float(),
               "lm_head.weight": weights["lm_head.weight"].float(), "model.norm.weight": width}
     for layer in range(config.n_layer):

@@ -12,8 +12,8 @@ from nanochat.system import files
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 
-MAX_JSON = 1 << 24
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_JSON = 1 << 24  # bytes
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # dtypes of weights that are imported
 # Upper limits of a configuration's numbers: a damaged file must not make us build a model that fills the memory.
 LIMITS = {"sequence_len": 1 << 17, "vocab_size": 1 << 22, "n_layer": 512, "n_head": 1024, "n_kv_head": 1024,
           "n_embd": 1 << 16, "head_dim": 1 << 14}

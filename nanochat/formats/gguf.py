@@ -19,10 +19,10 @@ from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.bpe import SPECIALS
 
-ALIGNMENT = 32
-TENSOR_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
-FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
-U32, F32, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5
+ALIGNMENT = 32  # bytes; GGUF's default
+TENSOR_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type
+FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}  # llama_ftype
+U32, F32, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5  # gguf_metadata_value_type
 BLOCK = 32  # numbers that share a scale in Q8_0
 NAMES = {"model.embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm"}
 IN_BLOCK = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
@@ -116,7 +116,7 @@ def _aligned(size: int) -> int:
 
 def _num_bytes(tensor: torch.Tensor, kind: str) -> int:
     if kind == "q8_0":
-        return tensor.numel() // BLOCK * (BLOCK + 2)
+        return tensor.numel() // BLOCK * (BLOCK + 2)  # 32 bytes and a scale of 2 bytes
     return tensor.numel() * (4 if kind == "f32" else 2)
 
 
@@ -128,7 +128,7 @@ def encode(tensor: torch.Tensor, kind: str) -> bytes:
     if values.shape[-1] % BLOCK:
         raise UserError(f"--dtype=q8_0 needs widths that are multiples of {BLOCK}, not {values.shape[-1]}; give f16")
     blocks = values.reshape(-1, BLOCK)
-    scale = np.abs(blocks).max(1, keepdims=True) / 127
+    scale = np.abs(blocks).max(1, keepdims=True) / 127  # (blocks, 1)
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
     scaled = blocks * inverse
     integers = np.trunc(scaled + np.copysign(np.float32(0.5), scaled)).astype(np.int8)  # as ggml rounds

@@ -20,7 +20,7 @@ from nanochat.tokenizer.bpe import SPECIALS
 
 PARTS = Path(__file__).with_name("page")
 SCRIPTS = ("forward.js", "tokenizer.js", "chat.js", "inside.js")
-DTYPES = {"f16": "<f2", "f32": "<f4"}
+DTYPES = {"f16": "<f2", "f32": "<f4"}  # little-endian, as JavaScript's typed arrays on all common machines
 MAX_PARAMETERS = 200_000_000  # a page can have about 1 GB of text, and the browser computes in fp32
 
 

@@ -23,7 +23,7 @@ class CacheView:
     """The part of the cache that one forward pass writes and reads; the cache that `GPT.hidden` expects."""
 
     keys: torch.Tensor  # (L, slots, G, S, D), the whole cache
-    values: torch.Tensor
+    values: torch.Tensor  # as keys
     positions: torch.Tensor  # (B, T) int64, of the new tokens
     rows: torch.Tensor  # (B, 1) int64, the slot of every row: where new tokens are written
     slots: slice | torch.Tensor  # the slots that are read: a slice where possible, since that copies nothing
@@ -39,7 +39,7 @@ class CacheView:
             values[self.slots, :, :self.num_read] = v.to(values.dtype)
             return k, v, None
         keys[self.rows, :, self.positions] = k.transpose(1, 2).to(keys.dtype)  # (B, T, G, D)
-        values[self.rows, :, self.positions] = v.transpose(1, 2).to(values.dtype)
+        values[self.rows, :, self.positions] = v.transpose(1, 2).to(values.dtype)  # (B, T, G, D)
         return keys[self.slots, :, :self.num_read], values[self.slots, :, :self.num_read], self.mask
 
 
@@ -50,7 +50,7 @@ class SlotCache:
                  dtype: torch.dtype, device: torch.device):
         self.max_rows, self.max_len = max_rows, max_len
         self.keys = torch.zeros(num_layers, 0, num_kv_heads, 0, head_dim, dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
+        self.values = torch.zeros_like(self.keys)  # both are empty until `reserve`
 
     def reserve(self, num_rows: int, length: int) -> None:
         """Make room for `num_rows` slots of `length` tokens. Both sizes grow by doubling; the contents stay.
@@ -117,4 +117,4 @@ def _mask(positions: torch.Tensor, num_read: int) -> torch.Tensor:
 
 def power_of_two(n: int) -> int:
     """The smallest power of two that is at least n: 5 → 8."""
-    return 1 << (n - 1).bit_length()
+    return 1 << (n - 1).bit_length()  # bit_length(4) = 3

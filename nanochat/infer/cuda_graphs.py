@@ -31,15 +31,15 @@ class CudaGraphs:
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
-        num_rows = min(power_of_two(len(ids)), self.spare_slot)
+        num_rows = min(power_of_two(len(ids)), self.spare_slot)  # at most the engine's max_rows
         length = min(max(power_of_two(max(positions) + 1), MIN_LENGTH), self.cache.max_len)
         if (num_rows, length) not in self.recorded:
             self.recorded[num_rows, length] = self._record(num_rows, length)
         inputs, run = self.recorded[num_rows, length]
-        padding = num_rows - len(ids)
+        padding = num_rows - len(ids)  # rows that belong to no request
         inputs.copy_(torch.tensor([[*ids, *[0] * padding], [*previous_ids, *[-1] * padding],
                                    [*positions, *[0] * padding], [*range(len(ids)), *[self.spare_slot] * padding]]))
-        return run()[:len(ids)]
+        return run()[:len(ids)]  # (B, V), without the padding
 
     def _record(self, num_rows: int, length: int) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
         """The inputs (4, rows) int64 (id, previous id, position, slot), and the function that computes their logits."""
@@ -52,7 +52,7 @@ class CudaGraphs:
             hidden = self.model.hidden(ids, cache=view, positions=positions, previous_ids=previous_ids)
             return self.model.logits(hidden[:, 0])
 
-        if self.pool is None:
+        if self.pool is None:  # not a GPU: the same shapes without a recording
             return inputs, forward
         with torch.cuda.device(self.device):
             # Libraries allocate workspaces in their first calls. A recording must not contain that, so we run twice

@@ -95,7 +95,7 @@ class Engine:
         room = min(params.max_tokens, self.config.sequence_len - len(prompt))  # ≤ 0 if the prompt fills the context
         bias = None
         if params.logit_bias or params.presence_penalty or params.frequency_penalty:
-            bias = torch.zeros(self.config.vocab_size, device=self.device)
+            bias = torch.zeros(self.config.vocab_size, device=self.device)  # (V,)
             for token, value in (params.logit_bias or {}).items():
                 bias[token] = value
         stop_ids = self.default_stops if params.stop_ids is None else frozenset(params.stop_ids)
@@ -207,11 +207,11 @@ class Engine:
                                  previous_ids=previous)
 
     def _sample(self, rows: list[Request], logits: torch.Tensor) -> list[int]:
-        if self._sampler is None or rows != self._sampled_rows:
+        if self._sampler is None or rows != self._sampled_rows:  # the rows have changed
             self._sampler = Sampler([row.key for row in rows], [row.params for row in rows], self.device)
             self._sampled_rows = rows
         if any(row.bias is not None or row.params.grammar is not None for row in rows):
-            logits = torch.stack([self._with_bias_and_grammar(line, row) for line, row in zip(logits, rows)])
+            logits = torch.stack([self._with_bias_and_grammar(line, row) for line, row in zip(logits, rows)])  # (B, V)
         tokens: list[int] = self._sampler.draw(logits, [row.length - 1 for row in rows]).tolist()
         return tokens
 
@@ -249,7 +249,7 @@ class Engine:
         if row.forced:
             token = row.forced.popleft()
         elif row.bias is not None:
-            is_new = token not in row.ids
+            is_new = token not in row.ids  # the presence penalty counts once per token
             row.bias[token] -= row.params.frequency_penalty + (row.params.presence_penalty if is_new else 0)
         row.ids.append(token)
         call = None  # the expression of a tool call that this token completes
@@ -294,7 +294,7 @@ class Engine:
         if self.step_tokens is not None:  # each running request uses one token of the budget for its decode
             budget = max(1, self.step_tokens - self.slots.num_running)
         while (unread := self.slots.to_read()) and budget >= 1:
-            budget -= self._read_chunk(unread, int(min(budget, PREFILL_TOKENS)))
+            budget -= self._read_chunk(unread, int(min(budget, PREFILL_TOKENS)))  # at least one token
         self.slots.start_answering()
 
     def _width(self, num_tokens: int, budget: int) -> int:
@@ -320,7 +320,7 @@ class Engine:
         starts = [row.cached for row in batch]
         width = min(width, self.cache.max_len - max(starts))  # padding must not reach past the context
         chunks = [row.request.prompt[:-1][row.cached:row.cached + width] for row in batch]
-        padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
+        padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]  # (B, width)
         previous_ids = None
         if any(starts):
             previous_ids = [[row.request.prompt[row.cached - 1] if row.cached else -1] for row in batch]

@@ -28,7 +28,7 @@ class Node:
         self.kind, self.parts = kind, parts
 
 
-EMPTY, NOTHING = Node("empty"), Node("nothing")
+EMPTY, NOTHING = Node("empty"), Node("nothing")  # compared by identity
 
 
 class Expressions:
@@ -67,7 +67,7 @@ class Expressions:
 
     def choice(self, *nodes: Node) -> Node:
         options = frozenset(option for node in nodes for option in (node.parts[0] if node.kind == "choice" else [node]))
-        options -= {NOTHING}
+        options -= {NOTHING}  # a dead end adds no text
         rests: dict[Node, list[Node]] = {}  # first → what may follow it
         for option in options:
             first, rest = option.parts if option.kind == "sequence" else (option, EMPTY)

@@ -52,8 +52,8 @@ class Reading:
 
     def __init__(self, model: GPT, ids: torch.Tensor):
         self.keys: list[torch.Tensor] = []  # per layer (1, G, T, D); `values` and `from_table` have the same shape
-        self.values: list[torch.Tensor] = []
-        self.from_table: dict[int, torch.Tensor] = {}
+        self.values: list[torch.Tensor] = []  # the values, with the part from the table
+        self.from_table: dict[int, torch.Tensor] = {}  # layer → gate · value embedding, if the layer has a table
         self.patterns: list[torch.Tensor] = []  # per layer (H, T): attention weights of the last token
         self.states: list[torch.Tensor] = []  # (C,) of the last token: before the first layer, and after each layer
         with ExitStack() as hooks:
@@ -76,16 +76,16 @@ class Reading:
     def _see_attention(self, attention: Attention, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         x, value_embedding, cos_sin = inputs[:3]
         keys = self.keys[attention.layer]
-        query = attention.q_proj(x[:, -1:]).view(1, 1, -1, attention.head_dim)
+        query = attention.q_proj(x[:, -1:]).view(1, 1, -1, attention.head_dim)  # (1, 1, H, D)
         query = norm(rotate(query, *(table[-1:] for table in cos_sin)))[0, 0] * attention.scale  # (H, D)
         keys = keys[0].repeat_interleave(len(query) // keys.size(1), 0)  # (H, T, D)
         scores = (keys @ query.unsqueeze(-1))[:, :, 0].float() * attention.head_dim ** -0.5  # (H, T)
         if attention.window is not None:
             scores[:, :max(0, scores.size(1) - 1 - attention.window)] = float("-inf")
-        self.patterns.append(scores.softmax(-1))
+        self.patterns.append(scores.softmax(-1))  # (H, T)
         if attention.gate is not None and value_embedding is not None:
             gate = 2 * torch.sigmoid(attention.gate(x)).unsqueeze(-1)  # (1, T, G, 1)
-            gated = gate * value_embedding.view(*gate.shape[:3], attention.head_dim)
+            gated = gate * value_embedding.view(*gate.shape[:3], attention.head_dim)  # (1, T, G, D)
             self.from_table[attention.layer] = gated.transpose(1, 2)  # (1, G, T, D)
 
 
@@ -111,13 +111,13 @@ def look_inside(model: GPT, ids: list[int], token: int | None = None, num_altern
     Every Logprob has the log-probability of `token`, and the most probable tokens (`num_alternatives`) with theirs.
     """
     device = next(model.parameters()).device
-    read = torch.tensor([ids], device=device)
+    read = torch.tensor([ids], device=device)  # (1, T)
     with torch.inference_mode():
         reading = Reading(model, read)
         # The last state comes from `hidden`: a share of the middle layer may have been subtracted there ("backout").
         states = [norm(state) for state in reading.states[:-1]] + [reading.hidden[0, -1]]
         logits = model.logits(torch.stack(states))  # (L + 1, V)
-        said = int(logits[-1].argmax()) if token is None else token
+        said = int(logits[-1].argmax()) if token is None else token  # the last row is the model's own prediction
         parts = list(all_parts(model))
         groups = [parts[first:first + ROWS] for first in range(0, len(parts), ROWS)]
         without = [logits_without(model, read, reading, group) for group in groups]
@@ -151,7 +151,7 @@ def logits_without(model: GPT, read: torch.Tensor, reading: Reading, parts: list
                 hooks.enter_context(cut(model, row, part))
         hidden = model.hidden(last, cache=WithoutParts(reading, parts), previous_ids=before,
                               positions=torch.full_like(last, read.size(1) - 1))
-    return model.logits(hidden[:, 0])
+    return model.logits(hidden[:, 0])  # (B, V)
 
 
 def cut(model: GPT, row: int, part: Part) -> RemovableHandle:
@@ -189,5 +189,5 @@ def nearest(table: torch.nn.Module, ids: torch.Tensor, vector: torch.Tensor) -> 
     # Some thousand rows at a time: the table may be packed (quantize.py), and must not be unpacked as a whole.
     parts = [F.cosine_similarity(table(some).float(), vector.float(), dim=-1)
              for some in torch.split(ids, ROWS_OF_TABLE)]
-    best, rows = torch.cat(parts).topk(min(NUM_NEIGHBOURS, len(ids)))
+    best, rows = torch.cat(parts).topk(min(NUM_NEIGHBOURS, len(ids)))  # over the cosines (V,)
     return list(zip(rows.tolist(), best.tolist(), strict=True))

@@ -72,7 +72,7 @@ class SchemaReader(Expressions):
 
     def _read(self, schema: Any, root: Any) -> Node:
         if schema is True or schema == {}:
-            return self.rule("any", ANYTHING, root)
+            return self.rule("any", ANYTHING, root)  # one rule for all: it refers to itself
         if not isinstance(schema, dict):
             raise UserError(f"a JSON schema has {str(schema)[:60]!r} where a schema is expected")
         if wrong := STRUCTURAL & schema.keys():
@@ -231,7 +231,7 @@ class Grammar:
 def _byte_table(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The bytes of all tokens, uint8 (V, longest), and their numbers, int32 (V,); special tokens have no bytes."""
     lengths = tokenizer.token_bytes()
-    table = np.zeros((len(lengths), lengths.max()), np.uint8)
+    table = np.zeros((len(lengths), lengths.max()), np.uint8)  # (V, longest)
     for token, length in enumerate(lengths.tolist()):
         table[token, :length] = list(tokenizer.decode_bytes([token])[:length])
     return table, lengths

@@ -89,11 +89,11 @@ class NumbaDecoder:
 
     def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
         self.cache.reserve(len(ids), max(positions) + 1)
-        rows = np.array([ids, previous_ids, positions], np.int64)
-        out = np.empty((len(ids), self.config.vocab_size), np.float32)
-        bos = -1 if self.config.document_bos is None else self.config.document_bos
+        rows = np.array([ids, previous_ids, positions], np.int64)  # (3, B)
+        out = np.empty((len(ids), self.config.vocab_size), np.float32)  # (B, V)
+        bos = -1 if self.config.document_bos is None else self.config.document_bos  # −1: no id is equal to it
         for copy, vector in self.copies:
-            copy[:] = vector.float().numpy()
+            copy[:] = vector.float().numpy()  # a step of the optimizer may have changed it
         with Cores() as threads:
             c = self.config
             settings = (c.n_head, c.n_embd, bos, c.softcap, c.query_key_scale, threads)
@@ -107,13 +107,13 @@ def _attend_heads(q, keys, values, positions, window, y, begin, end):
     """Attention y (B, H, D) of q (B, H, D) to position positions[b] of slot b and the `window` positions before it,
     for pairs (b, head) begin … end."""
     heads, width = q.shape[1], q.shape[2]
-    shared = heads // keys.shape[1]
+    shared = heads // keys.shape[1]  # query heads per key/value head
     scale = np.float32(width ** -0.5)
     for pair in range(begin, end):
         b, h = pair // heads, pair % heads
         first, length = max(0, positions[b] - window), min(window, positions[b]) + 1
         key, value = keys[b, h // shared, first:], values[b, h // shared, first:]
-        scores = np.empty(length, np.float32)
+        scores = np.empty(length, np.float32)  # one per visible position
         for s in range(length):
             total = np.float32(0)
             for d in range(width):
@@ -170,8 +170,8 @@ def _rotate(x, cos, sin, scale):
 @njit(nogil=True)
 def _embed(rows, tables, smear, smear_share, bos, width):
     """x (B, C): the normalised embeddings, plus (smear) a part of the previous tokens' embeddings."""
-    x = np.empty((rows.shape[1], width), np.float32)
-    previous = np.zeros_like(x)
+    x = np.empty((rows.shape[1], width), np.float32)  # (B, C)
+    previous = np.zeros_like(x)  # stays 0 where no token comes before
     for b in range(len(x)):
         read_row(tables[EMBEDDING], rows[0, b], x[b])
         if rows[1, b] >= 0 and rows[0, b] != bos:  # nothing comes before the first token of a document
@@ -182,7 +182,7 @@ def _embed(rows, tables, smear, smear_share, bos, width):
         x += previous * smear
         _norm(x, x)
     if len(smear_share):
-        gate = np.empty((len(x), 1), np.float32)
+        gate = np.empty((len(x), 1), np.float32)  # (B, 1)
         multiply(x, (tables[SMEAR_GATE],), (gate,), 1)  # one thread: the matrix has a single output
         x += smear_share / (np.float32(1) + np.exp(-gate)) * previous
     return x
@@ -224,21 +224,21 @@ def _step(rows, tables, blocks, angles, vectors, windows, keys, values, settings
     q, y = np.empty((B, heads * width), np.float32), np.empty((B, heads * width), np.float32)
     k, v = np.empty((B, groups * width), np.float32), np.empty((B, groups * width), np.float32)
     x = _embed(rows, tables, smear, smear_share, bos, channels)
-    x0, middle, h = x.copy(), x, np.empty_like(x)
+    x0, middle, h = x.copy(), x, np.empty_like(x)  # embedding; middle layer's output (backout); scratch (B, C)
     gate, hidden = np.empty((B, groups), np.float32), np.empty((B, 4 * x.shape[1]), np.float32)
     for layer in range(len(blocks)):
         block = blocks[layer]
         if len(residual_scalars):
-            x = residual_scalars[layer] * x + embedding_scalars[layer] * x0
+            x = residual_scalars[layer] * x + embedding_scalars[layer] * x0  # as in GPT.hidden
         _norm(x, h)
         multiply(h, (block[QUERY], block[KEY], block[VALUE]), (q, k, v), threads)
-        if len(block[GATE]):
+        if len(block[GATE]):  # this layer has a table of value embeddings
             multiply(h, (block[GATE],), (gate,), threads)
             _add_value_embedding(rows, gate, tables[VALUE_EMBEDDING + layer], v)
         _rotate_and_store(rows, angles, np.float32(scale), q, k, v, keys[layer], values[layer])
         _attend(q.reshape(B, heads, width), keys[layer], values[layer], rows[2], windows[layer],
                 y.reshape(B, heads, width), threads)
-        multiply(y, (block[OUT],), (h,), threads)
+        multiply(y, (block[OUT],), (h,), threads)  # attention's output matrix
         x += h
         _norm(x, h)
         multiply(h, (block[UP],), (hidden,), threads)
@@ -247,7 +247,7 @@ def _step(rows, tables, blocks, angles, vectors, windows, keys, values, settings
         x += h
         if layer == len(blocks) // 2 and len(backout):
             middle = x.copy()
-    if len(backout):
+    if len(backout):  # imported models only
         x -= backout * middle
     _norm(x, h)
     multiply(h, (tables[HEAD],), (logits,), threads)

@@ -16,8 +16,8 @@ OUTPUTS = 16  # outputs per block: 16 sums of 32 bits fill the widest register (
 GROUP = 32  # inputs that share a scale
 INSTRUCTIONS = ("avx512vnni", "avxvnni", "")  # the fastest first; "": every processor
 INT8, INT16, INT32, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
-SUMS, FLOATS = ir.VectorType(INT32, OUTPUTS), ir.VectorType(FLOAT, OUTPUTS)
-BYTES = ir.VectorType(INT8, 4 * OUTPUTS)
+SUMS, FLOATS = ir.VectorType(INT32, OUTPUTS), ir.VectorType(FLOAT, OUTPUTS)  # one number per output
+BYTES = ir.VectorType(INT8, 4 * OUTPUTS)  # four weights (or inputs) per output
 CONTRACT = ("contract",)  # LLVM may fuse a multiplication and an addition into one instruction (FMA)
 
 

@@ -49,7 +49,7 @@ def array(t: torch.Tensor) -> np.ndarray:
 
 def product(x: torch.Tensor, weight: torch.Tensor, num_outputs: int) -> torch.Tensor:
     """x (B, I) fp32 times a stored matrix with `num_outputs` rows (O, I): (B, O) fp32."""
-    out = torch.empty(len(x), num_outputs)
+    out = torch.empty(len(x), num_outputs)  # (B, O)
     with Cores() as threads:
         multiply(array(x), (array(weight),), (array(out),), threads)
     return out
@@ -57,7 +57,7 @@ def product(x: torch.Tensor, weight: torch.Tensor, num_outputs: int) -> torch.Te
 
 def rows_of(table: torch.Tensor, ids: torch.Tensor, width: int) -> torch.Tensor:
     """The rows `ids` (N,) of a stored matrix with `width` columns, (N, width) fp32."""
-    out = torch.empty(len(ids), width)
+    out = torch.empty(len(ids), width)  # (N, width)
     _read_rows(array(table), array(ids), array(out))
     return out
 
@@ -154,7 +154,7 @@ def _in_8_bits(x, offset):
             largest, total = np.float32(0), np.int32(0)
             for i in range(len(part)):
                 largest = max(largest, abs(part[i]))
-            inverse = np.float32(127) / max(largest, np.float32(1e-30))
+            inverse = np.float32(127) / max(largest, np.float32(1e-30))  # all inputs 0: no division by 0
             for i in range(len(part)):
                 integer = np.int32(np.rint(part[i] * inverse))
                 rounded[i] = integer
@@ -244,7 +244,7 @@ def _columns_parallel(x, weights, outs, threads):
 @njit(nogil=True)
 def multiply(x, weights, outs, threads):
     """out (B, O) = x (B, I) · weightᵀ, for each of `weights` and `outs`, which are tuples."""
-    ready, num_outputs = prepared(x, weights[0]), 0
+    ready, num_outputs = prepared(x, weights[0]), 0  # all weights of a call have the same format
     for out in outs:
         num_outputs += out.shape[1]
     if threads == 1 or x.size * num_outputs < MIN_PARALLEL:

@@ -23,7 +23,7 @@ from nanochat.infer.products import product, rows_of
 from nanochat.model.gpt import GPT, Embedding, Linear
 from nanochat.system.files import UserError
 
-FORMS = ("int8", "int4")
+FORMS = ("int8", "int4")  # the values of --quantize
 CHUNK = 1 << 20  # number of weights packed at a time: they stay in the processor's cache
 
 
@@ -57,7 +57,7 @@ class PackedEmbedding(nn.Module):
 def pack(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """The blocks (⌈O / 16⌉, bytes) of a matrix (O, I) of floats; dtype int8 for 8 bits, uint8 for 4."""
     rows = max(OUTPUTS, CHUNK // weight.shape[1] // OUTPUTS * OUTPUTS)
-    chunks = torch.split(weight.detach(), rows)
+    chunks = torch.split(weight.detach(), rows)  # whole blocks each
     first = _pack(chunks[0].float(), bits)
     # Not from the heap, where the temporary tensors between large blocks would leave gaps.
     memory = mmap.mmap(-1, -(-len(weight) // OUTPUTS) * first.shape[1])
@@ -85,8 +85,8 @@ def _pack(weight: torch.Tensor, bits: int) -> torch.Tensor:
     blocks = blocks.permute(0, 2, 3, 1, 4)  # (blocks, G, 8, 16, 4)
     scales = scale.view(-1, OUTPUTS).view(torch.uint8)  # (blocks, 64): 16 fp32 numbers as bytes
     if bits == 8:
-        return torch.cat((blocks.flatten(1), scales), 1)
-    both = blocks[:, :, :4] | blocks[:, :, 4:] << 4
+        return torch.cat((blocks.flatten(1), scales), 1)  # (blocks, bytes)
+    both = blocks[:, :, :4] | blocks[:, :, 4:] << 4  # (blocks, G, 4, 16, 4): two numbers per byte
     by_group = multipliers.to(torch.int8).view(len(blocks), OUTPUTS, -1).transpose(1, 2)  # (blocks, G, 16)
     return torch.cat((both.flatten(1), by_group.flatten(1).view(torch.uint8), scales), 1)
 

@@ -67,7 +67,7 @@ class Request:
     @property
     def last_two_ids(self) -> tuple[int, int]:
         """(the token before the newest, or −1 if there is none; the newest token): [5] → (−1, 5)."""
-        previous_id, last_id = (-1, *self.prompt[-2:], *self.ids[-2:])[-2:]
+        previous_id, last_id = (-1, *self.prompt[-2:], *self.ids[-2:])[-2:]  # the last two of prompt and answer
         return previous_id, last_id
 
     def take_events(self) -> list[Event]:

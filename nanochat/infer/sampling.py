@@ -133,7 +133,7 @@ class Sampler:
     def _top_p(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         best, ids = (logits / self.temperatures).sort(dim=-1, descending=True, stable=True)
         best = self._keep_top_k(best)
-        probabilities = best.softmax(-1)
+        probabilities = best.softmax(-1)  # (B, V), the largest first
         preceding = probabilities.cumsum(-1) - probabilities  # (B, V): Σ over all tokens more probable than this one
         preceding[:, 0] = -1.0  # the most probable token stays, whatever top_p is
         best = best.masked_fill(preceding >= self.top_ps, float("-inf"))
@@ -159,7 +159,7 @@ def _invert(logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 
 def logprobs(logits: torch.Tensor, tokens: Sequence[int], num_alternatives: int) -> list[Logprob]:
     """For each row of logits (B, V): the nats of its token, and the most probable tokens with theirs."""
-    nats = logits.log_softmax(-1)
+    nats = logits.log_softmax(-1)  # (B, V)
     chosen = nats.gather(1, torch.tensor(tokens, device=nats.device)[:, None])[:, 0].tolist()
     best, ids = nats.topk(min(num_alternatives, nats.shape[1]), dim=-1)
     return [(value, list(zip(*pair))) for value, *pair in zip(chosen, ids.tolist(), best.tolist())]

@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_A
 CAPABILITY_VERSION_3, LAST_CAPABILITY = 0x20080522, 40
 
 LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
-READ_FILE, READ_DIR = 1 << 2, 1 << 3
+READ_FILE, READ_DIR = 1 << 2, 1 << 3  # LANDLOCK_ACCESS_FS_…
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}  # ABI version: all its rights
 
 # The calls that a Python program needs to compute, print and import: name, number on x86-64, number on aarch64 ("-":

@@ -31,7 +31,7 @@ from nanochat.system.files import UserError
 
 MAX_OUTPUT_BYTES = 1 << 20  # limit for stdout, and the same for stderr
 PAUSES_SECONDS = (0.05, 0.5, 2)  # pause after each attempt without a server: memory may be free again later
-SERVER = Path(__file__).with_name("server.py")
+SERVER = Path(__file__).with_name("server.py")  # started by its path, not imported
 REQUIRED = {"linux": ("rlimits", "capabilities", "landlock", "seccomp"), "darwin": ("sandbox-exec",)}
 OUTSIDE = ["clean environment", "output cap", "wall clock", "group kill"]  # layers that this process adds
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8"}  # a set has the same order in every run

@@ -16,7 +16,7 @@ import re
 import uuid
 from typing import Any
 
-CALCULATOR = re.compile(r"calc|python|arithmetic|evaluate|math", re.IGNORECASE)
+CALCULATOR = re.compile(r"calc|python|arithmetic|evaluate|math", re.IGNORECASE)  # in the function's name
 
 
 class Tools:

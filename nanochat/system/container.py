@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path("/")
+ROOT = Path("/")  # the tests use another root
 NO_LIMIT = 1 << 60  # v1 writes 9223372036854771712 for "no limit"
 
 

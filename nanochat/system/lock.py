@@ -14,7 +14,7 @@ from nanochat.system import caches, log
 from nanochat.system.files import UserError
 
 PATIENCE_SECONDS = 2.5  # the processes of a run that was killed need a moment to end
-FILE = ".lock"
+FILE = ".lock"  # in the locked folder
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 from nanochat.system import files, log, paths
 from nanochat.system.files import UserError
 
-MODELS, EARLIER = "models", "earlier"
+MODELS, EARLIER = "models", "earlier"  # names of subfolders
 
 
 def owner(stage: str) -> str:

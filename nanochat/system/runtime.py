@@ -19,7 +19,7 @@ import torch.distributed as dist
 from nanochat.system import cli, container
 from nanochat.system.files import UserError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # values of --dtype
 
 # Longer than every wait of the other ranks for one of them: compiling, an exam's longest answer, a checkpoint written
 # to a slow disk. The default of NCCL is 10 minutes.

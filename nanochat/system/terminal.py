@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from nanochat.system.log import CLEAR, CONTROL, is_terminal
 
-DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"  # ANSI escape codes
 
 
 def styled(text: str, code: str, stream: TextIO) -> str:

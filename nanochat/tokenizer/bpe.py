@@ -26,7 +26,7 @@ PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,%d}| ?[^\s\
            r"|\s*[\r\n]|\s+(?!\S)|\s+")
 SPECIALS = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
             "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
-BYTES = [bytes([byte]) for byte in range(256)]
+BYTES = [bytes([byte]) for byte in range(256)]  # tokens 0–255
 # Hugging Face's tokenizer_config.json
 CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
           "bos_token": "<|bos|>", "eos_token": "<|assistant_end|>", "chat_template": chat.TEMPLATE}

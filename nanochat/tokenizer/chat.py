@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # bpe imports this file
 PART_MARKERS = {"text": ("", ""), "python": ("<|python_start|>", "<|python_end|>"),
                 "python_output": ("<|output_start|>", "<|output_end|>")}
 
-TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="ascii")
+TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="ascii")  # for tokenizer_config.json
 
 
 def render(tokenizer: "Tokenizer", conversation: dict[str, Any], max_tokens: int | None = None,

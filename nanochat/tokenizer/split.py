@@ -21,7 +21,7 @@ from nanochat.system.jit import njit
 from nanochat.tokenizer import unicode_ranges
 from nanochat.tokenizer.intrinsics import lowest_bit
 
-SEPARATOR = bytearray(b"\xff")
+SEPARATOR = bytearray(b"\xff")  # a byte that UTF-8 never contains
 # The classes are bits, and a byte can have several. SPACE is white space except line breaks; BLANK is U+0020, which is
 # a SPACE, too; an APOSTROPHE is an OTHER, too. INSIDE marks the second to fourth byte of a character, which also have
 # the class of the character. The separator 0xFF has none.
@@ -40,12 +40,12 @@ def _class_table() -> np.ndarray:
     return table
 
 
-CLASSES = _class_table()
+CLASSES = _class_table()  # 1.1 MB: one byte per code point
 ASCII_CLASSES = np.where(np.arange(256) < 128, CLASSES[:256], 0).astype(np.uint8)
 
-ONE, TOP = np.uint64(1), np.uint64(63)
+ONE, TOP = np.uint64(1), np.uint64(63)  # typed: with Python's integers Numba would compute in floats
 BYTE_LOW_BITS = np.uint64(0x0101010101010101)
-BYTE_HIGH_BITS = np.uint64(0x8080808080808080)
+BYTE_HIGH_BITS = np.uint64(0x8080808080808080)  # set in every byte of a character beyond ASCII
 GATHER = np.uint64(0x0102040810204080)  # multiplied by eight bytes of 0 or 1: their eight bits in the top byte
 
 
