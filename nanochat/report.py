@@ -117,7 +117,7 @@ def exam_scores(missing: list[str]) -> tuple[ByStage, ByStage]:
             scores.setdefault(task, {})[stage] = score
         if content.get("chat_core") is not None:  # None: not all of its five exams were taken
             means.setdefault("ChatCORE", {})[stage] = mean(content["chat_core"], content.get("chat_core_stderr"))
-        core = files.read_object(paths.results_dir(stage) / "base_eval.json")  # of later stages it is optional
+        core = files.read_object(paths.results_dir(stage) / "base_eval.json")  # optional in later stages
         if core.get("label", "").startswith("CORE") and "value" in core:
             means.setdefault(core["label"], {})[stage] = mean(core["value"], core.get("stderr"))
     return scores, means

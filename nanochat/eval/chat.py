@@ -33,7 +33,7 @@ CHAT_CORE = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval")
 Item = dict[str, Any]  # a task's item, as on disk
 Record = dict[str, Any]  # an answer and its verdict, as on disk
 Message = dict[str, Any]
-WORDS = ("prompt", "answer", "completion", "tool_calls")  # fields of a record with text: not saved if held back
+WORDS = ("prompt", "answer", "completion", "tool_calls")  # fields of a record with text: not saved for held-out tasks
 
 
 @dataclass(frozen=True)

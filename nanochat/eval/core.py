@@ -35,7 +35,7 @@ from nanochat.tokenizer import Tokenizer
 TOKENS_AT_ONCE = {"cpu": 2048}  # tokens in one forward pass: their activations fit into a CPU's cache
 MANY_TOKENS = 16_384  # the same on other devices
 LOGITS_AT_ONCE = 1 << 26  # numbers in one tensor of logits: 256 MB in fp32
-NUM_TASKS = 22  # of DataComp-LM's CORE
+NUM_TASKS = 22  # tasks in DataComp-LM's CORE
 Item = dict[str, Any]  # a line of a task's file
 Result = dict[str, Any]  # the result of a task, as saved
 

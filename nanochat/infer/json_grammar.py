@@ -163,7 +163,7 @@ class Grammar:
     """The automaton of a schema, and which tokens it allows. A state is a number; `start` is the first."""
 
     def __init__(self, schema: dict[str, Any], tokenizer: Tokenizer, end_id: int):
-        """`end_id`: the token that ends an answer. UserError where the schema cannot be followed."""
+        """`end_id`: the token that ends an answer. UserError if the schema is not supported."""
         self.expressions = reader = SchemaReader()
         try:
             if (size := len(json.dumps(schema))) > MAX_SCHEMA:

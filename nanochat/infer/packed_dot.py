@@ -59,7 +59,7 @@ class _Loop:
                 multipliers = b.sitofp(self.load(self.at(end_of_weights, loop.index, OUTPUTS),
                                                  ir.VectorType(INT8, OUTPUTS)), FLOATS)
             for row in range(self.rows):
-                index = b.add(b.mul(self.num_groups, self.number(row)), loop.index)  # of (row, group)
+                index = b.add(b.mul(self.num_groups, self.number(row)), loop.index)  # index of (row, group)
                 total = self.broadcast(self.load(self.at(self.starts, index, 4), INT32))
                 for step, weight in enumerate(weights):
                     four = self.broadcast(self.load(self.at(self.x, index, GROUP, 4 * step), INT32))

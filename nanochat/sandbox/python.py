@@ -1,4 +1,4 @@
-"""Runs a Python program that a model wrote, where it can compute and print and do nothing else.
+"""Runs a Python program that a model wrote; the program can compute and print and do nothing else.
 
 The first call starts a fork server (server.py): a bare interpreter with a clean environment. It forks one child per
 program, and the child confines itself (confine.py) before the program begins. This process keeps the wall clock and

@@ -254,7 +254,7 @@ def info_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        workers = next(iter(service.models.values()), [])  # of the default model
+        workers = next(iter(service.models.values()), [])  # replicas of the default model
         num_free = sum(worker.num_open < worker.engine.max_rows for worker in workers)  # fields: karpathy/nanochat's
         return {"status": "ok", "ready": True, "num_gpus": len(workers), "available_workers": num_free}
 

@@ -106,7 +106,7 @@ def _device(device_type: str, local_rank: int) -> torch.device:
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware can multiply in it, float32 elsewhere."""
+    """bfloat16 if the hardware has instructions for bf16 products, otherwise float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu" and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)():
