@@ -6,8 +6,8 @@ request is finished, and its keys and values may serve a later prompt.
 
 Keys and values of a token depend only on the tokens up to it. So a prompt that begins like the sequence in another slot
 need not be read from the start: the common beginning (prefix) is copied from that slot, whose owner is the donor. If
-the donor itself has not read the whole prefix yet, the new request waits until it has. It does not wait for ever: a
-donor that is cancelled gives what it has read.
+the donor itself has not read the whole prefix yet, the new request waits until it has. It does not wait for ever: when
+the donor is cancelled, the request takes the part that has been read, or reads its prompt itself.
 """
 
 import time
@@ -117,7 +117,7 @@ class Slots:
         self.waiting = deque(request for request in self.waiting if not request.stop_reason)
         num_free = sum(row is None or row.is_finished for row in self.occupants)
         # Wait until an eighth of the slots is free (or all waiting requests fit), so that prompts are read in batches.
-        # Requests that waited for a donor get their slots at once: most of their prompt is only copied.
+        # Not while requests wait for their donors: they start as soon as the prefix has been read.
         if not self.num_held_back and num_free < min(len(self.waiting), max(1, self.max_rows // 8)):
             return
         held_back: deque[Request] = deque()
