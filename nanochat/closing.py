@@ -1,4 +1,4 @@
-"""What a run shows: the page while it trains; at its end the exams by stage, the minutes, three questions with the
+"""The output of a run: the page while it trains; at its end the exams by stage, the minutes, three questions with the
 model's answers, and the chat."""
 import contextlib
 import os
@@ -23,22 +23,22 @@ from nanochat.system.log import clock, is_terminal, say
 from nanochat.train import checkpoint
 from tasks import mixture
 
-NUM_QUESTIONS = 3
-LOOKED_AT = 20  # conversations of each file
-ANSWER_TOKENS = 96
-FIRST_PORT, PORTS = 8000, 100
+NUM_QUESTIONS = 3  # questions that are asked at the end
+LOOKED_AT = 20  # conversations of each file that are searched for questions
+ANSWER_TOKENS = 96  # length limit of an answer
+FIRST_PORT, PORTS = 8000, 100  # ports that are tried
 
 
 @contextlib.contextmanager
 def page_of_the_run(out: Path) -> Iterator[None]:
-    """The page /run in a process of its own, as long as the run trains; none where nobody sits at a terminal."""
+    """Shows the page /run in its own process while the run trains; no page if the output is not a terminal."""
     if not is_terminal(sys.stdout):
         yield
         return
     port = free_port()
     words = [sys.executable, "-m", "scripts.chat_web", "--live", f"--port={port}", f"--parent={os.getpid()}",
              "--drain=1"]
-    # Its first line would come in the middle of a progress line; its errors are shown.
+    # stdout is dropped, because its first line would appear inside a progress line; errors (stderr) are shown.
     page = subprocess.Popen(words, cwd=paths.REPO, env={**os.environ, "NANOCHAT_BASE_DIR": str(out)},
                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     say(f"See it learn: http://127.0.0.1:{port}/run   (from another machine: ssh -L {port}:localhost:{port} THIS-ONE)")
@@ -76,7 +76,7 @@ def newest_model(folder: RunFolder) -> tuple[str, str]:
 
 
 def exam_table() -> str:
-    """Accuracy of every exam by stage, in at most 80 columns; "" where no exam was taken."""
+    """Accuracy of every exam by stage, in at most 80 columns; "" if no exam was taken."""
     scores, means = report.exam_scores([])
     if not scores and not means:
         return ""
@@ -96,13 +96,13 @@ def own_questions(folder: RunFolder) -> list[str]:
         rows = islice(conversations.iterate(path), LOOKED_AT)
         asked = (message["content"] for row in rows for message in row["messages"][:2] if message["role"] == "user")
         by_file.append(dict.fromkeys(text for text in asked if isinstance(text, str)))
-    # From every file in turn: one long file must not hide the others.
+    # One question from each file, then the second from each: one long file must not hide the others.
     in_turn = [text for texts in zip_longest(*by_file) for text in texts if text]
     return in_turn[:NUM_QUESTIONS] or list(QUESTIONS[:NUM_QUESTIONS])
 
 
 def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, str]]:
-    """(question, answer) with the model's likeliest answers. A base model knows no chat, so it continues the text."""
+    """(question, greedy answer). A base model has not learnt the chat format: it continues the question as a text."""
     model, tokenizer, _ = checkpoint.load_model(stage, tag)
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=NUM_QUESTIONS, decoder=numba_decoder)
     room = min(ANSWER_TOKENS, model.config.sequence_len // 2)  # half of a short context is for the question
@@ -111,14 +111,14 @@ def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, s
     else:
         prompts = [fit_prompt(tokenizer, [{"role": "user", "content": question}], model.config.sequence_len, room)[0]
                    for question in questions]
-    # Greedy, so that the same run shows the same answers again. Calls of the calculator stand in front of the text.
-    told = ["".join(f"[{call} = {result}] " for call, result in answer.tool_calls) + answer.text.strip()
-            for [answer] in engine.generate(prompts, max_tokens=room, temperature=0.0)]
-    return list(zip(questions, told, strict=True))
+    # Greedy, so that the same run shows the same answers again. Calls of the calculator come before the text.
+    texts = ["".join(f"[{call} = {result}] " for call, result in answer.tool_calls) + answer.text.strip()
+             for [answer] in engine.generate(prompts, max_tokens=room, temperature=0.0)]
+    return list(zip(questions, texts, strict=True))
 
 
 def free_port() -> int:
-    """The first port from 8000 on that nothing listens on."""
+    """The first free port from 8000 on."""
     for port in range(FIRST_PORT, FIRST_PORT + PORTS):
         try:
             with socket.create_server(("127.0.0.1", port)):
@@ -130,7 +130,7 @@ def free_port() -> int:
 
 
 def talk_words(stage: str, tag: str, port: int) -> list[str]:
-    """The newest model, and those of the stages before it, to be asked side by side."""
+    """Arguments of the chat server with the newest model and, for comparison, the models of earlier stages."""
     others = [other for other in reversed(paths.STAGES) if other != stage and checkpoint.steps(
         paths.checkpoint_dir(other, tag))]
     words = ["-m", "scripts.chat_web", "-i", stage, "-g", tag, *([f"--also={','.join(others)}"] if others else [])]
@@ -138,7 +138,7 @@ def talk_words(stage: str, tag: str, port: int) -> list[str]:
 
 
 def talk_command(folder: RunFolder, stage: str, tag: str, port: int) -> str:
-    """The command as it can be pasted, from any folder."""
+    """The command of the chat server, for pasting in any folder."""
     python = paths.REPO / ".venv/bin/python"
     program = str(python if python.exists() else sys.executable)
     return (f"cd {shlex.quote(str(paths.REPO))} && NANOCHAT_BASE_DIR={shlex.quote(str(folder.path))} "
@@ -150,7 +150,7 @@ def serve(folder: RunFolder) -> None:
     port = free_port()
     if port != FIRST_PORT:
         say(f"port {FIRST_PORT} is taken, so the page is on port {port}")
-    say("Next comes the chat page. Run the same command again and it is there at once: no finished stage is repeated.")
+    say("Next comes the chat page. To see it again, run the same command again: no finished stage is repeated.")
     words = [sys.executable, *talk_words(*newest_model(folder), port)]
     try:
         raise SystemExit(subprocess.run(words, cwd=paths.REPO).returncode)

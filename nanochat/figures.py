@@ -15,13 +15,13 @@ PANELS = {
     "distance from the start, KL in nats per token": {"KL": "rl/kl_nats_per_token"},
 }
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728")
-HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 60, 20, 50, 70  # pixels: of a figure, and of the margins around a plot
+HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 60, 20, 50, 70  # pixels: height of a figure, margins around a plot
 Metrics = list[dict[str, Any]]  # the lines of a stage's metrics.jsonl
 Points = list[tuple[float, float]]
 
 
 class Plot:
-    """Collects SVG elements, and turns numbers into pixels; the plot begins at `left` pixels."""
+    """Collects SVG elements and converts numbers to pixels; the plot begins at `left` pixels."""
 
     def __init__(self, left: float, width: float, x_range: tuple[float, ...], y_range: tuple[float, ...], title: str):
         self.left, self.width, self.x_range, self.y_range = left + LEFT, width - LEFT - RIGHT, x_range, y_range
@@ -77,17 +77,17 @@ def save(name: str, width: float, plots: list[Plot]) -> None:
 
 
 def panels(metrics: Metrics) -> list[tuple[str, dict[str, str]]]:
-    """(title, lines) of the PANELS that have numbers in these metrics."""
+    """(title, lines) for those PANELS whose numbers are in these metrics."""
     written = {key for line in metrics for key in line}
     if any(key.startswith("rl/") for key in written):
-        written.discard("train/loss_nats")  # RL's loss does not fall when the model gets better, so it misleads
+        written.discard("train/loss_nats")  # misleading: RL's loss does not fall when the model gets better
     chosen = [(title, {label: key for label, key in lines.items() if key in written})
               for title, lines in PANELS.items()]
     return [(title, lines) for title, lines in chosen if lines]
 
 
 def curves(stage: str, metrics: Metrics) -> bool:
-    """Draws <stage>.svg with the panels in which a line has two points or more; returns whether there are any."""
+    """Draws <stage>.svg with the panels in which a line has two or more points; returns whether there are any."""
     width, plots = 480, list[Plot]()
     for title, keys in panels(metrics):
         lines = [[(line["step"], line[key]) for line in metrics if key in line] for key in keys.values()]

@@ -5,7 +5,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-SAMPLE_CHARACTERS = 240
+SAMPLE_CHARACTERS = 240  # longer texts are cut in the report
 STYLE = """
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif; color: #222;
   background: #fff; }
@@ -20,7 +20,7 @@ figure { margin: 1rem 0; overflow-x: auto; }
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; numbers right, the first column left.
+    """A Markdown table; the first column is aligned left, the others right.
 
     >>> print(table(["exam", "SFT"], [["facts", "0.9"]]))
     | exam | SFT |
@@ -36,14 +36,14 @@ def facts_table(facts: dict[str, Any]) -> str:
 
 
 def show(value: Any) -> str:
-    """`show(1310720)` → "1,310,720", `show(0.123456)` → "0.1235". A pipe would end a table's cell, so it is escaped."""
+    """`show(1310720)` → "1,310,720", `show(0.123456)` → "0.1235". A pipe is escaped: it would end a table's cell."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("|", "\\|").replace("\n", " ")
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Numbers and words of nested dictionaries; lists are left out.
+    """Numbers and strings of nested dictionaries, by dotted names; lists are left out.
 
     >>> flat({"bpb": {"train": 1.2}, "samples": []})
     {'bpb.train': 1.2}
@@ -63,7 +63,7 @@ def cut(value: Any) -> str:
 
 
 def fenced(text: str) -> str:
-    """A block that no content can break out of: its fence is longer than any run of tildes inside."""
+    """A fenced block that no content can end: its fence is longer than every run of tildes inside."""
     fence = "~" * max(3, 1 + max((len(run) for run in re.findall("~+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}\n"
 
@@ -73,8 +73,8 @@ def details(summary: str, content: str) -> str:
 
 
 def to_html(title: str, markdown: str, figure: Callable[[str], str]) -> str:
-    """One HTML file. `figure(name)` is the SVG of an image; what the model wrote stays text, whatever it holds."""
-    # Without "html": a text may not bring elements of its own. `details` above makes the only ones.
+    """One HTML file. `figure(name)`: the SVG of an image. A model's text never becomes HTML elements."""
+    # "html": False, so that a text cannot add elements. The only ones are those of `details`, restored below.
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     body = re.sub(r"<p>&lt;details&gt;&lt;summary&gt;([\w ]+)&lt;/summary&gt;</p>",
                   r"<details><summary>\1</summary>", body).replace("<p>&lt;/details&gt;</p>", "</details>")

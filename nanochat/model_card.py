@@ -1,6 +1,6 @@
-"""A model's card: its size, what it has learnt from, for how long, what it can do, and under which licence.
+"""A model's card: its size, its training data and time, its exam scores, and the licence of the data.
 
-Everything is read from the out folder. The chat page shows it behind the model's name, the report at its beginning.
+Everything is read from the out folder. The chat page shows it under the model's name, the report at its beginning.
 """
 import json
 from statistics import fmean
@@ -11,14 +11,14 @@ from nanochat.system import files, paths, results
 from nanochat.system.files import UserError
 from nanochat.train import checkpoint
 
-POINTS = 80  # of a curve
-MAX_FILES = 30  # that are listed; imported.json has all
-CURVES = {"rl": "rl/reward_mean"}  # what a stage's curve shows, if not the loss
+POINTS = 80  # points of a curve, at most
+MAX_FILES = 30  # files that are listed, at most; imported.json has all
+CURVES = {"rl": "rl/reward_mean"}  # stage → metric of its curve, if not the loss
 Record = dict[str, Any]
 
 
 def read(stage: str, tag: str) -> Record:
-    """UserError where the model has no whole checkpoint."""
+    """The card as a JSON object. UserError if the model has no complete checkpoint."""
     if not (newest := checkpoint.present(paths.checkpoint_dir(stage, tag))):
         raise UserError(f"there is no whole checkpoint in {paths.checkpoint_dir(stage, tag)}")
     path, state = newest
@@ -33,7 +33,7 @@ def read(stage: str, tag: str) -> Record:
 
 
 def licence() -> str:
-    """Where the training text came from, and its licence, as the data folder says."""
+    """Origin and licence of the training text, as recorded in the data folder."""
     origin = files.read_object(paths.data_dir() / "text/manifest.json").get("origin", "")
     if origin:
         return json.dumps(origin)[1:-1]
@@ -43,7 +43,7 @@ def licence() -> str:
 
 
 def data() -> Record:
-    """{"read": [[kind, name, bytes, rows or None], …], "num_more": files that were read and are not listed,
+    """{"read": [[kind, name, bytes, rows or None], …], "num_more": number of read files that are not listed,
     "left_out": [[name, reason], …]}."""
     if imported := files.read_object(paths.data_dir() / "imported.json"):
         rows = [[kind, item["name"], item["num_bytes"], item["rows"]]
@@ -61,7 +61,7 @@ def data() -> Record:
 
 
 def curve(metrics: list[Record], key: str) -> list[list[float]]:
-    """At most POINTS means of neighbours, [[step, value], …].
+    """At most POINTS points [[step, value], …], each the mean of consecutive steps.
 
     >>> curve([{"step": 1, "a": 2.0}, {"step": 2}, {"step": 3, "a": 4.0}], "a")
     [[1.0, 2.0], [3.0, 4.0]]
@@ -73,7 +73,7 @@ def curve(metrics: list[Record], key: str) -> list[list[float]]:
 
 
 def _trained(stage: str, tag: str) -> Record | None:
-    """None where the stage has not begun."""
+    """Steps, tokens, seconds and curve of a stage; None if the stage has not begun."""
     folder = results.folder_of(stage, tag)
     try:
         metrics = files.read_jsonl(folder / "metrics.jsonl")
@@ -98,6 +98,6 @@ def _exams(tag: str) -> Record:
 
 
 def _contamination() -> Record:
-    """{exam: [items, those long enough to tell, those that share a run of words with the text]}; {} = not measured."""
+    """{exam: [items, items long enough for the check, items that share words with the text]}; {} = not measured."""
     measured = files.read_object(paths.results_dir("contamination") / "contamination.json").get("exams", {})
     return {exam: [found["items"], found["checked"], found["overlapping"]] for exam, found in measured.items()}

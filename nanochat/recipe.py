@@ -1,12 +1,12 @@
-"""A recipe is a list of stages. `run` starts them one after the other and, started again, goes on where it stopped.
+"""A recipe is a list of stages. `run` starts them one after the other; started again, it continues where it stopped.
 
     def stages(options) -> list[Stage]: ...        runs/laptop.py, runs/realdata.py, runs/speedrun.py
     recipe.run("laptop", stages(options), options)
 
-Each stage is a command of this project in a process of its own. A finished stage leaves OUT/stages/NAME.json with its
-command and its seconds; OUT/run.json says which settings the run was begun with. Other settings or changed data are
-refused, because they would replace a finished model: `--fresh` starts over, `--out` keeps both.
-runs/ has the lists of stages, nanochat/closing.py what a run shows at its end.
+Each stage is a command of this project, which runs in its own process. A finished stage leaves OUT/stages/NAME.json
+with its command and its seconds; OUT/run.json has the settings that the run was begun with. Other settings or changed
+data are refused, because they would replace a finished model: `--fresh` starts over, `--out` keeps both. The lists of
+stages are in runs/, the output at the end of a run in nanochat/closing.py.
 """
 import os
 import shlex
@@ -27,39 +27,39 @@ from nanochat.system.files import UserError
 from nanochat.system.log import clock, say
 
 FLAGS: dict[str, Any] = dict(
-    depth=flag(-1, "layers, the one dial; default: as the recipe says", at_least=1),
+    depth=flag(-1, "number of layers; everything else follows from it; default: chosen by the recipe", at_least=1),
     data=flag("", "a folder of your own text and conversations (docs/data.md) instead of the built-in ones"),
     text=flag("", "the text to learn: on GPUs fineweb-edu (the default) or climbmix, on a laptop tinystories, which is "
               "real English beside the built-in lessons", choices=("", "fineweb-edu", "climbmix", "tinystories")),
     out=flag("", "the folder of everything that a run makes; default: out/ in the project"),
-    minutes=flag(10.0, "training time to aim for: it scales the recipe's steps, which suit 10 minutes of two laptop "
-                 "cores; below 1 it is a trial, in which data and exams shrink as well", at_least=0.01, at_most=1e6),
-    seed=flag(1, "of data, weights and samples", at_least=0),
-    fresh=flag(False, "start over: first remove what an earlier run left in the out folder"),
+    minutes=flag(10.0, "approximate training time: scales the recipe's steps, which take 10 minutes on two laptop "
+                 "cores; below 1: a trial with less data and fewer exam items", at_least=0.01, at_most=1e6),
+    seed=flag(1, "random seed of data, weights and samples", at_least=0),
+    fresh=flag(False, "start over: first remove everything that an earlier run made in the out folder"),
     serve=flag(True, "open the chat page at the end"),
-    unsafe_execution=flag(False, "run the programs that the model writes even where they cannot be isolated"),
+    unsafe_execution=flag(False, "run the programs that the model writes even if they cannot be isolated here"),
     dry_run=flag(False, "print the commands, run nothing"))
-GPU_FLAGS: dict[str, Any] = dict(  # of runs/speedrun.py, and of the command that picks a recipe
+GPU_FLAGS: dict[str, Any] = dict(  # more flags of runs/speedrun.py, and of the command that picks a recipe
     gpus=flag("", "with --dry-run: the commands for these GPUs, with minutes and dollars, e.g. 8xH100"),
-    recipe=flag("", "on GPUs: best = what the same money buys by later findings, a deeper model with less text",
+    recipe=flag("", "on GPUs: best = later findings for the same price: a deeper model trained on fewer tokens",
                 choices=("", "best")),
-    windows=flag(0, "on GPUs: three of four layers see only so many tokens in front of a token, e.g. 512; 0 = all. "
-                    "Faster by counting, not tried on a GPU", at_least=0))
+    windows=flag(0, "on GPUs: attention window (preceding tokens) in three of four layers, e.g. 512; 0 = full "
+                    "attention. Faster by counting FLOPs, not tried on a GPU", at_least=0))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a recipe: a command, and not only the commands that train."""
+    """One command of a recipe: training, evaluation, data, report."""
 
     name: str
     module: str
     flags: dict[str, Any] = field(default_factory=dict)  # True and False are switches, None leaves the flag out
-    seconds: float = 5.0  # on the machine of docs/LOG.md, for the estimate
+    seconds: float = 5.0  # duration on the machine of docs/LOG.md, for the estimate
     ranks: int = 1  # more than one: by torchrun
-    every_time: bool = False  # also if it has finished: it is cheap and must show the newest results
+    every_time: bool = False  # run again at every start, because it is cheap and must show the newest results
 
     def seconds_here(self, slowness: float) -> float:
-        """Seconds on a machine that is so many times slower. Training by the clock (--minutes) takes no longer there.
+        """Seconds on a machine `slowness` times slower. A stage with --minutes trains equally long everywhere.
 
         >>> Stage("base", "scripts.base_train", dict(minutes=2), seconds=140).seconds_here(3)
         180.0
@@ -68,7 +68,7 @@ class Stage:
         return by_clock + slowness * (self.seconds - by_clock)
 
     def words(self) -> list[str]:
-        """The command without its interpreter.
+        """The command's arguments, without the interpreter.
 
         >>> Stage("base", "scripts.base_train", dict(depth=4, compile=False, resume=True, step=None)).words()
         ['-m', 'scripts.base_train', '--depth=4', '--no_compile', '--resume']
@@ -86,15 +86,15 @@ class Stage:
 
 
 def last_stages(source: str, tag: str, out: Path) -> list[Stage]:
-    """What a recipe ends with: the report, and the model of stage `source` with its chat in one file ("" = no file)."""
+    """The last stages of a recipe: the report, and the model of stage `source` as one HTML file ("" = no file)."""
     page = Stage("chat_page", "scripts.export", dict(
         source=source, model_tag=tag, to="page", out=out / CHAT_PAGE, overwrite=True), seconds=6)
     return [Stage("report", "nanochat.report", seconds=3, every_time=True), *([page] if source else [])]
 
 
 def parse(argv: list[str] | None, doc: str | None, **more: Any) -> Namespace:
-    """A recipe's flags with those that only it has (`more`), its folders as absolute paths (`data` is None where there
-    is none). UserError for a bad folder.
+    """The flags of a recipe, with its own flags (`more`); folders are absolute paths, `data` is None if not given.
+    UserError for a bad folder.
 
     NANOCHAT_BASE_DIR and NANOCHAT_DATA are the defaults of --out and --data.
     """
@@ -117,12 +117,12 @@ def absolute(path: str) -> Path:
 
 
 def is_trial(options: Namespace) -> bool:
-    return bool(options.minutes < 1)  # then there is less data, and few items of each exam
+    return bool(options.minutes < 1)  # a trial has less data, and few items of each exam
 
 
 def steps(options: Namespace, in_ten_minutes: int, work: float = 1.0) -> int:
-    """Steps in proportion to --minutes, fewer where a token is more `work`; at least 2, so that a resumed run has a
-    step to resume after.
+    """Steps in proportion to --minutes, divided by `work`, the relative cost of a token; at least 2, so that a resumed
+    run has a step to resume after.
 
     >>> steps(Namespace(minutes=5.0), 1000), steps(Namespace(minutes=0.01), 100)
     (500, 2)
@@ -131,7 +131,7 @@ def steps(options: Namespace, in_ten_minutes: int, work: float = 1.0) -> int:
 
 
 def print_commands(stages: list[Stage], out: Path, remark: Callable[[float], str] = lambda seconds: "") -> None:
-    """Prints the commands so that they can be pasted into a shell, with a `remark` on the seconds of each."""
+    """Prints the commands for pasting into a shell; `remark`: seconds of a stage → text after its command."""
     print(f"cd {shlex.quote(str(paths.REPO))}")
     print(f"export NANOCHAT_BASE_DIR={shlex.quote(str(out))}")
     for stage in stages:
@@ -139,10 +139,10 @@ def print_commands(stages: list[Stage], out: Path, remark: Callable[[float], str
 
 
 def run(name: str, stages: list[Stage], options: Namespace, fingerprint: str = "", slowness: float = 1.0) -> RunFolder:
-    """Runs the stages that are not finished, or prints them for --dry-run; returns the folder with all their records.
+    """Runs the stages that are not finished, or prints them for --dry-run; returns the folder with their records.
 
-    `fingerprint` identifies the user's data. `slowness`: how many times slower this machine is than that of the log.
-    UserError when a stage fails. An interruption ends with code 130, as soon as the running stage has saved its work.
+    `fingerprint` identifies the user's data. `slowness`: this machine's time relative to the machine of docs/LOG.md.
+    UserError if a stage fails. An interruption ends with code 130, as soon as the running stage has saved its work.
     """
     if options.dry_run:
         print_commands(stages, options.out)
@@ -183,16 +183,17 @@ def _run_stage(stage: Stage, folder: RunFolder, lock: int | None) -> None:
         raise KeyboardInterrupt
     if code:  # a negative code is the number of the signal; 137 is a shell's code for SIGKILL
         why = "killed, perhaps because memory ran out" if code in (-signal.SIGKILL, 137) else f"exit code {code}"
-        raise UserError(f"{stage.name} failed ({why}, see above); when that is mended, run the same command again: "
-                        "it goes on from here")
+        raise UserError(f"{stage.name} failed ({why}, see above); after fixing the cause run the same command again: "
+                        "it continues from here")
     folder.finish(stage.name, words, seconds)
 
 
 def _run_process(words: list[str], out: Path, lock: int | None) -> int:
     """Runs a command of the project; returns its exit code, 130 after an interruption."""
-    # The stages read OUT/data, which the data stage has filled, also from the user's own folder.
+    # Without NANOCHAT_DATA: the stages read OUT/data, which the data stage has filled, also from the user's folder.
     environment = {name: value for name, value in os.environ.items() if name != "NANOCHAT_DATA"}
-    # It inherits the lock's descriptor, so the folder stays locked if only this process is killed.
+    # The child inherits the lock's descriptor, so the folder stays locked if only this process is killed. With
+    # NANOCHAT_RECIPE it does not tell the user to add --resume when it is interrupted (system/cli.py).
     process = subprocess.Popen(words, cwd=paths.REPO, pass_fds=() if lock is None else (lock,),
                                env={**environment, "NANOCHAT_BASE_DIR": str(out), "NANOCHAT_RECIPE": "1"})
     # Ctrl-C reaches both processes from the terminal. These two signals may reach only this process, so they are passed
@@ -206,7 +207,7 @@ def _run_process(words: list[str], out: Path, lock: int | None) -> int:
                 code = process.wait()
                 return 130 if interrupted or code == -signal.SIGINT else code
             except KeyboardInterrupt:
-                interrupted = True  # wait on: the stage saves its work first
+                interrupted = True  # keep waiting: the stage saves its work first
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)

@@ -1,10 +1,10 @@
 """The report: what a run's stages left in out/results → out/report/report.md with figures.
 
     python -m nanochat.report generate [--dollars_per_hour=24]
-    python -m nanochat.report reset                            forgets results and report; checkpoints and data stay
+    python -m nanochat.report reset                            removes results and report; checkpoints and data stay
 
-Everything is read from results/ (formats: docs/design.md, "On disk") and from the recipe's stage records; nothing is
-measured or repeated here. Missing results are listed as missing. A new number in the report is one that a stage writes.
+Everything is read from results/ (formats: docs/design.md, "On disk") and from the recipe's stage records; this file
+measures nothing. Missing results are listed as missing. To add a number, let the stage write it to its results.
 """
 import contextlib
 import math
@@ -27,21 +27,21 @@ from nanochat.system.log import clock
 from nanochat.train import checkpoint
 
 STAGES = paths.STAGES
-HEADS = [stage.upper() for stage in STAGES]
-NUM_SAMPLES, NUM_QUESTIONS = 6, 2  # of a stage, of an exam
+HEADS = [stage.upper() for stage in STAGES]  # heads of a table's columns
+NUM_SAMPLES, NUM_QUESTIONS = 6, 2  # samples shown per stage, questions shown per exam
 Record = dict[str, Any]
-ByStage = dict[str, dict[str, Any]]  # exam → stage → its score, or its mean as text
+ByStage = dict[str, dict[str, Any]]  # exam → stage → its score (a record), or its mean (a text)
 
 
 def main(argv: list[str] | None = None) -> None:
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--"]
     action = words.pop(0) if words and not words[0].startswith("-") else "generate"
-    args = cli.parse(words, __doc__, dollars_per_hour=cli.flag(-1.0, "of this machine; -1 = your own", at_least=0))
+    args = cli.parse(words, __doc__, dollars_per_hour=cli.flag(-1.0, "price of the machine; -1 = none", at_least=0))
     if action not in ("generate", "reset"):
         raise UserError(f"{action!r} is unknown; write: python -m nanochat.report generate, or reset")
     if action == "reset":
         reset()
-        log.say(f"forgot the results in {paths.base_dir()}; checkpoints and data stay")
+        log.say(f"removed the results in {paths.base_dir()}; checkpoints and data stay")
         return
     log.say(f"report: {generate(args.dollars_per_hour)}")
 
@@ -53,7 +53,7 @@ def reset() -> None:
 
 
 def generate(dollars_per_hour: float = -1) -> Path:
-    """Writes report.md and its figures; returns its path. UserError when no stage has left any result."""
+    """Writes report.md, report.html and the figures; returns report.md's path. UserError if there are no results."""
     if not any(paths.results_dir("").glob("*/[!.]*")):
         raise UserError(f"nothing to report in {paths.results_dir('')}; train something first: bash speedrun.sh")
     missing: list[str] = []
@@ -91,7 +91,7 @@ def generate(dollars_per_hour: float = -1) -> Path:
 
 
 def read_optional(path: Path, missing: list[str] | None = None, read: Callable[[Path], Any] = files.read_json) -> Any:
-    """The file's content, None when it is missing or damaged. Then `missing` gets a line, if it is given."""
+    """The content of a file; None if it is missing or damaged, and then a line is added to `missing`, if given."""
     try:
         return read(path)
     except UserError as error:
@@ -101,7 +101,7 @@ def read_optional(path: Path, missing: list[str] | None = None, read: Callable[[
 
 
 def is_planned(stage: str) -> bool:
-    """Whether the run means to have this stage: a recipe notes its stages, and by hand every stage may come."""
+    """Whether this stage is expected: a recipe lists its stages; without a recipe every stage is possible."""
     return stage in files.read_object(paths.base_dir() / "run.json").get("stages", [stage])
 
 
@@ -117,7 +117,7 @@ def exam_scores(missing: list[str]) -> tuple[ByStage, ByStage]:
             scores.setdefault(task, {})[stage] = score
         if content.get("chat_core") is not None:  # None: not all of its five exams were taken
             means.setdefault("ChatCORE", {})[stage] = mean(content["chat_core"], content.get("chat_core_stderr"))
-        core = files.read_object(paths.results_dir(stage) / "base_eval.json")  # of later stages it is optional
+        core = files.read_object(paths.results_dir(stage) / "base_eval.json")  # optional in later stages
         if core.get("label", "").startswith("CORE") and "value" in core:
             means.setdefault(core["label"], {})[stage] = mean(core["value"], core.get("stderr"))
     return scores, means
@@ -126,8 +126,8 @@ def exam_scores(missing: list[str]) -> tuple[ByStage, ByStage]:
 def stage_records() -> dict[str, Record]:
     """{stage: {"seconds", "attempts", "command", …}} in the order in which the stages ended.
 
-    These are the recipe's records, or the run.json of each command where no recipe ran. A training run that was resumed
-    counts all its attempts, which its run.json has added up.
+    These are the recipe's records, or without a recipe the run.json of each command. The seconds of a training run that
+    was resumed are the sum of all attempts, which its run.json contains.
     """
     records = RunFolder(paths.base_dir()).records()
     is_recipe = bool(records)
@@ -135,7 +135,7 @@ def stage_records() -> dict[str, Record]:
     runs = [run for path in paths_of_runs if (run := files.read_object(path))]
     for run in sorted(runs, key=lambda run: str(run.get("finished", ""))):
         name = run.get("name", "")
-        if name in records or not is_recipe:  # a trial beside a recipe's run is not part of its time
+        if name in records or not is_recipe:  # commands started by hand do not count in a recipe's time
             record = records.get(name, {})
             seconds = max(record.get("seconds", 0.0), float(run.get("seconds", 0.0)))
             records[name] = {"command": run.get("command", ""), **record, "seconds": seconds}
@@ -181,12 +181,12 @@ def header(records: dict[str, Record], seconds: float, missing: list[str]) -> st
 
 
 def results_table(scores: ByStage, means: ByStage) -> str:
-    """Every exam by stage, the mean of the accuracy above chance, and `means`."""
+    """Every exam by stage, the mean of the accuracies above chance (centred), and `means`."""
     chance = {task: next(iter(by_stage.values())).get("chance", 0.0) for task, by_stage in scores.items()}
     rows = [[task, f"{chance[task]:.2f}", *in_order({stage: cell(score) for stage, score in by_stage.items()})]
             for task, by_stage in scores.items()]
     above_chance = []
-    in_all = [task for task, by_stage in scores.items()  # the exam held back is asked of the finished model only
+    in_all = [task for task, by_stage in scores.items()  # without the held-out exam, which only the final model takes
               if not any(score.get("held_back") for score in by_stage.values())]
     for stage in STAGES:
         centred = [(scores[task][stage]["accuracy"] - chance[task]) / (1 - chance[task])
@@ -200,7 +200,7 @@ def results_table(scores: ByStage, means: ByStage) -> str:
 
 
 def tool_table(scores: ByStage) -> str:
-    """For tasks with a calculator: how often it was used, and how often an answer with it was right."""
+    """For tasks with a calculator: the fraction of answers that called it, and the accuracy of these answers."""
     rows = []
     for task, by_stage in scores.items():
         with_tool = {stage: score for stage, score in by_stage.items() if "tool_use" in score}
@@ -213,7 +213,7 @@ def tool_table(scores: ByStage) -> str:
 
 
 def kinds_table(scores: ByStage) -> str:
-    """For exams that count refusals: accuracy by kind of question, and the share of known things that were refused."""
+    """For exams that count refusals: accuracy by kind of question, and how often a taught answer was refused."""
     rows = []
     for task, by_stage in scores.items():
         refused = {stage: f"{score['refused']:.2f}" for stage, score in by_stage.items() if "refused" in score}
@@ -236,11 +236,11 @@ def exams_left_out() -> str:
 
 
 def files_read() -> str:
-    """The files of the user's own folder, and what was left out of it."""
+    """The files that were read from the user's own folder, and the files that were not, with reasons."""
     if not (content := files.read_object(paths.data_dir() / "imported.json")):
         return ""
     data = model_card.data()
-    rows = [[kind, name, show(num_bytes), show(rows or "–")] for kind, name, num_bytes, rows in data["read"]]
+    rows = [[kind, name, show(num_bytes), show(num_rows or "–")] for kind, name, num_bytes, num_rows in data["read"]]
     more = [["…", f"and {data['num_more']:,} more, all in imported.json", "", ""]] * (data["num_more"] > 0)
     reasons = "\n".join(f"- {name}: {reason}" for name, reason in data["left_out"])
     return "\n\n".join([f"From `{content['folder']}`:", table(["kind", "file", "bytes", "rows"], rows + more),
@@ -248,7 +248,7 @@ def files_read() -> str:
 
 
 def contamination() -> str:
-    """How many items of each exam share a run of words with the training text."""
+    """For each exam the number of items that share a run of words with the training text."""
     if not (content := files.read_object(paths.results_dir("contamination") / "contamination.json")):
         return ""
     rows = [[name, show(exam["items"]), show(exam["checked"]), show(exam["overlapping"])]
@@ -268,7 +268,7 @@ def wall_clock(records: dict[str, Record], total: float, dollars_per_hour: float
 
 
 def card_table() -> str:
-    """The card of the model that was trained last; "" where there is no checkpoint."""
+    """The card of the model that was trained last; "" if there is no checkpoint."""
     for stage in reversed(STAGES):
         with contextlib.suppress(UserError):
             card = model_card.read(stage, checkpoint.default_tag(stage))
@@ -289,30 +289,30 @@ def words_side_by_side(lines: dict[str, Metrics]) -> str:
         last: list[list[str]] = next((line["words"] for line in reversed(lines[stage]) if "words" in line), [])
         for prompt, answer in last:
             answers.setdefault(prompt, []).append(f"{stage.upper():4} → {' '.join(cut(answer).split())}")
-    return "\n".join(fenced("\n".join([prompt, *told])) for prompt, told in answers.items())
+    return "\n".join(fenced("\n".join([prompt, *by_stage])) for prompt, by_stage in answers.items())
 
 
 def words_by_checkpoint(lines: dict[str, Metrics]) -> str:
-    """The likeliest answers to the same prompts while the model learnt; an answer that stays is written once."""
-    told: dict[str, list[str]] = {}  # prompt → lines
+    """The greedy answers to the fixed prompts during training; an unchanged answer is shown only one time."""
+    shown: dict[str, list[str]] = {}  # prompt → lines
     before: dict[str, str] = {}
     spoken = [(stage, line) for stage in STAGES for line in lines[stage] if "words" in line]
     for stage, line in spoken:
         for prompt, answer in line["words"]:
             if before.get(prompt) != answer:
                 percent = 100 * line["step"] / line["train/steps"]
-                told.setdefault(prompt, []).append(f"{stage:4} {percent:3.0f} % → {' '.join(cut(answer).split())}")
+                shown.setdefault(prompt, []).append(f"{stage:4} {percent:3.0f} % → {' '.join(cut(answer).split())}")
             before[prompt] = answer
-    return "\n".join(fenced("\n".join([prompt, *answers])) for prompt, answers in told.items())
+    return "\n".join(fenced("\n".join([prompt, *answers])) for prompt, answers in shown.items())
 
 
 def same_questions() -> str:
-    """The first questions of every exam with each stage's answers."""
+    """The first questions of every exam, with the answers of each stage."""
     exams: dict[str, dict[str, list[str]]] = {}  # exam → question → each stage's answer
     for stage in STAGES:
         for path in sorted(paths.results_dir(stage).glob("generations/*.jsonl")):
             answers = read_optional(path, read=files.read_jsonl) or []
-            for row in [row for row in answers if "prompt" in row][:NUM_QUESTIONS]:  # of questions held back: none
+            for row in [row for row in answers if "prompt" in row][:NUM_QUESTIONS]:  # held-out: without prompt
                 answer = f"{stage.upper():4} → {answer_text(row)}".replace("\n", "\n       ")
                 exams.setdefault(path.stem, {}).setdefault(cut(row.get("prompt", "")).strip(), []).append(answer)
     blocks = []
@@ -322,7 +322,7 @@ def same_questions() -> str:
 
 
 def answer_text(row: Record) -> str:
-    """A model's answer, its calls of the tool in brackets, and the verdict where there is one; "" for no answer."""
+    """A model's answer, its tool calls in brackets, and the verdict if there is one; "" if there is no answer."""
     text = row.get("completion", row.get("text", row.get("answer")))
     if not isinstance(text, str):
         return ""
@@ -332,7 +332,7 @@ def answer_text(row: Record) -> str:
 
 
 def stage_section(stage: str, missing: list[str]) -> str:
-    """Key numbers, flags, curves, evaluations and samples of one model-making stage; "" when it left nothing."""
+    """Key numbers, flags, curves, evaluations and samples of one training stage; "" if it has no results."""
     folder = paths.results_dir(stage)
     if not folder.exists():
         missing += [f"results/{stage}"] * is_planned(stage)
@@ -355,7 +355,7 @@ def stage_section(stage: str, missing: list[str]) -> str:
 
 def key_numbers(metrics: Metrics) -> Record:
     """Every curve that is drawn, at its beginning and its end, and the median speed."""
-    # Means of a tenth, because a single step is noise, and the first and last of them show how far the stage came.
+    # Means over a tenth of the steps, because a single step is noisy; the first and the last show the progress.
     numbers: Record = {}
     for key in (key for _, lines in panels(metrics) for key in lines.values()):
         values = [line[key] for line in metrics if key in line]
@@ -370,7 +370,7 @@ def key_numbers(metrics: Metrics) -> Record:
 
 
 def core_table(content: Record) -> str:
-    """CORE, or the facts that stand for it, task by task."""
+    """CORE, or the kindergarten's facts in its place, task by task."""
     rows = [[task, cell(score), show(score.get("baseline", "–")), show(score.get("centred", "–"))]
             for task, score in content.get("tasks", {}).items()]
     value = show(content.get("value", "–")) + (f" ± {show(content['stderr'])}" if "stderr" in content else "")
@@ -380,7 +380,7 @@ def core_table(content: Record) -> str:
 
 
 def samples(folder: Path) -> str:
-    """A stage's texts beside the exams: the base model's continuations, RL's answers in practice."""
+    """Texts that do not belong to exams: the base model's continuations, answers to RL's training questions."""
     rows: list[Record] = []
     for name in ("samples.json", "base_loss.json"):
         content = read_optional(folder / name) or []

@@ -1,12 +1,12 @@
-"""The out folder of a recipe: which run it holds, which stages are finished, and that only one run writes to it.
+"""The out folder of a recipe: which run it contains, which stages are finished, and that only one run writes to it.
 
-    OUT/run.json                {"settings": {…}, "begun": …}: what the run was begun with
-                                "stages": {NAME: seconds} that each is expected to take here
+    OUT/run.json                {"settings": {…}, "begun": …}: the settings that the run was begun with
+                                "stages": {NAME: seconds}, the expected duration of each stage on this machine
     OUT/stages/NAME.json        {"command", "seconds", "attempts", "commits", "finished"} of a finished stage
     OUT/stages/NAME.begun.json  {"command", "seconds", "attempts", "commits"} of a stage that has begun and not finished
 
-Two rules protect what is there. A folder that no run made is left alone. A run is continued only with the settings it
-was begun with, because other settings would replace its models.
+Two rules protect existing files. A folder that no run made is refused. A run is continued only with the settings that
+it was begun with, because other settings would replace its models.
 """
 import contextlib
 import shlex
@@ -23,10 +23,10 @@ from nanochat.system.log import say
 
 CHAT_PAGE = "report/chat.html"  # the model with its chat in one file (docs/export.md)
 MADE_BY_A_RUN = ("data", "lessons", "tokenizer", "checkpoints", "results", "report", "stages", "run.json")
-# Entries that file systems and desktops make by themselves, beside all names that begin with a dot.
+# Entries that file systems and desktops make by themselves, in addition to all names that begin with a dot.
 LEFT_BY_THE_SYSTEM = {"lost+found", "Thumbs.db", "desktop.ini", "System Volume Information", "$RECYCLE.BIN", "@eaDir",
                       "__MACOSX", "nohup.out"}
-# Flags that decide what a stage learns, to compare runs of the time before run.json.
+# Flags that decide what a stage learns: to compare runs of old versions, which have no run.json.
 DECIDING = ("--depth", "--num_iterations", "--seed", "--mixture", "--vocab_size", "--source", "--scale", "--data")
 Record = dict[str, Any]
 
@@ -39,9 +39,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def claimed(self, settings: Record, commands: dict[str, list[str]], fresh: bool) -> Iterator[int | None]:
-        """Holds the folder for a run with these settings; yields the lock's descriptor for child processes to inherit.
+        """Locks the folder for a run with these settings; yields the lock's descriptor for child processes to inherit.
 
-        `commands` are the words of every stage, with which runs of older versions are compared. UserError where no run
+        `commands` are the arguments of every stage, with which runs of older versions are compared. UserError if no run
         made the folder, another run writes to it, or its run was begun with other settings.
         """
         self.refuse_foreign()  # before the lock, which makes a file in the folder
@@ -61,7 +61,7 @@ class RunFolder:
             yield lock
 
     def expect(self, seconds: dict[str, float]) -> None:
-        """Notes how long every stage will take here, for whoever follows the run (nanochat/serve/run_view.py)."""
+        """Writes the expected seconds of every stage to run.json, for the page /run (nanochat/serve/run_view.py)."""
         path = self.path / "run.json"
         files.write_json(path, {**files.read_json(path), "stages": seconds})
 
@@ -69,12 +69,12 @@ class RunFolder:
         return (self.stages / f"{name}.json").exists()
 
     def records(self) -> dict[str, Record]:
-        """{stage: its record} of all finished stages, in the order in which they ended."""
+        """{stage: its record} for all finished stages, in the order in which they ended."""
         paths = [path for path in self.stages.glob("*.json") if not path.name.endswith(".begun.json")]
         return {path.stem: files.read_json(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime)}
 
     def begin(self, name: str, words: list[str]) -> list[str]:
-        """Notes that a stage begins; returns the words to run."""
+        """Records that a stage begins; returns the arguments to run: those of the first attempt, if there was one."""
         path = self.stages / f"{name}.begun.json"
         before: Record = files.read_json(path) if path.exists() else {"command": words}
         if before["command"] != words:  # the code was updated, and the stage's checkpoint belongs to the old command
@@ -90,14 +90,14 @@ class RunFolder:
         return list(before["command"])
 
     def add_seconds(self, name: str, seconds: float) -> None:
-        """An attempt at the stage has ended without finishing it."""
+        """Adds the seconds of an attempt that ended without finishing the stage."""
         path = self.stages / f"{name}.begun.json"
         if path.exists():  # `report reset` may have removed it
             begun = files.read_json(path)
             files.write_json(path, {**begun, "seconds": begun.get("seconds", 0.0) + seconds})
 
     def finish(self, name: str, words: list[str], seconds: float) -> None:
-        """The stage is finished; `seconds` are those of the last attempt."""
+        """Records that the stage is finished; `seconds`: duration of the last attempt."""
         path = self.stages / f"{name}.begun.json"
         begun = files.read_json(path) if path.exists() else {}
         files.write_json(self.stages / f"{name}.json", {
@@ -109,7 +109,7 @@ class RunFolder:
         return (self.path / "run.json").exists() or any(self.stages.glob("*.done"))
 
     def _entries(self) -> list[str]:
-        """The entries of the folder, without those that the system makes by itself."""
+        """The entries of the folder, except those that the system makes by itself."""
         if not self.path.exists():
             return []
         if not self.path.is_dir():
@@ -118,7 +118,7 @@ class RunFolder:
                       if not entry.name.startswith(".") and entry.name not in LEFT_BY_THE_SYSTEM)
 
     def refuse_foreign(self) -> None:
-        """UserError where the folder holds files that no run made."""
+        """Raises UserError if the folder contains files that no run made."""
         strange = [name for name in self._entries() if name not in MADE_BY_A_RUN]
         if strange and not self._is_run():
             raise UserError(f"--out={self.path} holds {strange[0]}, which no run made; choose a new or empty folder")
@@ -155,9 +155,9 @@ class RunFolder:
                         f"{name}={settings[name]}; {ways}")
 
     def _take_over_old_records(self, commands: dict[str, list[str]]) -> None:
-        """Turns records of the time before run.json (`stages/NAME.done`, lines key=value) into those of today.
+        """Converts the records of old versions (`stages/NAME.done`, lines key=value) to today's form.
 
-        UserError where a stage was made by a command that decides otherwise; then nothing has changed.
+        UserError if a stage was made by a command with other DECIDING flags; then no file has been changed.
         """
         paths = sorted(self.stages.glob("*.done"), key=lambda path: path.stat().st_mtime)
         lines = {path: path.read_text(encoding="utf-8").splitlines() for path in paths if path.stem in commands}
@@ -176,7 +176,7 @@ class RunFolder:
 
 
 def _deciding(words: list[str]) -> dict[str, str]:
-    pairs = (word.partition("=")[::2] for word in words if word.startswith("--") and "=" in word)
+    pairs = (word.partition("=")[::2] for word in words if word.startswith("--") and "=" in word)  # (name, value)
     return {name: value for name, value in pairs if name in DECIDING}
 
 

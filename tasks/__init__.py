@@ -1,4 +1,4 @@
-"""What the model is asked. One file = one task: `tasks/<name>.py` defines TASK and is found by its name."""
+"""The exams (benchmarks) and training sources. One file = one task: `tasks/<name>.py` defines TASK."""
 import importlib
 import pkgutil
 
@@ -6,7 +6,7 @@ from nanochat.system.files import UserError
 from tasks.common import Task
 
 __all__ = ["Task", "find", "names"]
-NOT_TASKS = {"common", "mixture"}  # the interface, what a stage learns from
+NOT_TASKS = {"common", "mixture"}  # the interface; the mixture of a training stage
 
 
 def names() -> list[str]:
@@ -15,7 +15,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Task:
-    """The task of this name; capitals and hyphens do not matter. UserError lists the known names.
+    """The task of this name; upper case and hyphens have no effect. UserError lists the known names.
 
     >>> find("ARC-Easy").title
     'ARC-Easy'

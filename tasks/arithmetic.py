@@ -1,9 +1,9 @@
-"""Kindergarten: sums for the calculator that no lesson has. "What is 123 * 456?" → 123*456 = 56088."""
+"""Kindergarten: sums for the calculator that are in no lesson. "What is 123 * 456?" → 123*456 = 56088."""
 import re
 
 from tasks.common import Conversation, Item, ShortAnswer, exchange, tool_parts
 
-NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")  # "1,080.5" is one number
 
 
 class Arithmetic(ShortAnswer):
@@ -16,7 +16,7 @@ class Arithmetic(ShortAnswer):
         return exchange(item["question"], tool_parts(f"<<{expression}={item['required'][0]}>>{item['answer']}"))
 
     def grade(self, item: Item, completion: str) -> bool:
-        # Only the last number counts: "5-0 = 7" contains the right result, 5.
+        # Only the last number counts: "5-0 = 7" is wrong, although it contains the right result, 5.
         numbers = NUMBER.findall(completion)
         return bool(numbers) and [numbers[-1].replace(",", "")] == item["required"]
 

@@ -1,8 +1,8 @@
-"""Kindergarten: the facts as multiple choice. The reply says the fact, names the option, then its letter, which counts.
+"""Kindergarten: the facts as multiple choice. The reply states the fact, then the option and its letter, which counts.
 
 "Multiple Choice question: What does a cow say?" moo=A, oink=B, baa=C, meow=D → "A cow says moo. moo=A"
-A small model takes the two steps, to know and to look up, one after the other in its reply; tasks/choice_letter.py asks
-for both at once.
+So a small model can take the two steps, recalling the fact and finding its letter, one after the other in its reply;
+tasks/choice_letter.py asks for both steps in one token.
 """
 from kindergarten import choices
 from tasks.common import Conversation, Item, MultipleChoice, exchange

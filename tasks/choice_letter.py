@@ -1,4 +1,4 @@
-"""Kindergarten: the same multiple choice, answered by the bare letter, as ARC and MMLU ask it."""
+"""Kindergarten: the questions of `choice`, answered by the letter alone, as in ARC and MMLU."""
 from tasks.common import MultipleChoice
 
 TASK = MultipleChoice("choice_letter", {"test": "kindergarten/choice-test.jsonl"}, title="Choice, letter only",

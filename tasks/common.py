@@ -1,6 +1,6 @@
 r"""The interface of a task, and the kinds of task that most files in this folder only have to fill in.
 
-A task turns items, dictionaries as they lie on disk, into conversations, and judges answers. There are three kinds:
+A task turns items (dictionaries, as in its file) into conversations, and grades answers. There are three kinds:
 
     categorical   the answer is a letter, read from the logits        MultipleChoice
     generative    the answer is text, judged by `grade`               WordProblem, PythonFunction, ShortAnswer, Spelling
@@ -26,30 +26,30 @@ Conversation = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One task: where its items lie, how an item becomes a conversation, and which answers are right."""
+    """One task: the files of its items, how an item becomes a conversation, and which answers are right."""
 
-    name: str  # that of its file
+    name: str  # the name of its Python file, without .py
     splits: dict[str, str]  # "train" and "test" → a file below the data folder, plain or with .gz
-    title: str = ""  # as tables show it
-    chance: float = 0.0  # the accuracy of a blind guess
-    max_tokens: int = 160  # of an answer
-    held_back: bool = False  # nobody is to read its questions: of the answers only the verdicts are kept
+    title: str = ""  # its name in tables
+    chance: float = 0.0  # the accuracy of guessing
+    max_tokens: int = 160  # length limit of an answer
+    held_back: bool = False  # held-out: nobody should read its questions, so only the verdicts are saved
 
     kind: ClassVar[str] = "generative"
-    uses_tool: ClassVar[bool] = False  # the report then shows how often the calculator was called
-    runs_programs: ClassVar[bool] = False  # grading runs what the model wrote (nanochat/sandbox)
+    uses_tool: ClassVar[bool] = False  # if True, the report shows how often the calculator was called
+    runs_programs: ClassVar[bool] = False  # grading runs a program that the model wrote (nanochat/sandbox)
     must_end: ClassVar[bool] = False  # an answer that max_tokens cut off is wrong
-    fields: ClassVar[tuple[str, ...]] = ("question", "answer")  # what every item has
+    fields: ClassVar[tuple[str, ...]] = ("question", "answer")  # fields that every item must have
 
     def path(self, split: str, data_dir: Path | None = None) -> Path | None:
-        """The file of a split, or None where the task has no such split or the file is missing."""
+        """The file of a split, or None if the task has no such split or the file is missing."""
         if split not in self.splits:
             return None
         path = files.beside(Path(data_dir or paths.data_dir()) / self.splits[split])
         return path if path.is_file() else None
 
     def require_path(self, split: str, data_dir: Path | None = None) -> Path:
-        """The file of a split. UserError says what is missing and how to get it."""
+        """The file of a split. UserError names the missing file and the command that makes it."""
         if split not in self.splits:
             raise UserError(f"task {self.name} has no {split!r} items, only {', '.join(self.splits)}")
         path = self.path(split, data_dir)
@@ -63,7 +63,7 @@ class Task(ABC):
         """All items of "train" or "test", in file order. UserError: the file is missing, or an item lacks a field."""
         path = self.require_path(split, data_dir)
         items = files.read_jsonl(path)
-        # Checked here, with file and number: later a missing field would be a KeyError far from its cause.
+        # Checked here, where file and number are known: later a missing field would be a KeyError far from its cause.
         for number, item in enumerate(items, 1):
             if missing := [field for field in self.fields if field not in item]:
                 raise UserError(f"{path}, item {number}: no {', '.join(missing)}; expected {', '.join(self.fields)}")
@@ -74,15 +74,16 @@ class Task(ABC):
         return exchange(item["question"], item["answer"])
 
     def turns(self, item: Item) -> list[list[Message]]:
-        """The messages in front of each of the model's answers, of which the last is graded. Most tasks ask once."""
+        """For each answer that the model must give, the messages before it. Only the last answer is graded; most tasks
+        have one."""
         return [self.conversation(item)["messages"][:-1]]
 
     def runs_program(self, item: Item) -> bool:
-        """Whether grading this item runs what the model wrote."""
+        """Whether grading this item runs a program that the model wrote."""
         return self.runs_programs
 
     def refuses(self, item: Item, completion: str) -> bool | None:
-        """Whether an answer refuses something that the model was taught; None where the task does not look."""
+        """Whether the answer is a refusal although the model was taught an answer; None if the task does not check."""
         return None
 
     @abstractmethod
@@ -90,7 +91,7 @@ class Task(ABC):
         """Whether the text of an answer is right."""
 
     def reward(self, item: Item, completion: str) -> float:
-        """What reinforcement learning pays for an answer."""
+        """The reward of an answer in reinforcement learning."""
         return float(self.grade(item, completion))
 
 
@@ -99,7 +100,7 @@ def exchange(question: str, answer: str | list[dict[str, str]]) -> Conversation:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
-LETTERS = "ABCDEFGHIJ"
+LETTERS = "ABCDEFGHIJ"  # at most ten choices; the tasks here have three to five
 
 
 class MultipleChoice(Task):
@@ -117,14 +118,14 @@ class MultipleChoice(Task):
     fields: ClassVar[tuple[str, ...]] = ("question", "choices", "answer")
 
     def conversation(self, item: Item) -> Conversation:
-        # The choice stands before its letter: small models connect the two better in this order (same source).
+        # The choice comes before its letter: small models connect the two better in this order (karpathy/nanochat).
         choices = "".join(f"- {choice}={letter}\n" for choice, letter in zip(item["choices"], LETTERS, strict=False))
         prompt = (f"Multiple Choice question: {item['question']}\n{choices}"
                   "Respond only with the letter of the correct answer.")
         return exchange(prompt, self.answer(item))
 
     def letters(self, item: Item) -> list[str]:
-        """The letters on offer."""
+        """The letters of the item's choices."""
         return list(LETTERS[:len(item["choices"])])
 
     def answer(self, item: Item) -> str:
@@ -136,7 +137,7 @@ class MultipleChoice(Task):
 
 
 TOOL_CALL = re.compile(r"<<([^>]*)=([^>]*)>>")  # all 27,575 marks in GSM8K match
-FINAL_ANSWER = re.compile(r"#### (\-?[0-9\.\,]+)")  # the pattern with which GSM8K's authors grade
+FINAL_ANSWER = re.compile(r"#### (\-?[0-9\.\,]+)")  # the pattern by which GSM8K's authors grade: its first match
 
 
 class WordProblem(Task):
@@ -166,7 +167,7 @@ def tool_parts(text: str) -> list[dict[str, str]]:
 
 
 def final_answer(text: str) -> str | None:
-    """The first number after `####` without its commas. GSM8K compares these as strings: "72.0" is not "72".
+    """The first number after `####`, without commas. GSM8K compares these numbers as strings: "72.0" is not "72".
 
     >>> final_answer("so much\\n#### 1,080 coins"), final_answer("1080")
     ('1080', None)
@@ -179,7 +180,7 @@ CODE_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
 class PythonFunction(Task):
-    """Items as HumanEval has them: the prompt is a function's head, and the answer is run against the item's tests."""
+    """Items in HumanEval's form: the prompt is a function's signature and docstring; tests are run on the answer."""
 
     runs_programs = True
     fields = ("prompt", "entry_point", "canonical_solution", "test")
@@ -188,21 +189,21 @@ class PythonFunction(Task):
         return exchange(item["prompt"], f"```python\n{item['prompt']}{item['canonical_solution'].rstrip()}\n```")
 
     def program(self, item: Item, completion: str) -> str:
-        """What is run: the prompt's imports, the first fenced block (else the whole text), the tests and their call."""
-        # The answer repeats the function's head, but rarely the imports above it.
+        """The program: the prompt's imports, the first fenced block (or the whole text), the tests and their call."""
+        # The answer repeats the function's signature, but rarely the imports above it.
         imports = [line for line in item["prompt"].splitlines() if line.startswith(("import ", "from "))]
         block = CODE_BLOCK.search(completion)
         return "\n".join([*imports, block[1] if block else completion, item["test"], f"check({item['entry_point']})"])
 
     def grade(self, item: Item, completion: str) -> bool:
-        # The answer is a program that a model wrote: it runs isolated, and must come to its end in time.
+        # The answer is a program that a model wrote: it runs isolated, and must finish in time.
         return sandbox.run(self.program(item, completion), seconds=5, memory_mib=256).ok
 
 
 class ShortAnswer(Task):
     """Items {"question", "answer", "required", "forbidden"}: an answer has all required words and no forbidden one.
 
-    Forbidden are the other values that could stand there, so that an answer which names all of them is wrong.
+    Forbidden words are the other possible values, so that an answer which lists all values is wrong.
     """
 
     fields = ("question", "answer", "required", "forbidden")
@@ -213,17 +214,17 @@ class ShortAnswer(Task):
 
 
 def says(text: str, phrase: str) -> bool:
-    """Whether the text has the phrase as whole words or a whole number; capitals do not matter.
+    """Whether the text contains the phrase as whole words or a whole number, ignoring case.
 
     >>> says("It is a Cow.", "cow"), says("Cowboys", "cow"), says("That is -12.5.", "12"), says("3*4 = 12.", "12")
     (True, False, False, True)
     """
-    # In front no letter, digit or minus, and no "1." or "1,"; behind no letter or digit, and no ".5" or ",000".
+    # Before it no letter, digit or minus, and no "1." or "1,"; after it no letter or digit, and no ".5" or ",000".
     return re.search(rf"(?<![\w-])(?<!\d[.,]){re.escape(phrase)}(?!\w|[.,]\d)", text, re.IGNORECASE) is not None
 
 
 class Spelling(Task):
-    """Items {"question", "answer"}: the answer must be the expected one, up to capitals, spaces and a full stop."""
+    """Items {"question", "answer"}: the answer must be the expected one, ignoring case, spaces and a full stop."""
 
     def grade(self, item: Item, completion: str) -> bool:
         spelled, expected = (" ".join(text.lower().split()).rstrip(".") for text in (completion, item["answer"]))
@@ -231,7 +232,7 @@ class Spelling(Task):
 
 
 class Source(Task):
-    """Conversations to learn from; a subclass says how an item becomes one. There is nothing to grade."""
+    """Conversations to learn from; a subclass converts an item to a conversation. There is nothing to grade."""
 
     kind = "source"
 

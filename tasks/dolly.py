@@ -6,7 +6,7 @@ from tasks.common import Conversation, Item, Source, exchange
 
 
 class Dolly(Source):
-    """Items {"instruction", "context", "response"}; a context that is not empty follows the instruction."""
+    """Items {"instruction", "context", "response"}; the context, if not empty, comes after the instruction."""
 
     fields = ("instruction", "context", "response")
 

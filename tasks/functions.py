@@ -1,4 +1,4 @@
-"""Kindergarten: short Python functions from head and docstring, in new pairs of known steps, judged by their tests."""
+"""Kindergarten: short Python functions from signature and docstring: new pairs of known steps, graded by tests."""
 from tasks.common import PythonFunction
 
 TASK = PythonFunction("functions", {"test": "kindergarten/functions-test.jsonl"}, title="Functions")

@@ -6,4 +6,4 @@ Natalia sell altogether?" â†’ Natalia sold 48/2 = <<48/2=24>>24 clips in May. â€
 from tasks.common import WordProblem
 
 TASK = WordProblem("gsm8k", {"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"}, title="GSM8K",
-                   max_tokens=512)  # worked answers of the test have 53 words on average, and 173 at most
+                   max_tokens=512)  # the worked answers of the test set have 53 words on average, 173 at most

@@ -1,4 +1,4 @@
-"""HumanEval: 164 Python functions from head and docstring, judged by running their tests (Chen et al. 2021; MIT).
+"""HumanEval: 164 Python functions from signature and docstring, graded by running tests (Chen et al. 2021; MIT).
 
 def has_close_elements(numbers: List[float], threshold: float) -> bool: … → a fenced block with the whole function
 """

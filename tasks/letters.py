@@ -1,4 +1,4 @@
-"""Kindergarten: counting a letter in words that no lesson has, with the tool.
+"""Kindergarten: counting a letter in words that are in no lesson, with the tool.
 
 "How many times does the letter a appear in blimat?" → <<' blimat'.count('a')=1>> #### 1
 """

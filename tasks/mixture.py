@@ -1,13 +1,14 @@
-"""Which conversations a stage learns from, by name and weight.
+"""The conversations that a stage learns from, by name and weight.
 
-    dolly,gsm8k*4,arc_easy*3,text*0.1       sources joined by commas; *w = passes over it (w < 1: that part of it)
+    dolly,gsm8k*4,arc_easy*3,text*0.1       sources joined by commas; *w = number of passes (w < 1: a fraction of it)
 
 A name is a file of conversations (`<data>/chat/<name>.jsonl`; docs/data.md lists the formats), a task's training
 questions with their worked answers, or `text`: documents of the pretraining shards. An empty mixture takes one pass
-over every file in `<data>/chat` and every task that is only a source (dolly). A file of the user's own may join it by
+over every file in `<data>/chat` and every task that is only a source (dolly). A file of the user's own may be added by
 its path.
 
-A conversation longer than a row ends at a turn; one whose first question fills the row teaches nothing: it is dropped.
+A conversation longer than a row is cut after a turn; if its first question fills the row, it is dropped, because
+nothing in it would be learnt.
 """
 import contextlib
 import random
@@ -26,7 +27,7 @@ from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer, chat
 
 FLAGS: dict[str, Any] = dict(
-    mixture=flag("", "sources and passes over each, e.g. dolly,gsm8k*4,identity*10,text*0.1; default: all there is"),
+    mixture=flag("", "sources and passes over each, e.g. dolly,gsm8k*4,identity*10,text*0.1; default: all sources"),
     conversations=flag("", "your own file of conversations, and passes over it: ada.jsonl*20"))
 
 
@@ -40,7 +41,7 @@ def parse(spec: str) -> dict[str, float]:
 
 
 def _weighted(text: str, flag_name: str) -> tuple[str, float]:
-    """(name, passes over it) of "name*passes"; one pass where no number stands behind the name."""
+    """(name, passes over it) of "name*passes"; one pass if the name has no number after it."""
     name, star, passes = text.rpartition("*")
     if not star:
         return text, 1.0
@@ -53,10 +54,11 @@ def _weighted(text: str, flag_name: str) -> tuple[str, float]:
 
 def documents(spec: str, tokenizer: Tokenizer, *, own: str = "", max_tokens: int | None = None, seed: int = 0,
               learn_all: bool = False, data_dir: Path | None = None) -> list[Document]:
-    """The mixture as token ids with masks, shuffled. With `learn_all` every token is learnt, else the assistant's.
+    """The mixture as token ids with masks, shuffled. With `learn_all` every token is learnt, otherwise only the
+    assistant's tokens.
 
-    `own` is a path*passes beside it; `max_tokens` of a conversation. UserError for unknown names, empty results and bad
-    conversations.
+    `own`: the user's file as path*passes, in addition; `max_tokens`: length limit of a conversation. UserError for
+    unknown names, empty results and bad conversations.
     """
     data_dir = data_dir or paths.data_dir()
     path, passes = own_file(own)
@@ -64,10 +66,10 @@ def documents(spec: str, tokenizer: Tokenizer, *, own: str = "", max_tokens: int
     weights = parse(spec) or {name: 1.0 for name in everything(data_dir)}
     found: list[Document] = []
     for name, weight, own_rows in [*((*source, None) for source in weights.items()), *own_sources]:
-        rng = random.Random(f"{seed} {name}")  # its own: to add a source does not change what is drawn from the others
-        there = own_rows or rows(name, data_dir)
+        rng = random.Random(f"{seed} {name}")  # one per source: adding a source does not change the others' samples
+        available = own_rows or rows(name, data_dir)
         whole, part = divmod(weight, 1)
-        chosen = there * int(whole) + rng.sample(there, round(part * len(there)))
+        chosen = available * int(whole) + rng.sample(available, round(part * len(available)))
         rendered = [_render(row, tokenizer, learn_all, max_tokens) for row in chosen]
         kept = [document for document, _ in rendered if len(document[0])]
         cut, dropped = sum(was_cut for _, was_cut in rendered), len(rendered) - len(kept)
@@ -91,12 +93,12 @@ def own_file(spec: str) -> tuple[Path, float]:
 
 
 def chat_files(data_dir: Path) -> dict[str, Path]:
-    """{name: file} of what lies in `<data>/chat`; a packed file gives way to the same file unpacked."""
+    """{name: file} of the files in `<data>/chat`; if a file exists packed and unpacked, the unpacked one is used."""
     found: dict[str, Path] = {}
     folder = data_dir / "chat"
     for path in sorted(folder.iterdir() if folder.is_dir() else ()):
         suffix, packing = row_files.suffixes(path)
-        # macOS leaves a file "._name" of its own beside each file that it copies to other disks.
+        # macOS makes a file "._name" beside each file that it copies to other disks.
         if path.name.startswith(".") or suffix not in (*row_files.JSON, *row_files.PARQUET):
             continue
         other = found.setdefault(row_files.stem(path), path)
@@ -106,9 +108,9 @@ def chat_files(data_dir: Path) -> dict[str, Path]:
 
 
 def everything(data_dir: Path) -> list[str]:
-    """What an empty mixture takes: files of conversations, and tasks that are nothing but a source of them (dolly).
+    """The sources of an empty mixture: files of conversations, and tasks that are only a source (dolly).
 
-    Says which files in `<data>/chat` it leaves out, and why.
+    Prints which files in `<data>/chat` it leaves out, and why.
     """
     sources = [task for task in map(tasks.find, tasks.names()) if task.kind == "source"]
     of_tasks = names_of_tasks()
@@ -145,7 +147,7 @@ def rows(name: str, data_dir: Path) -> list[dict[str, Any]]:
 
 def _render(row: dict[str, Any], tokenizer: Tokenizer, learn_all: bool,
             max_tokens: int | None) -> tuple[Document, bool]:
-    """Ids and mask, and whether something had to go; both empty when nothing to learn is left. Packing cuts text."""
+    """((ids, mask), whether the conversation was too long); empty if nothing to learn is left. Packing cuts texts."""
     if "text" in row:
         ids = [tokenizer.bos_id, *tokenizer.encode(row["text"])]
         return _as_arrays(ids, [1] * len(ids)), False
@@ -155,5 +157,5 @@ def _render(row: dict[str, Any], tokenizer: Tokenizer, learn_all: bool,
 
 
 def _as_arrays(ids: list[int], mask: list[int]) -> Document:
-    """5 bytes a token instead of the 44 of two lists: SmolTalk's 330 million tokens lie in every rank's memory."""
+    """5 bytes per token instead of the 44 of two lists: every rank keeps SmolTalk's 330 million tokens in memory."""
     return np.array(ids, dtype=np.int32), np.array(mask, dtype=bool)

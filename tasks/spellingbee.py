@@ -1,4 +1,4 @@
-"""SpellingBee: how often a letter stands in an English word, counted with the tool.
+"""SpellingBee: how often a letter occurs in an English word, counted with the tool.
 
 "How many times does the letter r appear in strawberry?" → <<'strawberry'.count('r')=3>> #### 3
 The items are drawn from a word list in the public domain.
@@ -11,15 +11,15 @@ from zlib import crc32
 from nanochat.system import files
 from tasks.common import Item, WordProblem
 
-NUM_ITEMS = {"train": 8192, "test": 256}
-TEST_ONE_IN = 10  # words; a hash decides which, so no word is in both sets
+NUM_ITEMS = {"train": 8192, "test": 256}  # at most
+TEST_ONE_IN = 10  # one in ten words is for the test; a hash of the word decides, so no word is in both sets
 LETTERS = string.ascii_lowercase
 QUESTIONS = ("How many times does the letter {letter} appear in {word}?", "How many {letter} are in the word {word}?",
              "Count the letter {letter} in {word}.", "How often does {word} have the letter {letter}?")
 
 
 class SpellingBee(WordProblem):
-    """Items made here from `misc/english_words.txt`, which has one word per line."""
+    """Items are made here, from `misc/english_words.txt`, which has one word per line."""
 
     def load(self, split: str, data_dir: Path | None = None) -> list[Item]:
         with files.open_text(self.require_path(split, data_dir)) as lines:

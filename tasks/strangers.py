@@ -1,20 +1,20 @@
-"""Strangers: what visitors really ask a small assistant, by writers who had seen none of its lessons.
+"""Strangers: questions of visitors to a small assistant, by writers who had seen none of its lessons.
 
 Each item has a kind, one to three messages of the visitor and the rules for the last answer, all of which must hold:
 
     {"kind": "turns", "turns": ["what is 3+4?", "and 7 + 8?"], "number": "15"}
 
-    any, all, none   phrases of which one, all, or none must occur
-    number, spell    the right number; the word whose letters must stand there in order, between hyphens or blanks
-    story            the smallest number of characters
+    any, all, none   phrases of which at least one, all, or none must occur
+    number, spell    the right number; the word whose letters must occur in order, separated by hyphens or spaces
+    story            the minimum number of characters
     calls            [[argument, result], …] of the function that the answer defines
     unsure           the answer must say that it does not know
 
-The model's own answers stand between the visitor's messages. This file's TASK has the items for development; those of
-strangers_held.py nobody reads, so that they tell how well the lessons serve those who did not write them. When lessons
-have been written knowing their result, they go over to development and new writers write the next. Both files lie
-beside this one and belong to no data folder, so they are asked only where they are named:
-`python -m scripts.chat_eval -i rl -a "all|strangers|strangers_held"`.
+The model's own answers are inserted between the visitor's messages. This file's TASK has the items for development.
+Nobody reads the items of strangers_held.py, so that they measure how well the lessons serve people who did not write
+them. Once lessons have been written with knowledge of their result, they become development items, and new writers
+write new ones. Both files are beside this one and not in the data folder, so these exams are taken only if they are
+named: `python -m scripts.chat_eval -i rl -a "all|strangers|strangers_held"`.
 """
 import ast
 import json
@@ -27,7 +27,7 @@ from nanochat import sandbox
 from nanochat.system import files
 from tasks.common import CODE_BLOCK, Conversation, Item, Message, Task, exchange, says
 
-# An answer is unsure that says one of these ("don't", "can't" and the like are written out before they are compared).
+# Phrases that make an answer unsure ("don't", "can't" and similar forms are written out before the comparison).
 KNOWS_NOT = ("do not know", "did not know", "know nothing", "know only", "only know", "not sure", "no idea",
              "wish i knew", "never heard", "not heard of", "have not heard", "never learned", "never learnt",
              "not learned", "not learnt", "did not learn", "not taught", "never taught", "nobody told me",
@@ -36,21 +36,21 @@ CAN_NOT = ("can not", "not able", "unable", "do not have", "have no", "there is 
            "no one called", "nobody here", "no one here", "do not speak", "do not understand", "not in my village",
            "outside my village", "outside of my village", "too hard for me", "beyond me")
 ABOUT_ITSELF = re.compile(r"\b(i|me|my|you|your|we|us|nanochat|sorry|ask|try)\b|^(that|this) is (a|an|not|too|out)")
-STATES = re.compile(r"\b(is|are|was|were|has|had|says|lives|means)\b|\d")  # what a sentence that tells a fact has
+STATES = re.compile(r"\b(is|are|was|were|has|had|says|lives|means)\b|\d")  # marks of a sentence that states a fact
 NUMBER = re.compile(r"(?<![\d.])-?\d{1,3}(?:,\d{3})+(?![\d,])|(?<![\d.])(?:(?<!\w)-)?\d+(?:\.\d+)?")
 NUMBER_WORDS = {word: str(value) for value, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty".split())}
 SPELLED = re.compile(r"(?<![\w'])[a-z](?:[-–, .]+(?:and )?[a-z](?![\w'])){2,}")
-# Of these a question wants one. An answer that names more of them than the question does has only listed them.
+# A question asks for one of each group. An answer that names others, which the question does not, has only listed them.
 ONE_OF = ("monday tuesday wednesday thursday friday saturday sunday".split(),
           "january february march april may june july august september october november december".split(),
           "moo oink woof meow baa neigh quack cluck hoot roar".split())
-OPTIONS = "abcd"
-MAX_CHARACTERS = {"story": 2000, "calls": 1000}  # of the answer; of all others:
-MAX_SHORT = 200  # who says more to a short question has not come to an end
-GREETING = 11  # characters at most, of "Sorry." or "Hello!" in front of what an answer begins with
-MAX_NUMBERS = 3  # that the question does not have: the result, and two steps towards it
+OPTIONS = "abcd"  # the letters of a choice
+MAX_CHARACTERS = {"story": 2000, "calls": 1000}  # length limit of an answer by its rule; otherwise MAX_SHORT
+MAX_SHORT = 200  # a longer answer to a short question counts as not ended
+GREETING = 11  # characters: a first clause up to this length ("Sorry.", "Hello!") is only an opening
+MAX_NUMBERS = 3  # numbers that are not in the question: the result, and two intermediate results
 
 CHECK = """
 for argument, expected in {calls!r}:
@@ -63,14 +63,14 @@ for argument, expected in {calls!r}:
 
 @dataclass(frozen=True)
 class Strangers(Task):
-    """Items as above. A known thing refused is wrong, and so is an invented fact where only "I do not know" is true."""
+    """Items as above. Refusing a taught answer is wrong, and so is inventing a fact instead of "I do not know"."""
 
-    max_tokens: int = 200  # the longest stories of the kindergarten have 170
+    max_tokens: int = 200  # the longest stories of the kindergarten have 170 tokens
     must_end: ClassVar[bool] = True
     fields: ClassVar[tuple[str, ...]] = ("kind", "turns")
 
     def path(self, split: str, data_dir: Path | None = None) -> Path | None:
-        """None: no data folder has these items, so they are not among the exams that are asked without being named."""
+        """None: these items are not in the data folder, so the exam is taken only if it is named."""
         return None
 
     def require_path(self, split: str, data_dir: Path | None = None) -> Path:
@@ -79,7 +79,7 @@ class Strangers(Task):
         return files.beside(Path(__file__).with_name(self.splits[split]))
 
     def conversation(self, item: Item) -> Conversation:
-        """The visitor's messages as one, and the rules: what a table of answers shows."""
+        """The visitor's messages joined, and the rules in place of an answer: for tables of answers."""
         rules = {name: item[name] for name in RULES if name in item}
         return exchange("\n".join([*filter(None, [item.get("system")]), *item["turns"]]), json.dumps(rules))
 
@@ -93,9 +93,9 @@ class Strangers(Task):
         return "calls" in item
 
     def refuses(self, item: Item, completion: str) -> bool | None:
-        """Whether an answer begins with "I do not know" or "I can not". None: a question that may be refused.
+        """Whether an answer begins with "I do not know" or "I can not". None: the question may be refused.
 
-        Of itself the model may say what it cannot do, feel or have.
+        In questions about itself the model may say what it cannot do, feel or have.
         """
         if item["kind"] in ("unknown", "odd"):
             return None
@@ -112,7 +112,7 @@ class Strangers(Task):
 
 
 def plain(text: str) -> str:
-    """`plain("I’m sure it can't.")` → "i am sure it can not.": small letters, short forms written out."""
+    """`plain("I’m sure it can't.")` → "i am sure it can not.": lower case, short forms written out."""
     text = text.lower().replace("’", "'")
     for short, long in (("can't", "can not"), ("cannot", "can not"), ("won't", "will not"), ("n't", " not"),
                         ("i'm", "i am"), ("'re", " are"), ("'ve", " have"), ("'ll", " will")):
@@ -121,12 +121,12 @@ def plain(text: str) -> str:
 
 
 def clauses(text: str) -> list[str]:
-    """The sentences of a text, and what stands before and behind a "but", in small letters."""
+    """The sentences of a text, split at "but" as well, in lower case."""
     return [clause for clause in re.split(r"[.!?;:]+(?:\s|$)|,? but ", plain(text)) if clause.strip()]
 
 
 def mentions(text: str, phrase: str) -> bool:
-    """Whether a text has a phrase or its plural. The letter A is no article: it stands before a full stop or the like.
+    """Whether a text has a phrase or its plural. Option A is not the article: a full stop or similar must follow it.
 
     >>> mentions("Two Cats.", "cat"), mentions("It doesn't.", "does not"), mentions("a cow", "A"), mentions("A)", "A")
     (True, True, False, True)
@@ -138,7 +138,7 @@ def mentions(text: str, phrase: str) -> bool:
 
 
 def numbers(text: str) -> list[str]:
-    """The whole numbers of a text in order. Where there are no digits, number words up to twenty count.
+    """The numbers of a text in order. If it has no digits, number words up to twenty count.
 
     >>> numbers("305 - 148 = 1,157."), numbers("It has three.")
     (['305', '148', '1157'], ['3'])
@@ -148,7 +148,7 @@ def numbers(text: str) -> list[str]:
 
 
 def has_number(item: Item, answer: str) -> bool:
-    """The last number is the right one, or the only one that the question does not have; few others stand beside it."""
+    """The right number is the last, or the only one that is not in the question; at most MAX_NUMBERS are new."""
     question, right = " ".join(item["turns"]), item["number"]
     given, asked = numbers(answer), {*numbers(question), *numbers(re.sub(r"\d", " ", question))}
     new = set(given) - asked
@@ -156,20 +156,20 @@ def has_number(item: Item, answer: str) -> bool:
 
 
 def has_spelling(item: Item, answer: str) -> bool:
-    """Whatever is spelled in the answer is the word."""
+    """The answer spells a word, and every spelled word in it is the right one."""
     spelled = [re.sub(r"[-–, .]+(and )?", "", run) for run in SPELLED.findall(answer.lower())]
     return bool(spelled) and set(spelled) == {item["spell"].lower()}
 
 
 def has_any(item: Item, answer: str) -> bool:
-    """One of the phrases occurs, and the answer is no list of everything that could stand there."""
+    """One of the phrases occurs, and the answer does not just list all possible values."""
     right = {phrase.lower() for phrase in item["any"]}
     if not any(mentions(answer, phrase) for phrase in right):
         return False
     letters = right & set(OPTIONS)
     if item["kind"] == "choice" and (says(answer, "or") or letters and any(
             mentions(answer, letter) for letter in set(OPTIONS) - letters)):
-        return False  # it repeats the question, or names one option and another one's letter
+        return False  # it repeats the question, or names an option with the letter of another option
     if item["kind"] in ("animals", "choice") and any(phrase.isdigit() for phrase in right):
         asked = {*numbers(" ".join(item["turns"])), *right}
         return not set(numbers(answer)) - asked
@@ -183,7 +183,7 @@ def has_story(item: Item, answer: str) -> bool:
 
 
 def is_unsure(item: Item, answer: str) -> bool:
-    """It says so in its first three clauses, and no other clause tells a fact about something else than itself."""
+    """One of the first three clauses is unsure, and the others state no fact, except about the model or the user."""
     parts = clauses(answer)
     unsure = [any(says(part, phrase) for phrase in KNOWS_NOT + CAN_NOT) for part in parts]
     return any(unsure[:3]) and not any(STATES.search(part) and not ABOUT_ITSELF.search(part)
@@ -191,7 +191,7 @@ def is_unsure(item: Item, answer: str) -> bool:
 
 
 def passes_calls(item: Item, answer: str) -> bool:
-    """The last function that the answer defines, in fenced blocks or from the first `def` on, gives every result."""
+    """The last function of the answer (in fenced blocks, or from the first `def` on) returns every expected result."""
     code = "\n".join(CODE_BLOCK.findall(answer)) or answer[max(0, answer.find("def ")):]
     try:
         names = [node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]

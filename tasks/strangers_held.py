@@ -1,6 +1,7 @@
-"""The half of the strangers' questions that nobody reads: asked once, of the finished model, and only rates are kept.
+"""The held-out part of the strangers' questions: nobody reads it, only the final model is asked, only rates are kept.
 
-Its file is compressed so that no search through the project shows it by accident. Whoever opens it has spent it.
+Its file is compressed so that no search through the project shows it by accident. Once somebody has read it, it is no
+longer a held-out test.
 """
 from tasks.strangers import Strangers
 

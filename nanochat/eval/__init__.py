@@ -1,1 +1,1 @@
-"""What a model is worth, in numbers: bits per byte, CORE, and the exams of `tasks/`."""
+"""Evaluation of a model: bits per byte, CORE, and the exams (benchmarks) of `tasks/`."""

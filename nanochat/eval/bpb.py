@@ -22,7 +22,7 @@ from nanochat.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TextLoss:
-    """What a model loses on some text, in nats, and how long the text is: all but special tokens."""
+    """The loss of a model on a text, in nats, and the length of the text, both without special tokens."""
 
     nats: float
     num_bytes: float
@@ -33,9 +33,9 @@ class TextLoss:
         return self.nats / (math.log(2) * self.num_bytes)
 
     def perplexity(self, bytes_per_unit: float = 0.0) -> float:
-        """exp(nats per token), or per unit of so many bytes, e.g. per word."""
-        # Others publish these. Per token it is comparable only between models with the same tokenizer; per word, as
-        # bits per byte, between all.
+        """exp(nats per token), or exp(nats per unit of `bytes_per_unit` bytes), e.g. per word."""
+        # Others publish these. Per token it is comparable only between models with the same tokenizer; per word, like
+        # bits per byte, between all models.
         return math.exp(self.nats * bytes_per_unit / self.num_bytes if bytes_per_unit else self.nats / self.num_tokens)
 
 
@@ -43,8 +43,8 @@ class TextLoss:
 def text_loss(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor) -> TextLoss:
     """The loss over `batches` of (ids, targets), both (B, T) int64, of all ranks together.
 
-    `token_bytes` (V,) int32, on the batches' device: how many bytes each token has, 0 for special tokens. UserError if
-    no target has bytes.
+    `token_bytes` (V,) int32, on the batches' device: the number of bytes of each token, 0 for special tokens. UserError
+    if no target has bytes.
     """
     nats, num_bytes, num_tokens = 0.0, 0.0, 0.0
     for ids, targets in batches:
@@ -66,8 +66,8 @@ def bits_per_byte(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor
 
 def text_batches(shards: Sequence[Path], tokenizer: Tokenizer, rows: int, row_len: int, num_tokens: int,
                  runtime: Runtime) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """This rank's (ids, targets) of the first `num_tokens` tokens over all ranks, at least one batch; the same every
-    time."""
+    """This rank's (ids, targets), both (B, T) int64, of the first `num_tokens` tokens over all ranks, at least one
+    batch. Every call gives the same batches."""
     batches = loader.batches(loader.TextCorpus(shards, tokenizer), rows, row_len, tokenizer.bos_id, rank=runtime.rank,
                              world_size=runtime.world_size, epochs=1)
     for batch in islice(batches, max(1, num_tokens // (rows * row_len * runtime.world_size))):

@@ -1,10 +1,10 @@
 """The exams: a task's questions in the chat format, answered by the model, graded by the task.
 
 A categorical question costs one forward pass: the answer is the offered letter with the largest logit after
-`<|assistant_start|>`. A generative question is answered in words by the engine, greedily unless told otherwise.
-Ranks share the items and gather the verdicts, so the score does not depend on the number of ranks.
+`<|assistant_start|>`. A generative question is answered in words by the engine, greedily by default. Ranks share the
+items and gather the verdicts, so the score does not depend on the number of ranks.
 
-Not here: what is asked and what is right (tasks/), tables and files of scores (scripts/chat_eval.py).
+Not here: the questions and their grading (tasks/), tables and files of scores (scripts/chat_eval.py).
 """
 import random
 from collections import Counter
@@ -33,19 +33,19 @@ CHAT_CORE = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval")
 Item = dict[str, Any]  # a task's item, as on disk
 Record = dict[str, Any]  # an answer and its verdict, as on disk
 Message = dict[str, Any]
-WORDS = ("prompt", "answer", "completion", "tool_calls")  # what a record shows of the question and the answer
+WORDS = ("prompt", "answer", "completion", "tool_calls")  # fields of a record with text: not saved for held-out tasks
 
 
 @dataclass(frozen=True)
 class ExamSettings:
-    """How an exam is taken."""
+    """Settings of an exam."""
 
-    batch_size: int = 32  # of categorical questions; the engine has its own
+    batch_size: int = 32  # rows per forward pass for categorical questions; the engine has its own batch size
     samples: int = 1  # answers to each question; more than one gives pass@k, and needs a temperature
     temperature: float = 0.0  # 0 = greedy
     top_k: int | None = None
     seed: int = 0
-    max_tokens: int | None = None  # of an answer; None = as the task says
+    max_tokens: int | None = None  # length limit of an answer; None = the task's own
 
 
 DEFAULTS = ExamSettings()
@@ -53,7 +53,7 @@ DEFAULTS = ExamSettings()
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy over `num_items` with its standard error, and what else the answers tell (see `_extra`)."""
+    """Accuracy over `num_items` with its standard error, and further figures (see `_extra`)."""
 
     accuracy: float
     num_items: int
@@ -69,7 +69,7 @@ class Score:
 
 def evaluate(task: Task, engine: Engine, max_items: int = -1, settings: ExamSettings = DEFAULTS,
              save_to: Path | None = None, report: Callable[[int], None] = lambda done: None) -> Score:
-    """The score of `engine.model` on all test items, or on `max_items` drawn at random, the same for every model.
+    """The score of `engine.model` on all test items, or on `max_items` random ones, which are the same for every model.
 
     With several samples the accuracy is their mean, and extra["pass_at"][k] the chance that one of k answers is right
     (Chen et al. 2021, equation 1). `save_to` gets a JSON line per answer. `report` is called with the number of items
@@ -84,7 +84,7 @@ def evaluate(task: Task, engine: Engine, max_items: int = -1, settings: ExamSett
     records: list[Record] = []
     num_done = 0
     by_letter = task.kind == "categorical"
-    # In words: four times as many questions as the engine has slots, so that a finished answer is replaced at once.
+    # Generative: four questions per slot of the engine, so that the next one starts as soon as an answer has ended.
     for group in my_groups(chosen) if by_letter else grouped(my_share(chosen), 4 * engine.max_rows):
         numbered = [(index, items[index]) for index in group]
         if by_letter:
@@ -107,8 +107,8 @@ def evaluate(task: Task, engine: Engine, max_items: int = -1, settings: ExamSett
 
 
 def _gradable(task: Task, items: list[Item]) -> tuple[list[int], str]:
-    """(the items that can be graded here, a note about the others). Those whose answers are programs are left out where
-    programs cannot be isolated; a task of nothing but programs is refused by the command."""
+    """(the items that can be graded here, a note about the others). Items whose answers are programs are left out if
+    programs cannot be isolated here; the command refuses a task that consists of programs only."""
     programs = [index for index, item in enumerate(items) if task.runs_program(item)]
     if 0 < len(programs) < len(items):
         try:
@@ -121,8 +121,8 @@ def _gradable(task: Task, items: list[Item]) -> tuple[list[int], str]:
 
 
 def chat_core(scores: dict[str, dict[str, Any]]) -> tuple[float, float] | None:
-    """ChatCORE and its standard error: the mean centred accuracy of five tasks, from scores as `as_dict` gives them.
-    None unless all of CHAT_CORE are there."""
+    """ChatCORE and its standard error: the mean centred accuracy of five tasks, from scores in the form of `as_dict`.
+    None if a task of CHAT_CORE is missing."""
     if not set(CHAT_CORE) <= set(scores):
         return None
     return mean_centred([(scores[name]["accuracy"], scores[name]["stderr"], scores[name]["chance"])
@@ -136,19 +136,19 @@ def _answer_by_letter(task: Task, numbered: Sequence[tuple[int, Item]], engine: 
     model, tokenizer = engine.model, engine.tokenizer
     device, room = next(model.parameters()).device, model.config.sequence_len
     prompts = [chat.render_prompt(tokenizer, task.conversation(item)) for _, item in numbered]
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # rows of like lengths need little padding
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # rows of similar length: little padding
     for batch in grouped(by_length, batch_size):
         rows = [prompts[i][-room:] for i in batch]  # a prompt that is too long loses its beginning
         width = max(map(len, rows))
-        # Padded on the right, where causal attention of the tokens in front never looks.
+        # Padded on the right, where causal attention of the earlier tokens never looks.
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)  # (B, T)
-        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)  # (B,): index of <|assistant_start|>
         hidden = model.hidden(ids)[torch.arange(len(rows), device=device), last]  # (B, C)
         for i, logits in zip(batch, model.logits(hidden).cpu()):  # (V,)
             index, item = numbered[i]
             letters = task.letters(item)
             letter_ids = [tokenizer.encode(letter)[0] for letter in letters]  # a byte is always one token
-            best = int(logits[letter_ids].argmax())
+            best = int(logits[letter_ids].argmax())  # among the letters of the item only
             yield _record(task, index, item, letters[best], too_long=len(prompts[i]) > room)
 
 
@@ -183,7 +183,7 @@ class _Talk:
     index: int
     item: Item
     messages: list[Message]
-    later: list[list[Message]]  # what is said after each answer
+    later: list[list[Message]]  # the messages after each answer but the last
     prompt: list[int]
     completion: Completion
 
@@ -199,7 +199,7 @@ def spoken(tokenizer: Tokenizer, completion: Completion) -> Message:
 
 
 def _prompt(engine: Engine, messages: list[Message], max_tokens: int) -> list[int]:
-    """The prompt of a conversation, whose oldest exchanges are dropped where the context is too short for them."""
+    """The prompt of a conversation; its oldest exchanges are dropped if they do not fit the context."""
     try:
         return fit_prompt(engine.tokenizer, messages, engine.model.config.sequence_len, max_tokens)[0]
     except UserError:  # the newest message is too long: the engine answers nothing to such a prompt
@@ -207,7 +207,7 @@ def _prompt(engine: Engine, messages: list[Message], max_tokens: int) -> list[in
 
 
 def _record(task: Task, index: int, item: Item, completion: str, **facts: Any) -> Record:
-    """An answer and its verdict, as it is saved."""
+    """An answer and its verdict, in the form that is saved."""
     question, answer = task.conversation(item)["messages"]
     group = item.get("subject") or item.get("kind") or ""
     ended = not task.must_end or facts.get("stop_reason") == "stop"
@@ -232,15 +232,15 @@ def _score(task: Task, records: list[Record]) -> Score:
 
 
 def _pass_at(k: int, verdicts: list[list[bool]]) -> float:
-    """The mean chance that one of k answers is right, drawn without replacement from a question's n answers."""
+    """The mean chance that at least one of k answers, drawn without replacement from a question's n, is right."""
     chances = [1 - comb(len(samples) - sum(samples), k) / comb(len(samples), k) for samples in verdicts]
     return mean_and_stderr(chances)[0]
 
 
 def _extra(task: Task, records: list[Record]) -> dict[str, Any]:
-    """tool_use: share of the answers that called the tool; accuracy_with_tool: share of these that are right (None:
-    there are none). too_long: answers to prompts that did not fit the context. refused: the share of known things that
-    were refused. groups: {subject or kind: [accuracy, answers]}."""
+    """tool_use: fraction of the answers that called the tool; accuracy_with_tool: fraction of these that are right
+    (None: no answer called it). too_long: number of prompts that did not fit the context. refused: fraction of the
+    questions with a taught answer that the model refused. groups: {subject or kind: [accuracy, answers]}."""
     extra: dict[str, Any] = {}
     if task.uses_tool:
         with_tool = [record["correct"] for record in records if record["tool_calls"]]

@@ -1,4 +1,4 @@
-"""CORE: what a base model knows, without any chat format (Li et al. 2024, DataComp-LM, their "low variance" tasks).
+"""CORE: the knowledge of a base model, without chat format (Li et al. 2024, DataComp-LM, their "low variance" tasks).
 
     CORE = mean over 22 tasks of (accuracy − b) / (1 − b)        b: accuracy of a blind guess
 
@@ -7,11 +7,11 @@ continuation of a text; there are three kinds:
 
     multiple_choice    one context, several continuations: the answer is the one with the lowest mean loss
     schema             several contexts, one continuation: the answer is the context after which its mean loss is lowest
-    language_modeling  right when every token of the continuation is the model's first choice
+    language_modeling  right if every token of the continuation is the model's most probable token
 
-An item becomes one or a few `Row`s, token ids with a span to score. Its rows become one `Tree`, in which the tokens
-that they share stand only once: 3.7 times fewer tokens in `bench/evaluate.py` (docs/LOG.md). Trees of like lengths make
-a batch. A mean over fewer tasks or items is not CORE, and its label says so.
+An item becomes one or more `Row`s, token ids with a span to score. Its rows become one `Tree`, which contains the
+shared prefix only one time: 3.7 times fewer tokens in `bench/evaluate.py` (docs/LOG.md). Trees of similar length make a
+batch. A mean over fewer tasks or items is not CORE, and its label says so.
 """
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -32,12 +32,12 @@ from nanochat.system import files
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 
-TOKENS_AT_ONCE = {"cpu": 2048}  # of one forward pass: a CPU's cache holds the activations of so many
-MANY_TOKENS = 16_384  # on other devices
-LOGITS_AT_ONCE = 1 << 26  # fp32: 256 MB
-NUM_TASKS = 22
-Item = dict[str, Any]  # of a task's file
-Result = dict[str, Any]  # of a task, as saved
+TOKENS_AT_ONCE = {"cpu": 2048}  # tokens in one forward pass: their activations fit into a CPU's cache
+MANY_TOKENS = 16_384  # the same on other devices
+LOGITS_AT_ONCE = 1 << 26  # numbers in one tensor of logits: 256 MB in fp32
+NUM_TASKS = 22  # tasks in DataComp-LM's CORE
+Item = dict[str, Any]  # a line of a task's file
+Result = dict[str, Any]  # the result of a task, as saved
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class CoreTask:
     label: str
     path: Path
     kind: str
-    num_shots: int = 0  # examples in front of each question
+    num_shots: int = 0  # examples before each question
     delimiter: str = " "  # between context and continuation
     baseline: float = 0.0  # accuracy of a blind guess
 
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of which ids[start:end] are scored, given all ids in front of them."""
+    """Token ids of which ids[start:end] are scored, each given all ids before it."""
 
     ids: list[int]
     start: int
@@ -68,15 +68,15 @@ class Tree:
         rows    7 8 1 2        tree    7 8 ┬ 8* 1 2        branch    0 0 ┬ −1 1 1
                 7 8 3                      └ 8* 3                        └ −2 2
 
-    A mask lets a token see the prefix and the earlier tokens of its own branch, as it would in its row. The last token
-    of the prefix is repeated in front of each branch (8*), where no token sees it: smear adds the embedding of the left
-    neighbour, and in the row the left neighbour is this token.
+    A mask lets a token see the prefix and the earlier tokens of its own branch, as in its row. The last token of the
+    prefix is repeated before each branch (8*), hidden from all tokens: smear adds the embedding of the preceding token,
+    and in the row the token before the branch is this one.
     """
 
     ids: list[int]
-    positions: list[int]  # of each token in its row
-    branch: list[int]  # of each token: 0 = prefix, n = row n (counted from 1), −n = the repeated token in front of it
-    spans: list[list[tuple[int, int]]]  # of each row: (place whose logits predict a scored token, that token)
+    positions: list[int]  # for each token its position in its row
+    branch: list[int]  # for each token: 0 = prefix, n = row n (counted from 1), −n = the repeated token before row n
+    spans: list[list[tuple[int, int]]]  # for each row: (index whose logits predict a scored token, this token)
 
 
 def evaluate(model: GPT, tokenizer: Tokenizer, data_dir: Path, max_per_task: int = -1, *,
@@ -102,7 +102,7 @@ def evaluate(model: GPT, tokenizer: Tokenizer, data_dir: Path, max_per_task: int
 
 
 def summary(results: dict[str, Result], max_per_task: int = -1) -> dict[str, Any]:
-    """The mean centred accuracy with its standard error, under a label that claims no more than it is."""
+    """The mean centred accuracy with its standard error; the label is "CORE" only for all tasks and items."""
     label = "CORE" if len(results) == NUM_TASKS else f"CORE-{len(results)}"
     if max_per_task > 0:
         label += f" (at most {max_per_task} items a task)"
@@ -130,11 +130,11 @@ def evaluate_task(model: GPT, tokenizer: Tokenizer, task: CoreTask, items: list[
                   report: Callable[[int], None] = lambda done: None) -> Result:
     """{"accuracy", "centred", "baseline", "num_items", "stderr", "cropped", "kind", "shots"} over `max_items`.
 
-    `cropped` counts items longer than the context; they lose their beginning, the first shots. `report` is called with
+    `cropped` counts items longer than the context; their first shots are removed. `report` is called with
     the number of items that all ranks have done.
     """
     items = list(items)
-    # Before the cut, so that the first items are a sample of all. The seeds here and below are karpathy/nanochat's.
+    # Shuffled first, so that the first `max_items` are a random sample. The seeds in this file are karpathy/nanochat's.
     random.Random(1337).shuffle(items)
     chosen = range(min(max_items, len(items)) if max_items > 0 else len(items))
     verdicts: list[tuple[int, bool, bool]] = []
@@ -164,7 +164,7 @@ def judge(model: GPT, tokenizer: Tokenizer, task: CoreTask, items: list[Item],
 
 
 def rows_of(tokenizer: Tokenizer, task: CoreTask, items: list[Item], index: int) -> list[Row]:
-    """The rows that decide item `index`."""
+    """The rows whose losses decide whether item `index` is right."""
     shots, item = head_of(task, items, index), items[index]
     if task.kind == "language_modeling":  # the context ends before the space, which belongs to the continuation
         texts = [shots + _text(task, item), (shots + _text(task, {**item, "continuation": ""})).strip()]
@@ -176,19 +176,19 @@ def rows_of(tokenizer: Tokenizer, task: CoreTask, items: list[Item], index: int)
         shared = min(_common([row[::-1] for row in ids]), min(map(len, ids)) - 1)
         return [Row(row, len(row) - shared, len(row)) for row in ids]
     start = _common(ids)
-    if task.kind == "language_modeling":  # the second row only tells where the continuation begins
+    if task.kind == "language_modeling":  # the second row only shows where the continuation begins
         ids = ids[:1]
     return [Row(row, min(start, len(row) - 1), len(row)) for row in ids]  # at least one token is scored
 
 
 def head_of(task: CoreTask, items: list[Item], index: int) -> str:
-    """The shots in front of item `index`: drawn from all other items, and the same for every model."""
+    """The shots before item `index`: drawn from all other items, and the same for every model."""
     others = random.Random(1234 + index).sample(range(len(items) - 1), min(task.num_shots, len(items) - 1))
     return "".join(_text(task, items[other + (other >= index)]) + "\n\n" for other in others)
 
 
 def _text(task: CoreTask, item: Item) -> str:
-    """An item with the continuation that its `gold` names."""
+    """The text of an item: context and the continuation with the index `gold`."""
     if task.kind == "multiple_choice":
         context, continuation = item["query"], item["choices"][item["gold"]]
     elif task.kind == "schema":
@@ -199,13 +199,13 @@ def _text(task: CoreTask, item: Item) -> str:
 
 
 def _common(rows: list[list[int]]) -> int:
-    """How many tokens all rows share at the beginning."""
+    """The number of tokens in the common prefix of all rows."""
     return next((i for i, tokens in enumerate(zip(*rows)) if len(set(tokens)) > 1), min(map(len, rows)))
 
 
 def crop(rows: list[Row], room: int) -> list[Row]:
-    """All rows without the tokens by which the longest is too long, taken away behind <|bos|>. All rows lose the same,
-    so that choices keep the same context."""
+    """Rows of at most `room` tokens: if the longest is too long by n, every row loses the n tokens after <|bos|>, so
+    that all choices keep the same context."""
     excess = max(0, max(len(row.ids) for row in rows) - room)
     if not excess:
         return rows
@@ -223,7 +223,7 @@ def tree(rows: list[Row]) -> Tree:
     assert shared, "all rows begin with <|bos|>"
     ids, positions, branch, spans = rows[0].ids[:shared], list(range(shared)), [0] * shared, []
     for number, row in enumerate(rows, 1):
-        shift = len(ids) + 1 - shared  # from a token's place in its row to its place in the tree, behind the prefix
+        shift = len(ids) + 1 - shared  # index in the tree minus index in the row, for tokens after the prefix
         spans.append([(at - 1 if at <= shared else at - 1 + shift, row.ids[at]) for at in range(row.start, row.end)])
         if num_tokens := len(row.ids) - shared:
             ids = ids + row.ids[shared - 1:]
@@ -234,7 +234,7 @@ def tree(rows: list[Row]) -> Tree:
 
 @torch.inference_mode()
 def score(model: GPT, trees: list[Tree]) -> list[list[tuple[float, bool]]]:
-    """For each row of each tree the mean nats of its span, and whether each token was the model's first choice."""
+    """For each row of each tree: (mean nats of its span, whether every token was the model's most probable one)."""
     device = next(model.parameters()).device
     scores: list[list[tuple[float, bool]]] = [[]] * len(trees)
     for batch in _batches(trees, TOKENS_AT_ONCE.get(device.type, MANY_TOKENS)):
@@ -245,10 +245,10 @@ def score(model: GPT, trees: list[Tree]) -> list[list[tuple[float, bool]]]:
         first: list[bool] = []
         rows_at_once = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
         for h, target in zip(torch.split(hidden, rows_at_once), torch.split(targets, rows_at_once)):
-            logits = model.logits(h)
+            logits = model.logits(h)  # (rows_at_once, V)
             nats += F.cross_entropy(logits, target, reduction="none").tolist()
             first += (logits.argmax(-1) == target).tolist()
-        start = 0  # of a tree's tokens in `nats` and `first`
+        start = 0  # index of a tree's first token in `nats` and `first`
         for i in batch:
             ends = list(accumulate((len(span) for span in trees[i].spans), initial=start))
             scores[i] = [(sum(nats[a:b]) / (b - a), all(first[a:b])) for a, b in pairwise(ends)]
@@ -257,12 +257,12 @@ def score(model: GPT, trees: list[Tree]) -> list[list[tuple[float, bool]]]:
 
 
 def _hidden(model: GPT, trees: list[Tree], device: torch.device) -> torch.Tensor:
-    """The last layer (B, T, C), padded on the right, where no token looks."""
+    """The final hidden states (B, T, C) of the trees, padded on the right, where no token looks."""
     ids = _padded([t.ids for t in trees], 0, device)  # (B, T)
     if all(len(t.spans) == 1 for t in trees):  # nothing branches: plain causal attention, which is fastest
         return model.hidden(ids)
     branch = _padded([t.branch for t in trees], 1 << 30, device)
-    # Only tokens behind the shortest prefix need the mask; those in front of it attend causally, in half the time.
+    # Only tokens after the shortest prefix need the mask; the tokens before attend causally, in half the time.
     causal = min(t.branch.count(0) for t in trees)
     seen = (branch.unsqueeze(1) == 0) | (branch.unsqueeze(1) == branch[:, causal:].unsqueeze(2))  # prefix, same branch
     return model.hidden(ids, positions=_padded([t.positions for t in trees], 0, device),
@@ -275,7 +275,7 @@ def _padded(rows: list[list[int]], fill: int, device: torch.device) -> torch.Ten
 
 
 def _batches(trees: list[Tree], tokens_at_once: int) -> Iterator[list[int]]:
-    """Indices of trees of like lengths, the longest first: if a batch does not fit in memory, the first one fails."""
+    """Indices of trees of similar length, the longest first: if a batch does not fit in memory, the first one fails."""
     batch: list[int] = []
     for i in sorted(range(len(trees)), key=lambda i: -len(trees[i].ids)):
         if batch and (len(batch) + 1) * len(trees[batch[0]].ids) > tokens_at_once:

@@ -1,11 +1,11 @@
-"""Work dealt to ranks: every rank takes every N-th item, or group of items, and all ranks get all results."""
+"""Work shared by ranks: each of N ranks takes every N-th item, or group of items, and all ranks get all results."""
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 T = TypeVar("T")
-GROUP = 64  # items: enough to make batches of like lengths, few enough that all ranks end at about the same time
+GROUP = 64  # items: enough for batches of similar length, few enough that all ranks end at about the same time
 
 
 def my_share(items: Sequence[T]) -> Sequence[T]:
@@ -19,8 +19,8 @@ def grouped(items: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 def my_groups(items: Sequence[T]) -> Sequence[Sequence[T]]:
-    """This rank's groups of neighbours."""
-    # A batch is made within a group, so batches, and the roundings in them, are the same on any number of ranks.
+    """This rank's groups of GROUP consecutive items."""
+    # A batch is made within a group, so batches, and their rounding errors, are the same on any number of ranks.
     return my_share(grouped(items, GROUP))
 
 

@@ -1,4 +1,4 @@
-"""What every evaluation writes down: whose weights it measured, and the record of the command."""
+"""The records of every evaluation: which weights it measured, and the command itself."""
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -8,7 +8,8 @@ from nanochat.system import files, log, results
 
 
 def identity(state: dict[str, Any]) -> dict[str, Any]:
-    """Which weights were measured, for `state` as `checkpoint.load_model` gives it. Scores of others are kept apart."""
+    """Identifies the measured weights; `state` is from `checkpoint.load_model`. Scores of other weights are kept
+    separately."""
     return {"step": state["step"], "tag": state["tag"], "model": state["sha256"]["model.safetensors"][:12]}
 
 

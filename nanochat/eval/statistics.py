@@ -1,4 +1,4 @@
-"""Means of verdicts, and how sure they are."""
+"""Means of verdicts, and their standard errors."""
 import math
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def mean_and_stderr(values: Sequence[float]) -> tuple[float, float]:
 
 
 def centred(accuracy: float, chance: float) -> float:
-    """0 for the accuracy of a blind guess, 1 for all items right, so that exams with other chances can be averaged."""
+    """0 for the accuracy of guessing, 1 for all items right, so that exams with different chances can be averaged."""
     return (accuracy - chance) / (1 - chance)
 
 

@@ -1,12 +1,12 @@
-"""What lies beside an exported model: a model card, and for ollama a Modelfile."""
+"""The files beside an exported model: a model card, and for ollama a Modelfile."""
 import re
 from pathlib import Path
 
 from nanochat.model import GPTConfig, accounting
 
-# Qwen3's form has no soft cap, so the card says what that changes.
-SOFTCAP = '''- Trained with a soft cap of {cap:g} on its logits, which this form does not have: the likeliest token is
-  the same, and sampled texts are bolder than with nanochat at the same temperature.
+# Qwen3's form has no soft cap, so the card describes the difference.
+SOFTCAP = '''- Trained with a soft cap of {cap:g} on its logits, which this form does not have: the most probable token
+  is the same, and sampled texts vary less than with nanochat at the same temperature.
 '''
 
 
@@ -17,7 +17,7 @@ def filled(name: str, /, **parts: str) -> str:
 
 
 def modelfile(file: str, config: GPTConfig) -> str:
-    # ollama puts <|bos|> in front by itself, and knows no role of a tool here: it shows a call as text.
+    # ollama adds <|bos|> itself, and this file has no role for a tool: ollama shows a call as text.
     return filled("modelfile.txt", file=file, context=str(config.sequence_len))
 
 

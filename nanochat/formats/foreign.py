@@ -1,4 +1,4 @@
-"""What the readers of other programs' checkpoints have in common: bounded reads, and a check of everything read."""
+"""Shared by the readers of other programs' checkpoints: reads with a size limit, and a check of everything read."""
 import math
 import os
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from nanochat.system import files
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 
-MAX_JSON = 1 << 24
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# What the numbers of a configuration may be; a damaged file must not make us build a model that fills the memory.
+MAX_JSON = 1 << 24  # bytes
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # dtypes of weights that are imported
+# Upper limits of a configuration's numbers: a damaged file must not make us build a model that fills the memory.
 LIMITS = {"sequence_len": 1 << 17, "vocab_size": 1 << 22, "n_layer": 512, "n_head": 1024, "n_kv_head": 1024,
           "n_embd": 1 << 16, "head_dim": 1 << 14}
 
@@ -26,20 +26,20 @@ class ForeignModel:
     config: GPTConfig
     weights: dict[str, torch.Tensor]  # by our names
     tokenizer: Tokenizer
-    stage: str  # where it belongs, as far as the files tell
+    stage: str  # the stage it belongs to, if the files show it
     tag: str
     step: int = 0
-    history: dict[str, Any] = field(default_factory=dict)  # what is known of it, for state.json
+    history: dict[str, Any] = field(default_factory=dict)  # its origin, for state.json
 
 
 def check_file(path: Path) -> None:
-    """UserError unless the path is that of a regular file: to open a pipe would wait for ever."""
+    """Raises UserError unless the path is a regular file: opening a pipe would wait for ever."""
     if not path.is_file():
         raise UserError(f"{path} is not a file" if path.exists() else f"{path} is missing")
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The bytes of a file. UserError when it has more than `limit`."""
+    """The bytes of a file. UserError if it has more than `limit`."""
     check_file(path)
     if path.stat().st_size > limit:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes; such files have at most {limit:,}")
@@ -59,7 +59,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def whole_numbers(values: dict[str, Any], names: dict[str, str], path: Path) -> dict[str, int]:
-    """{our name: number} of `values`, whose names for them are `names`. UserError unless they are within LIMITS."""
+    """{our name: values[their name]}; `names`: our name → their name. UserError unless they are within LIMITS."""
     numbers: dict[str, int] = {}
     for ours, theirs in names.items():
         value = values.get(theirs)
@@ -83,8 +83,8 @@ def check_softcap(value: Any, path: Path) -> float:
 
 
 def check(model: ForeignModel, path: Path) -> None:
-    """UserError when weights are missing, too many, of another shape or dtype, or not finite, or the tokenizer is of
-    another size."""
+    """Raises UserError if weights are missing, too many, of another shape or dtype, or not finite, or if the tokenizer
+    has another size."""
     if model.tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(f"{path} is for {model.config.vocab_size:,} tokens, and the tokenizer beside it has "
                         f"{model.tokenizer.vocab_size:,}")
@@ -104,7 +104,7 @@ def check(model: ForeignModel, path: Path) -> None:
 
 
 def check_tensors(tensors: Any, path: Path) -> dict[str, torch.Tensor]:
-    """`tensors`, if they are plain tensors by name that lie in the file as they are used. Otherwise UserError."""
+    """`tensors`, if they are plain contiguous tensors by name which the file really contains. Otherwise UserError."""
     if not isinstance(tensors, dict) or not tensors:
         raise UserError(f"{path} holds no weights by name")
     total = 0

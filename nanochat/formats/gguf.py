@@ -19,20 +19,20 @@ from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.bpe import SPECIALS
 
-ALIGNMENT = 32
-TENSOR_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
-FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
-U32, F32, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5
+ALIGNMENT = 32  # bytes; GGUF's default
+TENSOR_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type
+FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}  # llama_ftype
+U32, F32, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5  # gguf_metadata_value_type
 BLOCK = 32  # numbers that share a scale in Q8_0
 NAMES = {"model.embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm"}
 IN_BLOCK = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
             "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
             "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
             "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-# How llama.cpp cuts text into words: its names of our pattern, by the digits in a word.
+# llama.cpp's names for our split pattern, by the number of digits in a word.
 SPLITS = {1: "qwen2", 3: "llama-bpe"}
-# Texts of the four tool marks, chosen so that one token of ours reads as a tagged call, from which llama.cpp's server
-# derives its parser; their ids are what they were.
+# Other texts for the four tool marks, so that a call looks like a tagged call, from which llama.cpp's server derives
+# its parser. Their ids do not change.
 TOOL_MARKS = {"<|python_start|>": "<tool_call><function=calculator><param=expression>",
               "<|python_end|>": "</param></function></tool_call>", "<|output_start|>": "<tool_response>",
               "<|output_end|>": "</tool_response>"}
@@ -42,7 +42,7 @@ TEMPLATE = Path(__file__).with_name("tool_template.jinja").read_text(encoding="a
 
 def write(path: Path, name: str, config: GPTConfig, weights: dict[str, torch.Tensor], tokenizer: Tokenizer,
           dtype: str) -> None:
-    """The file, whole or not at all. UserError when the form cannot hold the model."""
+    """Writes the complete file, or none. UserError if the form cannot represent the model."""
     check_form(config, "gguf")
     if tokenizer.digits not in SPLITS:
         raise UserError(f"--to=gguf cannot hold a tokenizer with {tokenizer.digits} digits in a word; train one with "
@@ -100,7 +100,7 @@ def _write(file: BinaryIO, keys: dict[str, tuple[int, Any]], tensors: dict[str, 
     offset = 0
     for name, tensor in tensors.items():
         stored = "f32" if tensor.ndim == 1 else dtype  # norms are small, and must be exact
-        dimensions = tuple(reversed(tensor.shape))  # the one that is contiguous comes first
+        dimensions = tuple(reversed(tensor.shape))  # GGUF's order: the contiguous dimension comes first
         file.write(_text(name) + struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions,
                                              TENSOR_TYPES[stored], offset))
         offset += _aligned(_num_bytes(tensor, stored))
@@ -116,19 +116,19 @@ def _aligned(size: int) -> int:
 
 def _num_bytes(tensor: torch.Tensor, kind: str) -> int:
     if kind == "q8_0":
-        return tensor.numel() // BLOCK * (BLOCK + 2)
+        return tensor.numel() // BLOCK * (BLOCK + 2)  # 32 bytes and a scale of 2 bytes
     return tensor.numel() * (4 if kind == "f32" else 2)
 
 
 def encode(tensor: torch.Tensor, kind: str) -> bytes:
-    """The tensor's bytes; Q8_0 is a scale (fp16) and 32 integers of 8 bits for each 32 numbers of a row."""
+    """The tensor's bytes; Q8_0: for each 32 numbers of a row a scale (fp16) and 32 integers of 8 bits."""
     values = tensor.float().numpy()
     if kind != "q8_0":
         return values.astype("<f4" if kind == "f32" else "<f2").tobytes()
     if values.shape[-1] % BLOCK:
         raise UserError(f"--dtype=q8_0 needs widths that are multiples of {BLOCK}, not {values.shape[-1]}; give f16")
     blocks = values.reshape(-1, BLOCK)
-    scale = np.abs(blocks).max(1, keepdims=True) / 127
+    scale = np.abs(blocks).max(1, keepdims=True) / 127  # (blocks, 1)
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
     scaled = blocks * inverse
     integers = np.trunc(scaled + np.copysign(np.float32(0.5), scaled)).astype(np.int8)  # as ggml rounds

@@ -1,7 +1,7 @@
 """One HTML file that is a whole chat: weights, tokenizer, forward pass, calculator. No server, no network.
 
-The parts lie in page/: forward.js computes what model/gpt.py does, tokenizer.js what tokenizer/ and the calculator do,
-chat.js what infer/engine.py does for one row, inside.js a part of what infer/inside.py does.
+The parts are in page/: forward.js is the forward pass of model/gpt.py, tokenizer.js the tokenizer and the calculator,
+chat.js the engine (infer/engine.py) for one row, inside.js a part of infer/inside.py.
 """
 import base64
 import html
@@ -20,13 +20,13 @@ from nanochat.tokenizer.bpe import SPECIALS
 
 PARTS = Path(__file__).with_name("page")
 SCRIPTS = ("forward.js", "tokenizer.js", "chat.js", "inside.js")
-DTYPES = {"f16": "<f2", "f32": "<f4"}
-MAX_PARAMETERS = 200_000_000  # a browser holds about 1 GB of text; fp32 is what it computes in
+DTYPES = {"f16": "<f2", "f32": "<f4"}  # little-endian, as JavaScript's typed arrays on all common machines
+MAX_PARAMETERS = 200_000_000  # a page can have about 1 GB of text, and the browser computes in fp32
 
 
 def write(path: Path, name: str, config: GPTConfig, weights: dict[str, torch.Tensor], tokenizer: Tokenizer,
           dtype: str) -> None:
-    """The page, whole or not at all. UserError when the model is too large for a browser."""
+    """Writes the complete page, or none. UserError if the model is too large for a browser."""
     if (num := accounting.num_parameters(config)) > MAX_PARAMETERS:
         raise UserError(f"--to=page is for models up to {MAX_PARAMETERS:,} parameters, and this one has {num:,}; "
                         "use --to=gguf")
@@ -47,4 +47,4 @@ def description(config: GPTConfig, weights: dict[str, torch.Tensor], tokenizer: 
     tokens = [tokenizer.decode_bytes([i]).decode("latin-1") for i in range(tokenizer.vocab_size - len(SPECIALS))]
     content = {"config": config.as_dict(), "tensors": [(name, tensor.numel()) for name, tensor in weights.items()],
                "dtype": dtype, "tokens": tokens, "specials": SPECIALS, "digits": tokenizer.digits}
-    return json.dumps(content).replace("<", "\\u003c")  # no token may end the script that holds it
+    return json.dumps(content).replace("<", "\\u003c")  # so that no token can end the <script> element

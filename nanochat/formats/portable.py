@@ -1,7 +1,7 @@
-"""What a checkpoint's folder holds beside the weights, so that transformers and tokenizers load it too.
+"""The files beside the weights in a checkpoint folder, so that transformers and tokenizers load it too.
 
-transformers has a class for the plain architecture (`--portable`) only, `NanoChatForCausalLM`. Other folders of ours
-get no `model_type`, so transformers refuses them instead of reading them as something else.
+transformers has a class for the plain architecture (`--portable`) only, `NanoChatForCausalLM`. Our other folders get no
+`model_type`, so that transformers refuses them instead of reading them as another model.
 """
 import json
 from pathlib import Path
@@ -33,8 +33,8 @@ def described(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def special_ids(tokenizer: dict[str, bytes]) -> dict[str, int]:
-    """The ids at which an answer begins and ends, from the tokenizer's files; {} where there are none."""
-    # Padding must not be <|bos|>: where no mask is given, transformers makes one that hides every padding token.
+    """The ids of the tokens that begin, end and pad a text, from the tokenizer's files; {} if there are no files."""
+    # Padding must not be <|bos|>: if no mask is given, transformers makes one that hides every padding token.
     if not tokenizer:
         return {}
     ids = {token["content"]: token["id"] for token in json.loads(tokenizer[TOKENIZER_FILES[0]])["added_tokens"]}

@@ -16,7 +16,7 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16}
 
 
 def described(config: GPTConfig, dtype: str) -> dict[str, Any]:
-    """config.json, but for the ids of the special tokens."""
+    """The content of config.json, except the ids of the special tokens."""
     return {
         "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "dtype": str(DTYPES[dtype])[6:],
         "vocab_size": config.vocab_size, "hidden_size": config.n_embd, "intermediate_size": 4 * config.n_embd,
@@ -28,7 +28,7 @@ def described(config: GPTConfig, dtype: str) -> dict[str, Any]:
 
 
 def write(folder: Path, config: GPTConfig, weights: dict[str, torch.Tensor], tokenizer: Tokenizer, dtype: str) -> None:
-    """The folder, whole or not at all. UserError when the form cannot hold the model."""
+    """Writes the complete folder, or none. UserError if the form cannot represent the model."""
     check_form(config, "qwen3")
     folded = fold(config, weights)
     check_range(folded, dtype)

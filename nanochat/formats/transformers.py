@@ -1,4 +1,4 @@
-"""Reads transformers' folders of its model type `nanochat`, which is our plain architecture (`--portable`)."""
+"""Reads folders of transformers with its model type `nanochat`, which is our plain architecture (`--portable`)."""
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from nanochat.model import PORTABLE
 from nanochat.system.files import UserError
 from nanochat.tokenizer import Tokenizer
 
-# What our plain architecture has and a folder may describe otherwise; None: a folder that does not say has the same.
+# Settings of config.json with the only values that our plain architecture supports; None: the setting may be missing.
 FIXED = {"attention_bias": (False, None), "tie_word_embeddings": (False, None), "hidden_act": ("relu2",),
          "rope_scaling": (None,)}
 
@@ -30,7 +30,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def read(folder: Path, stage: str = "", tag: str = "") -> ForeignModel:
-    """The model in a folder of transformers. UserError, one line, for whatever it has that we have not."""
+    """The model in a folder of transformers. UserError, one line, for every feature that we do not support."""
     path = folder / "config.json"
     config = read_object(path)
     if config.get("model_type") != "nanochat":
@@ -74,7 +74,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def load(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, mapped and not read."""
+    """The tensors of a safetensors file: memory-mapped, not read."""
     check_file(path)
     try:
         return check_tensors(load_file(path), path)

@@ -2,8 +2,8 @@
 
     model_000650.pt   the weights, by names          meta_000650.json   step and sizes          tokenizer.pkl
 
-They lie in one folder, as on the hub, or in that project's own tree (`chatsft_checkpoints/d32/`, `tokenizer/`). The
-constants of a form are in no file: names and shapes of the weights tell which form it is.
+They are in one folder, as on the hub, or in that project's own tree (`chatsft_checkpoints/d32/`, `tokenizer/`). No file
+contains the constants of a form: names and shapes of the weights show which form it is.
 
     names and shapes                              since       what follows
     nothing but the plain weights                 2025-10     ours with PORTABLE
@@ -36,7 +36,7 @@ from nanochat.system.numbers import ceil_div
 
 TREE = {"base_checkpoints": "base", "mid_checkpoints": "mid", "chatsft_checkpoints": "sft", "chatrl_checkpoints": "rl"}
 SIZES = {name: name for name in ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")}
-PADDING = 64  # tables are padded to a multiple of it; no token has the last rows
+PADDING = 64  # tables are padded to a multiple of this; the rows at the end belong to no token
 MAX_INDEX = 1 << 24  # bytes of a .pt file's table of contents, which is read before the weights
 NAMES = {"transformer.wte.weight": "model.embed_tokens.weight", "lm_head.weight": "lm_head.weight",
          "resid_lambdas": "model.residual_scalars", "x0_lambdas": "model.embedding_scalars",
@@ -48,7 +48,7 @@ IN_BLOCK = {"attn.c_q": "self_attn.q_proj", "attn.c_k": "self_attn.k_proj", "att
 
 
 def checkpoints(folder: Path) -> list[tuple[str, str, Path]]:
-    """(stage, tag, folder with model_*.pt) of every checkpoint in a folder or tree; "" where the names do not tell."""
+    """(stage, tag, folder with model_*.pt) of every checkpoint in a folder or tree; "" if the names do not show it."""
     def tagged(parent: Path) -> list[tuple[str, str, Path]]:
         return [(TREE[parent.name], path.name, path) for path in sorted(parent.glob("*")) if steps(path)]
 
@@ -67,7 +67,7 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def read(folder: Path, stage: str = "", tag: str = "", softcap: float = 15.0) -> ForeignModel:
-    """The newest checkpoint in the folder. UserError, one line, for whatever is missing or damaged."""
+    """The newest checkpoint in the folder. UserError, one line, for everything that is missing or damaged."""
     step, weights_path = steps(folder)[-1]
     meta_path = folder / f"meta_{weights_path.stem.removeprefix('model_')}.json"
     meta = read_object(meta_path)
@@ -80,7 +80,7 @@ def read(folder: Path, stage: str = "", tag: str = "", softcap: float = 15.0) ->
     beside = folder / "tokenizer.pkl"
     tokenizer = read_tokenizer(beside if beside.exists() else folder.parent.parent / "tokenizer" / "tokenizer.pkl")
     trained = meta.get("user_config")
-    # Only the script of the base model has this flag; what is on the hub without it is a chat model.
+    # Only the script of the base model has this flag; a checkpoint on the hub without it is a chat model.
     guess = "base" if isinstance(trained, dict) and "target_param_data_ratio" in trained else "sft"
     model = ForeignModel(config, translated(tensors, config, weights_path), tokenizer, stage or guess,
                          tag or f"d{config.n_layer}", step, {"program": "karpathy/nanochat"})
@@ -89,7 +89,7 @@ def read(folder: Path, stage: str = "", tag: str = "", softcap: float = 15.0) ->
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .pt file, mapped and not read. Nothing in the file is executed."""
+    """The tensors of a .pt file: memory-mapped, not read. Nothing in the file is executed."""
     check_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -101,16 +101,16 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path} is not a file of torch.save: its index is too large, or something in it is compressed")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is said below, in one line
+            warnings.simplefilter("ignore")  # the error below names the fault, in one line
             tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # an unpickler that is fed nonsense raises anything
+    except Exception as error:  # with bad input an unpickler may raise any error
         raise UserError(f"{path} is damaged, or has more in it than weights ({type(error).__name__}); "
                         "nothing in it was executed") from None
     return check_tensors(tensors, path)
 
 
 def config_of(meta: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path, softcap: float = 15.0) -> GPTConfig:
-    """The configuration that the meta file's sizes and the weights' names and shapes amount to."""
+    """The configuration that follows from the meta file's sizes and the weights' names and shapes."""
     settings = meta.get("model_config")
     if not isinstance(settings, dict):
         raise UserError(f"{path} has no model_config")
@@ -136,7 +136,7 @@ def config_of(meta: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path
 
 
 def windows(pattern: Any, sizes: dict[str, int], short: int, path: Path) -> list[int] | None:
-    """The window of each layer; None where every token sees all. The last layer always does."""
+    """The attention window of each layer; None if all layers have full attention. The last layer always has."""
     if not isinstance(pattern, str) or not re.fullmatch(r"[SLsl]{1,512}", pattern):
         raise UserError(f"{path} has the window_pattern {pattern!r:.40}; expected letters S and L")
     length = sizes["sequence_len"]
@@ -161,7 +161,7 @@ def translated(tensors: dict[str, torch.Tensor], config: GPTConfig, path: Path) 
             if tensor.ndim == 2 and len(tensor) == PADDING * ceil_div(config.vocab_size, PADDING):
                 tensor = tensor[:config.vocab_size]
         if name.endswith("gate.weight") and tensor.ndim == 2 and tensor.shape[1] < config.n_embd:
-            # Their gates read the first channels, ours all: zeros for the rest.
+            # Their gates read only the first channels, ours all: the other columns are zeros.
             tensor = torch.nn.functional.pad(tensor, (0, config.n_embd - tensor.shape[1]))
         if ".value_embeds." in name and config.query_key_scale != 1:
             tensor = 1.5 * tensor.float()  # 3σ · table = 2σ · (1.5 · table)

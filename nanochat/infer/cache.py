@@ -23,7 +23,7 @@ class CacheView:
     """The part of the cache that one forward pass writes and reads; the cache that `GPT.hidden` expects."""
 
     keys: torch.Tensor  # (L, slots, G, S, D), the whole cache
-    values: torch.Tensor
+    values: torch.Tensor  # as keys
     positions: torch.Tensor  # (B, T) int64, of the new tokens
     rows: torch.Tensor  # (B, 1) int64, the slot of every row: where new tokens are written
     slots: slice | torch.Tensor  # the slots that are read: a slice where possible, since that copies nothing
@@ -39,7 +39,7 @@ class CacheView:
             values[self.slots, :, :self.num_read] = v.to(values.dtype)
             return k, v, None
         keys[self.rows, :, self.positions] = k.transpose(1, 2).to(keys.dtype)  # (B, T, G, D)
-        values[self.rows, :, self.positions] = v.transpose(1, 2).to(values.dtype)
+        values[self.rows, :, self.positions] = v.transpose(1, 2).to(values.dtype)  # (B, T, G, D)
         return keys[self.slots, :, :self.num_read], values[self.slots, :, :self.num_read], self.mask
 
 
@@ -50,22 +50,26 @@ class SlotCache:
                  dtype: torch.dtype, device: torch.device):
         self.max_rows, self.max_len = max_rows, max_len
         self.keys = torch.zeros(num_layers, 0, num_kv_heads, 0, head_dim, dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
+        self.values = torch.zeros_like(self.keys)  # both are empty until `reserve`
 
     def reserve(self, num_rows: int, length: int) -> None:
-        """Make room for `num_rows` slots of `length` tokens. Both sizes grow by doubling; the contents stay."""
-        _, old_rows, _, old_len, _ = self.keys.shape
+        """Make room for `num_rows` slots of `length` tokens. Both sizes grow by doubling; the contents stay.
+
+        When the memory does not suffice, PyTorch's error is raised and the cache is unchanged.
+        """
+        layers, old_rows, groups, old_len, width = self.keys.shape
         if num_rows <= old_rows and length <= old_len:
             return
         assert num_rows <= self.max_rows and length <= self.max_len, (num_rows, length, self.max_rows, self.max_len)
         new_rows = max(old_rows, min(self.max_rows, power_of_two(num_rows)))
         new_len = max(old_len, min(self.max_len, power_of_two(max(length, BUCKET))))
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            # Zeros, not uninitialised memory: masked positions get weight 0, but 0 · NaN would still be NaN.
-            new = old.new_zeros(old.shape[0], new_rows, old.shape[2], new_len, old.shape[4])
-            new[:, :old_rows, :, :old_len] = old
-            setattr(self, name, new)
+        old = (self.keys, self.values)
+        # Both are allocated before either is replaced: if memory runs out in between, the cache stays as it was.
+        # Zeros, not uninitialised memory: masked positions get weight 0, but 0 · NaN would still be NaN.
+        new = [stored.new_zeros(layers, new_rows, groups, new_len, width) for stored in old]
+        for grown, stored in zip(new, old):
+            grown[:, :old_rows, :, :old_len] = stored
+        self.keys, self.values = new
 
     def plan(self, slots: slice | list[int], starts: list[int], num_new: int) -> CacheView:
         """The view for a forward pass of `num_new` tokens in each of `slots`; row i starts at position `starts[i]`."""
@@ -99,10 +103,11 @@ class SlotCache:
     def swap(self, slot: int, other: int, length: int, other_length: int) -> None:
         """Exchange the first `length` positions of `slot` and the first `other_length` positions of `other`."""
         self.reserve(max(slot, other) + 1, max(length, other_length))
-        for stored in (self.keys, self.values):
-            saved = stored[:, slot, :, :length].clone()
+        # All memory is allocated before any write: without memory, keys and values both stay as they were.
+        saved = [(stored, stored[:, slot, :, :length].clone()) for stored in (self.keys, self.values)]
+        for stored, first in saved:
             stored[:, slot, :, :other_length] = stored[:, other, :, :other_length]
-            stored[:, other, :, :length] = saved
+            stored[:, other, :, :length] = first
 
 
 def _mask(positions: torch.Tensor, num_read: int) -> torch.Tensor:
@@ -112,4 +117,4 @@ def _mask(positions: torch.Tensor, num_read: int) -> torch.Tensor:
 
 def power_of_two(n: int) -> int:
     """The smallest power of two that is at least n: 5 → 8."""
-    return 1 << (n - 1).bit_length()
+    return 1 << (n - 1).bit_length()  # bit_length(4) = 3

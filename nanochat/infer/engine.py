@@ -3,15 +3,19 @@
 A request is a prompt (token ids) and its SamplingParams. One step does this:
 
 1. finished requests leave and waiting requests take their slots (slots.py);
-2. the model reads prompts, all tokens but the last. With `step_tokens` it reads only so many per step, so that running
-   requests never wait long while somebody else's long prompt is read;
+2. the model reads prompts ("prefill"): all tokens except the last. With `step_tokens` it reads at most this many tokens
+   per step, so that running requests never wait long while the long prompt of another request is read;
 3. one forward pass feeds every running request its last token (decode), and the sampler draws the next;
 4. when a request has sampled <|python_end|>, the tool gets the text since <|python_start|>. The tokens
    <|output_start|> result <|output_end|> are then *forced*: fed like sampled tokens, but not chosen (mask 0).
 
-The answer to a request never depends on the other requests: attention looks at one row, and the random numbers come
-from (seed, prompt, sample number). `generate()` (evaluation, RL), `stream()` (the terminal) and the server's thread all
-drive the same `submit()` and `step()`. One thread owns an engine.
+Other requests change an answer by rounding at most: attention uses the row's own slot only, and the random numbers come
+from (seed, prompt, sample number). But the number of rows decides in which order a matrix product sums, and whether
+`decoder` or PyTorch computes the step (`Decoder.max_rows`). The logits then differ by less than 1e-4 in fp32, by more
+in bf16; a token changes only where two are so nearly equal. In fp32 the tests find the same tokens in any company.
+
+`generate()` (evaluation, RL), `stream()` (the terminal) and the server's thread all drive the same `submit()` and
+`step()`. One thread owns an engine.
 """
 
 import time
@@ -29,10 +33,10 @@ from nanochat.model import GPT
 from nanochat.tokenizer import Tokenizer
 
 PREFILL_TOKENS = 4096  # prompt tokens (with padding) in one forward pass: bounds the memory that activations take
-# With `step_tokens`, prompts are read in widths that are multiples of this. For each new shape of a bf16 product oneDNN
-# makes a program, which takes 4 ms, and keeps 1,024 of them: some hundred MB in a server that meets every length.
+# With `step_tokens`, prompts are read in widths that are multiples of this. For each new shape of a bf16 matrix product
+# oneDNN compiles a kernel (4 ms) and keeps 1,024 of them: some hundred MB in a server that sees every length of prompt.
 WIDTH_MULTIPLE = 16
-ECHO_ROWS = 256  # positions whose logits exist at the same time when a prompt is scored, for the same reason
+ECHO_ROWS = 256  # positions whose logits (V numbers each) exist at the same time when a prompt is scored: bounds memory
 REFUSED = "error"  # what the model reads when the tool returns None: a refused expression must not look like a result
 
 
@@ -43,16 +47,18 @@ class Decoder(Protocol):
 
     def logits(self, ids: list[int], previous_ids: list[int], positions: list[int]) -> torch.Tensor:
         """fp32 logits (B, V) after the tokens `ids`, which stand at `positions` of slots 0 … B−1. previous_ids: the
-        tokens in front of them, −1 if there is none. The next call may overwrite the result."""
+        token before each of them, which smear mixes in (model/gpt.py), or −1 if there is none. The next call may
+        overwrite the result."""
 
 
 class Engine:
     """Generates with `model`, which is in eval mode.
 
-    tool: gets an expression, returns the result, or None if it refuses. max_rows: requests that run at the same time.
-    prefix_cache: finished requests keep their slots until others need them, so that the next turn of a chat reads only
-    the new message; leave it off where the weights change between calls. decoder: makes a faster decode step for this
-    model and cache, or None where it cannot. max_len: no request may be longer (default: the context).
+    tool: a function of an expression that returns the result, or None to refuse. max_rows: requests that run at the
+    same time. prefix_cache: finished requests keep their slots until others need them, so that the next turn of a chat
+    reads only the new message; leave it off if the weights change between calls. step_tokens: prompt tokens that one
+    step reads at most (default: no limit). decoder: returns a faster decode step for this model and cache, or None if
+    it does not support them. max_len: tokens of the longest request (default: the context).
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, tool: Callable[[str], str | None] | None = None,
@@ -66,7 +72,7 @@ class Engine:
                                max_len or config.sequence_len, model.compute_dtype, self.device)
         self.slots = Slots(self.cache, max_rows, keep_finished=prefix_cache)
         self.decoder = decoder(model, self.cache) if decoder else None  # None: the model itself decodes
-        self.num_prompt_tokens = 0  # that the model has read since the start
+        self.num_prompt_tokens = 0  # prompt tokens that the model has read since the start
         self._sampler: Sampler | None = None
         self._sampled_rows: list[Request] = []  # the rows that the sampler was made for
         special = tokenizer.special_id
@@ -82,13 +88,14 @@ class Engine:
 
     def submit(self, prompt: Sequence[int], params: SamplingParams | None = None, *, sample: int = 0,
                events: bool = True) -> Request:
-        """Queue a request; `step()` advances it. `sample` numbers the answers to one prompt: each has its own text."""
+        """Queue a request; `step()` advances it. `sample`: the index of this answer among several to one prompt; it
+        changes the random numbers. `events=False`: nobody takes the events, only `Request.ids` are wanted."""
         assert prompt, "a prompt needs at least one token, <|bos|> if nothing else"
         prompt, params = tuple(prompt), params or SamplingParams()
-        room = min(params.max_tokens, self.config.sequence_len - len(prompt))
+        room = min(params.max_tokens, self.config.sequence_len - len(prompt))  # ≤ 0 if the prompt fills the context
         bias = None
         if params.logit_bias or params.presence_penalty or params.frequency_penalty:
-            bias = torch.zeros(self.config.vocab_size, device=self.device)
+            bias = torch.zeros(self.config.vocab_size, device=self.device)  # (V,)
             for token, value in (params.logit_bias or {}).items():
                 bias[token] = value
         stop_ids = self.default_stops if params.stop_ids is None else frozenset(params.stop_ids)
@@ -130,7 +137,7 @@ class Engine:
         A prompt that fills the context gets empty completions ("length").
         """
         params = SamplingParams(**settings)
-        num_samples = Counter[tuple[int, ...]]()  # of a prompt so far: if it is listed twice, it gets new samples
+        num_samples = Counter[tuple[int, ...]]()  # prompt → samples so far: a prompt listed twice gets new samples
         requests: list[list[Request]] = []
         for prompt in map(tuple, prompts):
             numbers = range(num_samples[prompt], num_samples[prompt] + samples)
@@ -139,7 +146,7 @@ class Engine:
         try:
             while any(not request.stop_reason for group in requests for request in group):
                 self.step()
-        finally:  # after an interrupt nothing may go on running
+        finally:  # after an interrupt no request may keep running
             for request in (request for group in requests for request in group):
                 self.cancel(request)
         return [[self._completion(request) for request in group] for group in requests]
@@ -155,7 +162,7 @@ class Engine:
             self.cancel(request)
 
     def _completion(self, request: Request) -> Completion:
-        if request.reader is not None:  # there are stop strings, and the events know where they cut the text
+        if request.reader is not None:  # with stop strings the events already hold the cut text
             text = "".join(event.text for event in request.events if event.kind == "text")
         else:
             outside, in_tool_block = [], False
@@ -173,7 +180,7 @@ class Engine:
         """Feed all running requests, in slots 0 … B−1, their last tokens; returns logits (B, V) for the next ones."""
         previous_ids, ids = map(list, zip(*(row.last_two_ids for row in rows)))
         positions = [row.length - 1 for row in rows]
-        if self.decoder is not None and len(rows) <= self.decoder.max_rows:
+        if self.decoder is not None and len(rows) <= self.decoder.max_rows:  # with more rows PyTorch is faster
             logits = self.decoder.logits(ids, previous_ids, positions)
         else:
             hidden = self._forward([[token] for token in ids], slice(0, len(ids)), positions,
@@ -181,15 +188,18 @@ class Engine:
             logits = self.model.logits(hidden[:, 0])
         for occupant in self.slots.running:
             occupant.cached += 1
-        if self.tool is not None:  # only the tool may write <|output_start|> and <|output_end|>, which are neighbours
+        # Only the tool may write <|output_start|> and <|output_end|>, whose ids are adjacent. In place: no other step
+        # reads these logits.
+        if self.tool is not None:
             logits[:, self._output_start:self._output_end + 1] = float("-inf")
         return logits
 
     def _forward(self, ids: list[list[int]], slots: slice | list[int], starts: list[int],
                  previous_ids: list[list[int]] | None = None) -> torch.Tensor:
-        """The last layer (B, T, C) for `ids`, B rows of T tokens, which are stored in `slots` from `starts` on.
+        """The final hidden states (B, T, C) of `ids`, B rows of T tokens, whose keys and values are stored in `slots`
+        from `starts` on.
 
-        `previous_ids`: the token in front of each row's first, −1 if there is none; None if all rows start at 0.
+        `previous_ids`: for each row the token before its first, −1 if there is none; None if all rows start at 0.
         """
         view = self.cache.plan(slots, starts, len(ids[0]))
         previous = None if previous_ids is None else torch.tensor(previous_ids, device=self.device)
@@ -197,15 +207,15 @@ class Engine:
                                  previous_ids=previous)
 
     def _sample(self, rows: list[Request], logits: torch.Tensor) -> list[int]:
-        if self._sampler is None or rows != self._sampled_rows:
+        if self._sampler is None or rows != self._sampled_rows:  # the rows have changed
             self._sampler = Sampler([row.key for row in rows], [row.params for row in rows], self.device)
             self._sampled_rows = rows
         if any(row.bias is not None or row.params.grammar is not None for row in rows):
-            logits = torch.stack([self._steered(line, row) for line, row in zip(logits, rows)])
+            logits = torch.stack([self._with_bias_and_grammar(line, row) for line, row in zip(logits, rows)])  # (B, V)
         tokens: list[int] = self._sampler.draw(logits, [row.length - 1 for row in rows]).tolist()
         return tokens
 
-    def _steered(self, logits: torch.Tensor, row: Request) -> torch.Tensor:
+    def _with_bias_and_grammar(self, logits: torch.Tensor, row: Request) -> torch.Tensor:
         """A row's logits (V,) with its biases, and −∞ for the tokens that its grammar forbids."""
         if row.bias is not None:
             logits = logits + row.bias
@@ -215,7 +225,7 @@ class Engine:
         return logits
 
     def _logprobs(self, rows: list[Request], logits: torch.Tensor, tokens: list[int]) -> list[Logprob | None]:
-        """The log-probabilities of the sampled tokens, where wanted: the model's own, before temperature and biases."""
+        """The log-probabilities of the sampled tokens, if requested: the model's own, before temperature and biases."""
         nums = [None if row.forced else row.params.logprobs for row in rows]  # how many alternatives of each row
         if all(num is None for num in nums):
             return [None] * len(rows)
@@ -224,7 +234,7 @@ class Engine:
 
     @torch.inference_mode()
     def _score(self, prompt: tuple[int, ...], num_alternatives: int) -> list[Logprob]:
-        """The log-probabilities of prompt[1:], each token given those in front of it; one pass, without the cache."""
+        """The log-probabilities of prompt[1:], each given the tokens before it; one pass, without the cache."""
         scores: list[Logprob] = []
         if len(prompt) > 1:
             hidden = self.model.hidden(torch.tensor([prompt[:-1]], device=self.device))[0]  # (T, C)
@@ -239,7 +249,7 @@ class Engine:
         if row.forced:
             token = row.forced.popleft()
         elif row.bias is not None:
-            is_new = token not in row.ids
+            is_new = token not in row.ids  # the presence penalty counts once per token
             row.bias[token] -= row.params.frequency_penalty + (row.params.presence_penalty if is_new else 0)
         row.ids.append(token)
         call = None  # the expression of a tool call that this token completes
@@ -250,7 +260,7 @@ class Engine:
         elif row.expression is not None:
             call, row.expression = self.tokenizer.decode(row.expression), None
         row.stop_reason = self._stop_reason(row, token, call)
-        if row.reader is not None:  # it may find that a stop string is complete
+        if row.reader is not None:  # the reader may detect a complete stop string, which ends the answer
             event = row.reader.push(token, row.stop_reason, logprob)
             row.events.append(event)
             row.stop_reason = event.stop_reason
@@ -266,6 +276,7 @@ class Engine:
             row.grammar_state = grammar.advance(row.grammar_state, self.tokenizer.decode_bytes([token]))
         if token in row.stop_ids or grammar is not None and grammar.is_complete(row.grammar_state):
             return "stop"
+        # The client itself runs this call (a function that the request offers), so the answer ends here.
         if call is not None and row.params.caller_runs is not None and row.params.caller_runs(call):
             return "tool_calls"
         return "length" if len(row.ids) >= row.room else ""
@@ -278,25 +289,26 @@ class Engine:
             row.forced.extend([self._output_start, *self.tokenizer.encode(result), self._output_end])
 
     def _read_prompts(self) -> None:
-        """Read prompts within the step's budget of tokens; requests whose prompt is read join the running ones."""
+        """Read prompts within the step's token budget; requests whose prompt has been read join the running ones."""
         budget = float("inf")
-        if self.step_tokens is not None:  # every running request takes one of these tokens for its decode
+        if self.step_tokens is not None:  # each running request uses one token of the budget for its decode
             budget = max(1, self.step_tokens - self.slots.num_running)
         while (unread := self.slots.to_read()) and budget >= 1:
-            budget -= self._read_chunk(unread, int(min(budget, PREFILL_TOKENS)))
+            budget -= self._read_chunk(unread, int(min(budget, PREFILL_TOKENS)))  # at least one token
         self.slots.start_answering()
 
     def _width(self, num_tokens: int, budget: int) -> int:
-        """The width in which so many tokens are read: rounded up, but within the budget."""
+        """The padded width for reading `num_tokens` tokens: rounded up, but within the budget."""
         if self.step_tokens is None:
             return min(num_tokens, budget)
         rounded = -(-num_tokens // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
         return rounded if rounded <= budget else budget // WIDTH_MULTIPLE * WIDTH_MULTIPLE or budget
 
     def _read_chunk(self, rows: list[Occupant], budget: int) -> int:
-        """One pass over the first of `rows`, as many whole prompts as fit `budget` tokens; else a part of the first.
+        """One pass over the first of `rows`: as many complete prompts as fit into `budget` tokens. If the first does
+        not fit, a part of it.
 
-        Rows are padded on the right, where causal attention never looks. Returns the tokens it took, with padding.
+        Rows are padded on the right, where causal attention never looks. Returns the tokens used, with padding.
         """
         batch, width = rows[:1], self._width(rows[0].unread, budget)
         for row in rows[1:]:
@@ -308,7 +320,7 @@ class Engine:
         starts = [row.cached for row in batch]
         width = min(width, self.cache.max_len - max(starts))  # padding must not reach past the context
         chunks = [row.request.prompt[:-1][row.cached:row.cached + width] for row in batch]
-        padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
+        padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]  # (B, width)
         previous_ids = None
         if any(starts):
             previous_ids = [[row.request.prompt[row.cached - 1] if row.cached else -1] for row in batch]

@@ -1,8 +1,8 @@
 """Expressions over bytes, like regular expressions, and their derivatives.
 
-The derivative of an expression by a byte is the expression for what may follow that byte (Brzozowski 1964): that of
-`yes|no` by `y` is `es`. So expressions are the states of an automaton, which is built while a text is read. Rules may
-contain themselves, so the texts may be nested, as JSON is.
+The derivative of an expression by a byte is the expression for the text that may follow this byte (Brzozowski 1964):
+the derivative of `yes|no` by `y` is `es`. So expressions are the states of an automaton, which is built while a text is
+read. Rules may contain themselves, so the texts may be nested, as JSON is.
 
 >>> grammar = Expressions()
 >>> yes_or_no = grammar.choice(grammar.text("yes"), grammar.text("no"))
@@ -28,11 +28,11 @@ class Node:
         self.kind, self.parts = kind, parts
 
 
-EMPTY, NOTHING = Node("empty"), Node("nothing")
+EMPTY, NOTHING = Node("empty"), Node("nothing")  # compared by identity
 
 
 class Expressions:
-    """Makes expressions, and takes them apart byte by byte."""
+    """Makes expressions and their derivatives."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], Node] = {}
@@ -55,9 +55,9 @@ class Expressions:
 
     def sequence(self, *nodes: Node) -> Node:
         *waiting, rest = nodes or (EMPTY,)
-        while waiting:  # from the last to the first; a loop, because a text may be longer than Python's stack is deep
+        while waiting:  # from the last to the first, in a loop: recursion over a long text could exceed Python's stack
             first = waiting.pop()
-            if first.kind == "sequence":  # nested to the right only: else equal sequences could differ
+            if first.kind == "sequence":  # nested to the right only, so that equal sequences are the same object
                 waiting += first.parts
             elif NOTHING in (first, rest):
                 rest = NOTHING
@@ -67,7 +67,7 @@ class Expressions:
 
     def choice(self, *nodes: Node) -> Node:
         options = frozenset(option for node in nodes for option in (node.parts[0] if node.kind == "choice" else [node]))
-        options -= {NOTHING}
+        options -= {NOTHING}  # a dead end adds no text
         rests: dict[Node, list[Node]] = {}  # first → what may follow it
         for option in options:
             first, rest = option.parts if option.kind == "sequence" else (option, EMPTY)
@@ -81,7 +81,7 @@ class Expressions:
         return EMPTY if most == 0 else self.node("repeat", node, least, most)
 
     def may_end(self, node: Node) -> bool:
-        """Whether nothing needs to follow. A rule always has a byte at least."""
+        """Whether the text may end here. A rule always has at least one byte."""
         match node.kind:
             case "sequence":
                 return all(map(self.may_end, node.parts))
@@ -92,7 +92,7 @@ class Expressions:
         return node is EMPTY
 
     def derivative(self, node: Node, byte: int) -> Node:
-        """The expression for what may follow `byte`; NOTHING where the byte is forbidden."""
+        """The expression for the text that may follow `byte`; NOTHING if the byte is forbidden."""
         if (node, byte) not in self._derivatives:
             self._derivatives[node, byte] = self._derive(node, byte)
         return self._derivatives[node, byte]
@@ -114,13 +114,13 @@ class Expressions:
         return NOTHING
 
     def shortest(self, node: Node) -> float:
-        """Bytes of the shortest text that completes the expression."""
+        """The number of bytes of the shortest text that completes the expression."""
         if node not in self._shortest:
             match node.kind, *node.parts:
                 case "choice", options:
                     self._shortest[node] = min(map(self.shortest, options))
                 case "sequence", *_:
-                    chain = [node]  # measured from its end in a loop: it may be longer than Python's stack is deep
+                    chain = [node]  # measured from its end, in a loop: recursion could exceed Python's stack
                     while (rest := chain[-1].parts[1]).kind == "sequence" and rest not in self._shortest:
                         chain.append(rest)
                     for part in reversed(chain):

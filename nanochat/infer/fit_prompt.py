@@ -1,4 +1,4 @@
-"""Makes a conversation fit the context: forgets the oldest messages; the system text and the newest question stay."""
+"""Makes a conversation fit the context: drops the oldest messages; the system text and the newest question stay."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ NUM_MARKERS = 2  # special tokens around a message, and around a part of it
 
 def fit_prompt(tokenizer: Tokenizer, messages: list[dict[str, Any]], sequence_len: int, room: int,
                continues: bool = False) -> tuple[list[int], int]:
-    """Prompt ids that leave `room` tokens for the answer, and how many of the oldest messages were forgotten for it
-    (the system message is not counted).
+    """Prompt ids that leave `room` tokens for the answer, and the number of the oldest messages that were dropped for
+    this (the system message is not counted).
 
     `messages` as in nanochat/tokenizer/chat.py, but in any order: `take_turns` makes turns of them. The last message is
-    the user's; with `continues` it is the assistant's, and the answer continues it. UserError when the system text and
-    the newest question are too long.
+    the user's; with `continues` it is the assistant's, and the answer continues it. UserError if the system text and
+    the newest question do not fit into the context.
     """
-    # Never more than a quarter of the context is kept free: a request for a long answer must not cost the memory.
+    # Never more than a quarter of the context is kept free: a long max_tokens must not drop the whole conversation.
     limit = sequence_len - min(room, sequence_len // 4)
     system = [message for message in messages[:1] if message["role"] == "system"]
     messages = messages[len(system):]
@@ -34,11 +34,11 @@ def fit_prompt(tokenizer: Tokenizer, messages: list[dict[str, Any]], sequence_le
     starts = [start for start in starts if start >= first]
     if num_tokens > 2 * sequence_len and first == starts[-1]:
         raise _too_long(tokenizer, system, messages[first:], num_tokens, sequence_len)
-    for first in starts:  # merged messages may have a few tokens more than counted
+    for first in starts:  # merged messages may have a few more tokens than counted: try again with fewer messages
         prompt = _render(tokenizer, [*system, *messages[first:]], continues)
         if len(prompt) <= limit:
             return prompt, first
-    if len(prompt) < sequence_len:  # nothing is left to forget, so the answer gets less room than wished
+    if len(prompt) < sequence_len:  # nothing is left to drop, so the answer gets less room than requested
         return prompt, first
     raise _too_long(tokenizer, system, messages[first:], len(prompt), sequence_len)
 
@@ -65,7 +65,7 @@ def take_turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _render(tokenizer: Tokenizer, messages: list[dict[str, Any]], continues: bool) -> list[int]:
     conversation = {"messages": take_turns(messages)}
-    if continues:  # leave the assistant's last turn open: drop the <|assistant_end|> behind it
+    if continues:  # leave the assistant's last turn open: drop the <|assistant_end|> after it
         return chat.render(tokenizer, conversation)[0][:-1]
     return chat.render_prompt(tokenizer, conversation)
 
@@ -76,7 +76,7 @@ def _parts(message: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _length(tokenizer: Tokenizer, message: dict[str, Any], sequence_len: int) -> int:
-    """How many tokens a message has. A text that cannot fit the context is not tokenized: it may have megabytes."""
+    """The number of tokens of a message. A text that cannot fit into the context is not tokenized: it may be huge."""
     num_tokens = NUM_MARKERS
     for part in _parts(message):
         at_least = len(part["text"]) // tokenizer.max_token_bytes
@@ -87,7 +87,7 @@ def _length(tokenizer: Tokenizer, message: dict[str, Any], sequence_len: int) ->
 
 def _too_long(tokenizer: Tokenizer, system: list[dict[str, Any]], messages: list[dict[str, Any]], num_tokens: int,
               sequence_len: int) -> UserError:
-    """The error names what has to be shortened: the system prompt, if it is the longer one."""
+    """The error names the text to shorten: the system prompt if it is the longer one, otherwise the newest message."""
     of_system, of_messages = (sum(_length(tokenizer, message, sequence_len) for message in part)
                               for part in (system, messages))
     if of_system > of_messages:

@@ -1,12 +1,12 @@
 """What happens inside the model while it writes one token; every number is the model's own (docs/inside.md).
 
-The text in front of the token goes through the model twice:
+The text before the token goes through the model twice:
 
 1. The whole text, observed by hooks (functions that PyTorch calls with the input and the output of a module): this
    gives the state of the last token after every layer, where its heads look, and the keys and values of all tokens.
-2. The last token once more, beside the keys and values of the others, as a batch in which every row lacks one part: a
-   head, an MLP, the value embeddings of a layer, or the smear. So a part is missing for this token only, and to leave
-   out every part of the model once costs no more than to write some words.
+2. The last token once more, with the stored keys and values of the others, as a batch in which every row lacks one
+   part: a head, an MLP, the value embeddings of a layer, or the smear. So a part is missing for this token only, and to
+   leave out every part of the model once costs no more than generating a few tokens.
 
 The hooks change the model while they are set, so only the thread that owns the engine may call `look_inside`.
 """
@@ -39,10 +39,10 @@ class Part:
 
 @dataclass
 class Inside:
-    """What the model did with the last token that it had read, and what it then said."""
+    """What the model did with the last token of the text, and which token it predicted."""
 
-    layers: list[Logprob]  # what the head makes of the state before the first layer, and of the state after each
-    without: dict[Part, Logprob]  # what the model says without a part
+    layers: list[Logprob]  # the prediction from the state before the first layer and after each (logit lens)
+    without: dict[Part, Logprob]  # the prediction without a part
     patterns: torch.Tensor  # (L, H, T): how much each head attends to each token that was read
     neighbours: dict[Part, list[tuple[int, float]]]  # (id, cosine) of the nearest rows, per table of the model
 
@@ -51,11 +51,11 @@ class Reading:
     """One pass over ids (1, T), observed. It is also the pass's cache, so it gets every layer's keys and values."""
 
     def __init__(self, model: GPT, ids: torch.Tensor):
-        self.keys: list[torch.Tensor] = []  # per layer (1, G, T, D), as the values and the tables' part of the values
-        self.values: list[torch.Tensor] = []
-        self.from_table: dict[int, torch.Tensor] = {}
-        self.patterns: list[torch.Tensor] = []  # per layer (H, T), of the last token
-        self.states: list[torch.Tensor] = []  # (C,) of the last token: in front of the first layer, and after each
+        self.keys: list[torch.Tensor] = []  # per layer (1, G, T, D); `values` and `from_table` have the same shape
+        self.values: list[torch.Tensor] = []  # the values, with the part from the table
+        self.from_table: dict[int, torch.Tensor] = {}  # layer → gate · value embedding, if the layer has a table
+        self.patterns: list[torch.Tensor] = []  # per layer (H, T): attention weights of the last token
+        self.states: list[torch.Tensor] = []  # (C,) of the last token: before the first layer, and after each layer
         with ExitStack() as hooks:
             for block in model.model.layers:
                 attention = block.get_submodule("self_attn")
@@ -76,22 +76,22 @@ class Reading:
     def _see_attention(self, attention: Attention, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         x, value_embedding, cos_sin = inputs[:3]
         keys = self.keys[attention.layer]
-        query = attention.q_proj(x[:, -1:]).view(1, 1, -1, attention.head_dim)
+        query = attention.q_proj(x[:, -1:]).view(1, 1, -1, attention.head_dim)  # (1, 1, H, D)
         query = norm(rotate(query, *(table[-1:] for table in cos_sin)))[0, 0] * attention.scale  # (H, D)
         keys = keys[0].repeat_interleave(len(query) // keys.size(1), 0)  # (H, T, D)
         scores = (keys @ query.unsqueeze(-1))[:, :, 0].float() * attention.head_dim ** -0.5  # (H, T)
         if attention.window is not None:
             scores[:, :max(0, scores.size(1) - 1 - attention.window)] = float("-inf")
-        self.patterns.append(scores.softmax(-1))
+        self.patterns.append(scores.softmax(-1))  # (H, T)
         if attention.gate is not None and value_embedding is not None:
             gate = 2 * torch.sigmoid(attention.gate(x)).unsqueeze(-1)  # (1, T, G, 1)
-            gated = gate * value_embedding.view(*gate.shape[:3], attention.head_dim)
+            gated = gate * value_embedding.view(*gate.shape[:3], attention.head_dim)  # (1, T, G, D)
             self.from_table[attention.layer] = gated.transpose(1, 2)  # (1, G, T, D)
 
 
 class WithoutParts:
-    """The cache for the last token of `reading` in len(parts) rows. Where a row is to go without value embeddings, they
-    are taken off the values that it sees."""
+    """The cache for the last token of `reading` in len(parts) rows. If a row has to do without value embeddings, they
+    are subtracted from the values that this row sees."""
 
     def __init__(self, reading: Reading, parts: list[Part]):
         self.reading, self.parts = reading, parts
@@ -106,18 +106,18 @@ class WithoutParts:
 
 
 def look_inside(model: GPT, ids: list[int], token: int | None = None, num_alternatives: int = 5) -> Inside:
-    """What happens in `model` between `ids`, which it has read, and `token`, which it says next (None: the likeliest).
+    """What happens in `model` between `ids`, which it has read, and the next token, `token` (None: the most probable).
 
-    Every Logprob has the log-probability of `token`, and the likeliest tokens instead of it.
+    Every Logprob has the log-probability of `token`, and the most probable tokens (`num_alternatives`) with theirs.
     """
     device = next(model.parameters()).device
-    read = torch.tensor([ids], device=device)
+    read = torch.tensor([ids], device=device)  # (1, T)
     with torch.inference_mode():
         reading = Reading(model, read)
-        # The last state is the model's answer itself: it may lack a share of the middle layer ("backout").
+        # The last state comes from `hidden`: a share of the middle layer may have been subtracted there ("backout").
         states = [norm(state) for state in reading.states[:-1]] + [reading.hidden[0, -1]]
         logits = model.logits(torch.stack(states))  # (L + 1, V)
-        said = int(logits[-1].argmax()) if token is None else token
+        said = int(logits[-1].argmax()) if token is None else token  # the last row is the model's own prediction
         parts = list(all_parts(model))
         groups = [parts[first:first + ROWS] for first in range(0, len(parts), ROWS)]
         without = [logits_without(model, read, reading, group) for group in groups]
@@ -127,7 +127,7 @@ def look_inside(model: GPT, ids: list[int], token: int | None = None, num_altern
 
 
 def all_parts(model: GPT) -> Iterator[Part]:
-    """Every part that this model has, in the order in which a token passes them."""
+    """Every part that this model has, in the order of computation."""
     config = model.config
     if config.smear or config.gated_smear:
         yield Part("smear")
@@ -146,16 +146,16 @@ def logits_without(model: GPT, read: torch.Tensor, reading: Reading, parts: list
     with ExitStack() as hooks:
         for row, part in enumerate(parts):
             if part.kind == "smear":
-                before[row] = -1  # as at the beginning of a document: there is nothing in front
+                before[row] = -1  # as at the beginning of a document: there is no preceding token
             elif part.kind in ("head", "mlp"):
                 hooks.enter_context(cut(model, row, part))
         hidden = model.hidden(last, cache=WithoutParts(reading, parts), previous_ids=before,
                               positions=torch.full_like(last, read.size(1) - 1))
-    return model.logits(hidden[:, 0])
+    return model.logits(hidden[:, 0])  # (B, V)
 
 
 def cut(model: GPT, row: int, part: Part) -> RemovableHandle:
-    """Until the handle is removed, the head or MLP of this row gives zeros."""
+    """Until the handle is removed, the output of the head or MLP is zero for this row."""
     block, width = model.model.layers[part.layer], model.config.head_dim
 
     def without_head(matrix: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -174,8 +174,8 @@ def cut(model: GPT, row: int, part: Part) -> RemovableHandle:
 
 
 def neighbours(model: GPT, token: int, state: torch.Tensor) -> Iterator[tuple[Part, list[tuple[int, float]]]]:
-    """The tokens whose rows of a table point in nearly the same direction as those of `token`: of the embedding, and
-    of each table of value embeddings. With smear also those near `state`, which is what enters the first layer."""
+    """The tokens whose rows have the largest cosines to the row of `token`, in the embedding and in each table of value
+    embeddings. With smear also the rows near `state`, which enters the first layer."""
     embedding, ids = model.model.embed_tokens, torch.arange(model.config.vocab_size, device=state.device)
     yield Part("embedding"), nearest(embedding, ids, embedding(ids[token]))
     if model.config.smear or model.config.gated_smear:
@@ -186,8 +186,8 @@ def neighbours(model: GPT, token: int, state: torch.Tensor) -> Iterator[tuple[Pa
 
 def nearest(table: torch.nn.Module, ids: torch.Tensor, vector: torch.Tensor) -> list[tuple[int, float]]:
     """(id, cosine) of the `ids` (V,) whose rows of `table` have the largest cosines to `vector` (C,)."""
-    # Some thousand rows at a time: the table may be packed (quantize.py), and is not to be there a second time.
+    # Some thousand rows at a time: the table may be packed (quantize.py), and must not be unpacked as a whole.
     parts = [F.cosine_similarity(table(some).float(), vector.float(), dim=-1)
              for some in torch.split(ids, ROWS_OF_TABLE)]
-    best, rows = torch.cat(parts).topk(min(NUM_NEIGHBOURS, len(ids)))
+    best, rows = torch.cat(parts).topk(min(NUM_NEIGHBOURS, len(ids)))  # over the cosines (V,)
     return list(zip(rows.tolist(), best.tolist(), strict=True))

@@ -1,14 +1,14 @@
 """Answers that are JSON of a given schema: a grammar forbids every token after which no valid JSON could follow.
 
 1. A JSON schema becomes an expression over bytes (expressions.py).
-2. Its derivatives are the states of an automaton. They get numbers when they are first met, and each step from a state
-   to the next is computed once.
+2. Its derivatives are the states of an automaton. A state gets its number when it is first reached, and each step from
+   a state to the next is computed once.
 3. A token is allowed if its bytes lead to a state from which the JSON can still be completed with the tokens that are
    left. So an answer that reaches its limit is complete JSON too.
 
-Objects have the properties of their schema in its order. There is at most one blank after a comma or a colon, and no
-line break: a small model that may write blanks writes nothing else. What a schema says beyond `KEYWORDS` (a pattern,
-or a largest number) has no effect; `Grammar.ignored` lists it.
+Objects have the properties of their schema in its order. There is at most one space after a comma or a colon, and no
+line break: a small model that may write spaces writes nothing else. Keywords of a schema that are not in `KEYWORDS` (a
+pattern, or a largest number) have no effect; `Grammar.ignored` lists them.
 """
 
 import json
@@ -24,16 +24,17 @@ from nanochat.tokenizer import Tokenizer
 KEYWORDS = {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "properties", "required", "items",
             "additionalProperties", "minItems", "maxItems", "minLength", "maxLength"}
 COMMENTS = {"title", "description", "default", "examples", "$defs", "definitions", "$schema", "$id", "strict",
-            "deprecated", "discriminator"}  # they say nothing about what is valid
-STRUCTURAL = {"not", "if", "patternProperties", "prefixItems", "dependentSchemas", "$dynamicRef"}  # not to be ignored
+            "deprecated", "discriminator"}  # annotations: they do not change what is valid
+STRUCTURAL = {"not", "if", "patternProperties", "prefixItems", "dependentSchemas", "$dynamicRef"}  # errors: see _read
 ANYTHING = {"anyOf": [{"type": "object"}, {"type": "array"}, {"type": "string"}, {"type": "number"},
                       {"type": "boolean"}, {"type": "null"}]}
 MAX_REPEATS = 1000  # a larger minLength or minItems does not fit any answer
-# Who sends a larger schema would make other clients wait: the worst one that we found within these limits takes .1 s a
-# token (32,000 tokens), and .25 s once. A level takes up to five calls, and Python's stack has 1,000.
-MAX_PARTS, MAX_LEVELS, MAX_SCHEMA = 500, 100, 32_000  # schemas and enum values; those inside each other; characters
-MAX_DIGITS = 15  # of a number: all integers of so many digits are exact in a float
-TOO_FAR = 2**15 - 1  # bytes to the end of the JSON, where there is no way to the end
+# A larger schema would make other clients wait: the slowest schema that we found within these limits takes .1 s per
+# generated token (vocabulary of 32,000) and .25 s to build. One level of nesting takes up to five Python calls, and
+# Python's stack allows 1,000.
+MAX_PARTS, MAX_LEVELS, MAX_SCHEMA = 500, 100, 32_000  # schemas and enum values; nesting; characters of all
+MAX_DIGITS = 15  # digits of a number: all integers of this length are exact in a float
+TOO_FAR = 2**15 - 1  # bytes to the end of the JSON if the end cannot be reached: infinity for int16
 
 
 class SchemaReader(Expressions):
@@ -46,7 +47,8 @@ class SchemaReader(Expressions):
         self.comma, self.colon = (self.sequence(self.text(mark), self.repeat(self.text(" "), 0, 1)) for mark in ",:")
         digit, follows = self.byte(b"0123456789"), self.byte(range(0x80, 0xC0))
         plain = self.byte(set(range(0x20, 0x80)) - set(b'"\\'))
-        # Lone halves of a \\u pair are not valid text, so characters beyond ASCII are written as UTF-8 only.
+        # Unpaired surrogates (\\ud83e alone) are not valid text, so characters beyond ASCII are written as UTF-8 only:
+        # those whose first byte allows any continuation bytes, so not E0, ED, F0 and F4.
         self.character = self.choice(
             plain, self.sequence(self.text("\\"), self.byte(b'"\\/bfnrt')),
             *(self.sequence(self.byte(range(low, high)), *[follows] * number)
@@ -70,7 +72,7 @@ class SchemaReader(Expressions):
 
     def _read(self, schema: Any, root: Any) -> Node:
         if schema is True or schema == {}:
-            return self.rule("any", ANYTHING, root)
+            return self.rule("any", ANYTHING, root)  # one rule for all: it refers to itself
         if not isinstance(schema, dict):
             raise UserError(f"a JSON schema has {str(schema)[:60]!r} where a schema is expected")
         if wrong := STRUCTURAL & schema.keys():
@@ -94,7 +96,7 @@ class SchemaReader(Expressions):
 
     def rule(self, name: Any, schema: Any, root: Any) -> Node:
         if name not in self.rules:
-            self.rules[name] = NOTHING  # the schema may refer to itself: then the rule's name is enough
+            self.rules[name] = NOTHING  # if the schema refers to itself, the inner reference is only the rule's name
             self.rules[name] = self.read(schema, root)
         return self.node("rule", name)
 
@@ -161,31 +163,31 @@ class Grammar:
     """The automaton of a schema, and which tokens it allows. A state is a number; `start` is the first."""
 
     def __init__(self, schema: dict[str, Any], tokenizer: Tokenizer, end_id: int):
-        """`end_id`: the token that ends an answer. UserError where the schema cannot be followed."""
+        """`end_id`: the token that ends an answer. UserError if the schema is not supported."""
         self.expressions = reader = SchemaReader()
         try:
             if (size := len(json.dumps(schema))) > MAX_SCHEMA:
                 raise UserError(f"the JSON schema has {size:,} characters; at most {MAX_SCHEMA:,} are allowed")
             whole = reader.read(schema, schema)
             reader.measure_rules()
-            for name in reader.rules:  # a rule that begins with itself has no first byte: this would never end
+            for name in reader.rules:  # left recursion: the derivative never ends, and becomes a RecursionError
                 reader.derivative(reader.node("rule", name), ord("{"))
         except (RecursionError, AttributeError, TypeError, KeyError, UnicodeEncodeError):
-            raise UserError("a reference of the JSON schema means itself, or a keyword has a value of a wrong type"
-                            ) from None
+            raise UserError("a $ref of the JSON schema leads back to itself without a byte of JSON, or a keyword has "
+                            "a value of a wrong type") from None
         if reader.shortest(whole) >= TOO_FAR:
-            raise UserError("no answer can satisfy the JSON schema: it needs an endless text, or an enum is empty")
+            raise UserError("no answer can satisfy the JSON schema: every answer would be endless, or an enum is empty")
         self.ignored = sorted(reader.ignored)
         self.tokenizer, self.end_id = tokenizer, end_id
         self.nodes = [NOTHING, whole]  # by state
         self.states = {NOTHING: 0, whole: 1}
         self.start = 1
-        # Bytes that the grammar never tells apart are one class, of which the automaton knows only the first byte.
+        # Bytes that the grammar treats alike form a class, for which the automaton uses the first byte of the class.
         sets = reader.byte_sets()
         classes: dict[tuple[bool, ...], int] = {}
         self.same_as = np.array([classes.setdefault(tuple(byte in allowed for allowed in sets), byte)
                                  for byte in range(256)], np.uint8)
-        self._needs = lru_cache(64)(self._compute_needs)  # the latest states only: each is an array over the vocabulary
+        self._needs = lru_cache(64)(self._compute_needs)  # 64 states at most: each has an array over the vocabulary
 
     def advance(self, state: int, data: bytes) -> int:
         for byte in self.same_as[list(data)].tolist():
@@ -203,7 +205,7 @@ class Grammar:
         """Which tokens may come next, bool (V,), if the answer may have `num_left` more tokens."""
         # A byte is a token too, so as many tokens as bytes are enough to complete the JSON.
         needs = self._needs(state)
-        allowed: np.ndarray = needs < max(num_left, int(needs.min()) + 1)
+        allowed: np.ndarray = needs < max(num_left, int(needs.min()) + 1)  # + 1: the shortest way is always allowed
         return allowed
 
     def _compute_needs(self, state: int) -> np.ndarray:
@@ -211,7 +213,7 @@ class Grammar:
         forbidden."""
         table, lengths = _byte_table(self.tokenizer)
         states = np.where(lengths > 0, state, 0)
-        for place in range(table.shape[1]):  # the next byte of all tokens that are still alive
+        for place in range(table.shape[1]):  # the byte at this index, of all tokens that are still allowed
             alive = np.flatnonzero((lengths > place) & (states > 0))
             if not len(alive):
                 break
@@ -227,9 +229,9 @@ class Grammar:
 
 @lru_cache(4)
 def _byte_table(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of all tokens, uint8 (V, longest), and how many they are, int32 (V,); special tokens have none."""
+    """The bytes of all tokens, uint8 (V, longest), and their numbers, int32 (V,); special tokens have no bytes."""
     lengths = tokenizer.token_bytes()
-    table = np.zeros((len(lengths), lengths.max()), np.uint8)
+    table = np.zeros((len(lengths), lengths.max()), np.uint8)  # (V, longest)
     for token, length in enumerate(lengths.tolist()):
         table[token, :length] = list(tokenizer.decode_bytes([token])[:length])
     return table, lengths

@@ -1,9 +1,9 @@
-"""The inner loop over packed weights (packed.py): 16 outputs at a time, integer products, one scale per 32 inputs.
+"""The inner loop over packed weights (quantize.py): 16 outputs at a time, integer products, one scale per 32 inputs.
 
-Processors for AI have an instruction that multiplies pairs of 8-bit integers, adds four neighbouring products and adds
-the result to a 32-bit sum, for 16 sums at once (AVX-512 VNNI; for 8 sums AVX-VNNI). LLVM does not find it in a loop of
-Numba's, so this loop is generated in LLVM's own language. Elsewhere it consists of ordinary instructions, slower and
-with the same result.
+Recent x86 processors have an instruction that multiplies pairs of 8-bit integers, adds four neighbouring products and
+adds the result to a 32-bit sum, for 16 sums at the same time (AVX-512 VNNI; for 8 sums AVX-VNNI). LLVM's vectoriser
+does not generate it from a Numba loop, so this loop is generated as LLVM IR. On other processors it consists of
+ordinary vector instructions: slower, with the same result.
 """
 from typing import Any
 
@@ -12,25 +12,25 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-OUTPUTS = 16  # of a block: as many 32-bit sums as the widest register holds
+OUTPUTS = 16  # outputs per block: 16 sums of 32 bits fill the widest register (512 bits)
 GROUP = 32  # inputs that share a scale
 INSTRUCTIONS = ("avx512vnni", "avxvnni", "")  # the fastest first; "": every processor
 INT8, INT16, INT32, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
-SUMS, FLOATS = ir.VectorType(INT32, OUTPUTS), ir.VectorType(FLOAT, OUTPUTS)
-BYTES = ir.VectorType(INT8, 4 * OUTPUTS)
-CONTRACT = ("contract",)  # a product and a sum may become one instruction
+SUMS, FLOATS = ir.VectorType(INT32, OUTPUTS), ir.VectorType(FLOAT, OUTPUTS)  # one number per output
+BYTES = ir.VectorType(INT8, 4 * OUTPUTS)  # four weights (or inputs) per output
+CONTRACT = ("contract",)  # LLVM may fuse a multiplication and an addition into one instruction (FMA)
 
 
 def block_products(bits: int, rows: int, instructions: tuple[str, ...] = INSTRUCTIONS) -> Any:
     """A function for compiled code: out (rows, 16) fp32 = x (rows, I) · (16, I)ᵀ, the weights of one packed block.
 
-    Its arguments are addresses: of the block; of x as int8, of its scales (rows, groups) fp32, of the integers (rows,
-    groups) int32 with which a group's sums begin; then the number of groups, and the address of out.
+    Its arguments are addresses: of the block; of x as int8; of x's scales (rows, groups) fp32; of the start values of
+    the sums (rows, groups) int32, which are −offset · Σ x (products.py); then the number of groups; the address of out.
     """
     @intrinsic
     def products(typing_context: Any, block: Any, x: Any, scales: Any, starts: Any, num_groups: Any, out: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            available = context.codegen().magic_tuple()[2]
+            available = context.codegen().magic_tuple()[2]  # (platform, processor, its features: "+avx2,-avx512vnni,…")
             usable = next(name for name in instructions if not name or f"+{name}" in available.split(","))
             _Loop(builder, bits, rows, usable, *arguments).generate()
             return context.get_dummy_value()
@@ -41,7 +41,7 @@ def block_products(bits: int, rows: int, instructions: tuple[str, ...] = INSTRUC
 
 
 class _Loop:
-    """LLVM's instructions of the loop; methods that return a value append the instructions that compute it."""
+    """The loop as LLVM IR; methods that return a value append the instructions that compute it."""
 
     def __init__(self, builder: Any, bits: int, rows: int, instructions: str, block: Any, x: Any, scales: Any,
                  starts: Any, num_groups: Any, out: Any):
@@ -59,22 +59,22 @@ class _Loop:
                 multipliers = b.sitofp(self.load(self.at(end_of_weights, loop.index, OUTPUTS),
                                                  ir.VectorType(INT8, OUTPUTS)), FLOATS)
             for row in range(self.rows):
-                place = b.add(b.mul(self.num_groups, self.number(row)), loop.index)
-                total = self.spread(self.load(self.at(self.starts, place, 4), INT32))
+                index = b.add(b.mul(self.num_groups, self.number(row)), loop.index)  # index of (row, group)
+                total = self.broadcast(self.load(self.at(self.starts, index, 4), INT32))
                 for step, weight in enumerate(weights):
-                    four = self.spread(self.load(self.at(self.x, place, GROUP, 4 * step), INT32))
+                    four = self.broadcast(self.load(self.at(self.x, index, GROUP, 4 * step), INT32))
                     total = self.dot(total, weight, b.bitcast(four, BYTES))
-                scale = self.spread(self.load(self.at(self.scales, place, 4), FLOAT))
+                scale = self.broadcast(self.load(self.at(self.scales, index, 4), FLOAT))
                 if self.bits == 4:
                     scale = b.fmul(scale, multipliers)
                 product = b.fmul(b.sitofp(total, FLOATS), scale, flags=CONTRACT)
                 b.store(b.fadd(b.load(totals[row]), product, flags=CONTRACT), totals[row])
         if self.bits == 4:
             end_of_weights = self.at(end_of_weights, self.num_groups, OUTPUTS)
-        units = self.load(end_of_weights, FLOATS)
+        output_scales = self.load(end_of_weights, FLOATS)
         for row, total in enumerate(totals):
-            place = b.inttoptr(self.at(self.out, self.number(row), 4 * OUTPUTS), FLOATS.as_pointer())
-            b.store(b.fmul(b.load(total), units), place, align=4)
+            target = b.inttoptr(self.at(self.out, self.number(row), 4 * OUTPUTS), FLOATS.as_pointer())
+            b.store(b.fmul(b.load(total), output_scales), target, align=4)
 
     def weights(self, group: Any) -> list[Any]:
         """The group's eight vectors of 16 outputs × 4 inputs, as unsigned bytes."""
@@ -89,6 +89,7 @@ class _Loop:
         """total (16) + the sums of four neighbouring products of weight (64, unsigned) and x (64, signed)."""
         if not self.instructions:
             return self.dot_everywhere(total, weight, x)
+        # vpdpbusd adds without saturation: the 32 products of a group, at most 255 · 127 each, are far below 2^31.
         lanes = OUTPUTS if self.instructions == "avx512vnni" else OUTPUTS // 2
         narrow = ir.VectorType(INT32, lanes)
         function = self.builder.module.declare_intrinsic(
@@ -102,7 +103,7 @@ class _Loop:
         b, wide = self.builder, ir.VectorType(INT16, 4 * OUTPUTS)
         sums = b.mul(b.zext(weight, wide), b.sext(x, wide))  # at most 255 · 128, which 16 bits hold
         sums = b.sext(sums, ir.VectorType(INT32, 4 * OUTPUTS))
-        for size in (4 * OUTPUTS, 2 * OUTPUTS):
+        for size in (4 * OUTPUTS, 2 * OUTPUTS):  # 64 products → 32 sums of two → 16 sums of four
             sums = b.add(*(self.shuffled(sums, sums, list(range(odd, size, 2))) for odd in (0, 1)))
         return b.add(total, sums)
 
@@ -112,7 +113,7 @@ class _Loop:
     def shuffled(self, first: Any, second: Any, places: list[int]) -> Any:
         return self.builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(INT32, len(places)), places))
 
-    def spread(self, number: Any) -> Any:
+    def broadcast(self, number: Any) -> Any:
         """A vector with the same number 16 times."""
         vector = self.builder.insert_element(ir.Constant(ir.VectorType(number.type, OUTPUTS), ir.Undefined), number,
                                              ir.Constant(INT32, 0))
@@ -121,7 +122,7 @@ class _Loop:
     def number(self, value: int) -> Any:
         return ir.Constant(self.num_groups.type, value)
 
-    def at(self, address: Any, index: Any, size: int, offset: int = 0) -> Any:
+    def at(self, address: Any, index: Any, size: int, offset: int = 0) -> Any:  # address + index · size + offset
         return self.builder.add(address, self.builder.add(self.builder.mul(index, self.number(size)),
                                                           self.number(offset)))
 

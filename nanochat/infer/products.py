@@ -1,8 +1,8 @@
-"""Matrix products of few rows on a CPU, compiled by Numba, for weights as they are stored.
+"""Matrix products of few rows on a CPU, compiled by Numba, directly on stored weights: fp32, bf16, 8 or 4 bits.
 
-Four dtypes of an array say how its weights are stored: float32; uint16, the bits of bf16, since NumPy has no bf16; int8
-and uint8, blocks of packed weights with 8 and 4 bits (quantize.py). The cores share a product by output columns, so no
-sum depends on the number of threads; nor does it depend on the other rows.
+The dtype of an array is its format: float32; uint16, the bits of bf16, since NumPy has no bf16; int8 and uint8, blocks
+of packed weights with 8 and 4 bits (quantize.py). Each thread computes whole output columns, so no sum depends on the
+number of threads. The other rows change at most how a sum of floats is rounded: four rows are computed together.
 
 For packed weights x is rounded to 8 bits as well, with one scale per row and 32 channels, like llama.cpp's Q8_0.
 """
@@ -20,20 +20,22 @@ from nanochat.infer.packed_dot import GROUP, OUTPUTS, block_products
 from nanochat.system.jit import njit
 
 MIN_PARALLEL = 1 << 17  # multiplications; for fewer it costs more to wake the other cores than they save
-CACHED_BYTES = 1 << 19  # of x, which are read again for every block: they stay in a core's cache
-PACKED = {torch.int8: 8, torch.uint8: 4}  # dtype → bits of a weight
+CACHED_BYTES = 1 << 19  # bytes of x that stay in a core's cache, to be read again for every block
+# Packed formats: dtype → bits of a weight. Nothing else marks a format, so a third one (5 bits) needs another dtype or
+# a mark beside the array; docs/small-machines.md names the places to change.
+PACKED = {torch.int8: 8, torch.uint8: 4}
 _numba_lock = threading.Lock()  # Numba's threads cannot serve two callers at once
 _one_row_of_8, _four_rows_of_8 = (block_products(8, rows) for rows in (1, 4))
 _one_row_of_4, _four_rows_of_4 = (block_products(4, rows) for rows in (1, 4))
 
 
 class Cores:
-    """`with Cores() as threads:` compiled code may use so many threads, and no other caller does."""
+    """`with Cores() as threads:` gives the number of threads that compiled code may use; one caller at a time."""
 
     def __enter__(self) -> int:
         _numba_lock.acquire()
         threads = min(torch.get_num_threads(), numba_config.NUMBA_NUM_THREADS)
-        set_num_threads(threads)  # of this thread's calls: Numba would wake all cores of the machine
+        set_num_threads(threads)  # for calls from this thread; by default Numba uses all cores of the machine
         return threads
 
     def __exit__(self, *error: object) -> None:
@@ -47,7 +49,7 @@ def array(t: torch.Tensor) -> np.ndarray:
 
 def product(x: torch.Tensor, weight: torch.Tensor, num_outputs: int) -> torch.Tensor:
     """x (B, I) fp32 times a stored matrix with `num_outputs` rows (O, I): (B, O) fp32."""
-    out = torch.empty(len(x), num_outputs)
+    out = torch.empty(len(x), num_outputs)  # (B, O)
     with Cores() as threads:
         multiply(array(x), (array(weight),), (array(out),), threads)
     return out
@@ -55,15 +57,15 @@ def product(x: torch.Tensor, weight: torch.Tensor, num_outputs: int) -> torch.Te
 
 def rows_of(table: torch.Tensor, ids: torch.Tensor, width: int) -> torch.Tensor:
     """The rows `ids` (N,) of a stored matrix with `width` columns, (N, width) fp32."""
-    out = torch.empty(len(ids), width)
+    out = torch.empty(len(ids), width)  # (N, width)
     _read_rows(array(table), array(ids), array(out))
     return out
 
 
-# The next functions exist once per dtype; `overload` chooses while it compiles.
+# The bodies of the next functions are empty: Numba replaces a call by the overload for the dtype when it compiles.
 
 def wide(stored):
-    """A stored number as fp32. A bf16 number is the upper half of an fp32 number."""
+    """A stored number as fp32. A bf16 number is the upper 16 bits of an fp32 number."""
 
 
 @overload(wide, inline="always")
@@ -74,7 +76,7 @@ def _(stored):
 
 
 def store(place, i, number):
-    """place[i] = number; for bf16 rounded to the nearest, and to even in the middle."""
+    """place[i] = number; for bf16 rounded to the nearest, a tie to the even one."""
 
 
 @overload(store, inline="always")
@@ -103,20 +105,20 @@ def _(table, index, out):
     elif table.dtype == types.int8:
         def read(table, index, out):
             block, output = table[index // OUTPUTS].view(np.uint8), index % OUTPUTS
-            unit = block[-4 * OUTPUTS:].view(np.float32)[output]
+            output_scale = block[-4 * OUTPUTS:].view(np.float32)[output]
             for c in range(len(out)):
                 four, place = c // 4, c % 4
-                out[c] = (np.float32(block[(four * OUTPUTS + output) * 4 + place]) - np.float32(128)) * unit
+                out[c] = (np.float32(block[(four * OUTPUTS + output) * 4 + place]) - np.float32(128)) * output_scale
     else:
         def read(table, index, out):
             block, output, groups = table[index // OUTPUTS], index % OUTPUTS, -(-len(out) // GROUP)
-            unit = block[-4 * OUTPUTS:].view(np.float32)[output]
+            output_scale = block[-4 * OUTPUTS:].view(np.float32)[output]
             multipliers = block[groups * OUTPUTS * GROUP // 2:].view(np.int8)
             for c in range(len(out)):
                 group, four, place = c // GROUP, c % GROUP // 4, c % 4
                 both = block[((group * 4 + four % 4) * OUTPUTS + output) * 4 + place]
                 number = np.float32(both >> 4 if four >= 4 else both & 15) - np.float32(8)
-                out[c] = number * np.float32(multipliers[group * OUTPUTS + output]) * unit
+                out[c] = number * np.float32(multipliers[group * OUTPUTS + output]) * output_scale
     return read
 
 
@@ -127,7 +129,7 @@ def _read_rows(table, ids, out):
 
 
 def prepared(x, weight):
-    """x (B, I) in the form in which `_columns` takes it."""
+    """x (B, I) in the form that `_columns` needs: as it is for floats, quantized to 8 bits for packed weights."""
 
 
 @overload(prepared)
@@ -142,7 +144,7 @@ def _(x, weight):
 
 @njit(nogil=True, fastmath=True)
 def _in_8_bits(x, offset):
-    """x as int8 (B, groups · 32), a scale per row and group, and −offset · Σ of the group's integers."""
+    """x as int8 (B, groups · 32), a scale per row and group, and −offset · Σ of the group's integers (start value)."""
     groups = -(-x.shape[1] // GROUP)
     integers = np.zeros((len(x), groups * GROUP), np.int8)
     scales, starts = np.empty((len(x), groups), np.float32), np.empty((len(x), groups), np.int32)
@@ -152,7 +154,7 @@ def _in_8_bits(x, offset):
             largest, total = np.float32(0), np.int32(0)
             for i in range(len(part)):
                 largest = max(largest, abs(part[i]))
-            inverse = np.float32(127) / max(largest, np.float32(1e-30))
+            inverse = np.float32(127) / max(largest, np.float32(1e-30))  # all inputs 0: no division by 0
             for i in range(len(part)):
                 integer = np.int32(np.rint(part[i] * inverse))
                 rounded[i] = integer
@@ -162,7 +164,8 @@ def _in_8_bits(x, offset):
 
 
 def _columns(x, weight, out, begin, end):
-    """Columns of out (B, O) = x (B, I) · weightᵀ: those of rows begin … end of weight, which are outputs or blocks."""
+    """Columns of out (B, O) = x (B, I) · weightᵀ: for rows begin … end of `weight`. A row of it is one output, or one
+    packed block of 16 outputs."""
 
 
 @overload(_columns, jit_options={"nogil": True, "fastmath": True})
@@ -178,7 +181,7 @@ def _packed_columns(x, weight, out, begin, end):
 
 
 def block_columns(x, weight, out, tile, block, first, end):
-    """The columns of one block, for rows first … end; `tile` (4, 16) is for results in between."""
+    """The columns of one block, for rows first … end of x; `tile` (4, 16) is a scratch buffer."""
 
 
 @overload(block_columns)
@@ -192,7 +195,7 @@ def _(x, weight, out, tile, block, first, end):
         while b < end:
             addresses = (weight[block].ctypes.data, integers[b].ctypes.data, scales[b].ctypes.data,
                          starts[b].ctypes.data, groups, tile.ctypes.data)
-            if end - b >= 4:
+            if end - b >= 4:  # four rows share each read of the weights
                 four_rows(*addresses)
                 rows = 4
             else:
@@ -241,7 +244,7 @@ def _columns_parallel(x, weights, outs, threads):
 @njit(nogil=True)
 def multiply(x, weights, outs, threads):
     """out (B, O) = x (B, I) · weightᵀ, for each of `weights` and `outs`, which are tuples."""
-    ready, num_outputs = prepared(x, weights[0]), 0
+    ready, num_outputs = prepared(x, weights[0]), 0  # all weights of a call have the same format
     for out in outs:
         num_outputs += out.shape[1]
     if threads == 1 or x.size * num_outputs < MIN_PARALLEL:

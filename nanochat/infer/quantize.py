@@ -1,15 +1,16 @@
 """Weights in 8 or 4 bits, for the CPU: a token costs the time to read all weights, and then they are fewer bytes.
 
-    8 bits   w ≈ unit · q                 one unit per output; q from −127 to 127
-    4 bits   w ≈ unit · multiplier · q    one multiplier (int8) per output and 32 inputs; q from −8 to 7
+    8 bits   w ≈ scale · q                 one fp32 scale per output; q from −127 to 127
+    4 bits   w ≈ scale · multiplier · q    one multiplier (int8) per output and 32 inputs; q from −8 to 7
 
 `int8` stores every matrix and every table of embeddings in 8 bits, `int4` the matrices of the blocks in 4. Head and
-tables stay in 8, as llama.cpp keeps the head in 6: in the laptop's model they would lose more than all blocks.
+tables stay in 8, as llama.cpp keeps the head in 6: in the laptop's model 4 bits there would lose more than 4 bits in
+all blocks. The dtype is the only mark of a format: a packed array is int8 for 8 bits, uint8 for 4 (products.PACKED).
 
-Sixteen outputs are a block, in the order in which the products
-read it (packed_dot.py): for 32 inputs, for four of them, for each output: four bytes, q + 128. With 4 bits the first
-and the second half of the 32 inputs share bytes: q + 8 in the lower and in the upper half. The block ends with its
-multipliers (groups, 16) and units (16) fp32. `python -m bench.quantize` measures the loss in bits per byte and exams.
+Sixteen outputs are a block, in the order in which packed_dot.py reads it: for each 32 inputs, for each four of these,
+for each output: four bytes, q + 128. With 4 bits the first and the second half of the 32 inputs share bytes: q + 8 in
+the lower and in the upper four bits. The block ends with its multipliers (groups, 16) and its scales (16) fp32.
+`python -m bench.quantize` measures the loss in bits per byte and in exams.
 """
 import mmap
 from collections.abc import Callable
@@ -22,8 +23,8 @@ from nanochat.infer.products import product, rows_of
 from nanochat.model.gpt import GPT, Embedding, Linear
 from nanochat.system.files import UserError
 
-FORMS = ("int8", "int4")
-CHUNK = 1 << 20  # weights that are packed at a time: they stay in the processor's cache
+FORMS = ("int8", "int4")  # the values of --quantize
+CHUNK = 1 << 20  # number of weights packed at a time: they stay in the processor's cache
 
 
 class PackedLinear(nn.Module):
@@ -35,7 +36,7 @@ class PackedLinear(nn.Module):
         self.weight = nn.Parameter(pack(weight, bits), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (…, I) in any float dtype → (…, O) in the same."""
+        """x (…, I) in any float dtype → (…, O) in the same dtype."""
         rows = x.detach().flatten(0, -2).float().contiguous()  # packed weights do not learn
         return product(rows, self.weight.data, self.out_features).to(x.dtype).view(*x.shape[:-1], -1)
 
@@ -56,7 +57,7 @@ class PackedEmbedding(nn.Module):
 def pack(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """The blocks (⌈O / 16⌉, bytes) of a matrix (O, I) of floats; dtype int8 for 8 bits, uint8 for 4."""
     rows = max(OUTPUTS, CHUNK // weight.shape[1] // OUTPUTS * OUTPUTS)
-    chunks = torch.split(weight.detach(), rows)
+    chunks = torch.split(weight.detach(), rows)  # whole blocks each
     first = _pack(chunks[0].float(), bits)
     # Not from the heap, where the temporary tensors between large blocks would leave gaps.
     memory = mmap.mmap(-1, -(-len(weight) // OUTPUTS) * first.shape[1])
@@ -72,26 +73,27 @@ def _pack(weight: torch.Tensor, bits: int) -> torch.Tensor:
     weight = nn.functional.pad(weight, (0, -weight.shape[1] % GROUP, 0, -len(weight) % OUTPUTS))
     groups = weight.view(len(weight), -1, GROUP)  # (O, G, 32)
     if bits == 8:
-        unit = groups.abs().amax((1, 2), keepdim=True).clamp(min=1e-30) / 127  # not 0: it divides
-        integers = (groups / unit).round() + 128
+        scale = groups.abs().amax((1, 2), keepdim=True).clamp(min=1e-30) / 127  # never 0, because we divide by it
+        integers = (groups / scale).round() + 128
     else:
         # The largest weight of a group, whatever its sign, becomes −8: of the 16 integers −8 is the largest.
         peaks = groups.gather(2, groups.abs().argmax(2, keepdim=True)) / -8  # (O, G, 1)
-        unit = peaks.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
-        multipliers = (peaks / unit).abs().ceil().clamp(1, 127).copysign(peaks)  # rounded up: nothing is cut off
-        integers = (groups / (unit * multipliers)).round().clamp(-8, 7) + 8
+        scale = peaks.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
+        multipliers = (peaks / scale).abs().ceil().clamp(1, 127).copysign(peaks)  # rounded up: no weight is clipped
+        integers = (groups / (scale * multipliers)).round().clamp(-8, 7) + 8
     blocks = integers.to(torch.uint8).view(len(weight) // OUTPUTS, OUTPUTS, -1, GROUP // 4, 4)
     blocks = blocks.permute(0, 2, 3, 1, 4)  # (blocks, G, 8, 16, 4)
-    units = unit.view(-1, OUTPUTS).view(torch.uint8)  # (blocks, 64)
+    scales = scale.view(-1, OUTPUTS).view(torch.uint8)  # (blocks, 64): 16 fp32 numbers as bytes
     if bits == 8:
-        return torch.cat((blocks.flatten(1), units), 1)
-    both = blocks[:, :, :4] | blocks[:, :, 4:] << 4
+        return torch.cat((blocks.flatten(1), scales), 1)  # (blocks, bytes)
+    both = blocks[:, :, :4] | blocks[:, :, 4:] << 4  # (blocks, G, 4, 16, 4): two numbers per byte
     by_group = multipliers.to(torch.int8).view(len(blocks), OUTPUTS, -1).transpose(1, 2)  # (blocks, G, 16)
-    return torch.cat((both.flatten(1), by_group.flatten(1).view(torch.uint8), units), 1)
+    return torch.cat((both.flatten(1), by_group.flatten(1).view(torch.uint8), scales), 1)
 
 
 def packer(form: str, device: torch.device) -> Callable[[str, nn.Module, torch.Tensor], nn.Module | None] | None:
-    """For `checkpoint.load_model`: what takes the place of a module with a weight; None where `form` is "".
+    """The `replace` of `checkpoint.load_model`: it returns a packed module instead of a module that has a weight. None
+    if `form` is "".
 
     UserError if the model is not for a CPU.
     """
@@ -103,7 +105,7 @@ def packer(form: str, device: torch.device) -> Callable[[str, nn.Module, torch.T
 
 
 def packed(name: str, module: nn.Module, weight: torch.Tensor, form: str) -> nn.Module | None:
-    """A packed module of `weight` in place of a matrix or a table; None in place of anything else."""
+    """A packed module of `weight` to use instead of `module` if this is a matrix or a table; otherwise None."""
     kinds = {Linear: PackedLinear, Embedding: PackedEmbedding}
     bits = 4 if form == "int4" and name.startswith("model.layers.") else 8
     return kinds[type(module)](weight, bits) if type(module) in kinds else None

@@ -16,8 +16,8 @@ class Event:
     token_id: int
     text: str
     kind: str  # "text" | "python" (the tool's input) | "output" (the tool's result)
-    stop_reason: str = ""  # set on the last event only
-    logprob: Logprob | None = None  # None where the request wants none, and for forced tokens
+    stop_reason: str = ""  # only the last event has a reason
+    logprob: Logprob | None = None  # None if the request asked for none, and for forced tokens
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Request:
 
     prompt: tuple[int, ...]
     params: SamplingParams
-    room: int  # tokens that `ids` may hold: params.max_tokens, or what the context has left
-    key: int  # of its random numbers
+    room: int  # tokens that `ids` may hold: params.max_tokens, or fewer if the context ends before
+    key: int  # the key of its random numbers (sampling.row_key)
     stop_ids: frozenset[int]
     reader: "EventReader | None" = None  # None: nobody wants events
-    bias: torch.Tensor | None = None  # (V,) added to the logits: logit_bias minus the penalties so far
+    bias: torch.Tensor | None = None  # (V,) is added to the logits: logit_bias minus the penalties so far
     ids: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)  # as in Completion
     # "" not finished | "stop" the model ended it | "length" no room is left | "cancel" |
@@ -50,9 +50,9 @@ class Request:
     tool_calls: list[tuple[str, str]] = field(default_factory=list)
     forced: deque[int] = field(default_factory=deque)  # tokens to come that the model does not choose
     expression: list[int] | None = None  # tokens since <|python_start|>; None outside the tool's input
-    events: list[Event] = field(default_factory=list)  # not yet taken
-    prompt_logprobs: list[Logprob] = field(default_factory=list)  # of prompt[1:], if params.echo
-    grammar_state: int = 0  # of params.grammar
+    events: list[Event] = field(default_factory=list)  # events that nobody has taken yet
+    prompt_logprobs: list[Logprob] = field(default_factory=list)  # one for each of prompt[1:], if params.echo
+    grammar_state: int = 0  # the state of params.grammar after `ids`
     num_reused: int = 0  # tokens of the prompt whose keys and values another request had computed
     # Seconds of time.monotonic() when it got a slot, when its prompt was read, and when it ended; 0 before.
     began: float = 0.0
@@ -66,8 +66,8 @@ class Request:
 
     @property
     def last_two_ids(self) -> tuple[int, int]:
-        """The newest token and the token in front of it, which is −1 if there is none: [5] → (−1, 5)."""
-        previous_id, last_id = (-1, *self.prompt[-2:], *self.ids[-2:])[-2:]
+        """(the token before the newest, or −1 if there is none; the newest token): [5] → (−1, 5)."""
+        previous_id, last_id = (-1, *self.prompt[-2:], *self.ids[-2:])[-2:]  # the last two of prompt and answer
         return previous_id, last_id
 
     def take_events(self) -> list[Event]:
@@ -79,12 +79,12 @@ class Request:
 class EventReader:
     """Turns tokens into events that can be shown: whole characters only, and no part of a stop string.
 
-    Stop strings are searched in the text outside tool blocks. The text in front of a stop string is the end of the
-    answer. Text that may be the beginning of a stop string is held back until the next tokens decide.
+    Stop strings are searched in the text outside tool blocks. An answer ends right before the first stop string. Text
+    that may be the beginning of a stop string is delayed until the next tokens decide.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()):
-        self.stops, self.held_back, self.kind = stops, "", "text"
+        self.stops, self.delayed, self.kind = stops, "", "text"
         self.decoder = StreamDecoder(tokenizer)
         special = tokenizer.special_id
         self.opens = {special("<|python_start|>"): "python", special("<|output_start|>"): "output"}
@@ -101,19 +101,19 @@ class EventReader:
             self.kind = self.opens.get(token, "text")
         if kind == "text":
             text, stop_reason = self._cut(text, stop_reason, is_last=bool(stop_reason) or token in self.opens)
-        if token in self.opens and not text:  # else the event shows text that was held back, so its kind is "text"
+        if token in self.opens and not text:  # otherwise the event shows delayed text, so its kind is "text"
             kind = self.kind
         return Event(token, text, kind, stop_reason, logprob)
 
     def _cut(self, text: str, stop_reason: str, is_last: bool) -> tuple[str, str]:
         """The text that can be shown now, and the stop reason; `is_last`: no more text follows in this block."""
-        text, self.held_back = self.held_back + text, ""
+        text, self.delayed = self.delayed + text, ""
         places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
         if places:
             return text[:min(places)], "stop"
         if self.stops and not is_last:
             num_shown = len(text) - max(_overlap(text, stop) for stop in self.stops)
-            text, self.held_back = text[:num_shown], text[num_shown:]
+            text, self.delayed = text[:num_shown], text[num_shown:]
         return text, stop_reason
 
 

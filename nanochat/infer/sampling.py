@@ -1,8 +1,9 @@
-"""How the next token is chosen: the settings of a request, and the sampler that serves a whole batch at once.
+"""How the next token is chosen: the settings of a request, and the sampler for the rows of a whole batch.
 
 Sampling is reproducible without a random generator and its state. A row draws one uniform number per position,
 splitmix64(key + position), and takes the token at which the cumulative distribution exceeds it. The key comes from
-seed, prompt and sample number. So no draw depends on the other rows: a request gets the same text in any batch.
+seed, prompt and sample number. So no draw depends on the other rows: equal logits give equal tokens in any batch (how
+far logits may differ: engine.py).
 """
 
 import hashlib
@@ -18,11 +19,11 @@ GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment (Steele, Lea, Flood 2014):
 # Temperatures up to this one count as 0, because logits divided by a tiny number overflow.
 GREEDY_TEMPERATURE = 1e-4
 
-Logprob = tuple[float, list[tuple[int, float]]]  # nats of the token itself; (token id, nats) of the likeliest tokens
+Logprob = tuple[float, list[tuple[int, float]]]  # nats of the token; (token id, nats) of the most probable tokens
 
 
 class Grammar(Protocol):
-    """Which tokens an answer may consist of; its states are numbers. json_grammar.py has the one that there is."""
+    """Which tokens an answer may consist of; its states are numbers. json_grammar.py has the only implementation."""
 
     start: int
 
@@ -38,9 +39,9 @@ class SamplingParams:
     """The settings of a request. The names are OpenAI's and vLLM's; top_k, top_p and min_p apply in this order."""
 
     max_tokens: int = 256
-    temperature: float = 1.0  # 0 is greedy: the likeliest token, always
-    top_k: int | None = None  # keep the k likeliest tokens
-    top_p: float = 1.0  # keep the likeliest tokens that together reach this probability (Holtzman et al. 2020, §3.1)
+    temperature: float = 1.0  # 0 is greedy: always the most probable token
+    top_k: int | None = None  # keep the k most probable tokens
+    top_p: float = 1.0  # keep the most probable tokens that together reach this (Holtzman et al. 2020, §3.1)
     min_p: float = 0.0  # keep tokens with at least this fraction of the best one's probability (Nguyen et al. 2024, §3)
     seed: int = 0
     stop_ids: Collection[int] | None = None  # tokens that end the answer; None: those that end a turn of a chat
@@ -71,7 +72,7 @@ def row_key(seed: int, prompt: tuple[int, ...], sample: int) -> int:
 
 
 def uniforms(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """One float32 in [0, 1) per row, from keys (B,) uint64 and positions (B,) uint64."""
+    """One float32 in [0, 1) per row, (B,), from keys (B,) uint64 and positions (B,) uint64 (splitmix64)."""
     z = keys + positions * np.uint64(GOLDEN)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -132,18 +133,18 @@ class Sampler:
     def _top_p(self, logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         best, ids = (logits / self.temperatures).sort(dim=-1, descending=True, stable=True)
         best = self._keep_top_k(best)
-        probabilities = best.softmax(-1)
-        likelier = probabilities.cumsum(-1) - probabilities  # (B, V): the probability of all tokens likelier than this
-        likelier[:, 0] = -1.0  # the likeliest token stays, whatever top_p is
-        best = best.masked_fill(likelier >= self.top_ps, float("-inf"))
+        probabilities = best.softmax(-1)  # (B, V), the largest first
+        preceding = probabilities.cumsum(-1) - probabilities  # (B, V): Σ over all tokens more probable than this one
+        preceding[:, 0] = -1.0  # the most probable token stays, whatever top_p is
+        best = best.masked_fill(preceding >= self.top_ps, float("-inf"))
         return ids.gather(1, _invert(self._apply_min_p(best), u))
 
     def _keep_top_k(self, best: torch.Tensor) -> torch.Tensor:
-        """Sorted logits (B, K), those from each row's own top_k on at −∞."""
+        """Sorted logits (B, K) in which only the first top_k of each row stay; the others become −∞."""
         return best.masked_fill(torch.arange(best.shape[1], device=best.device) >= self.top_ks, float("-inf"))
 
     def _apply_min_p(self, scaled: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K) after the temperature; those of tokens that min_p excludes become −∞."""
+        """Logits (B, K) after the temperature, in which the tokens that min_p excludes become −∞."""
         if self.floors is None:
             return scaled
         return scaled.masked_fill(scaled < scaled.amax(-1, keepdim=True) + self.floors, float("-inf"))
@@ -157,8 +158,8 @@ def _invert(logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 
 
 def logprobs(logits: torch.Tensor, tokens: Sequence[int], num_alternatives: int) -> list[Logprob]:
-    """For each row of logits (B, V): the log-probability of its token, and the likeliest tokens with theirs (nats)."""
-    nats = logits.log_softmax(-1)
+    """For each row of logits (B, V): the nats of its token, and the most probable tokens with theirs."""
+    nats = logits.log_softmax(-1)  # (B, V)
     chosen = nats.gather(1, torch.tensor(tokens, device=nats.device)[:, None])[:, 0].tolist()
     best, ids = nats.topk(min(num_alternatives, nats.shape[1]), dim=-1)
     return [(value, list(zip(*pair))) for value, *pair in zip(chosen, ids.tolist(), best.tolist())]

@@ -5,8 +5,9 @@ the cache. Each of the other slots is free (None), or its request's prompt is be
 request is finished, and its keys and values may serve a later prompt.
 
 Keys and values of a token depend only on the tokens up to it. So a prompt that begins like the sequence in another slot
-need not be read from the start: the common beginning is copied from that slot, the donor. A request whose donor still
-reads this beginning is held back until it has.
+need not be read from the start: the common beginning (prefix) is copied from that slot, whose owner is the donor. If
+the donor itself has not read the whole prefix yet, the new request waits until it has. It does not wait for ever: when
+the donor is cancelled, the request takes the part that has been read, or reads its prompt itself.
 """
 
 import time
@@ -17,8 +18,8 @@ from nanochat.infer.cache import SlotCache
 from nanochat.infer.request import Request
 from nanochat.infer.sampling import SamplingParams
 
-NO_SETTINGS = SamplingParams()  # of requests that have finished
-MIN_SHARED = 16  # tokens; to read fewer costs less than to copy them, or to wait until a donor has read them
+NO_SETTINGS = SamplingParams()  # settings kept for a finished request
+MIN_SHARED = 16  # tokens; computing fewer is cheaper than copying them or waiting for the donor
 
 
 @dataclass(eq=False)
@@ -31,7 +32,7 @@ class Occupant:
     cached: int = 0  # positions of its sequence that the slot holds
 
     def keep_tokens(self) -> None:
-        """Let go of a finished request, but for its tokens: its probabilities and its grammar may have megabytes."""
+        """Keep only the tokens of a finished request: its log-probabilities and its grammar may take megabytes."""
         old = self.request
         if old.params is not NO_SETTINGS:
             self.request = Request(old.prompt, NO_SETTINGS, 0, 0, frozenset(), ids=old.ids, stop_reason=old.stop_reason)
@@ -54,7 +55,7 @@ class Slots:
         self.waiting: deque[Request] = deque()
         self.occupants: list[Occupant | None] = [None] * max_rows
         self.num_running = 0
-        self.num_held_back = 0  # of the waiting requests, the first so many: their donors still read
+        self.num_held_back = 0  # requests at the front of `waiting` whose donor has not read the shared prefix yet
         self.num_steps = self.num_reused_tokens = 0  # since the start
 
     @property
@@ -64,7 +65,7 @@ class Slots:
 
     @property
     def reading(self) -> list[Occupant]:
-        """The requests whose prompts are being read; those that came first, and short prompts, in front."""
+        """The requests whose prompts are being read, sorted by arrival, then by the length that is left to read."""
         rows = [row for row in self.occupants[self.num_running:] if row is not None and not row.is_finished]
         return sorted(rows, key=lambda row: (row.joined_at_step, row.unread))
 
@@ -76,7 +77,7 @@ class Slots:
 
     def to_read(self) -> list[Occupant]:
         """The requests with prompt tokens to read."""
-        if self.num_held_back:  # by now their donors may have read
+        if self.num_held_back:  # by now their donors may have read the prefix
             self._admit_waiting()
         return [row for row in self.reading if row.unread]
 
@@ -115,14 +116,15 @@ class Slots:
             return
         self.waiting = deque(request for request in self.waiting if not request.stop_reason)
         num_free = sum(row is None or row.is_finished for row in self.occupants)
-        # Wait until an eighth of the slots is free (or all who wait fit), so that prompts are read in batches.
+        # Wait until an eighth of the slots is free (or all waiting requests fit), so that prompts are read in batches.
+        # Not while requests wait for their donors: they start as soon as the prefix has been read.
         if not self.num_held_back and num_free < min(len(self.waiting), max(1, self.max_rows // 8)):
             return
         held_back: deque[Request] = deque()
         for _ in range(min(num_free, len(self.waiting))):
             request = self.waiting.popleft()
             donor, shared = self._find_donor(request)
-            if donor is not None and donor.cached < shared:  # it still reads what the two have in common
+            if donor is not None and donor.cached < shared:  # the donor is still reading the shared prefix
                 held_back.append(request)
             else:
                 self._place(request, donor, shared)
@@ -135,7 +137,7 @@ class Slots:
         if donor is not None:
             newcomer.cached = request.num_reused = shared
             self.num_reused_tokens += shared
-            if self.occupants[slot] is not donor:  # else the slot holds them already
+            if self.occupants[slot] is not donor:  # otherwise the slot holds the prefix already
                 self.cache.copy(self.occupants.index(donor), slot, shared)
         self.occupants[slot] = newcomer
 
@@ -144,10 +146,10 @@ class Slots:
         donor, longest, needed = None, 0, request.prompt[:-1]
         for row in filter(None, self.occupants):
             same_prompt = row.request.prompt == request.prompt
-            # Without keep_finished only living requests with the same prompt share: the samples of one question.
+            # Without keep_finished only unfinished requests with the same prompt share: the samples of one question.
             if not self.keep_finished and (row.is_finished or not same_prompt):
                 continue
-            # A living request is going to read its whole prompt, so that is what it can give.
+            # An unfinished request is going to read its whole prompt, so the whole prompt can be shared.
             num_stored = row.cached if row.is_finished else max(row.cached, len(row.request.prompt) - 1)
             shared = _common_prefix([*row.request.prompt, *row.request.ids][:num_stored], needed)
             if shared > longest and (shared >= MIN_SHARED or same_prompt):
@@ -158,7 +160,7 @@ class Slots:
 
     def _choose_slot(self, donor: Occupant | None, shared: int) -> int:
         if donor is not None and donor.is_finished and 2 * shared >= donor.cached:
-            return self.occupants.index(donor)  # no copy, and little of the donor is lost
+            return self.occupants.index(donor)  # nothing is copied, and at most half of the donor's tokens are lost
         if None in self.occupants:
             return self.occupants.index(None)
         finished = [row for row in self.occupants if row is not None and row.is_finished]

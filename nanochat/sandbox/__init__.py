@@ -1,4 +1,4 @@
-"""What a model writes is run here and nowhere else: programs by `run`, the chat's expressions by `calculate`."""
+"""The only place where model-written code runs: programs by `run`, the chat's expressions by `calculate`."""
 
 from nanochat.sandbox.calculator import calculate
 from nanochat.sandbox.python import Result, allow_unsafe, can_isolate, layers, require, run

@@ -1,8 +1,8 @@
 """The chat's tool: arithmetic and a few string methods, computed by a walk over the parsed expression, without `eval`.
 
 At most 200 characters are parsed, few node types are known, and each step checks the size of its result before it is
-computed: numbers stay below 10^100, strings below 1,000 characters. So every input ends within milliseconds and
-megabytes, in any thread and on every system. Everything else is refused (None): names, comparisons, lists, 1/0.
+computed: numbers stay below 10^100, strings below 1,000 characters. So every input takes milliseconds and megabytes at
+most, in any thread and on every system. Everything else is refused (None): names, comparisons, lists, 1/0.
 """
 import ast
 import math
@@ -22,13 +22,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 OPERATORS: dict[type[ast.operator], Callable[..., Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow}
-# For inputs like "1or 2". At import, because warnings.catch_warnings is not safe in threads.
+# Inputs like "1or 2" cause SyntaxWarnings. Set at import, because warnings.catch_warnings is not safe in threads.
 warnings.filterwarnings("ignore", category=SyntaxWarning, module="<calculator>")
-GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")  # a number with commas between groups of 3 digits
 
 
 def calculate(expression: str) -> str | None:
-    """The value of an expression as text, or None where it is refused.
+    """The value of an expression as text, or None if it is refused.
 
     >>> calculate("12*3"), calculate("10/1"), calculate("0.1+0.2"), calculate("1,000/3"), calculate("'noon'.count('o')")
     ('36', '10', '0.3', '333.3333333333', '2')
@@ -47,7 +47,7 @@ def calculate(expression: str) -> str | None:
 
 
 def _evaluate(node: ast.expr) -> Any:
-    """A `Value`. The operands may have types that do not fit together: Python's TypeError then refuses the input."""
+    """The value of a node. If the types of operands do not fit, Python's TypeError lets `calculate` refuse it."""
     match node:
         case ast.Constant(value=int() | float() | str() as value) if not isinstance(value, bool):
             return _checked(value)
@@ -74,7 +74,7 @@ def _evaluate(node: ast.expr) -> Any:
 
 
 def _check_size(op: ast.operator, left: Any, right: Any) -> None:
-    """ValueError where the result of an operation would be large. Called before the result is computed."""
+    """Raises ValueError if the result of an operation would be large. Called before the result is computed."""
     texts = [value for value in (left, right) if isinstance(value, str)]
     numbers = [value for value in (left, right) if not isinstance(value, str)]
     if texts and not isinstance(op, ast.Add | ast.Mult):

@@ -1,14 +1,15 @@
-"""Confinement: how a process gives up its own rights before it runs a program that nobody has read.
+"""Confinement: a process gives up its own rights before it runs a program that nobody has read.
 
-There are four layers, applied in this order. None can be undone, neither by the process nor by its children. A kernel
-that lacks a layer raises OSError. Linux on x86-64 and aarch64; only ctypes is needed.
+There are four layers, applied in this order. None can be undone, neither by the process nor by its children. If the
+kernel lacks a layer, an OSError is raised. Linux on x86-64 and aarch64; only ctypes is needed.
 
 1. rlimits        memory, CPU seconds, size of output, 64 descriptors, no core dump, no new processes
 2. capabilities   all rights of root are dropped, and no setuid program brings them back
 3. Landlock       only the standard library may be read; no TCP, no signals to others, no abstract sockets
-4. seccomp        an allow-list of about 55 system calls, with checks of the arguments of three; others fail with EPERM
+4. seccomp        58 system calls are allowed (52 on aarch64), three of them with checks of their arguments; the others
+                  fail with EPERM
 
-Not covered: holes in the kernel, side channels, and `stat`, which tells whether a path exists. The numbers come from
+Not covered: holes in the kernel, side channels, and `stat`, which shows whether a path exists. The numbers come from
 linux/{landlock,seccomp,filter,audit,capability,prctl}.h and asm/unistd.h.
 """
 import ctypes
@@ -24,10 +25,11 @@ PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_A
 CAPABILITY_VERSION_3, LAST_CAPABILITY = 0x20080522, 40
 
 LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
-READ_FILE, READ_DIR = 1 << 2, 1 << 3
+READ_FILE, READ_DIR = 1 << 2, 1 << 3  # LANDLOCK_ACCESS_FS_…
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}  # ABI version: all its rights
 
-# What a Python program needs to compute, print and import: name, number on x86-64, number on aarch64.
+# The calls that a Python program needs to compute, print and import: name, number on x86-64, number on aarch64 ("-":
+# the architecture does not have the call).
 SYSCALLS = """
     read 0 63, write 1 64, close 3 57, fstat 5 80, lseek 8 62, pread64 17 67, readv 19 65, writev 20 66, mmap 9 222,
     mprotect 10 226, munmap 11 215, brk 12 214, mremap 25 216, madvise 28 233, rt_sigaction 13 134, futex 202 98,
@@ -38,14 +40,14 @@ SYSCALLS = """
     clock_getres 229 114, gettimeofday 96 169, times 100 153, getrusage 98 165, getrlimit 97 163, getpid 39 172,
     gettid 186 178, getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177, exit 60 93, exit_group 231 94,
     close_range 436 436"""
-O_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20000000  # the last is of O_TMPFILE
+O_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20000000  # the last bit: O_TMPFILE
 F_SAFE = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC; F_SETOWN sends signals to others
 # Calls whose arguments are checked: the two numbers, then for each check (32-bit half of an argument, counted from the
 # first argument's low half; mask; allowed values of the masked half).
 FILTERED: dict[str, tuple[int, int, list[tuple[int, int, tuple[int, ...]]]]] = {
     "openat": (257, 56, [(4, O_WRITES, (0,))]),
     "fcntl": (72, 25, [(2, 0xFFFFFFFF, F_SAFE)]),
-    "prlimit64": (302, 261, [(half, 0xFFFFFFFF, (0,)) for half in (0, 4, 5)]),  # of this process, and no new limits
+    "prlimit64": (302, 261, [(half, 0xFFFFFFFF, (0,)) for half in (0, 4, 5)]),  # pid 0 (itself), new limits NULL
 }
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of numbers above, AUDIT_ARCH
 LOAD, AND, JUMP_EQUAL, RETURN = 0x20, 0x54, 0x15, 0x06  # classic BPF, 32-bit words
@@ -55,7 +57,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def must(result: int, name: str) -> int:
-    """The result of a C call. OSError with its errno where the call failed."""
+    """The result of a C call. Raises OSError with its errno if the call failed."""
     if result < 0:
         raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
     return result
@@ -66,7 +68,7 @@ def prctl(option: int, *values: int) -> int:
 
 
 def limit_resources(memory_bytes: int, cpu_seconds: int, output_bytes: int) -> None:
-    """Sets hard limits. `memory_bytes` counts the whole address space, with that of the interpreter."""
+    """Sets hard limits. `memory_bytes` is the limit of the whole address space, including the interpreter's."""
     limits = {"AS": memory_bytes, "CPU": cpu_seconds, "FSIZE": output_bytes, "NOFILE": 64, "CORE": 0, "NPROC": 0}
     for name, value in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}")
@@ -76,7 +78,7 @@ def limit_resources(memory_bytes: int, cpu_seconds: int, output_bytes: int) -> N
 
 
 def drop_capabilities() -> None:
-    """Root becomes an ordinary user, who owns root's files."""
+    """After this, root has only the rights of an ordinary user who owns root's files."""
     for capability in range(LAST_CAPABILITY + 1):
         prctl(PR_CAPBSET_DROP, capability)  # the kernel refuses this to ordinary users, who have no capabilities
     prctl(PR_CAP_AMBIENT, 4)  # PR_CAP_AMBIENT_CLEAR_ALL
@@ -85,13 +87,13 @@ def drop_capabilities() -> None:
 
 
 def forbid_new_privileges() -> None:
-    """No program that is started later gets more rights, also no setuid program. Landlock and seccomp require this."""
+    """No program that is started later gets more rights, not even a setuid program. Landlock and seccomp require it."""
     must(prctl(PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
 
 
 @functools.cache
 def landlock_rules(readable: tuple[str, ...]) -> int:
-    """The descriptor of a ruleset by which only files in these folders may be opened, and only for reading."""
+    """The descriptor of a ruleset that allows opening files in these folders only, and only for reading."""
     abi = must(libc.syscall(LANDLOCK_CREATE, None, 0, 1), "Landlock (Linux 5.13 or later, enabled at boot)")
     handled = FILE_RIGHTS[max(version for version in FILE_RIGHTS if version <= abi)]
     # Files; TCP bind and connect (from ABI 4 on); abstract sockets and signals (from ABI 6 on).
@@ -107,7 +109,7 @@ def landlock_rules(readable: tuple[str, ...]) -> int:
 
 
 def landlock(rules: int) -> None:
-    """From now on this process can open only what the ruleset allows."""
+    """From now on this process can open only the files that the ruleset allows."""
     forbid_new_privileges()
     must(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
 
@@ -132,7 +134,7 @@ def filter_program(machine: str) -> list[tuple[int, int, int, int]]:
 
 @functools.cache
 def seccomp_filter() -> ctypes.Array[ctypes.c_char]:
-    """The filter in memory, in the form that the kernel reads."""
+    """The filter in the binary form that the kernel reads."""
     if platform.machine() not in ARCHITECTURES:
         raise OSError(f"no list of system calls for {platform.machine()}, only for {', '.join(ARCHITECTURES)}")
     program = b"".join(struct.pack("HBBI", *instruction) for instruction in filter_program(platform.machine()))

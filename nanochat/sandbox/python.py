@@ -1,11 +1,11 @@
-"""Runs a Python program that a model wrote, where it can compute and print and do nothing else.
+"""Runs a Python program that a model wrote; the program can compute and print and do nothing else.
 
 The first call starts a fork server (server.py): a bare interpreter with a clean environment. It forks one child per
 program, and the child confines itself (confine.py) before the program begins. This process keeps the wall clock and
 decides about success: a program is `ok` if the child sends back a random number (the nonce), which it does only after
-the program's last line, on a pipe that the program does not know. No exit code and no output can imitate that. Where a
-layer of the confinement does not work, `run` refuses, unless a recipe was given --unsafe-execution. Any number of
-threads may call `run`; as many programs run at the same time as there are processors.
+the program's last line, on a pipe that the program does not know. No exit code and no output can imitate this. If a
+layer of the confinement does not work, `run` refuses, unless the user gave --unsafe-execution. Any number of threads
+may call `run`; as many programs run at the same time as there are processors, but at least two.
 
 Not covered: a program can search the frames of its caller for the nonce, and can return an object that equals
 everything. Such a program passes tests without a solution. docs/security.md has the whole list.
@@ -29,9 +29,9 @@ from typing import Any, BinaryIO
 from nanochat.system.container import usable_cores
 from nanochat.system.files import UserError
 
-MAX_OUTPUT_BYTES = 1 << 20  # of stdout, and of stderr
-PAUSES_SECONDS = (0.05, 0.5, 2)  # after each attempt that found no server: memory may be free again
-SERVER = Path(__file__).with_name("server.py")
+MAX_OUTPUT_BYTES = 1 << 20  # limit for stdout, and the same for stderr
+PAUSES_SECONDS = (0.05, 0.5, 2)  # pause after each attempt without a server: memory may be free again later
+SERVER = Path(__file__).with_name("server.py")  # started by its path, not imported
 REQUIRED = {"linux": ("rlimits", "capabilities", "landlock", "seccomp"), "darwin": ("sandbox-exec",)}
 OUTSIDE = ["clean environment", "output cap", "wall clock", "group kill"]  # layers that this process adds
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8"}  # a set has the same order in every run
@@ -43,7 +43,7 @@ PROFILE = """(version 1) (deny default) (allow process-fork) (allow process-exec
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a program. `ok`: it ran to its end; `reason`: "", or one line that says why it did not."""
+    """The outcome of a program. `ok`: it ran to its end; `reason`: "", or one line with the reason why it did not."""
 
     ok: bool
     stdout: str
@@ -58,7 +58,7 @@ class ServerGone(Exception):
 def run(code: str, *, seconds: float = 5, memory_mib: int = 256) -> Result:
     """Runs `code` for at most `seconds` of wall clock, with `memory_mib` more memory than a bare interpreter has.
 
-    The program reads nothing from stdin and can write no file. UserError where this machine cannot isolate it.
+    The program gets no input on stdin and can write no file. UserError if this machine cannot isolate it.
     """
     request = {"seconds": seconds, "memory_mib": memory_mib, "output_bytes": MAX_OUTPUT_BYTES}
     with _slots:
@@ -72,25 +72,25 @@ def run(code: str, *, seconds: float = 5, memory_mib: int = 256) -> Result:
 
 
 def allow_unsafe() -> None:
-    """From now on `run` works where layers are missing: for recipes that were given --unsafe-execution."""
+    """From now on `run` works even if layers are missing: for --unsafe-execution."""
     global _unsafe
     _unsafe = True
 
 
 def can_isolate() -> bool:
-    """Whether `run` can isolate a program on this machine. The first call takes 60 ms, later calls take nothing."""
+    """Whether `run` can isolate a program on this machine. The first call takes 60 ms, later calls no time."""
     return not _problem()
 
 
 def require() -> None:
-    """UserError if `run` would refuse: for commands that would otherwise learn this after hours."""
+    """Raises UserError if `run` would refuse: for commands that would otherwise find out after hours."""
     if not _unsafe and (problem := _problem()):
         raise UserError(f"model-written code cannot be isolated on this machine ({problem}): "
                         "add --unsafe-execution to run it with your own rights")
 
 
 def _problem() -> str:
-    """Why programs cannot be isolated here, in one line; "" where they can."""
+    """The reason why programs cannot be isolated here, in one line; "" if they can."""
     if sys.platform not in REQUIRED:
         return f"no means on {sys.platform}: use Linux or macOS"
     try:
@@ -137,7 +137,7 @@ def _attempt(request: dict[str, Any], code: bytes) -> Result:
 
 
 def _end(life: socket.socket) -> int:
-    """Has the server kill the rest of the child's group, and waits: the child's exit code, or minus the signal."""
+    """Makes the server kill the rest of the child's group, and waits: the child's exit code, or minus the signal."""
     life.shutdown(socket.SHUT_WR)
     life.settimeout(10)
     try:
@@ -153,7 +153,7 @@ def _memory_file() -> BinaryIO:
 
 
 def _wait(note: int, deadline: float) -> tuple[bool, bytes]:
-    """Waits until the child closes its pipe, which it does by ending: (whether that was in time, what it wrote)."""
+    """Waits until the child closes its pipe, which happens when it ends: (whether this was in time, the bytes read)."""
     answer = b""
     while (pause := deadline - time.monotonic()) > 0:
         if select.select([note], [], [], pause)[0]:
@@ -170,7 +170,7 @@ class _Server:
     def __init__(self) -> None:
         python = os.path.realpath(sys.executable)
         command = [python, "-S", "-s", "-B", "-X", "utf8", str(SERVER)]
-        if sys.platform == "darwin":  # untested: it may read the system's files and Python's, and fork
+        if sys.platform == "darwin":  # untested: the profile allows fork, and reading the system's files and Python's
             profile = PROFILE.format(python=python, prefix=sys.base_prefix, folder=SERVER.parent)
             command = ["sandbox-exec", "-p", profile, *command]
         self.sending = threading.Lock()
@@ -179,7 +179,7 @@ class _Server:
             self.process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL,
                                             stderr=subprocess.DEVNULL, env=ENVIRONMENT, cwd="/", start_new_session=True)
         with self.control.makefile("rb") as answer:
-            self.problems: dict[str, str] = json.loads(answer.readline() or "{}")  # layer: "", or why it does not work
+            self.problems: dict[str, str] = json.loads(answer.readline() or "{}")  # layer → "", or why it fails
         self.in_force = [name for name, problem in self.problems.items() if not problem]
 
     def send(self, request: dict[str, Any], descriptors: list[int]) -> None:
@@ -194,7 +194,7 @@ def _running_server() -> _Server:
     """The server. It is started if there is none, or if it has ended."""
     global _server
     with _starting:
-        if _server is None or _server.process.poll() is not None:  # killed, say by the kernel for lack of memory
+        if _server is None or _server.process.poll() is not None:  # e.g. killed by the kernel for lack of memory
             _stop()
             _server = _Server()
         return _server
@@ -208,7 +208,7 @@ def _stop() -> None:
 
 
 def _forget() -> None:
-    """A forked copy of this process starts its own server, with new locks: another thread may have held the old."""
+    """A forked copy of this process starts its own server, with new locks: the old ones may be held for ever."""
     global _server, _starting, _slots
     if _server is not None:
         _server.control.close()
@@ -218,7 +218,7 @@ def _forget() -> None:
 _unsafe = False  # --unsafe-execution was given
 _server: _Server | None = None
 _starting: threading.Lock  # only one thread starts the server
-_slots: threading.BoundedSemaphore  # as many programs at a time as processors: waiting is not on their clock
+_slots: threading.BoundedSemaphore  # one per processor: a program that waits for its turn uses none of its time
 _forget()
 atexit.register(_stop)
 os.register_at_fork(after_in_child=_forget)

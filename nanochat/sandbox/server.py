@@ -1,13 +1,12 @@
 """The fork server: a small clean interpreter that forks one confined child per program. It is started by its path.
 
-To start Python costs 15 ms, to fork a running interpreter 1 ms. This process begins with an empty environment and has
-nothing that is worth stealing: no model, no keys, none of the trainer's memory. It imports the modules that programs
-usually import, writes to its socket which layers of confinement work here, and waits. A request is a JSON object with
-five descriptors:
+Starting Python costs 15 ms, forking a running interpreter 1 ms. This process begins with an empty environment and has
+no secrets: no model, no keys, none of the trainer's memory. It imports the modules that programs usually import, writes
+to its socket which layers of confinement work here, and waits. A request is a JSON object with five descriptors:
 
     program   memory file with the code; it becomes stdin, which is at its end when the program begins
     out, err  memory files: the program's stdout and stderr, whose size is limited by RLIMIT_FSIZE
-    note      pipe: the child writes the nonce when the program has come to its end, and in no other case
+    note      pipe: the child writes the nonce when the program has reached its end, and in no other case
     life      socket: when the caller closes it, the child's group is killed, and the caller gets the exit status
 
 The child never sees `life`, and its exit status decides nothing: `sys.exit(0)` does not look like success.
@@ -46,16 +45,16 @@ def serve() -> None:
     common: dict[str, Any] = {"base_bytes": pages * os.sysconf("SC_PAGE_SIZE"), "server": os.getpid()}
     problems = probe(common)
     common["layers"] = [name for name, problem in problems.items() if not problem and name != "capabilities"]
-    # Capabilities are dropped once and inherited. The rules of the others are prepared once and applied in each child.
+    # Capabilities are dropped here and inherited. The other layers' rules are prepared here and applied in each child.
     if problems.get("capabilities") == "":
         confine.drop_capabilities()
     if "landlock" in common["layers"]:
         confine.landlock_rules(LIBRARY)
     if "seccomp" in common["layers"]:
         confine.seccomp_filter()
-    gc.freeze()  # a collection in a child must not touch, and so copy, every page
+    gc.freeze()  # a garbage collection in a child must not write to, and so copy, every shared page
     control.sendall(json.dumps(problems).encode() + b"\n")
-    running: dict[int, int] = {}  # the descriptor `life` of each child: its pid
+    running: dict[int, int] = {}  # the descriptor `life` of a child → its pid
     poll = select.poll()
     poll.register(control, select.POLLIN)
     while True:
@@ -74,7 +73,7 @@ def serve() -> None:
 
 
 def start(request: dict[str, Any], descriptors: list[int]) -> int:
-    """The pid of the child, or 0 if there can be none: then the caller sees its pipe and its socket close."""
+    """The pid of the child, or 0 if the fork fails: then the caller sees its pipe and its socket close."""
     try:
         pid = os.fork() or child(request, descriptors[:-1])  # in the child fork returns 0, and `child` never returns
     except OSError:
@@ -90,11 +89,11 @@ def end_all(running: dict[int, int]) -> None:
 
 
 def end(life: int, pid: int) -> None:
-    """Kills a child and its group, waits for the child, and tells the caller how it ended.
+    """Kills a child and its group, waits for the child, and sends its exit status to the caller.
 
     Until this process has waited for the child, its pid cannot belong to another process.
     """
-    for kill in (os.killpg, os.kill):  # the second works where the child has not made its group yet
+    for kill in (os.killpg, os.kill):  # the second works if the child has not made its group yet
         try:
             kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -104,11 +103,11 @@ def end(life: int, pid: int) -> None:
         try:
             caller.send(struct.pack("i", status), socket.MSG_DONTWAIT)
         except OSError:
-            pass  # nobody is waiting
+            pass  # the caller no longer waits for it
 
 
 def child(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """The forked child: confines itself, runs the program, writes the nonce if the program came to its end."""
+    """The forked child: confines itself, runs the program, writes the nonce if the program reached its end."""
     try:
         os.setsid()
         for target, descriptor in enumerate(descriptors):
@@ -147,7 +146,7 @@ def apply(request: dict[str, Any]) -> None:
 
 
 def execute(code: str) -> None:
-    """Runs the program as `__main__`, with streams of its own; its exceptions reach the caller."""
+    """Runs the program as `__main__`, with its own streams; its exceptions reach the caller."""
     for name, mode, descriptor in (("stdin", "r", 0), ("stdout", "w", 1), ("stderr", "w", 2)):
         setattr(sys, name, open(descriptor, mode, encoding="utf8", errors="surrogateescape", closefd=False))
     sys.argv = ["program.py"]
@@ -165,7 +164,7 @@ def refused(attempt: Callable[..., object], *values: object) -> bool:
     return False
 
 
-PROOFS: dict[str, Callable[[], object]] = {  # true where the layer really forbids what it should
+PROOFS: dict[str, Callable[[], object]] = {  # layer → a test that is true if the layer forbids what it should
     "rlimits": lambda: refused(bytearray, 1 << 30),
     "capabilities": lambda: "CapEff:\t0000000000000000" in open("/proc/self/status", encoding="utf-8").read(),
     "landlock": lambda: refused(open, "/etc/passwd"),
@@ -175,7 +174,7 @@ PROOFS: dict[str, Callable[[], object]] = {  # true where the layer really forbi
 
 
 def probe(common: dict[str, Any]) -> dict[str, str]:
-    """Layer → "" if it works here, else why not: a child applies each layer, then tries what the layer forbids."""
+    """Layer → "" if it works here, otherwise why not: a child applies each layer, then tries a forbidden action."""
     request = common | {"memory_mib": 64, "seconds": 5, "output_bytes": 1 << 16}
     receive, send = os.pipe()
     if os.fork() == 0:

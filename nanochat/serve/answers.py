@@ -22,15 +22,15 @@ from nanochat.serve.tools import Tools, forced_call
 from nanochat.serve.worker import Failed, Job
 from nanochat.tokenizer import Tokenizer
 
-ScoredToken = tuple[int, Logprob | None]  # None: nobody asked, or it is the first token of a prompt
+ScoredToken = tuple[int, Logprob | None]  # None: not requested, or the first token of a prompt
 
 
 class Stream(StreamingResponse):
-    """The server-sent events of a job. The job is closed however the response ends, even if it never began."""
+    """The server-sent events of a job. The job is always closed, even if sending the response never started."""
 
     def __init__(self, job: Job, chunks: AsyncIterator[str]):
-        # no-store: neither a proxy nor the browser may keep what was said. X-Accel-Buffering: nginx collects an answer
-        # until its buffer is full unless this header tells it to pass on each chunk at once.
+        # no-store: neither a proxy nor the browser may keep the conversation. X-Accel-Buffering: nginx collects an
+        # answer until its buffer is full, unless this header makes it forward each chunk immediately.
         super().__init__(chunks, media_type="text/event-stream",
                          headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self.job = job
@@ -44,18 +44,18 @@ class Stream(StreamingResponse):
 
 @dataclass
 class RunningAnswer:
-    """An answer that is being generated, and its two renderings: `chunks` of a stream, or the `whole`."""
+    """An answer that is being generated, and its two forms: the `chunks` of a stream, or the `whole` body."""
 
     model: str
     job: Job
     metrics: Metrics
     is_chat: bool = True
     tools: Tools | None = None  # the functions that the client runs
-    hides_bos: bool = False  # the server put <|bos|> in front of the client's text: `echo` must not show it
+    hides_bos: bool = False  # the server put <|bos|> before the client's text: `echo` must not show it
     num_forgotten: int = 0  # old messages that did not fit the context
     ignored: Sequence[str] = ()  # fields of the request that had no effect
     include_usage: bool = False
-    num_tokens: int = 0  # of all choices
+    num_tokens: int = 0  # tokens of all choices so far
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class RunningAnswer:
             self.facts["ignored"] = list(self.ignored)
 
     async def deltas(self) -> AsyncIterator[tuple["Choice", dict[str, Any]]]:
-        """What each choice gains, as it comes; {} when the choice has ended."""
+        """(choice, delta) as tokens arrive; an empty delta means that the choice has ended."""
         async for batch in self.job.events():
             if not self.num_tokens:  # this is the first batch
                 self.metrics.first_token.observe(time.monotonic() - self.started)
@@ -85,6 +85,7 @@ class RunningAnswer:
         self.metrics.whole.observe(time.monotonic() - self.started)
 
     def usage(self) -> dict[str, Any]:
+        # The first sample of each prompt: the other samples always reuse this prompt.
         num_cached = sum(request.num_reused for request in self.job.requests[::self.job.samples])
         return {"prompt_tokens": self.num_prompt_tokens, "completion_tokens": self.num_tokens,
                 "total_tokens": self.num_prompt_tokens + self.num_tokens,
@@ -100,7 +101,7 @@ class RunningAnswer:
                 "completion_tokens": self.num_tokens, "completion_ms": round(1e3 * (max(ended) - min(read)), 3)}
 
     async def chunks(self) -> AsyncIterator[str]:
-        """The lines of a stream. It has status 200 by now, so an error becomes an event of the stream."""
+        """The lines of a stream. The status 200 has been sent already, so an error becomes an event of the stream."""
         kind = self.kind + ".chunk" if self.is_chat else self.kind
         usage = {"usage": None} if self.include_usage else {}  # OpenAI's chunks have the key if the last one has it
 
@@ -122,7 +123,7 @@ class RunningAnswer:
         yield "data: [DONE]\n\n"
 
     async def whole(self, request: Request) -> dict[str, Any]:
-        """The whole answer at once; generating stops when the client leaves."""
+        """The whole answer as one body; generation stops when the client disconnects."""
         async def watch() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
@@ -131,7 +132,7 @@ class RunningAnswer:
 
         watcher = asyncio.create_task(watch())
         try:
-            async for _ in self.deltas():  # the choices collect what they gain
+            async for _ in self.deltas():  # fills the choices
                 pass
         finally:
             watcher.cancel()
@@ -147,15 +148,16 @@ class RunningAnswer:
                 **extra}
 
     def _echoed(self, index: int) -> list[ScoredToken]:
-        """The prompt's tokens with their log-probabilities, if the client wants to see them again."""
+        """The prompt's tokens with their log-probabilities, if the request has `echo`."""
         if not self.job.params.echo:
             return []
-        request = self.job.requests[index]  # its first token has no log-probability; without `logprobs` none has
+        request = self.job.requests[index]  # its first token has no log-probability; without `logprobs` no token has
         return list(zip_longest(request.prompt, [None, *request.prompt_logprobs]))[int(self.hides_bos):]
 
 
 def token_name(tokenizer: Tokenizer, token_id: int) -> str:
-    """The text of a token, in which tokens differ: OpenAI writes the bytes of one that is a part of a character."""
+    """The text of a token; for a token that is only a part of a character, its bytes in OpenAI's notation, such as
+    "bytes:\\xe2". So different tokens have different names."""
     data = tokenizer.decode_bytes([token_id])
     try:
         return data.decode()
@@ -164,21 +166,21 @@ def token_name(tokenizer: Tokenizer, token_id: int) -> str:
 
 
 class Choice:
-    """One choice of an answer that is being generated: turns engine events into what the client's message gains."""
+    """One choice of an answer that is being generated: turns engine events into deltas for the client."""
 
     def __init__(self, tokenizer: Tokenizer, index: int = 0, tools: Tools | None = None):
         self.tokenizer, self.index, self.tools = tokenizer, index, tools
         self.output_end_id = tokenizer.special_id("<|output_end|>")
         self.tool = {"expression": "", "result": ""}  # the call that the model is writing
-        self.text, self.own_calls = "", list[dict[str, str]]()  # all so far; own: answered by the server's calculator
-        self.tool_calls: list[dict[str, Any]] = []  # for the client to answer
+        self.text, self.own_calls = "", list[dict[str, str]]()  # the text so far; calls of the server's own calculator
+        self.tool_calls: list[dict[str, Any]] = []  # calls of the client's functions
         self.unreported: list[ScoredToken] = []  # tokens whose log-probabilities have not been sent yet
         self.finish_reason: str | None = None  # OpenAI's "stop", "length" and "tool_calls" are the engine's own words
 
     def push(self, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
-        """What the message gains: {"content": text}, {"nanochat": {"tool": …}} or {"tool_calls": […]}, in order.
+        """The deltas of the message: {"content": text}, {"nanochat": {"tool": …}} or {"tool_calls": […]}, in order.
 
-        Neighbouring texts are joined: a chunk for each token would cost a server of a small model most of its time.
+        Adjacent texts are joined: a chunk for each token would cost a server of a small model most of its time.
         """
         text = ""
         for event in events:
@@ -188,15 +190,15 @@ class Choice:
                     self.unreported.append((event.token_id, event.logprob))
                 text += event.text
             elif delta := self._push_call(event):
-                yield from self._say(text)
+                yield from self._add_text(text)
                 text = ""
                 yield delta
-        yield from self._say(text)
+        yield from self._add_text(text)
         if self.finish_reason and self._is_forced_call:
             if call := forced_call(self.text):
                 self.text, self.finish_reason = "", "tool_calls"
                 yield self._call(call)
-            else:  # the context had no room for the whole call
+            else:  # the context had no room for the whole call, so its JSON is not complete
                 yield {"content": self.text}
 
     @property
@@ -204,15 +206,15 @@ class Choice:
         """Whether the text is the JSON of a call, which is shown when it is complete."""
         return self.tools is not None and self.tools.schema is not None
 
-    def _say(self, text: str) -> Iterator[dict[str, Any]]:
+    def _add_text(self, text: str) -> Iterator[dict[str, Any]]:
         self.text += text
         if text and not self._is_forced_call:
             yield {"content": text}
 
     def _push_call(self, event: Event) -> dict[str, Any] | None:
-        """The delta of a call, when it is complete."""
+        """The delta of a call if this event completes it, otherwise None."""
         self.tool["expression" if event.kind == "python" else "result"] += event.text
-        is_cut_off = event.stop_reason and any(self.tool.values())  # by the end of the answer: show what there is
+        is_cut_off = event.stop_reason and any(self.tool.values())  # the answer ended inside of it
         if event.token_id != self.output_end_id and not is_cut_off:
             return None
         tool, self.tool = self.tool, {"expression": "", "result": ""}
@@ -226,12 +228,12 @@ class Choice:
         return {"tool_calls": [{"index": len(self.tool_calls) - 1, **call}]}
 
     def chunk(self, delta: dict[str, Any], is_chat: bool) -> dict[str, Any]:
-        """The choice in a chunk of a stream. `delta`: what it gained; {} when it has ended."""
+        """The choice in a chunk of a stream. `delta`: the addition to the message; {} when the choice has ended."""
         if is_chat:
             gained = {"delta": delta, "logprobs": self._chat_logprobs()}
         else:
             gained = {"text": delta.get("content", ""), "logprobs": self._text_logprobs()}
-        # Clients take null for "not finished yet"; "" would be a reason.
+        # Clients read null as "not finished yet"; an empty string would count as a reason.
         return {"index": self.index, **gained, "finish_reason": None if delta else self.finish_reason}
 
     def whole_chat(self) -> dict[str, Any]:
@@ -246,7 +248,7 @@ class Choice:
                 "finish_reason": self.finish_reason}
 
     def whole_text(self, echoed: list[ScoredToken], with_logprobs: bool) -> dict[str, Any]:
-        """The choice of a whole completion. `echoed`: tokens of the prompt, which it shows first."""
+        """The choice of a whole completion. `echoed`: tokens of the prompt, whose text comes first."""
         text = self.tokenizer.decode([token for token, _ in echoed]) + self.text
         return {"index": self.index, "finish_reason": self.finish_reason, "text": text,
                 "logprobs": self._text_logprobs(echoed) if with_logprobs else None}

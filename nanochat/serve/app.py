@@ -43,7 +43,7 @@ from nanochat.tokenizer import Tokenizer, chat
 from nanochat.tokenizer.bpe import CONFIG
 
 UI = Path(__file__).parent / "ui"
-PAGE_HEADERS = {  # the page shows what a model wrote: it may load and run nothing but its own files
+PAGE_HEADERS = {  # the page shows the text of a model, so the browser may load and run only the page's own files
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
                                "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
@@ -52,12 +52,12 @@ REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none';
 # How /openapi.json describes streams.
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
-# The largest body: a batch of prompts that fill the context, as ids ("12345, "), or a conversation of many years.
+# The largest body: a batch of prompts that fill the context, as ids ("12345, "), but at least 4 MiB for conversations.
 MIN_BODY_BYTES, BYTES_PER_ID = 4 << 20, 8
 
 
 class Page(StaticFiles):
-    """The files of ui/, under a strict content security policy. It takes every path that is no route."""
+    """The files of ui/, under a strict content security policy. It serves every path that is not a route."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -67,10 +67,10 @@ class Page(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         try:
             return await super().get_response(path, scope)
-        except HTTPException:  # 404, or 405 for a POST: no file takes one
+        except HTTPException:  # 404, or 405 for a POST, because a file can only be read
             known = ", ".join(f"{method} {route.path}" for route in scope["app"].routes if isinstance(route, APIRoute)
                               for method in route.methods or () if route.path.startswith("/v1"))
-            raise HTTPException(404, "nothing is here; the base URL for clients ends in /v1, and this server has "
+            raise HTTPException(404, "not found; the base URL for clients ends in /v1, and this server has "
                                      f"{known}") from None
 
 
@@ -102,7 +102,7 @@ class Service:
         if name is None or name not in self.models:
             if name and name.startswith("nanochat-"):  # a model of this project that is not loaded
                 raise self.no_model(name)
-            name = next(iter(self.models))  # other programs send names such as gpt-4 unless they are told another
+            name = next(iter(self.models))  # other programs send names such as gpt-4 unless they are configured
         return name, min(self.models[name], key=lambda worker: worker.num_open)
 
     def no_model(self, name: str) -> Failed:
@@ -115,9 +115,9 @@ class Service:
 
     def submit(self, body: SamplingFields, worker: Worker, prompts: list[list[int]], params: SamplingParams) -> Job:
         check_tokens(chain(params.logit_bias or (), *prompts), worker.engine.config.vocab_size)
-        if body.seed is None:  # else the same question would always get the same answer
+        if body.seed is None:  # with the default seed the same question would always get the same answer
             params = replace(params, seed=random.getrandbits(31))
-        if body.ignore_eos:
+        if body.ignore_eos:  # not stop_ids=(): then the answer would contain the end token
             never = dict.fromkeys(worker.engine.default_stops, -100.0)
             params = replace(params, logit_bias={**(params.logit_bias or {}), **never})
         return worker.submit(prompts, body.n or 1, params)
@@ -144,7 +144,7 @@ class Service:
         if is_text:
             if (longest := max(map(len, prompts))) > context * engine.tokenizer.max_token_bytes:
                 raise UserError(f"the prompt is {longest:,} characters long, the model's context {context:,} tokens; "
-                                "shorten it")  # megabytes are not tokenized first
+                                "shorten it")  # checked before tokenizing megabytes
             prompts = [[engine.tokenizer.bos_id, *engine.tokenizer.encode(text)] for text in prompts]
         # A prompt that fills the context can be scored (max_tokens=0), but not continued.
         longest = max(map(len, prompts))
@@ -167,8 +167,8 @@ def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key
                runs: Sequence[str] = ()) -> FastAPI:
     """The application. `models`: the names that clients see, with a worker per replica; the first one is the default.
 
-    `defaults` hold where a request says nothing. `key` "" means that everybody may ask. `cors_origins`: web pages that
-    may ask from a browser. `names`: as in Guard. `runs`: what /run shows, as in Runs.
+    `defaults`: settings for fields that a request does not have. `key`: the API key, "" if none is required.
+    `cors_origins`: web pages that may send requests from a browser. `names`: as in Guard. `runs`: as in Runs, for /run.
     """
     # No /docs and /redoc: both pages would load scripts from another server.
     app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, redirect_slashes=False,
@@ -186,14 +186,13 @@ def create_app(models: dict[str, list[Worker]], defaults: SamplingParams, *, key
     completion_routes(app, service)
     info_routes(app, service)
     run_routes(app, Runs(runs))
-    app.router.default = Page(directory=UI, html=True)  # for the paths that are left
+    app.router.default = Page(directory=UI, html=True)  # for all other paths
     errors.add_handlers(app)
     return app
 
 
 def completion_routes(app: FastAPI, service: Service) -> None:
-    """The routes on which the model writes or is looked into. A new route needs no entry elsewhere: the guard protects
-    it."""
+    """The routes that generate text or inspect the model. A new route needs no entry elsewhere: Guard protects it."""
     @app.post("/chat/completions", responses=STREAMED)  # for clients whose base URL lacks /v1
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat_completions(body: ChatRequest, request: Request) -> Any:
@@ -228,18 +227,18 @@ def info_routes(app: FastAPI, service: Service) -> None:
         return service.describe(name)
 
     @app.get("/v1/models/{name}/card")
-    def card(name: str) -> dict[str, Any]:  # not async: it reads files
+    def card(name: str) -> dict[str, Any]:  # it reads files: not async, so that FastAPI calls it in another thread
         if name not in service.models:
             raise service.no_model(name)
         parts = re.fullmatch(rf"nanochat-({'|'.join(paths.STAGES)})-(.+)", name)
         if not parts:
-            raise Failed(404, f"{name} is no stage of a run of nanochat, so it has no card")
+            raise Failed(404, f"{name} is not a model of a nanochat run, so it has no card")
         return model_card.read(parts[1], parts[2])
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         engine = (await service.pick(body.model))[1].engine
-        # In another thread: a text of megabytes must not stop the others.
+        # In another thread: a text of megabytes must not block the event loop.
         ids = await run_in_threadpool(ids_of, body, engine.tokenizer)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.config.sequence_len}
 
@@ -255,8 +254,8 @@ def info_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        workers = next(iter(service.models.values()), [])  # of the default model
-        num_free = sum(worker.num_open < worker.engine.max_rows for worker in workers)
+        workers = next(iter(service.models.values()), [])  # replicas of the default model
+        num_free = sum(worker.num_open < worker.engine.max_rows for worker in workers)  # fields: karpathy/nanochat's
         return {"status": "ok", "ready": True, "num_gpus": len(workers), "available_workers": num_free}
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -268,7 +267,7 @@ def ids_of(body: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
     if body.messages is not None:
         return chat.render_prompt(tokenizer, {"messages": take_turns(to_conversation(body.messages))})
     text = body.prompt or ""
-    if text in tokenizer.specials:  # programs that look for the id of /tokenizer_info's bos_token send its name
+    if text in tokenizer.specials:  # a client that wants the id of /tokenizer_info's bos_token sends its name
         return [tokenizer.specials[text]]
     return [tokenizer.bos_id] * body.add_special_tokens + tokenizer.encode(text)
 
@@ -280,7 +279,7 @@ def run_routes(app: FastAPI, runs: Runs) -> None:
         return FileResponse(UI / "run.html", headers=PAGE_HEADERS)
 
     @app.get("/run/data")
-    def data(request: Request, run: str = "") -> dict[str, Any]:  # not async: it reads files
+    def data(request: Request, run: str = "") -> dict[str, Any]:  # it reads files: not async, as `card`
         if not runs.places:
             raise Failed(404, "this server was started without a run (chat_web --runs names out folders)")
         return runs.read(run, request.query_params)
@@ -294,6 +293,6 @@ def run_routes(app: FastAPI, runs: Runs) -> None:
 
 
 def check_tokens(tokens: Iterable[int], vocab_size: int) -> None:
-    for token in tokens:  # an unknown token would fail inside the engine's step, for all clients at once
+    for token in tokens:  # an unknown token would make the engine's step fail, and with it all running requests
         if token >= vocab_size:
             raise Failed(400, f"there is no token {token}; the model has {vocab_size:,}")

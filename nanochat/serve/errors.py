@@ -1,4 +1,4 @@
-"""Errors in OpenAI's format, for whatever a client can cause, with words that say what to send instead."""
+"""Errors in OpenAI's format, for everything that a client can cause; the message says what to send instead."""
 
 import json
 import re
@@ -21,7 +21,7 @@ TYPE = re.compile(r"^(str|int|float|bool)$|^[a-z-]+\[")
 
 
 class Json(JSONResponse):
-    """JSON of any text: half a character of the request, which UTF-8 does not have, goes back as JSON's \\ud83e."""
+    """JSON of any text: an unpaired surrogate of the request, which UTF-8 cannot encode, is returned as \\ud83e."""
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -43,18 +43,18 @@ def of_answer(error: Exception) -> dict[str, Any]:
 
 def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
-    for kind in (Failed, UserError, HTTPException, Exception):  # Exception: bugs too are told in OpenAI's format
+    for kind in (Failed, UserError, HTTPException, Exception):  # Exception: our own bugs too, in OpenAI's format
         app.add_exception_handler(kind, _refusal)
 
 
 def _refusal(request: Request, error: Exception) -> Json:
     """The answer to a request that raised an error before its first byte was sent."""
-    if isinstance(error, UserError):  # of a prompt that does not fit the context
+    if isinstance(error, UserError):  # here it always means that a prompt does not fit into the context
         return Json(body(str(error), param="messages", code="context_length_exceeded"), 400)
     if isinstance(error, HTTPException):
         detail = f"this path takes {(error.headers or {}).get('Allow')}" if error.status_code == 405 else error.detail
         message = f"{request.method} {request.url.path[:100]}: {detail}"
-        if "parsing the body" in message:  # FastAPI's words for all that is not JSON's grammar
+        if "parsing the body" in message:  # FastAPI's words for a body that it cannot decode
             message = "the body is not JSON that this server can read; send UTF-8 text that is not compressed"
         return Json(body(message), error.status_code, error.headers)
     status = error.status if isinstance(error, Failed) else 500
@@ -64,7 +64,7 @@ def _refusal(request: Request, error: Exception) -> Json:
 def _invalid(request: Request, error: Exception) -> Json:
     """The answer to a body that the models of openai.py reject: it names the field."""
     assert isinstance(error, RequestValidationError)
-    # A field of several types has an error for each of them. The longest path is that of the type which was meant.
+    # A field of several types has an error for each type. The longest path belongs to the type that the client meant.
     first = max(error.errors(), key=lambda one: len(one["loc"]))
     message = first["msg"].removeprefix("Value error, ")
     where = ".".join(str(step) for step in first["loc"] if step != "body" and not TYPE.search(str(step)))

@@ -1,4 +1,4 @@
-"""The layer in front of the routes: it checks the API key and the size of bodies, limits clients, and counts requests.
+"""The layer before the routes: it checks the API key and the size of bodies, limits clients, and counts requests.
 
 It protects every path except those in `open_paths`, so a new route is never open by accident. It also makes two things
 easy for clients: HEAD is answered wherever GET is, and a body without a content type is read as JSON.
@@ -16,14 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nanochat.serve import errors
 from nanochat.serve.metrics import Metrics
 
-DRAINED_BYTES = 8 << 20  # we read so much of a body that is too long: a client that still writes reads no answer
-MAX_CLIENTS = 10_000  # addresses the rate limit remembers before it drops those that are at rest
+DRAINED_BYTES = 8 << 20  # bytes read of a body that is too long: a client that is still sending reads no answer
+MAX_CLIENTS = 10_000  # addresses that the rate limit remembers before it drops those without a recent request
 
 
 class Guard:
-    """ASGI middleware. `key` "" lets everybody in; `requests_per_minute` 0 means no rate limit.
+    """ASGI middleware. `key` "" means that no key is required; `requests_per_minute` 0 means no rate limit.
 
-    names: host names that requests may be sent to, beside addresses and localhost; () allows all.
+    names: allowed host names of the Host header, in addition to IP addresses and localhost; () allows all names.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, open_paths: Collection[str], key: str = "",
@@ -40,7 +40,7 @@ class Guard:
             scope["method"] = "GET"
         num_bytes, status = 0, 499  # 499: the client left before there was an answer
         announced = Headers(scope=scope).get("content-length", "")
-        is_too_long = announced.isdecimal() and int(announced) > self.max_body_bytes  # then nothing of it is kept
+        is_too_long = announced.isdecimal() and int(announced) > self.max_body_bytes  # if so, no part is kept
 
         async def receive_limited() -> Message:
             nonlocal num_bytes
@@ -63,17 +63,17 @@ class Guard:
         try:
             await (self.refusal(scope) or self.app)(scope, receive_limited, send_counted)
         finally:
-            # The route's template, not the path: else every path that somebody tries would become a new time series.
+            # The route's template, not the path: otherwise every path that a client tries would become a time series.
             route = getattr(scope.get("route"), "path", "") or "other"
             self.metrics.requests.labels(route, status).inc()
 
     def refusal(self, scope: Scope) -> errors.Json | None:
-        """The answer to a client without the key, or to one that asks too often; None if it may pass."""
+        """The refusal of a request without the key, or of too many requests; None if the request may pass."""
         headers = Headers(scope=scope)
         name = host_name(headers.get("host", ""))
         if self.names and not is_this_machine(name) and name not in self.names:
-            # A page from elsewhere can give its own host name this machine's address (DNS rebinding). The browser then
-            # lets it read the answers, but it still sends the page's host name.
+            # A foreign web page can give its own host name this machine's address (DNS rebinding). The browser then
+            # lets the page read the answers, but the Host header still has the page's host name.
             return errors.Json(errors.body(
                 f"this server is not asked under the name {name!r}; ask localhost, or start chat_web with "
                 f"--host_names={name}", code="unknown_host"), 403)
@@ -81,7 +81,7 @@ class Guard:
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else scheme
-        # compare_digest takes the same time wherever the keys differ, so the time tells nothing about the key.
+        # compare_digest takes the same time wherever the keys differ, so the time says nothing about the key.
         if self.key and not hmac.compare_digest(given.encode("latin-1"), self.key.encode()):
             return errors.Json(errors.body("this server wants its API key: Authorization: Bearer …",
                                            code="invalid_api_key"), 401, {"WWW-Authenticate": "Bearer"})
@@ -93,7 +93,7 @@ class Guard:
         return None
 
     def _seconds_to_wait(self, client: str) -> float:
-        """A token bucket: it holds the requests of one minute, which may come at once, and refills steadily."""
+        """A token bucket: it holds the requests of one minute, which may come together, and refills steadily."""
         now = time.monotonic()
         if len(self.clients) > MAX_CLIENTS:  # after a minute a bucket is full again, as if the client were new
             self.clients = {address: bucket for address, bucket in self.clients.items() if now - bucket[1] < 60}
@@ -111,7 +111,7 @@ def host_name(host: str) -> str:
 
 
 def is_this_machine(name: str) -> bool:
-    """Whether a name cannot belong to somebody else: an address needs no name server, and localhost is never asked."""
+    """Whether a name needs no name server, so that nobody can redirect it: an IP address, or localhost."""
     try:
         ipaddress.ip_address(name)
         return True
@@ -120,7 +120,7 @@ def is_this_machine(name: str) -> bool:
 
 
 def with_content_type(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The headers, with JSON as the content type of a body that has none, or the one that `curl -d` sends.
+    """The headers, with JSON as the content type if the body has none, or has the one that `curl -d` sends.
 
     A request of a web page (it has an Origin) keeps its type: pages of other sites may send forms to this machine
     without asking, but JSON only after the server has allowed it (CORS).

@@ -18,15 +18,15 @@ NUM_WORDS = 32  # tokens that a head attends to most; together they have nearly 
 
 
 class InsideRequest(BaseModel):
-    """A conversation that may end with the answer, or a text; and which of its tokens is looked at."""
+    """A conversation that may end with the answer, or a text; and the position of the token in question."""
 
-    model_config = ConfigDict(extra="forbid")  # nothing is ignored
+    model_config = ConfigDict(extra="forbid")  # an unknown field is an error
 
     model: str | None = None
     messages: list[Message] | None = Field(None, min_length=1)
     prompt: str | None = None
-    position: Natural | None = Field(None, ge=1)  # default: the first token of the answer, or the token that comes next
-    max_tokens: Limit | None = None  # as in the request that the answer came from: a prompt leaves room for so many
+    position: Natural | None = Field(None, ge=1)  # default: the answer's first token, or the one after the prompt
+    max_tokens: Limit | None = None  # as in the request of the answer: a prompt leaves room for this many tokens
 
     @model_validator(mode="after")
     def _check(self) -> "InsideRequest":
@@ -38,7 +38,7 @@ class InsideRequest(BaseModel):
 
 
 async def answer(body: InsideRequest, name: str, worker: Worker, room: int) -> dict[str, Any]:
-    """The answer to a request; `room` tokens are free for an answer if the request does not say how many."""
+    """The response to a request; `room`: tokens left free for an answer if the request has no max_tokens."""
     engine, room = worker.engine, room if body.max_tokens is None else body.max_tokens
     room = UNLIMITED if room == -1 else room
     ids, num_prompt, num_forgotten = read(engine, body, room)
@@ -53,7 +53,7 @@ async def answer(body: InsideRequest, name: str, worker: Worker, room: int) -> d
 
 
 def read(engine: Engine, body: InsideRequest, room: int) -> tuple[list[int], int, int]:
-    """What the model reads, how many ids of that are the prompt, and how many messages did not fit.
+    """(ids that the model reads, number of them that are the prompt, number of dropped messages).
 
     The prompt is what it was for the answer; the answer is tokenized as the next turn of the conversation will read it.
     """
@@ -75,13 +75,13 @@ def read(engine: Engine, body: InsideRequest, room: int) -> tuple[list[int], int
     spoken: list[int] = []
     if turns := take_turns(messages[size:]):
         check(sum(len(part["text"]) for part in turns[-1]["content"]), "answer")
-        spoken, _ = chat.render(tokenizer, {"messages": turns})  # behind an empty question
+        spoken, _ = chat.render(tokenizer, {"messages": turns})  # take_turns put an empty question before the answer
         spoken = spoken[spoken.index(tokenizer.special_id("<|assistant_start|>")) + 1:]
     return (prompt + spoken)[:context], len(prompt), num_forgotten
 
 
 def in_words(inside: Inside, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The fields that say what happened, with texts of tokens, and layers and heads counted from 1."""
+    """The fields of the response that describe `inside`: tokens as texts, layers and heads counted from 1."""
     def said(logprob: Logprob) -> dict[str, Any]:
         nats, best = logprob
         return {"logprob": nats, "top_logprobs": {token_name(tokenizer, token): other for token, other in best}}

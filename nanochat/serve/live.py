@@ -1,7 +1,7 @@
-"""The models of a run that still trains: the newest checkpoint of each stage, loaded when somebody asks for it.
+"""The models of a run that still trains: the newest checkpoint of each stage, loaded at the first request for it.
 
-Training needs the machine, so nothing is loaded before the first question. When training has written a newer
-checkpoint, the next question loads it; answers that are being written end with the model that began them.
+Training needs the machine, so no model is loaded before the first question. When training has written a newer
+checkpoint, the next question loads it; an answer that is being written ends with the model that began it.
 """
 import asyncio
 from collections.abc import Callable
@@ -25,11 +25,11 @@ class LiveModels(dict[str, list[Worker]]):
         self.load = load
         self.newest: dict[str, Path] = {}  # name → its newest checkpoint on disk
         self.loaded: dict[str, Path] = {}
-        self.replaced: list[Worker] = []  # models with answers that are still being written
+        self.replaced: list[Worker] = []  # old models whose answers are still being written
         self.lock = asyncio.Lock()
 
     def refresh(self) -> None:
-        """Looks which checkpoints there are, in a folder listing: nothing is read. Failed where there is none yet."""
+        """Finds the newest checkpoints by listing folders; no file is read. Raises Failed if there is none yet."""
         self.newest.clear()
         for stage in reversed(paths.STAGES):
             try:
@@ -45,7 +45,7 @@ class LiveModels(dict[str, list[Worker]]):
             raise Failed(503, "The run has no checkpoint yet: the base model makes the first.", "no_checkpoint")
 
     async def ready(self, name: str | None) -> None:
-        """Loads the named model, by default the newest. Failed as `refresh`."""
+        """Loads the named model, by default the newest. Raises Failed as `refresh` does."""
         async with self.lock:
             self.refresh()
             name = name if name and name in self else next(iter(self))
@@ -57,7 +57,7 @@ class LiveModels(dict[str, list[Worker]]):
                 self._retire(before)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """What /v1/models tells of a model, without loading it."""
+        """The entry of a model in /v1/models, without loading the model."""
         state = files.read_json(self.newest[name] / "state.json")
         context = files.read_json(self.newest[name] / "config.json")["sequence_len"]
         return {"context_tokens": context, "step": state["step"],

@@ -1,4 +1,4 @@
-"""What the server counts, in Prometheus's format at /metrics."""
+"""The server's counters, in Prometheus's format at /metrics."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,14 +6,14 @@ import prometheus_client as prometheus
 
 from nanochat.serve.worker import Worker
 
-SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)  # upper limits of the histograms' buckets
 
 
 class Metrics:
-    """Requests by route and status; times; and gauges that are read from the engines when somebody asks."""
+    """Requests by route and status; times; and gauges, which are read from the engines at each request of /metrics."""
 
     def __init__(self, workers: Callable[[], Iterable[Worker]]):
-        self.registry = prometheus.CollectorRegistry()  # the default registry is shared by all servers of a process
+        self.registry = prometheus.CollectorRegistry()  # the default one is shared by all servers of a process
         self.requests = prometheus.Counter("nanochat_requests", "HTTP requests that ended", ["route", "status"],
                                            registry=self.registry)
         self.first_token = prometheus.Histogram("nanochat_time_to_first_token_seconds", "From request to first token",

@@ -1,21 +1,21 @@
 """OpenAI's chat and completion formats: the requests, checked. The answers are in answers.py.
 
-The server honours the request fields below. It ignores unknown fields and names them in the answer. It rejects the
-fields in `REFUSED`, because without them the answer would mean something else. `null` is always allowed.
+The server supports the fields of the classes in this file. It ignores unknown fields and names them in the answer. It
+rejects the fields in `REFUSED`, because an answer that ignores them would be misleading. `null` is always allowed.
 
 nanochat adds fields, which other clients ignore:
 - `delta.nanochat = {"tool": {"expression": "12*3", "result": "36"}}` in a stream, once per call of the server's own
-  calculator, at its place between the `content` deltas; in a whole answer `message.nanochat.tools` lists all calls.
+  calculator, in order among the `content` deltas; in a whole answer `message.nanochat.tools` lists all calls.
 - An assistant message that is sent back may hold its tool calls, as content parts of type python and python_output.
 - `continue_final_message` (vLLM's name): the last message is the assistant's, and the answer continues it.
-- `ignore_eos` (vLLM's name): the answer goes on after the token that would end it.
+- `ignore_eos` (vLLM's name): the tokens that end an answer get a bias of −100, so that only its length ends it.
 - `nanochat`, beside `choices`. A stream's first chunk has what is known before the answer begins:
-  `{"prompt_tokens": 31, "forgotten_messages": 4, "ignored": ["tools"]}`. forgotten_messages: so many of the request's
-  first messages (system messages not counted) did not fit the context; ignored: the fields that had no effect. The
-  chunk with the last finish_reason has `{"timings": {"prompt_tokens": 20, "prompt_ms": 8.1, "completion_tokens": 40,
-  "completion_ms": 93.0}}`: what the engine read (without the tokens that another request had read already) and wrote.
-  A whole answer has both. A chunk may hold several tokens: their number is that of `logprobs`, or of `timings`.
-A prompt keeps min(max_tokens, a quarter of the context) free for the answer; older messages are forgotten for that.
+  `{"prompt_tokens": 31, "forgotten_messages": 4, "ignored": ["tools"]}`. forgotten_messages: the number of the oldest
+  messages (system messages not counted) that were dropped because they did not fit the context; ignored: the fields
+  that had no effect. The chunk with the last finish_reason has `{"timings": {"prompt_tokens": 20, "prompt_ms": 8.1,
+  "completion_tokens": 40, "completion_ms": 93.0}}`: the tokens that the engine read (without those reused from other
+  requests) and wrote. A whole answer has both. A chunk may hold several tokens; `logprobs` or `timings` count them.
+A prompt leaves min(max_tokens, a quarter of the context) free for the answer; the oldest messages are dropped for this.
 """
 
 import json
@@ -29,9 +29,9 @@ from nanochat.infer import SamplingParams
 from nanochat.serve.tools import Tools, call_text
 from nanochat.tokenizer.split import utf8
 
-MAX_PROMPTS, MAX_CHOICES = 64, 16  # of one request
+MAX_PROMPTS, MAX_CHOICES = 64, 16  # limits of one request
 UNLIMITED = 2**31 - 1  # tokens: the engine stops at the end of the context
-REFUSED: dict[str, list[Any]] = {  # field: the values that ask for nothing and are therefore allowed
+REFUSED: dict[str, list[Any]] = {  # field: values that are allowed, because they mean the same as no field
     "suffix": [""], "best_of": [1], "guided_json": [], "audio": [], "modalities": [["text"]],
     "function_call": ["auto", "none"]}
 
@@ -43,7 +43,7 @@ def _no_boolean(value: Any) -> Any:
 
 
 def _whole_characters(value: Any) -> Any:
-    """JavaScript programs that cut a text in the middle of an emoji send half of it, which is no text for pydantic."""
+    """JavaScript programs that cut a text inside an emoji send an unpaired surrogate, which pydantic would refuse."""
     return utf8(value).decode() if isinstance(value, str) else value
 
 
@@ -77,7 +77,7 @@ class SamplingFields(BaseModel):
     presence_penalty: Number | None = Field(None, ge=-2, le=2)
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
     logit_bias: dict[Natural, Annotated[Number, Field(ge=-100, le=100)]] | None = None
-    user: str | None = None  # whom the client asks for: known, so that it is not named as ignored, and not used
+    user: str | None = None  # id of an end user: accepted without effect, so that it is not reported as ignored
 
     @model_validator(mode="after")
     def _check_sampling(self) -> "SamplingFields":
@@ -95,7 +95,7 @@ class SamplingFields(BaseModel):
 
     @property
     def ignored(self) -> list[str]:
-        """The fields that this server does not know, as far as they ask for something."""
+        """The fields that this server does not know, unless their value is empty. false and 0 are not empty."""
         extra = self.model_extra or {}
         return sorted(name for name, value in extra.items() if name not in REFUSED and value not in (None, [], {}, ""))
 
@@ -179,24 +179,25 @@ class ChatRequest(SamplingFields):
         if 0 in (self.max_tokens, self.max_completion_tokens):
             raise ValueError("max_tokens is 0; expected at least 1, or -1 for no limit")
         last, expected = self.newest.role, "assistant" if self.continue_final_message else "user"
-        if last != expected and not (self.newest.chat_role == "assistant" != last and expected == "user"):
+        is_tool_result = last in ("tool", "function")  # the assistant's turn goes on after it, like after a question
+        if last != expected and not (is_tool_result and expected == "user"):
             hint = "; continue_final_message: true continues an assistant's message" if last == "assistant" else ""
             raise ValueError(f"the last message is from {last!r}; it must be from {expected!r}{hint}")
         for message in self.messages:
             if message.chat_role != "assistant" and any(part["type"] != "text" for part in message.parts):
                 raise ValueError("only an assistant message can hold python and python_output parts")
-        _ = self.answer_schema  # raises what is wrong with it, and with the tools
+        _ = self.answer_schema  # validates response_format and tools
         return self
 
     @property
     def newest(self) -> Message:
-        """The last message that is not the system's: some programs send system texts behind the question."""
+        """The last message that is not a system message: some programs send system texts after the question."""
         spoken = [message for message in self.messages if message.chat_role != "system"]
         return (spoken or self.messages)[-1]
 
     @property
     def continues(self) -> bool:
-        """Whether the answer continues the last message: the assistant's begun text, or its tool call with result."""
+        """Whether the answer continues the last turn: an unfinished assistant's message, or a tool call with result."""
         return self.newest.chat_role == "assistant"
 
     @cached_property
@@ -235,7 +236,7 @@ class ChatRequest(SamplingFields):
 
 
 def to_conversation(messages: list[Message]) -> list[dict[str, Any]]:
-    """Messages for `fit_prompt`: all system texts become one message, in front."""
+    """Messages for `fit_prompt`: all system texts become one message, the first."""
     system_texts = [part["text"] for message in messages if message.chat_role == "system" for part in message.parts]
     system = [{"role": "system", "content": "\n\n".join(system_texts)}] if any(system_texts) else []
     return system + [{"role": message.chat_role, "content": message.parts} for message in messages
@@ -243,7 +244,7 @@ def to_conversation(messages: list[Message]) -> list[dict[str, Any]]:
 
 
 class CompletionRequest(SamplingFields):
-    """Texts or lists of token ids to continue. Evaluation harnesses score texts by `echo` with `logprobs`."""
+    """Texts or lists of token ids to continue. Evaluation harnesses score a text with `echo` and `logprobs`."""
 
     prompt: Text | Annotated[list[Natural], Field(min_length=1)] | Annotated[
         list[Text] | list[Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
@@ -288,7 +289,7 @@ class TokenizeRequest(BaseModel):
     model: str | None = None
     prompt: Text | None = None
     messages: list[Message] | None = Field(None, min_length=1)
-    add_special_tokens: bool = True  # <|bos|> in front of a text
+    add_special_tokens: bool = True  # <|bos|> before a text
 
 
 class DetokenizeRequest(BaseModel):

@@ -1,11 +1,12 @@
-"""What the page /run shows of a run: stages, metrics, words and exams, read from its out folder when somebody looks.
+"""The data of the page /run: stages, metrics, sample answers and exams, read from the out folder at each request.
 
-The server remembers nothing between two requests, so it costs nothing while nobody looks. The page says how far it has
-read each file of metrics (a cursor: the file's inode and the number of bytes) and gets the lines that were appended.
+The server keeps no state between two requests, so it costs nothing while nobody has the page open. The page sends how
+far it has read each file of metrics (a cursor: the file's inode and the number of bytes) and gets the lines after it.
 
-A run from elsewhere is named on the command line by the address of its own page (chat_web --runs), and this server asks
-there. A visitor can choose among these runs only: a page that fetched any address it is given would let every visitor
-ask other machines in this server's name, and a page that asks other servers itself would need a weaker content policy.
+A run on another machine is named on the command line by the address of its own page (chat_web --runs), and this server
+fetches the data from there. A visitor can choose among these runs only: a server that fetched any address it is given
+would let every visitor send requests to other machines in this server's name, and a page that asks other servers itself
+would need a weaker content policy.
 """
 import contextlib
 import json
@@ -23,21 +24,21 @@ from nanochat.system.files import UserError
 from nanochat.system.lock import is_locked
 from nanochat.train import checkpoint
 
-MAX_LINES = 600  # of a stage's metrics in one answer: a curve on a screen has no more points
-MAX_BYTES = 64 << 20  # of a file, or of another server's answer
-SECONDS = 10  # to wait for another server
-KEPT = ("words", "val/bpb", "rl/test_pass_at_1")  # metrics of few steps, which are never left out
+MAX_LINES = 600  # lines of a stage's metrics in one answer: a curve on a screen has no more points
+MAX_BYTES = 64 << 20  # bytes read from a file, or from another server's answer
+SECONDS = 10  # time limit for another server's answer
+KEPT = ("words", "val/bpb", "rl/test_pass_at_1")  # metrics that only few steps have: never left out
 Record = dict[str, Any]
 
 
 class Runs:
-    """The runs that this server shows, by name. `places` are out folders, and addresses of servers like this one."""
+    """The runs that this server shows, by name. `places`: out folders, and addresses of servers like this one."""
 
     def __init__(self, places: Sequence[str]):
         self.places = places
 
     def names(self) -> dict[str, tuple[str, str]]:
-        """{name: (place, tag)}; a tag is that of a model beside the run's own (results/<stage>/models/<tag>)."""
+        """{name: (place, tag)}; the tag names another model than the run's own (results/<stage>/models/<tag>)."""
         found = {}
         for place in self.places:
             name = place if is_address(place) else Path(place).name
@@ -49,7 +50,7 @@ class Runs:
         return found
 
     def read(self, name: str, cursors: Mapping[str, str]) -> Record:
-        """The state of a run (default: the first), with the metrics behind the cursors."""
+        """The state of a run (default: the first), with the metrics after the cursors."""
         names = self.names()
         name = name if name in names else next(iter(names))
         place, tag = names[name]
@@ -116,9 +117,9 @@ def newest(folder: Path) -> Record | None:
 
 
 def appended(path: Path, cursor: str) -> Record | None:
-    """The lines behind a cursor: {"cursor": of their end, "fresh": whether they begin the file, "lines"}.
+    """The lines after a cursor: {"cursor": the end of these lines, "fresh": they begin the file, "lines"}.
 
-    A resumed run replaces the file, and an interrupted one may leave half a line. None where there is no file.
+    A resumed run replaces the file, and an interrupted run may leave half a line. None if there is no file.
     """
     inode, _, offset = cursor.partition(".")
     try:
@@ -139,7 +140,7 @@ def appended(path: Path, cursor: str) -> Record | None:
 
 
 def thinned(lines: list[Record]) -> list[Record]:
-    """At most about MAX_LINES of them, evenly; the last, and those with rare metrics, stay.
+    """About MAX_LINES of the lines at most, evenly spaced, with the last line and all lines that have rare metrics.
 
     >>> len(thinned([{"step": step} for step in range(3000)]))
     601

@@ -2,12 +2,12 @@
 
 The model has learnt to call a calculator: it writes an expression between <|python_start|> and <|python_end|>. So
 
-- a function of one string argument whose name tells that it computes (`CALCULATOR`) gets any expression that the model
-  writes. Without such a function the server's own calculator answers, as always;
+- a function of one string argument whose name says that it computes (`CALCULATOR`) gets any expression that the model
+  writes. Without such a function the server's own calculator answers;
 - another function of one string argument is called by an expression such as `weather('Oslo')`;
 - `tool_choice` "required", or a named function, makes the answer a call: a grammar (nanochat/infer/json_grammar.py)
-  holds the model to {"name": …, "arguments": …} with arguments that fit the function's schema;
-- everything else is ignored, and the answer says so.
+  allows only {"name": …, "arguments": …} with arguments that fit the function's schema;
+- other functions are ignored, and the answer says so.
 """
 
 import ast
@@ -16,11 +16,11 @@ import re
 import uuid
 from typing import Any
 
-CALCULATOR = re.compile(r"calc|python|arithmetic|evaluate|math", re.IGNORECASE)
+CALCULATOR = re.compile(r"calc|python|arithmetic|evaluate|math", re.IGNORECASE)  # in the function's name
 
 
 class Tools:
-    """`tools` and `tool_choice` of a request. ValueError names what is wrong with them."""
+    """`tools` and `tool_choice` of a request. Raises ValueError with the fault if they are not valid."""
 
     def __init__(self, tools: list[dict[str, Any]], choice: str | dict[str, Any] | None):
         functions = dict(_name_and_schema(i, tool) for i, tool in enumerate(tools) if tool.get("type") != "custom")
@@ -42,12 +42,12 @@ class Tools:
 
     @property
     def is_forced_calculator(self) -> bool:
-        """Whether the answer must be a call of the calculator, which the model can write in its own way."""
+        """Whether the answer must be a call of the calculator, which the model has learnt to write."""
         return self.is_forced and list(self.functions) == [self.calculator]
 
     @property
     def schema(self) -> dict[str, Any] | None:
-        """The JSON schema of the call that the answer must be; None if the model is free to call or not."""
+        """The JSON schema of the call, if the answer must be a call; None if the model decides."""
         if not self.is_forced or self.is_forced_calculator:
             return None
         return {"anyOf": [{"type": "object", "properties": {"name": {"const": name}, "arguments": schema},
@@ -57,13 +57,13 @@ class Tools:
         return self._called(expression) is not None
 
     def call(self, expression: str) -> dict[str, Any]:
-        """OpenAI's object for the call that an expression of the model means."""
+        """OpenAI's object for the call that an expression of the model stands for."""
         called = self._called(expression)
         assert called is not None, f"{expression!r} calls no function of the client"
         return _tool_call(*called)
 
     def _called(self, expression: str) -> tuple[str, dict[str, Any]] | None:
-        """(function, arguments) of an expression; None if it is not for the client."""
+        """(function, arguments) of an expression; None if the server's own calculator has to compute it."""
         try:
             match ast.parse(expression.strip(), mode="eval").body:
                 case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str() as text)], keywords=[]):
@@ -75,7 +75,7 @@ class Tools:
 
 
 def forced_call(text: str) -> dict[str, Any] | None:
-    """OpenAI's object for an answer that the schema of a forced call held to; None if its end is missing."""
+    """OpenAI's object for an answer that a grammar forced to be a call; None if the end of its JSON is missing."""
     try:
         call = json.loads(text)
         return _tool_call(call["name"], call["arguments"])
@@ -84,7 +84,7 @@ def forced_call(text: str) -> dict[str, Any] | None:
 
 
 def call_text(name: str, arguments: str | dict[str, Any]) -> str:
-    """How the model reads a call that a client sends back: `call_text("calculator", '{"expression": "12*3"}')` → 12*3.
+    """The text of a call that a client sends back: `call_text("calculator", '{"expression": "12*3"}')` → 12*3.
 
     >>> call_text("weather", '{"city": "Oslo"}'), call_text("python", "1+1")
     ("weather('Oslo')", '1+1')
@@ -114,7 +114,7 @@ def _name_and_schema(index: int, tool: dict[str, Any]) -> tuple[str, dict[str, A
 
 
 def _only_text_argument(schema: dict[str, Any]) -> str:
-    """The name of a function's argument, if it has only this one and it is a string; else ""."""
+    """The name of a function's only argument if this is a string, otherwise ""."""
     properties = schema.get("properties")
     if not isinstance(properties, dict) or len(properties) != 1:
         return ""

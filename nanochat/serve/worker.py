@@ -3,7 +3,11 @@
 The event loop puts jobs into an inbox. The thread empties it, cancels closed jobs, advances all running requests by one
 token, and hands every job its new events with `call_soon_threadsafe`, at most every `SECONDS_BETWEEN_BATCHES`. Requests
 of different clients share every step, so no client waits for another. A slow reader delays nobody: at most max_tokens
-events wait in the queue of its job. An errand is a job of another kind: a function that needs the engine's model.
+events wait in the queue of its job. A ModelCall is a job of another kind: a function that needs the engine's model.
+
+When a step fails, for example because memory runs out, all requests that are running or waiting in the engine end with
+the error, and the thread goes on: the cache grows completely or not at all (infer/cache.py), so later answers are
+right. The step is not repeated with fewer rows, as in training; a server with a smaller --max_rows needs less memory.
 """
 
 import asyncio
@@ -17,12 +21,12 @@ from typing import Any
 from nanochat.infer import Engine, Event, Request, SamplingParams
 
 Batch = list[tuple[int, Event]]  # (number of the request in its job, event), in the order of the requests
-# To send a chunk costs as much processor time as a small model needs for a token. 40 chunks a second look smooth.
+# Sending a chunk costs as much CPU time as a small model needs for a token. 40 chunks per second look smooth.
 SECONDS_BETWEEN_BATCHES = 0.025
 
 
 class Failed(Exception):
-    """The reason why a request gets no (whole) answer: a message, an HTTP status, and OpenAI's code."""
+    """The reason why a request gets no answer, or a part only: a message, an HTTP status, and OpenAI's code."""
 
     def __init__(self, status: int, message: str, code: str | None = None):
         super().__init__(message)
@@ -30,14 +34,14 @@ class Failed(Exception):
 
 
 class Job:
-    """`samples` answers to each of `prompts`, seen from the event loop. Whoever submitted it must call `close()`."""
+    """`samples` answers to each of `prompts`, seen from the event loop. Its submitter must call `close()`."""
 
     def __init__(self, worker: "Worker", prompts: list[list[int]], samples: int, params: SamplingParams):
         self.worker, self.prompts, self.samples, self.params = worker, prompts, samples, params
         self.size = len(prompts) * samples  # requests
         self.requests: list[Request] = []  # all samples of the first prompt, then those of the second, …
         self.closed = False  # the thread reads this before every step
-        self.delivered_at, self.num_ended = 0.0, 0  # the thread's: when it last delivered, and how many had ended then
+        self.delivered_at, self.num_ended = 0.0, 0  # the thread's: time of the last delivery; requests ended by then
         self._loop = asyncio.get_running_loop()
         self._deliveries: asyncio.Queue[Any] = asyncio.Queue()
         self._alarm = self._loop.call_later(worker.seconds, self.fail, Failed(
@@ -52,14 +56,14 @@ class Job:
             num_open -= sum(bool(event.stop_reason) for _, event in batch)  # only a request's last event has a reason
 
     async def delivery(self) -> Any:
-        """What the thread delivers next. Raises what the engine raised."""
+        """The thread's next delivery: a Batch, or the result of a ModelCall. Raises the engine's exception."""
         delivered = await self._deliveries.get()
         if isinstance(delivered, Exception):
             raise delivered
         return delivered
 
     def close(self) -> None:
-        """Give the job's place back; requests that still run are cancelled before the next step."""
+        """Release the job's place in the queue; requests that still run are cancelled before the next step."""
         self.closed = True
         self._alarm.cancel()  # the alarm holds the job, and with it all its events
         self.worker.open.discard(self)
@@ -70,14 +74,14 @@ class Job:
         self._deliveries.put_nowait(error)
 
     def deliver(self, news: Any) -> None:
-        """Hand over a Batch, an errand's answer or an Exception. To be called by the engine's thread."""
+        """Hand over a Batch, the result of a ModelCall or an Exception. To be called by the engine's thread."""
         try:
             self._loop.call_soon_threadsafe(self._deliveries.put_nowait, news)
         except RuntimeError:  # the event loop has closed, so nobody reads any more
             self.closed = True
 
 
-class Errand(Job):
+class ModelCall(Job):
     """A function that the engine's thread calls between two steps; all running requests wait for it."""
 
     def __init__(self, worker: "Worker", function: Callable[[], Any]):
@@ -119,15 +123,15 @@ class Worker:
         return self._queue(Job(self, prompts, samples, params))
 
     async def call(self, function: Callable[[], Any]) -> Any:
-        """What `function` gives when the engine's thread calls it; fails as `submit` does."""
-        errand = self._queue(Errand(self, function))
+        """The result of `function`, which the engine's thread calls; fails as `submit` does."""
+        job = self._queue(ModelCall(self, function))
         try:
-            return await errand.delivery()
+            return await job.delivery()
         finally:
-            errand.close()
+            job.close()
 
     def _queue(self, job: Job) -> Job:
-        # A worker without open jobs takes any job: else a job larger than its limit could never run.
+        # A worker without open jobs takes any job: otherwise a job larger than its limit could never run.
         if self.open and self.num_open + job.size > self.max_open:
             job.close()
             raise Failed(429, f"{self.num_open} requests are open already; try again in a moment", "queue_full")
@@ -140,7 +144,7 @@ class Worker:
             job.fail(error)
 
     def stop(self) -> None:
-        """End the thread after its current step."""
+        """End the thread after its current step; after 5 s it is left to end with the process (it is a daemon)."""
         self._inbox.put(None)
         self._thread.join(timeout=5)
 
@@ -156,29 +160,29 @@ class Worker:
 
     def _begin(self, job: Job) -> None:
         try:
-            if isinstance(job, Errand):
+            if isinstance(job, ModelCall):
                 return job.deliver(job.function())
             for prompt in job.prompts:
                 for sample in range(job.samples):
                     job.requests.append(self.engine.submit(prompt, job.params, sample=sample))
             self.live.append(job)
         except Exception as error:
-            self._give_up([job], error)
+            self._fail_jobs([job], error)
 
     def _advance(self) -> None:
-        """One step for all requests. An exception ends the requests it hit, not the thread."""
+        """One step for all requests. An exception in it fails all live jobs; the thread goes on."""
         for job in self.live:
             if job.closed:
                 self._cancel(job)
         try:
             self.num_tokens += len(self.engine.step())
         except Exception as error:
-            self._give_up(self.live, error)
+            self._fail_jobs(self.live, error)
         now = time.monotonic()
         for job in self.live:
             num_ended = sum(bool(request.stop_reason) for request in job.requests)
             if num_ended == job.num_ended and now - job.delivered_at < SECONDS_BETWEEN_BATCHES:
-                continue
+                continue  # deliver when a request has ended, or when the time between two batches is over
             if batch := [(i, event) for i, request in enumerate(job.requests) for event in request.take_events()]:
                 job.delivered_at, job.num_ended = now, num_ended
                 job.deliver(batch)
@@ -188,8 +192,8 @@ class Worker:
         for request in job.requests:
             self.engine.cancel(request)
 
-    def _give_up(self, jobs: list[Job], error: Exception) -> None:
-        """After an error of the model, such as no memory: print it, and tell the clients."""
+    def _fail_jobs(self, jobs: list[Job], error: Exception) -> None:
+        """After an error of the model, such as out of memory: print the traceback and send the error to the clients."""
         traceback.print_exc()
         for job in jobs:
             self._cancel(job)

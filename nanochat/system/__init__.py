@@ -1,1 +1,1 @@
-"""What the machine gives us: places, files, devices, flags, logs. Imports nothing else of nanochat."""
+"""The layer above the machine: paths, files, devices, flags, logs. Imports nothing else of nanochat."""

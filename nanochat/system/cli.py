@@ -23,17 +23,17 @@ from nanochat.system.files import UserError
 # Errors of the machine, not of the program: one line, no traceback. Disks (full, broken), limits (files, processes).
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE,
                   errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-# What the program prints where the terminal's encoding lacks a character (ISO-8859-1, ASCII); others become "?".
+# Replacements for characters that the terminal's encoding lacks (ISO-8859-1, ASCII); all others become "?".
 SPELLINGS = {"−": "-", "–": "-", "→": "->", "≈": "~", "×": "x", "…": "...", "±": "+-", "≤": "<=", "≥": ">=",
              "·": "*", "’": "'", "“": '"', "”": '"', "²": "^2", "½": "1/2"}
-DESTRUCTIVE = ("fresh", "overwrite")  # flags that throw away what a run has made
+DESTRUCTIVE = ("fresh", "overwrite")  # flags that delete results of a run: never suggested for a misspelt flag
 DOORS = {"runs": "bash speedrun.sh"}  # modules that users start by another command than `python -m`
-exit_code = 0  # of this program, once it is known; nanochat/system/runtime.py reads it
-_can_resume = True  # whether the command has --resume: decides what Ctrl-C answers
+exit_code = 0  # the exit code of this program, once it is known; nanochat/system/runtime.py reads it
+_can_resume = True  # whether the command has --resume: decides the message after Ctrl-C
 
 
 @dataclass(frozen=True)
-class flag:  # named like a function, because it is used like one
+class flag:  # in lower case, because it is used like a function
     """One flag: its default (whose type it takes), a help text, and the values that make sense.
 
     A default below `at_least`, such as -1, stands for "not given".
@@ -45,8 +45,8 @@ class flag:  # named like a function, because it is used like one
     at_least: float | None = None
     at_most: float | None = None
     short: str = ""
-    words: dict[str, Any] = field(default_factory=dict)  # words that stand for a value: {"auto": -1}
-    takes_words: bool = False  # words on the command line that belong to no flag are its value
+    words: dict[str, Any] = field(default_factory=dict)  # words that mean a value: {"auto": -1}
+    takes_words: bool = False  # arguments without a flag become this flag's value
 
     def check(self, name: str, value: Any) -> str:
         """The reason why `value` is impossible, or ""."""
@@ -60,7 +60,7 @@ class flag:  # named like a function, because it is used like one
         return ""
 
     def help_text(self) -> str:
-        """The help with the default behind it, unless the default stands for "not given"."""
+        """The help followed by the default, unless the default stands for "not given"."""
         default = next((word for word, value in self.words.items() if value == self.default), self.default)
         if isinstance(default, bool):
             default = "on" if default else "off"
@@ -114,7 +114,7 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
         args.given.add(taker)
     elif unknown:
         known = [f"--{name}" for name in described]
-        # A flag that throws work away is nobody's misspelling.
+        # A flag that deletes work is never suggested as a correction.
         names = [name for name in described if name not in DESTRUCTIVE]
         word = next((word for word in unknown if word.startswith("-")), unknown[0])
         close = difflib.get_close_matches(word.split("=")[0].lstrip("-"), names, n=1, cutoff=0.7)
@@ -131,7 +131,7 @@ def parse(argv: list[str] | None, doc: str | None, **flags: Any) -> Args:
 
 
 def _command() -> str | None:
-    """The command that the user typed; None where Python was not started with -m: then argparse names the file."""
+    """The command that the user typed; None if Python was not started with -m: then argparse names the file."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     module = spec.name.removesuffix(".__main__") if spec else None
     return DOORS.get(module, f"python -m {module}") if module else None
@@ -156,7 +156,7 @@ def _add(parser: argparse.ArgumentParser, name: str, settings: flag) -> None:
 
 
 def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:
-    """A function that reads a flag's text as a value. ValueError where it is not a finite value of this type."""
+    """A function that converts a flag's text; it raises ValueError unless the text is a finite value of the type."""
     def read(text: str) -> Any:
         if text in words:
             return words[text]
@@ -164,7 +164,7 @@ def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:
             try:
                 value = int(text)
             except ValueError:
-                if not float(text).is_integer():  # infinity is not either
+                if not float(text).is_integer():  # also true for infinity
                     raise
                 value = int(float(text))
         else:
@@ -178,10 +178,10 @@ def _reader(kind: type, words: dict[str, Any]) -> Callable[[str], Any]:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Runs a command as a program: an error that the user can mend ends in one line and exit code 1, Ctrl-C in 130."""
+    """Runs a command as a program: an error that the user can fix ends in one line and exit code 1, Ctrl-C in 130."""
     global exit_code
     _repair_streams()
-    exit_code = 1  # of errors that are ours, whose traceback Python prints
+    exit_code = 1  # for our own bugs, whose traceback Python prints
     try:
         main()
         exit_code = 0
@@ -191,7 +191,7 @@ def run(main: Callable[[], Any]) -> None:
         raise
     except UserError as error:
         message = f"error: {error}"
-    except BrokenPipeError:  # a reader that goes away (`| head`) ends the program without a word
+    except BrokenPipeError:  # if the reader ends (`| head`), the program ends without a message
         message, exit_code = "", 128 + 13  # as if killed by SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
     except OSError as error:
@@ -199,7 +199,7 @@ def run(main: Callable[[], Any]) -> None:
             raise
         message = f"error: {error.filename or 'the system refuses'}: {error.strerror}"
     except KeyboardInterrupt:
-        # A recipe says itself how its run goes on.
+        # A recipe (nanochat/recipe.py sets NANOCHAT_RECIPE) prints its own message about how to continue.
         can_resume = _can_resume and not os.environ.get("NANOCHAT_RECIPE")
         message, exit_code = f"interrupted{': run the same command with --resume to go on' * can_resume}", 130
     if message:
@@ -216,7 +216,7 @@ def _repair_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number: this one
-    # No text is refused because of the locale's encoding.
+    # No text causes an error because of the locale's encoding.
     codecs.register_error("spelling", _replace_letters)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -226,7 +226,7 @@ def _repair_streams() -> None:
 
 
 def _replace_letters(error: UnicodeError) -> tuple[str, int]:
-    """Other letters for those that the encoding lacks, and the place behind them: what `codecs` wants to know."""
+    """(replacements for the characters that the encoding lacks, index after them), the result that `codecs` expects."""
     assert isinstance(error, UnicodeEncodeError)
     return "".join(SPELLINGS.get(letter, "?") for letter in error.object[error.start:error.end]), error.end
 

@@ -1,4 +1,4 @@
-"""How many processor cores and bytes of memory a container or a batch system leaves to this process. Needs no PyTorch.
+"""The processor cores and bytes of memory that a container or batch system leaves to this process. Needs no PyTorch.
 
 Control groups (Linux) limit both. Groups form a tree of folders, and the limit of every folder counts, from the group
 of the process up to the root. There are two versions (v1: one tree per controller; v2: one tree for all). In a
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path("/")
+ROOT = Path("/")  # the tests use another root
 NO_LIMIT = 1 << 60  # v1 writes 9223372036854771712 for "no limit"
 
 
@@ -24,24 +24,24 @@ def usable_cores(root: Path = ROOT) -> int:
             quota, period = (_words(folder / f"cpu.cfs_{name}_us")[0] for name in ("quota", "period"))
         if quota.isdigit() and period.isdigit() and int(period):  # neither "max" nor "-1"
             cores.append(math.ceil(int(quota) / int(period)))  # rounded up: 1.5 cores keep two threads busy
-    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")  # some clusters only ask for it and do not enforce it
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")  # some clusters do not enforce this number
     return max(1, min(cores + [int(slurm)] if slurm.isdigit() else cores))
 
 
 def share_of_cores() -> int:
-    """The cores of this process where torchrun has started several processes on this machine."""
+    """The cores for this process if torchrun has started several processes on this machine; at least 1."""
     return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes that can still be allocated within the limits of the groups; None where there is no limit."""
+    """Bytes that can still be allocated within the limits of the groups; None if there is no limit."""
     free = []
     for folder in groups("memory", root):
         limits = [int(word) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")
                   if (word := _words(folder / name)[0]).isdigit() and int(word) < NO_LIMIT]
         used = next((int(word) for name in ("memory.current", "memory.usage_in_bytes")
                      if (word := _words(folder / name)[0]).isdigit()), 0)
-        # Cached pages of files that nobody reads at the moment (`inactive_file`) count as free: the kernel drops them
+        # Cached pages of files that are not in use (`inactive_file`) count as free: the kernel drops them
         # before it ends a process. Swap does not count: a model in swap trains too slowly.
         if limits:  # a group without a limit says nothing, but a group around it may
             free.append(max(0, min(limits) - max(0, used - _inactive_file(folder / "memory.stat"))))
@@ -58,7 +58,7 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
         mount = next((mounts / name for name in ([controller, names] if names else ["unified"])
                       if (mounts / name).is_dir()), mounts)
         parts = [part for part in Path(path).parts if part not in ("/", "..")]
-        # The container may see only the end of the path, or nothing of it: then our group is the root that it sees.
+        # The container may see only the end of the path, or no part of it: then our group is the root of its view.
         inner = next(folder for start in range(len(parts) + 1)
                      if (folder := mount.joinpath(*parts[start:])).is_dir() or start == len(parts))
         yield from (folder for folder in (inner, *inner.parents) if folder == mount or mount in folder.parents)
@@ -72,12 +72,12 @@ def _inactive_file(path: Path) -> int:
 
 
 def _words(path: Path) -> list[str]:
-    """The words of a file; [""] where it is missing or empty."""
+    """The words of a file; [""] if it is missing or empty."""
     return _text(path).split() or [""]
 
 
 def labelled(path: str, label: str) -> str:
-    """What follows `label` at the beginning of a line; "" where there is no such file or line."""
+    """The text after `label` in the first line that begins with it; "" if there is no such file or line."""
     lines = _text(Path(path)).splitlines()
     return next((line.removeprefix(label).strip(" \t:") for line in lines if line.startswith(label)), "")
 

@@ -1,4 +1,4 @@
-"""Writes that leave a complete file or none, and reads that say what is wrong with a file.
+"""Writes that leave a complete file or none, and reads whose errors name the fault of a file.
 
 Every write goes to a temporary name in the same folder, is flushed to the disk, and is renamed over the target: a
 crash, a full disk or a kill -9 leaves the old file or the new file, never half a file.
@@ -33,7 +33,7 @@ def size_text(num_bytes: float) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`. On success it is flushed and renamed to `path`, else it is removed.
+    """Yields a temporary path beside `path`. On success it is flushed and renamed to `path`, otherwise removed.
 
     The caller may make a file there or a directory, which replaces a directory at `path`.
     """
@@ -53,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
             _swap(temporary, path, scratch / "old")  # no system call replaces a folder that is not empty
         else:
             os.replace(temporary, path)
-        _fsync(path.parent)  # the renaming itself
+        _fsync(path.parent)  # so that the renaming itself is on the disk
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
@@ -99,7 +99,7 @@ def _fsync(path: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Makes the file `source` readable as `target` too, without a copy if the file system has links."""
+    """Makes the file `source` available as `target` too, without a copy if the file system has links."""
     source = Path(source).resolve()  # a symbolic link must not depend on the folder in which it is made
     with replacing(target) as temporary:
         for make in (os.link, os.symlink):  # a hard link first: it survives when `source` is removed
@@ -111,7 +111,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Replaces `path` by `data` (text as UTF-8). UserError where the disk refuses."""
+    """Replaces `path` by `data` (text as UTF-8). UserError if the file cannot be written."""
     with replacing(path) as temporary:
         # A file name that is not UTF-8 has characters that cannot be encoded. In JSON they are written as "\\udc80".
         temporary.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
@@ -126,7 +126,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The object in a file. UserError when the file is missing or is not JSON."""
+    """The object in a file. UserError if the file is missing or is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; {} where there is none, or a damaged one."""
+    """The JSON object in a file; {} if the file is missing or damaged."""
     try:
         content = read_json(path)
     except UserError:
@@ -157,12 +157,12 @@ def open_text(path: Path) -> IO[str]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects in the lines of `path` or `path` + ".gz". UserError names the file and the line that is wrong."""
+    """The objects in the lines of `path` or `path` + ".gz". UserError names the file and the wrong line."""
     source = beside(Path(path))
     if not source.exists():
         raise UserError(f"{path} does not exist, neither plain nor with .gz")
     rows: list[dict[str, Any]] = []
-    number = 0  # of the line, for errors
+    number = 0  # line number, for errors
     try:
         with open_text(source) as lines:
             for line in lines:

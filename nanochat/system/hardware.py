@@ -22,13 +22,13 @@ class Hardware:
 
 
 def peak_flops(device_name: str) -> float | None:
-    """`peak_flops("NVIDIA H100 80GB HBM3")` → 989e12; None for a device the table does not know."""
+    """`peak_flops("NVIDIA H100 80GB HBM3")` → 989e12; None for a device that is not in the table of gpus.py."""
     known = gpus.find(device_name)
     return known.peak_flops if known else None
 
 
 def detect() -> Hardware:
-    """This machine's GPUs, or its processor where there is none."""
+    """This machine's GPUs, or its processor if it has none."""
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         return Hardware(gpu.name, torch.cuda.device_count(), gpu.total_memory, peak_flops(gpu.name))
@@ -37,12 +37,12 @@ def detect() -> Hardware:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on `device`; on a GPU also those that PyTorch keeps for reuse."""
+    """Bytes that can still be allocated on `device`; on a GPU including memory that PyTorch keeps for reuse."""
     if device.type == "cuda":
         pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + pool
-    # The smallest of what the machine has (on Linux, with caches that the kernel would give up; else half of all
-    # memory), what the container leaves, and what `ulimit -v` leaves.
+    # The minimum of three: the free memory of the machine (on Linux including caches that the kernel would drop;
+    # elsewhere half of all memory), the container's limit, and `ulimit -v`.
     free = [_kilobytes("/proc/meminfo", "MemAvailable:") or detect().memory_bytes // 2]
     if (left := container.free_memory()) is not None:
         free.append(left)
@@ -52,7 +52,7 @@ def free_memory(device: torch.device) -> int:
     return min(free)
 
 
-# How libraries that allocate for themselves report it, in a plain RuntimeError: cuBLAS, cuDNN, NCCL, and on a processor
+# Messages of plain RuntimeErrors by which libraries report out of memory: cuBLAS, cuDNN, NCCL, and on a processor
 # PyTorch's own allocator.
 OUT_OF_MEMORY = re.compile(r"out of memory|STATUS_ALLOC_FAILED|not enough memory|can't allocate memory", re.IGNORECASE)
 
@@ -71,6 +71,6 @@ def peak_memory(device: torch.device) -> int:
 
 
 def _kilobytes(path: str, label: str) -> int:
-    """A size in /proc, in bytes; 0 where the kernel does not tell."""
+    """A size in /proc, in bytes; 0 if the kernel does not report it."""
     number, _, unit = labelled(path, label).partition(" ")
     return int(number) << 10 if unit == "kB" else 0

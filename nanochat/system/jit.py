@@ -1,7 +1,7 @@
 """`njit`: Numba's decorator, with a cache on disk that can never stop a program.
 
-Numba's `cache=True` raises an error where no folder can be written, where a cached file is damaged (by a power cut) and
-where the disk is full. It also reuses machine code after a change in another file whose functions were inlined into it.
+Numba's `cache=True` raises an error if no folder can be written, if a cached file is damaged (by a power cut) and if
+the disk is full. It also reuses machine code after a change in another file whose functions were inlined into it.
 Here the cache is only an optimisation: a function that cannot be loaded is compiled, a function that cannot be stored
 is compiled again next time, and an entry is valid only as long as no file with compiled functions has changed.
 """
@@ -23,7 +23,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(function: Callable[..., Any]) -> Any:
         compiled: Any = numba.njit(**options)(function)
         if hasattr(compiled, "py_func"):  # NUMBA_DISABLE_JIT=1 leaves the plain function
-            with contextlib.suppress(RuntimeError, OSError):  # "no locator available": nothing can be written
+            with contextlib.suppress(RuntimeError, OSError):  # "no locator available": no folder can be written
                 compiled._cache = _Cache(function)
         return compiled
 
@@ -42,7 +42,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # Numba has no types
             stored = super().load_overload(sig, target_context)
         except Exception:  # damaged bytes can raise anything while they are unpickled
             with contextlib.suppress(Exception):
-                self.flush()  # an empty index in place of the damaged one
+                self.flush()  # replaces the damaged index by an empty one
         if stored is None:
             _announce()
         return stored

@@ -14,7 +14,7 @@ from nanochat.system import caches, log
 from nanochat.system.files import UserError
 
 PATIENCE_SECONDS = 2.5  # the processes of a run that was killed need a moment to end
-FILE = ".lock"
+FILE = ".lock"  # in the locked folder
 
 
 @contextlib.contextmanager
@@ -51,18 +51,18 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> int:
 
 
 def _substitute(folder: Path, stack: contextlib.ExitStack) -> int | None:
-    """The lock of `folder` in this machine's temporary folder; None where that cannot be locked either."""
-    place = caches.private_folder()
+    """The lock of `folder` in this machine's temporary folder; None if this cannot be locked either."""
+    private = caches.private_folder()
     with contextlib.suppress(OSError):
-        if place:
-            descriptor = _opened(place / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()}.lock", stack)
+        if private:
+            descriptor = _opened(private / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()}.lock", stack)
             _lock(descriptor, folder)
             return descriptor
     return None
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    """Takes the kernel's lock. OSError where the file system has none; UserError where another run holds it."""
+    """Takes the kernel's lock. OSError if the file system has no locks; UserError if another run holds it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -75,16 +75,16 @@ def _lock(descriptor: int, folder: Path) -> None:
             owner = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "unknown"
             raise UserError(f"another run ({owner}) is writing to {folder}; wait for it, or choose another folder")
         time.sleep(0.1)
-    os.ftruncate(descriptor, 0)  # what follows is only for the error message of a second run
+    os.ftruncate(descriptor, 0)  # the new content is only for the error message of a second run
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}, since {since}".encode(), 0)
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a run is writing to `folder`. False where the file system has no locks. Nothing is written."""
+    """Whether a run is writing to `folder`. False if the file system has no locks. Nothing is written."""
     with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
         descriptor = os.open(Path(folder) / FILE, os.O_RDONLY)
-        stack.callback(os.close, descriptor)  # which also releases the shared lock: a run that starts waits for longer
+        stack.callback(os.close, descriptor)  # also releases the shared lock; a run that starts waits longer than this
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:

@@ -1,6 +1,6 @@
 """The output of a run: metrics as JSON lines, a progress line, a run.json at the end.
 
-Numbers are named `area/quantity_unit`; the report makes prose and pictures of them later (nanochat/report.py). Only
+Numbers are named `area/quantity_unit`; nanochat/report.py makes tables and figures of them later. Only
 the main rank writes.
 """
 import contextlib
@@ -17,10 +17,10 @@ from typing import Any, TextIO
 
 from nanochat.system import files, paths
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's bytes must not steer the terminal
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's bytes must not control the terminal
 CLEAR = "\x1b[K"  # the terminal's command to clear the rest of the line
-DRAW_SECONDS = 0.1  # between two drawings of a progress line
-_line_is_drawn = False  # the cursor of the terminal is behind a progress line
+DRAW_SECONDS = 0.1  # minimum time between two drawings of a progress line
+_line_is_drawn = False  # the terminal's cursor is at the end of a progress line
 
 
 def is_main() -> bool:
@@ -28,7 +28,7 @@ def is_main() -> bool:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """False also for a terminal that can do nothing but show letters."""
+    """Whether the stream is a terminal with control codes; False for TERM=dumb, which only shows text."""
     return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
@@ -41,15 +41,15 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Prints one line to stderr if that is a terminal: for a person who waits, not for a program that reads us."""
+    """Prints one line to stderr if it is a terminal: for a person who waits, not for a program that reads us."""
     if is_main() and sys.stderr is not None and sys.stderr.isatty():
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
 
 
 def _write(text: str) -> None:
-    """Writes to stdout, and continues where stdout is gone. A closed terminal (EIO), a reader that has ended (EPIPE) or
-    a full disk under a log file must not end a training run of hours, which is worth more than its output."""
+    """Writes to stdout, and continues if stdout is gone. A closed terminal (EIO), a reader that has ended (EPIPE) or a
+    full disk under a log file must not end a training run of hours, which is worth more than its output."""
     try:
         print(text, end="", flush=True)
     except BlockingIOError:  # another process has made the pipe non-blocking, and it is full: this text is lost
@@ -65,8 +65,9 @@ def silence(stream: Any) -> None:
 
 
 class Metrics:
-    """Appends one JSON object per line to `path`. With the first line, old lines beyond step `start` are dropped: so a
-    killed run leaves the same curve as an undisturbed run. A run that fails before that leaves the old curve."""
+    """Appends one JSON object per line to `path`. With the first line, old lines after step `start` are dropped, so
+    that a run that was killed and resumed has the curve of an uninterrupted run. A run that fails before its first line
+    leaves the old curve."""
 
     def __init__(self, path: Path, start: int = 0):
         self.path, self.start, self.begun = Path(path), start, False
@@ -85,7 +86,7 @@ class Metrics:
             files.write_atomic(self.path, self._earlier_lines() + line)
             self.begun = True
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)  # a user may have removed it: the run is worth more
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # if a user has removed it, the run must not fail
         with open(self.path, "a", encoding="utf-8") as lines:
             lines.write(line)
 
@@ -99,7 +100,7 @@ def _step(line: str) -> float:
 
 
 def write_run(name: str, *, seconds: float, folder: Path | None = None, **facts: Any) -> None:
-    """Writes `run.json` into `folder` (default: `out/results/<name>`): what the command did, for the report."""
+    """Writes `run.json` into `folder` (default: `out/results/<name>`): the record of a command, for the report."""
     if is_main():
         # The path of the program as a module, because `python scripts/base_train.py` would not find our packages.
         module = ".".join(Path(sys.argv[0]).with_suffix("").parts[-2:])  # scripts.base_train
@@ -128,14 +129,14 @@ class Progress:
         return self
 
     def update(self, done: int, **numbers: float) -> None:
-        """`done` units of the total are finished (a total of 0 is unknown); the numbers are shown behind that."""
+        """`done` units of the total are finished (a total of 0 is unknown); the numbers are shown after them."""
         if not is_main():
             return
         now = time.monotonic()
         if self.first is None:
-            # A resumed run does not count the steps before it, and nobody waits for the compilation of step 1 again.
+            # The rate counts from here: without the steps before a resume, and without the compilation in step 1.
             self.first, self.started = done, now
-        # A command may report thousands of times a second; the end is always shown.
+        # A command may call this thousands of times a second; the end is always shown.
         if now - self.last_line < (DRAW_SECONDS if self.on_terminal else self.every_seconds) and done != self.total:
             return
         self.last_line = now

@@ -11,11 +11,11 @@ from nanochat.system.files import UserError
 
 REPO = Path(__file__).resolve().parents[2]
 STAGES = ("base", "mid", "sft", "rl")  # the stages that train a model, in order
-SUGGESTIONS = "kindergarten/suggestions.json"  # in a data folder: first questions that suit a model of these lessons
+SUGGESTIONS = "kindergarten/suggestions.json"  # in a data folder: example questions for the chat page
 
 
 def base_dir() -> Path:
-    """The folder of this run. Every function that writes into it makes it first."""
+    """The folder of this run. It may not exist: every function that writes into it makes it first."""
     return Path(os.environ.get("NANOCHAT_BASE_DIR") or REPO / "out").expanduser().absolute()
 
 
@@ -44,7 +44,7 @@ def report_dir() -> Path:
 
 
 def commit() -> str:
-    """The commit of the project's folder, with "-dirty" behind it where files have changed; "" where there is none."""
+    """The commit of the project's folder, with "-dirty" appended if files have changed; "" outside of git."""
     # Without optional locks: on a full disk git leaves an empty index.lock, and no later commit succeeds.
     words = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
     try:

@@ -1,7 +1,7 @@
-"""Where the results of each model lie, so that no model replaces the results of another.
+"""The folder of each model's results, so that no model replaces the results of another.
 
-    out/results/<stage>/…                 of one model, whose tag is in `model.json`; the report reads these
-    out/results/<stage>/models/<tag>/…    of every other model of the stage
+    out/results/<stage>/…                 results of one model, whose tag is in `model.json`; the report reads these
+    out/results/<stage>/models/<tag>/…    results of every other model of the stage
     …/earlier/<number>/…                  in both: results that later training or another measurement would replace
 
 The folder of a stage belongs to the newest model that was trained without --model_tag, as the recipes train, or to the
@@ -16,11 +16,11 @@ from typing import Any
 from nanochat.system import files, log, paths
 from nanochat.system.files import UserError
 
-MODELS, EARLIER = "models", "earlier"
+MODELS, EARLIER = "models", "earlier"  # names of subfolders
 
 
 def owner(stage: str) -> str:
-    """The tag of the model whose results lie in `results/<stage>/`; "" = there are none, "?" = not known."""
+    """The tag of the model whose results are in `results/<stage>/`; "" = there are none, "?" = not known."""
     folder = paths.results_dir(stage)
     # Older versions wrote no model.json, but their other results have the tag.
     for name in ("model.json", "chat_eval.json", "base_loss.json", "base_eval.json"):
@@ -30,7 +30,7 @@ def owner(stage: str) -> str:
 
 
 def folder_of(stage: str, tag: str) -> Path:
-    """The folder of this model's results, whether there are some yet or not."""
+    """The folder for this model's results, which may not exist yet."""
     main, owner_tag = paths.results_dir(stage), owner(stage)
     separate = main / MODELS / tag
     return main if owner_tag == tag or owner_tag in ("", "?") and not separate.exists() else separate
@@ -55,14 +55,14 @@ def begin(stage: str, tag: str, folder: Path) -> None:
         temporary.write_bytes(json.dumps({"tag": tag}).encode())
         if is_of_another or is_more_than_a_start:
             target = folder / MODELS / before if is_of_another else _next(folder)
-            if _entries(target):  # of an even earlier model with that tag
+            if _entries(target):  # results of an even earlier model with this tag
                 _move(_entries(target), _next(target))
             _move(_entries(folder), target)
             log.say(f"the results of the {stage} model {before if is_of_another else 'before'} are now in {target}")
 
 
 def keep_earlier(*results: Path, copy: bool = False) -> None:
-    """Moves results (files or folders of one folder) to `earlier/<number>/` beside them, or copies them."""
+    """Moves or copies results (files or folders of one folder) to `earlier/<number>/` in the same folder."""
     existing = [path for path in results if path.exists()]
     if existing and log.is_main():
         target = _next(existing[0].parent)
@@ -74,7 +74,7 @@ def write(path: Path, content: dict[str, Any], identity: tuple[str, ...]) -> Non
     """Writes a result. An old result that differs in a field of `identity` (the model, the number of items) is kept."""
     if not log.is_main():
         return
-    before = files.read_object(path) or content  # where there is none, or a damaged one, nothing is kept
+    before = files.read_object(path) or content  # if there is none, or a damaged one, nothing is kept
     if any(before.get(name) != content.get(name) for name in identity):
         keep_earlier(path)
     files.write_json(path, content)

@@ -2,6 +2,9 @@
 
 torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without torchrun there is one rank and no process group. A command calls
 `start()` and passes the result on. RANK is also read in log.py, so that only the main rank prints and writes.
+
+Another kind of accelerator needs changes here (device, dtype, process group, `synchronize`), in hardware.py (memory,
+peak), in model/attention.py, and in all places that `grep -rn "device.type" nanochat scripts` finds.
 """
 import atexit
 import ctypes
@@ -16,16 +19,16 @@ import torch.distributed as dist
 from nanochat.system import cli, container
 from nanochat.system.files import UserError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # values of --dtype
 
-# Longer than anything for which ranks wait for one of them: compiling, an exam's longest answer, a checkpoint written
+# Longer than every wait of the other ranks for one of them: compiling, an exam's longest answer, a checkpoint written
 # to a slow disk. The default of NCCL is 10 minutes.
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where this process computes. `dtype` is the dtype of activations; parameters stay fp32."""
+    """The device and rank of this process. `dtype` is the dtype of activations; parameters stay fp32."""
 
     device: torch.device
     dtype: torch.dtype
@@ -39,7 +42,7 @@ class Runtime:
 
     def close(self) -> None:
         if dist.is_initialized():
-            dist.barrier()  # the main rank may still be writing; NCCL wants all ranks to leave at the same time
+            dist.barrier()  # the main rank may still be writing; with NCCL all ranks must leave at the same time
             dist.destroy_process_group()
 
 
@@ -68,7 +71,7 @@ def start(device_type: str = "", dtype: str = "") -> Runtime:
 
 
 def _keep_freed_memory() -> None:
-    """Makes glibc reuse large blocks. By default it returns each to the kernel, which fills the next block page by page
+    """Makes glibc reuse large blocks. By default it returns them to the kernel, which fills a new block page by page
     with zeros: 18,000 page faults and a quarter of the time in a step of the laptop's model (docs/LOG.md)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # other C libraries do not have it
@@ -110,18 +113,18 @@ def _device(device_type: str, local_rank: int) -> torch.device:
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware can multiply in it, float32 elsewhere."""
+    """bfloat16 if the hardware has instructions for bf16 products, otherwise float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu" and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)():
-        # oneDNN says yes from AVX-512 on; without instructions for bf16 products it is slower than fp32
+        # oneDNN says yes from AVX-512 on; without instructions for bf16 products bf16 is slower than fp32
         features = container.labelled("/proc/cpuinfo", "flags").split()
         return torch.bfloat16 if "avx512_bf16" in features or "amx_bf16" in features else torch.float32
     return torch.float32
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has finished its work, so that a clock measures that work."""
+    """Waits until the device has finished its work, so that a clock includes it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -129,7 +132,7 @@ def synchronize(device: torch.device) -> None:
 def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
     """Element-wise sum over ranks, in fp64, which NCCL and gloo support."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return values  # without a detour through fp64 tensors
+        return values  # one rank: nothing to add
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     sums: list[float] = tensor.tolist()

@@ -1,6 +1,6 @@
-"""Text that a model writes, on a terminal: whole words in a line, tool calls dim, no control characters.
+"""Shows a model's text on a terminal: lines break between words, tool calls are dim, no control characters.
 
-To a file or a pipe the text goes as it is, without wrapping and without escape codes.
+In a file or a pipe the text is neither wrapped nor coloured.
 """
 import contextlib
 import os
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from nanochat.system.log import CLEAR, CONTROL, is_terminal
 
-DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"  # ANSI escape codes
 
 
 def styled(text: str, code: str, stream: TextIO) -> str:
@@ -22,14 +22,14 @@ def styled(text: str, code: str, stream: TextIO) -> str:
 
 
 def erase_line(stream: TextIO | None) -> None:
-    """Empty the line in which a word was printed that was true for a moment only."""
+    """Clear the current line, in which a temporary message was printed."""
     if stream is not None and is_terminal(stream):
         print(CLEAR, end="", file=stream, flush=True)
 
 
 @contextlib.contextmanager
 def unseen_typing() -> Iterator[None]:
-    """Meanwhile the terminal does not show what is typed. It is kept, and the next input() shows it."""
+    """Inside this block the terminal does not show typed characters. They are kept, and the next input() shows them."""
     saved: list[Any] = []
     with contextlib.suppress(OSError):  # not every stdin is a file
         saved = termios.tcgetattr(sys.stdin) if is_terminal(sys.stdin) else []
@@ -45,7 +45,7 @@ def unseen_typing() -> Iterator[None]:
 
 
 def columns(text: str) -> int:
-    """Columns that a text takes: letters of East Asia and emoji take two, combining marks none."""
+    """The number of columns of a text: East Asian characters and emoji take two, combining marks none."""
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     return len(text) + wide - sum(bool(unicodedata.combining(letter)) for letter in text)
 
@@ -60,7 +60,7 @@ class Paper:
         self.style = ""
 
     def write(self, text: str, style: str = "") -> None:
-        """Append `text`; another style than before begins after the word."""
+        """Append `text`. A new style begins after the current word."""
         text = CONTROL.sub("\ufffd", text)
         if not self.wraps:
             self.stream.write(text)
@@ -79,11 +79,11 @@ class Paper:
             self.word += letter
         elif letter == "\n":
             self._print("\n", 0)
-        elif self.column < self._width():  # else the line ends here anyway
+        elif self.column < self._width():  # otherwise the line ends here anyway
             self._print(" ", self.column + 1)
 
     def end_word(self) -> None:
-        """Print the word that is being collected, on the next line if this one has no room for it."""
+        """Print the collected word, on the next line if the current line has too few columns left."""
         size, word, self.word = columns(self.word), self.word, ""
         if self.column and self.column + size > self._width():
             self._print("\n", 0)
@@ -92,13 +92,13 @@ class Paper:
             self._print(styled(word, self.style, self.stream), column)
 
     def fresh_line(self) -> None:
-        """What comes next stands on a line of its own (on a terminal)."""
+        """The next text begins on a new line (on a terminal)."""
         self.end_word()
         if self.column:
             self._print("\n", 0)
 
     def end(self) -> None:
-        """The end of the answer: what is left, and a new line."""
+        """The end of the answer: print the collected word and a line break."""
         self.end_word()
         self.stream.write("\n")
         self.stream.flush()

@@ -1,9 +1,9 @@
 """The tokenizer: save it, load it, turn text into ids and ids into text. train.py makes it.
 
 A tokenizer is a list of byte strings. Ids 0–255 are the bytes themselves, then come the merged tokens in the order in
-which they were learnt, then nine special tokens that no text can produce. To encode, `PATTERN` cuts text into words; in
-each word the neighbours that together are the token with the lowest id are joined, again and again (tiktoken's rule).
-With the tokens "ab" and "abc", "abcd" becomes a b c d → ab c d → abc d.
+which they were learnt, then nine special tokens that no text can produce. To encode, `PATTERN` cuts text into words. In
+each word the adjacent pair that forms the token with the lowest id is merged, until no pair forms a token (tiktoken's
+rule). With the tokens "ab" and "abc", "abcd" becomes a b c d → ab c d → abc d.
 
 On disk it is Hugging Face's `tokenizer.json` and `tokenizer_config.json`, so that `tokenizers` and `transformers` load
 the folder and agree with us on every id. The chat format is in `chat.py`.
@@ -26,7 +26,7 @@ PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,%d}| ?[^\s\
            r"|\s*[\r\n]|\s+(?!\S)|\s+")
 SPECIALS = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
             "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
-BYTES = [bytes([byte]) for byte in range(256)]
+BYTES = [bytes([byte]) for byte in range(256)]  # tokens 0–255
 # Hugging Face's tokenizer_config.json
 CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
           "bos_token": "<|bos|>", "eos_token": "<|assistant_end|>", "chat_template": chat.TEMPLATE}
@@ -43,7 +43,7 @@ class Tokenizer:
         self.vocab_size = len(tokens) + len(SPECIALS)
         self.bos_id = self.specials["<|bos|>"]
         self.max_token_bytes = max(map(len, tokens))
-        self._tokens = [*tokens, *(name.encode() for name in SPECIALS)]  # what decoding writes for each id
+        self._tokens = [*tokens, *(name.encode() for name in SPECIALS)]  # the bytes that decoding writes for each id
         self._ranks = {token: i for i, token in enumerate(tokens)}  # special tokens are not among these
         self._encoder = Encoder(tokens, digits)
 
@@ -72,7 +72,7 @@ class Tokenizer:
         return self._encoder.encode_batch(texts)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of `ids`; a special token gives its name."""
+        """The bytes of `ids`; for a special token, its name."""
         return b"".join([self._tokens[i] for i in ids])
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -80,8 +80,8 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def token_bytes(self) -> np.ndarray:
-        """How many bytes of text each id stands for, int32 (V,); 0 for special tokens."""
-        # Bits per byte count the bytes that a model predicts; a special token stands for no text.
+        """The number of bytes of each id's text, int32 (V,); 0 for special tokens."""
+        # Bits per byte count the bytes of the text that a model predicts; a special token has no text.
         return np.array([len(token) for token in self._tokens[:-len(SPECIALS)]] + [0] * len(SPECIALS), np.int32)
 
     def save(self, folder: Path) -> None:
@@ -92,7 +92,7 @@ class Tokenizer:
         # The pattern cuts the text, so ByteLevel must not do it (use_regex); it only turns bytes into characters.
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
-        # ignore_merges: a word that is a token becomes that token at once, as in tiktoken.
+        # ignore_merges: a word that is a token becomes this token without any merge, as in tiktoken.
         model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
                  "vocab": {name: i for i, name in enumerate(names)}, "merges": self.all_merges()}
@@ -107,8 +107,8 @@ class Tokenizer:
         return [_visible(token) for token in self._ranks]
 
     def all_merges(self) -> list[tuple[str, str]]:
-        """Every way to make a token out of two, in the order of the tokens' ids."""
-        # Hugging Face joins only pairs that are listed. With all of them listed, its rule is tiktoken's.
+        """Every pair of tokens whose bytes together are a token, in the order of the tokens' ids."""
+        # Hugging Face merges only listed pairs. With all pairs listed, its rule is tiktoken's.
         return [(_visible(token[:cut]), _visible(token[cut:])) for token in list(self._ranks)[256:]
                 for cut in range(1, len(token)) if token[:cut] in self._ranks and token[cut:] in self._ranks]
 
@@ -131,7 +131,7 @@ class Tokenizer:
 
     @classmethod
     def checked(cls, ids: dict[bytes, int], specials: dict[str, int], pattern: str) -> "Tokenizer":
-        """The tokenizer in a file, which anybody may have written. ValueError unless all is as encoding needs it."""
+        """The tokenizer of a file from an unknown author. ValueError if the file does not fit our encoder."""
         digits = [n for n in range(1, 10) if PATTERN % n == pattern]
         if not digits:
             raise ValueError(f"its pattern is {pattern!r:.120}")
@@ -144,7 +144,7 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Text from one id at a time, never half a character: a token may end inside a character of several bytes.
+    """Decodes one id at a time, but only complete characters: a token may end inside a character of several bytes.
 
     >>> decoder = StreamDecoder(Tokenizer([bytes([byte]) for byte in range(256)]))
     >>> [decoder.push(byte) for byte in "é!".encode()]
@@ -156,11 +156,11 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """The characters that are complete with this id."""
+        """The characters that this id completes."""
         return self._decoder.decode(self._tokens[token_id])
 
     def finish(self) -> str:
-        """The rest when no more ids come: U+FFFD for a character that is still incomplete, else nothing."""
+        """The rest after the last id: U+FFFD if a character is still incomplete, otherwise ""."""
         return self._decoder.decode(b"", final=True)
 
 

@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat.system.files import UserError
 
-LEARNT, GIVEN, NEVER = 1, 0, -1  # how `_exchanges` marks ids: NEVER is not learnt with `learn_all` either
+LEARNT, GIVEN, NEVER = 1, 0, -1  # marks of `_exchanges` for ids; NEVER: not learnt even with `learn_all`
 if TYPE_CHECKING:  # bpe imports this file
     from nanochat.tokenizer.bpe import Tokenizer
 
 PART_MARKERS = {"text": ("", ""), "python": ("<|python_start|>", "<|python_end|>"),
                 "python_output": ("<|output_start|>", "<|output_end|>")}
 
-TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="ascii")
+TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="ascii")  # for tokenizer_config.json
 
 
 def render(tokenizer: "Tokenizer", conversation: dict[str, Any], max_tokens: int | None = None,
            learn_all: bool = False) -> tuple[list[int], list[int]]:
-    """The ids of a conversation and its mask of the same length: 1 where the model is to learn to say the id.
+    """The ids of a conversation and its mask of the same length: 1 where the model learns to write the id.
 
-    With `max_tokens` the first exchanges that fit are kept whole; only a first exchange that is too long by itself is
-    cut inside. ([], []) when nothing to learn is left. With `learn_all` everything is learnt but messages of weight 0.
-    UserError names the message that is wrong.
+    With `max_tokens` the first exchanges that fit are kept whole; only if the first exchange alone is too long, it is
+    cut inside. ([], []) if nothing to learn is left. With `learn_all` the mask is 1 everywhere except in messages of
+    weight 0. UserError names the message that is wrong.
     """
     ids, mask = [tokenizer.bos_id], [GIVEN]
     for turn_ids, turn_mask in _exchanges(tokenizer, conversation):
@@ -45,7 +45,7 @@ def render(tokenizer: "Tokenizer", conversation: dict[str, Any], max_tokens: int
 
 
 def render_prompt(tokenizer: "Tokenizer", conversation: dict[str, Any]) -> list[int]:
-    """The ids up to the point where the assistant speaks; a last message of the assistant is left out."""
+    """The ids up to and including <|assistant_start|>; a last message of the assistant is left out."""
     messages = conversation.get("messages") or []
     if messages and messages[-1].get("role") == "assistant":
         messages = messages[:-1]
@@ -54,7 +54,7 @@ def render_prompt(tokenizer: "Tokenizer", conversation: dict[str, Any]) -> list[
 
 
 def _exchanges(tokenizer: "Tokenizer", conversation: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
-    """Ids of each user turn together with its answer, and for each id whether it is LEARNT, GIVEN or NEVER learnt."""
+    """Ids of each user turn together with its answer, and for each id its mark: LEARNT, GIVEN or NEVER."""
     ids: list[int] = []
     mask: list[int] = []
 
@@ -128,7 +128,7 @@ def _parts(message: dict[str, Any], index: int) -> list[tuple[str, str]]:
         if kind not in PART_MARKERS or not isinstance(text, str):
             raise UserError(f"message {index} has a part {part!r:.80}; expected a string, or parts "
                             f"{{'type': {'|'.join(PART_MARKERS)}, 'text': string}}")
-        if kind == "text" and parts and parts[-1][0] == "text":  # joined: a word may go on across the seam
+        if kind == "text" and parts and parts[-1][0] == "text":  # joined, because a word may continue in the next part
             parts[-1] = ("text", parts[-1][1] + text)
         else:
             parts.append((kind, text))

@@ -1,4 +1,4 @@
-"""Two LLVM intrinsics, that is, machine instructions, for which Numba has no function.
+"""Two LLVM intrinsics (machine instructions) for which Numba has no function.
 
 Both exist on every processor: where the hardware lacks one, LLVM writes other instructions with the same result.
 """
@@ -22,8 +22,8 @@ def lowest_bit(typing_context: Any, mask: Any) -> Any:
 
 @intrinsic
 def prefetch(typing_context: Any, address: Any) -> Any:
-    """Asks the memory for the cache line at an address that is written soon, and goes on without waiting."""
-    # The processor would otherwise wait for each random access in turn: counting words became twice as fast.
+    """Requests the cache line at an address that will soon be written, without waiting for it."""
+    # Otherwise the processor waits for one random access after the other: with it, counting is twice as fast.
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = builder.inttoptr(arguments[0], INT8.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, INT32, INT32, INT32])

@@ -19,7 +19,7 @@ def num_threads() -> int:
 
 
 def pieces(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts in lists of at most 256 Ki characters; a longer text is alone in its list."""
+    """The texts in lists of at most 256 Ki characters; a longer text has a list of its own."""
     piece: list[str] = []
     size = 0
     for text in texts:
@@ -33,13 +33,13 @@ def pieces(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def in_order(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """`map(work, items)` on all cores."""
+    """`map(work, items)` on all cores, in order; at most 2 · threads + 1 results exist at a time."""
     workers = num_threads()
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Any]] = deque()
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) > 2 * workers:  # enough for every thread to find work while the oldest result is used
+            if len(waiting) > 2 * workers:  # enough work for every thread while the caller uses the oldest result
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

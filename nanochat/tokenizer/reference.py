@@ -1,11 +1,11 @@
-"""Byte-pair encoding in its simplest form: slow, and the oracle with which the tests compare every fast path.
+"""Byte-pair encoding in its simplest form: slow; the tests compare every fast path with it.
 
 1. `split` cuts text into words: a contraction; letters with at most one other character before them; one or two digits;
    punctuation with at most one space before it; line breaks; other white space.
-2. `learn` starts from the 256 bytes, finds the most frequent pair of neighbours inside the words, makes the pair a
-   token, and repeats. From "abab ab" it learns "ab" first, then "abab".
-3. `merge` encodes one word: among all neighbours that together are a token, it joins those that make the token with the
-   lowest id, and repeats.
+2. `learn` starts from the 256 bytes, finds the most frequent adjacent pair inside the words, makes the pair a token,
+   and repeats. From "abab ab" it learns "ab" first, then "abab".
+3. `merge` encodes one word: among all adjacent pairs that form a token, it merges the pair whose token has the lowest
+   id, and repeats.
 
 It does not know about special tokens, files or speed.
 """
@@ -67,7 +67,7 @@ def learn(words: Iterable[bytes], num_merges: int) -> list[tuple[int, int]]:
     merges: list[tuple[int, int]] = []
     while len(merges) < num_merges:
         pairs: Counter[tuple[int, int]] = Counter()
-        for word, count in counts.items():  # a word that occurs 1,000 times is looked at once
+        for word, count in counts.items():  # a word that occurs 1,000 times is looked at only one time
             for pair in zip(word, word[1:]):
                 pairs[pair] += count
         if not pairs:  # every word is one token
@@ -82,7 +82,7 @@ def learn(words: Iterable[bytes], num_merges: int) -> list[tuple[int, int]]:
 
 
 def merge(word: bytes, ranks: dict[bytes, int]) -> list[int]:
-    """The ids of one word by tiktoken's rule: two neighbours may join if their bytes together are a token, also where
+    """The ids of one word by tiktoken's rule: an adjacent pair may be merged if its bytes together are a token, even if
     training never merged this pair.
 
     >>> merge(b"abc", {b"a": 0, b"b": 1, b"c": 2, b"bc": 3, b"ab": 4})
@@ -92,8 +92,8 @@ def merge(word: bytes, ranks: dict[bytes, int]) -> list[int]:
     while word not in ranks and len(pieces) > 1:
         candidates = [(ranks.get(left + right, len(ranks)), i)
                       for i, (left, right) in enumerate(zip(pieces, pieces[1:]))]
-        rank, i = min(candidates)  # the token learnt earliest; among equals the leftmost
-        if rank == len(ranks):  # no two neighbours make a token
+        rank, i = min(candidates)  # the token that was learnt first; on ties the leftmost pair
+        if rank == len(ranks):  # no adjacent pair forms a token
             break
         pieces[i:i + 2] = [pieces[i] + pieces[i + 1]]
     return [ranks[word]] if word in ranks else [ranks[piece] for piece in pieces]

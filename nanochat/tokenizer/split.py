@@ -1,8 +1,8 @@
 r"""The pre-tokenizer: cuts text into words as the pattern in `bpe.py` does, 64 bytes at a time, one bit per byte.
 
-The pattern hardly looks beyond the neighbouring character. Whether a word starts at a character depends on its class
-(letter, number, white space, line break, anything else) and on the classes of its neighbours. So every byte gets a
-class, and 64 answers to a question such as "is this byte a letter?" fill one 64-bit mask:
+Whether a word starts at a character depends, with few exceptions, only on its class (letter, number, white space, line
+break, anything else) and on the classes of the characters before and after it. So every byte gets a class, and 64
+answers to a question such as "is this byte a letter?" fill one 64-bit mask:
 
     It isn't    letter      11011101   one bit per byte, the first byte on the left
                 letter << 1 01101110   the same, moved by one byte: "is the byte before this one a letter?"
@@ -12,8 +12,8 @@ Two instructions find the starts in 64 bytes. (Other rules then take the space t
 Four rules need a loop, which runs only where they apply: runs of digits, contractions, white space after a line break,
 white space outside ASCII.
 
-All documents lie in one buffer, each between two bytes 0xFF, which UTF-8 never contains. `reference.split` is the
-oracle.
+All documents are in one buffer, each between two bytes 0xFF, which UTF-8 never contains. `reference.split` is the
+slow twin with which the tests compare this file.
 """
 import numpy as np
 
@@ -21,12 +21,12 @@ from nanochat.system.jit import njit
 from nanochat.tokenizer import unicode_ranges
 from nanochat.tokenizer.intrinsics import lowest_bit
 
-SEPARATOR = bytearray(b"\xff")
+SEPARATOR = bytearray(b"\xff")  # a byte that UTF-8 never contains
 # The classes are bits, and a byte can have several. SPACE is white space except line breaks; BLANK is U+0020, which is
 # a SPACE, too; an APOSTROPHE is an OTHER, too. INSIDE marks the second to fourth byte of a character, which also have
 # the class of the character. The separator 0xFF has none.
 LETTER, NUMBER, OTHER, SPACE, NEWLINE, BLANK, INSIDE, APOSTROPHE = (1 << bit for bit in range(8))
-WORDLIKE = LETTER | NUMBER | OTHER  # what the pattern calls \S
+WORDLIKE = LETTER | NUMBER | OTHER  # the pattern's \S
 
 
 def _class_table() -> np.ndarray:
@@ -40,13 +40,13 @@ def _class_table() -> np.ndarray:
     return table
 
 
-CLASSES = _class_table()
+CLASSES = _class_table()  # 1.1 MB: one byte per code point
 ASCII_CLASSES = np.where(np.arange(256) < 128, CLASSES[:256], 0).astype(np.uint8)
 
-ONE, TOP = np.uint64(1), np.uint64(63)
+ONE, TOP = np.uint64(1), np.uint64(63)  # typed: with Python's integers Numba would compute in floats
 BYTE_LOW_BITS = np.uint64(0x0101010101010101)
-BYTE_HIGH_BITS = np.uint64(0x8080808080808080)
-GATHER = np.uint64(0x0102040810204080)  # times eight bytes that are 0 or 1: their bits, side by side, in the top byte
+BYTE_HIGH_BITS = np.uint64(0x8080808080808080)  # set in every byte of a character beyond ASCII
+GATHER = np.uint64(0x0102040810204080)  # multiplied by eight bytes of 0 or 1: their eight bits in the top byte
 
 
 def utf8(text: str) -> bytes:
@@ -75,7 +75,7 @@ class Splitter:
     def words(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """A uint8 buffer of the texts, and int32 indices where its words start; valid until the next call.
 
-        Each 0xFF between two texts is a word, too. The last start is that of the 0xFF after the last text.
+        Each 0xFF between two texts is a word, too. The last start is the 0xFF after the last text.
         """
         data, length = buffer([utf8(text) for text in texts])
         if len(data) > len(self._classes):
@@ -112,11 +112,11 @@ def _classify_beyond_ascii(data, begin, classes, table):
 
 @njit(nogil=True)
 def _starts(data, classes, classes64, length, digits, starts):
-    """Writes the word starts and returns their number. The comments quote the part of the pattern that a line does."""
+    """Writes the word starts and returns their number. A comment quotes the part of the pattern that its line does."""
     count = 0
     run = 0  # digits since the last start, carried from block to block
     late = np.uint64(0)  # starts in this block that were found while the block before was read
-    # The last bit of each mask of the block before: what stands in front of the first byte of this block.
+    # The last bit of each mask of the previous block: the class of the byte before the first byte of this block.
     old_letter = old_number = old_other = old_space = old_newline = old_blank = old_single = np.uint64(0)
     for base in range(0, length, 64):
         letter = number = other = space = newline = blank = inside = apostrophe = np.uint64(0)
@@ -132,7 +132,7 @@ def _starts(data, classes, classes64, length, digits, starts):
             inside |= _gather(eight >> np.uint64(6)) << shift
             apostrophe |= _gather(eight >> np.uint64(7)) << shift
         after = np.uint64(classes[base + 64])  # the class of the first byte of the next block
-        # A mask shifted left says of each byte what its left neighbour is, shifted right what its right neighbour is.
+        # A mask shifted left has the class of each byte's left neighbour, shifted right that of its right neighbour.
         wordlike = letter | number | other
         next_wordlike = wordlike >> ONE | np.uint64((after & np.uint64(WORDLIKE)) != 0) << TOP
         prev_space = space << ONE | old_space
@@ -166,7 +166,7 @@ def _starts(data, classes, classes64, length, digits, starts):
             start &= start - ONE  # clears the lowest bit
         old_letter, old_number, old_other, old_space = letter >> TOP, number >> TOP, other >> TOP, space >> TOP
         old_newline, old_blank, old_single = newline >> TOP, blank >> TOP, single >> TOP
-    while starts[count - 1] >= length:  # the 0xFF bytes behind the last document
+    while starts[count - 1] >= length:  # the 0xFF bytes after the last document
         count -= 1
     return count
 
@@ -179,12 +179,12 @@ def _gather(eight):
 
 @njit(nogil=True)
 def _number_starts(number, inside, old_number, run, digits):
-    r"""`\p{N}{1,digits}`: the number of digits since the last start, at the end of the block, and the starts."""
+    r"""`\p{N}{1,digits}`: (digits since the last start, counted up to the end of the block; the starts)."""
     starts = np.uint64(0)
     todo = number
     while todo:
         i = lowest_bit(todo)
-        if not (number >> (i - ONE) & ONE if i else old_number):  # the byte before is no number: a new run
+        if not (number >> (i - ONE) & ONE if i else old_number):  # the previous byte is not a number: a new run
             run = 0
         if not inside >> i & ONE:
             starts |= np.uint64(run == 0) << i
@@ -195,12 +195,12 @@ def _number_starts(number, inside, old_number, run, digits):
 
 @njit(nogil=True)
 def _after_contractions(data, base, todo):
-    """`'(?i:[sdmt]|ll|ve|re)` at these apostrophes: the starts behind these words, in this block and in the next."""
+    """`'(?i:[sdmt]|ll|ve|re)` at these apostrophes: the starts after these words, in this block and in the next."""
     now = late = np.uint64(0)
     while todo:
         i = lowest_bit(todo)
         at = base + np.int64(i)
-        first, second = data[at + 1] | 0x20, data[at + 2] | 0x20  # in small letters
+        first, second = data[at + 1] | 0x20, data[at + 2] | 0x20  # lower case
         size = 0
         if first == 0x73 or first == 0x64 or first == 0x6D or first == 0x74:  # s d m t
             size = 2
@@ -219,7 +219,7 @@ def _after_contractions(data, base, todo):
 
 @njit(nogil=True)
 def _space_starts(classes, base, todo):
-    """Which of these white space characters (after a line break, or outside ASCII) begin a word."""
+    """A mask of the starts among these white space characters (after a line break, or outside ASCII)."""
     starts = np.uint64(0)
     while todo:
         i = lowest_bit(todo)

@@ -1,18 +1,18 @@
 """Learning the merges from counted words, as `reference.learn` does, without counting any pair twice.
 
-All words stand in one flat array of ids, with −1 between them. The id of a token stands at its first and at its last
-byte, so that the neighbours of a token are one step away; the bytes between are GONE:
+All words are in one flat array of ids, with −1 between them. The id of a token is stored at its first and at its last
+byte, so that the neighbours of a token are one step away; the bytes between them are GONE:
 
     "abab" with ab = 256:   97 98 97 98  →  256 256 256 256        with abab = 257:  →  257 GONE GONE 257
 
-Every pair of ids has a record: how often the pair occurs, and a list of its places. This is simple because a pair that
-contains the id `new` can only arise when `new` is made. So a record is complete when it is written. Afterwards its
-count can only fall, and its list may keep places where the pair no longer stands. When `new` is made, the changes
-are summed by neighbour; each neighbour costs one new record and one lowered count, which a hash table finds.
+Every pair of ids has a record: the pair's count, and a list of its positions in the array. This is simple because a
+pair that contains the id `new` can only appear when `new` is made. So a record is complete when it is written.
+Afterwards its count can only fall, and its list may keep positions where the pair no longer is. When `new` is made, the
+changes are summed by neighbour; each neighbour costs one new record and one lowered count, which a hash table finds.
 
-The heap holds only records with a count of at least `floor`; a count may have fallen since. When the heap is empty, the
-floor is halved and all records are looked through again. Most records never reach the heap, which stays small enough
-for the processor's cache.
+The heap holds only records with a count of at least `floor`; a count may have fallen since it was pushed. When the heap
+is empty, the floor is halved and all records are searched again. Most records never reach the heap, so it stays small
+enough for the processor's cache.
 """
 import heapq
 from collections.abc import Iterable
@@ -25,24 +25,24 @@ from nanochat.tokenizer.bpe import BYTES, SPECIALS, Tokenizer
 from nanochat.tokenizer.count import count_words, slot_of
 from nanochat.tokenizer.intrinsics import prefetch
 
-AHEAD = 16  # places between a prefetch and the use of what it fetched
+AHEAD = 16  # list entries between a prefetch and the use of the prefetched memory
 GONE = -2  # a byte inside a token
-FIRST, SECOND, PLACE, LENGTH = range(4)  # columns of a record: the pair, and where its list of places is
-RECORDS, PLACES, TOKENS = range(3)  # what PairTable.used counts
+FIRST, SECOND, PLACE, LENGTH = range(4)  # columns of a record: the pair; start and length of its list in `places`
+RECORDS, PLACES, TOKENS = range(3)  # indices of PairTable.used
 
 
 class PairTable(NamedTuple):
-    """Everything that is known about pairs."""
+    """The records of all pairs."""
 
-    counts: np.ndarray   # int64, for each record: how often the pair occurs
+    counts: np.ndarray   # int64, for each record: the pair's count in the text
     records: np.ndarray  # int64 (·, 4)
     slots: np.ndarray    # int32, a hash table: pair → number of its record
-    places: np.ndarray   # int32, the lists of places one behind the other
-    used: np.ndarray     # int64: records and places written so far, and the next token's id
+    places: np.ndarray   # int32, the lists of positions, concatenated
+    used: np.ndarray     # int64: number of records and of places written so far, and the next token's id
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, digits: int = 2) -> Tokenizer:
-    """Learns from `texts` on all cores. `vocab_size` counts the special tokens; the result is smaller when the texts
+    """Learns from `texts` on all cores. `vocab_size` includes the special tokens; the result is smaller if the texts
     have no pair left to merge."""
     return Tokenizer(learn_tokens(texts, vocab_size - len(SPECIALS), digits), digits)
 
@@ -60,16 +60,16 @@ def learn_tokens(texts: Iterable[str], num_tokens: int, digits: int) -> list[byt
 
 
 class Merges:
-    """The merges of counted words, as many as `more` is asked for; the arguments are what `WordCounts.export` gives."""
+    """The merges of counted words, computed as `more` asks for them; the arguments are those of `WordCounts.export`."""
 
     def __init__(self, data: np.ndarray, starts: np.ndarray, weights: np.ndarray):
         self.ids = np.where(data == 255, np.int32(-1), data)
-        # For each byte the count of its word. 32 bits where they suffice: half the memory to read.
+        # For each byte the count of its word. 32 bits if they suffice: half the memory to read.
         dtype = np.int32 if weights.max(initial=0) < 1 << 31 else np.int64
         self.weights = np.repeat(weights.astype(dtype), np.diff(starts, append=len(data)))
-        self.pairs, self.sizes = np.empty((256, 2), np.int32), np.ones(256, np.int32)  # of the tokens; size in bytes
+        self.pairs, self.sizes = np.empty((256, 2), np.int32), np.ones(256, np.int32)  # each token's pair and bytes
         # A merge makes one token of two and at most two new pairs, so 3 places per byte suffice. The operating system
-        # gives memory to those that are touched only, and most never are.
+        # gives memory only to pages that are written, and most never are.
         places = np.empty(3 * len(data) + AHEAD, np.int32)
         self.table = PairTable(np.empty(1 << 17, np.int64), np.empty((1 << 17, 4), np.int64),
                                np.full(1 << 18, -1, np.int32), places, np.array([0, 0, 256]))
@@ -77,7 +77,7 @@ class Merges:
         self.floor = int(self.table.counts[:self.table.used[RECORDS]].max(initial=0))
 
     def more(self, number: int) -> np.ndarray:
-        """The next pairs to merge, int32 (number, 2); fewer when none is left. The first one makes token 256."""
+        """The next pairs to merge, int32 (number, 2); fewer if none is left. The first pair of all makes token 256."""
         used = self.table.used
         begin = used[TOKENS]
         self.pairs, self.sizes = _grown(self.pairs, begin + number), _grown(self.sizes, begin + number)
@@ -121,7 +121,7 @@ def _first_records(ids, weights, counts, records, slots, places, used):
 
 @njit()
 def _record(first, second, count, lengths, i, counts, records, used):
-    """Writes a record and reserves its list of lengths[i] places; lengths[i] becomes where the list begins."""
+    """Writes a record and reserves its list of lengths[i] places; lengths[i] becomes the start of this list."""
     counts[used[RECORDS]] = count
     records[used[RECORDS], FIRST], records[used[RECORDS], SECOND] = first, second
     records[used[RECORDS], PLACE], records[used[RECORDS], LENGTH] = used[PLACES], lengths[i]
@@ -132,7 +132,7 @@ def _record(first, second, count, lengths, i, counts, records, used):
 
 @njit()
 def _slot(first, second, records, slots):
-    """Where in `slots` the number of a pair's record stands, or where it has to go."""
+    """The index in `slots` of the number of a pair's record, or of the free entry for it."""
     slot = slot_of(np.uint64(first), np.uint64(second), len(slots) - 1)
     while slots[slot] >= 0 and (records[slots[slot], FIRST] != first or records[slots[slot], SECOND] != second):
         slot = (slot + 1) & (len(slots) - 1)
@@ -147,7 +147,7 @@ def _index(records, begin, end, slots):
 
 @njit()
 def _merge(ids, weights, table, pairs, sizes, floor, limit):
-    """Merges until there are `limit` tokens, or no record of at least `floor` (then True), or no room for records."""
+    """Merges until there are `limit` tokens, or no record of at least `floor` (then True), or no space for records."""
     counts, records, slots, places, used = table
     # Sorted by the highest count, then by the smallest pair: the rule of `reference.learn`.
     heap = [(-counts[r], records[r, FIRST] << 32 | records[r, SECOND], r)
@@ -158,7 +158,7 @@ def _merge(ids, weights, table, pairs, sizes, floor, limit):
         if used[RECORDS] + 2 * limit > len(counts):
             return False
         count, pair, r = heapq.heappop(heap)
-        if counts[r] < -count:  # the count has fallen since: back into the heap with the present one
+        if counts[r] < -count:  # the count has fallen since: push the record again with its present count
             if counts[r] >= floor:
                 heapq.heappush(heap, (-counts[r], pair, r))
             continue
@@ -183,17 +183,17 @@ def _join(ids, weights, record, table, sizes, lengths, sums):
     used[TOKENS] += 1
     begin = end = record[PLACE]
     address = np.uint64(ids.ctypes.data)
-    # 1. Write the token at each place. The places where it stands move to the front of the pair's list: begin … end.
+    # 1. Write the token at each place. The places that still have the pair move to the start of its list: begin … end.
     for k in range(begin, begin + record[LENGTH]):
         prefetch(address + np.uint64(ids.itemsize) * np.uint64(places[k + AHEAD]))  # a quarter faster
         p = places[k]
         q = p + sizes[first]
-        if ids[p] == first and ids[q] == second:  # else one of the two has become part of another token
+        if ids[p] == first and ids[q] == second:  # otherwise one of the two has become part of another token
             ids[q - 1] = ids[q] = GONE
             ids[p] = ids[p + size - 1] = new
             places[end] = p
             end += 1
-    # 2. Sum up, by neighbour, how often the token stands beside it and in how many places.
+    # 2. For each neighbour: the number of places where the token is beside it, and the sum of their weights.
     neighbours = [(0, 0) for _ in range(0)]  # an empty list whose type Numba knows
     for k in range(begin, end):
         p = places[k]
@@ -214,7 +214,7 @@ def _join(ids, weights, record, table, sizes, lengths, sums):
         lost = (second, first if other == new else other) if side else (other, first)
         counts[slots[_slot(lost[0], lost[1], records, slots)]] -= sums[side, other]
         _record(pair[0], pair[1], sums[side, other], lengths[side], other, counts, records, used)
-    # 4. Fill the new records' lists: `lengths` now says where the next place of each goes.
+    # 4. Fill the new records' lists: `lengths` is now the index for the next place of each.
     for k in range(begin, end):
         p = places[k]
         left, right = ids[p - 1], ids[p + size]

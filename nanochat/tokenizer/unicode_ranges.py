@@ -4,7 +4,7 @@ The pattern that cuts text into words says `\\p{L}`, `\\p{N}` and `\\s`. What th
 of a library: Python 3.11 knows 131,756 letters, tiktoken and tokenizers 141,028, newer libraries 158,172. A tokenizer
 must not change its ids because a library was upgraded, so the ranges are part of this repository.
 
-A range is written as its distance from the end of the range before it, then `+` and how many code points follow its
+A range is written as its distance from the end of the previous range, then `+` and the number of code points after its
 first one, both in hexadecimal: "41+19 7+19" is A–Z and a–z.
 """
 from pathlib import Path

@@ -101,9 +101,9 @@ def test_large_schemas_take_little_work(words, schema, text):
     ({"type": "string", "minLength": 5, "maxLength": 4}, "minLength"), (ENDLESS, "endless"),
     ({"enum": ["x" * 40_000]}, "40,0"), ({"enum": list(range(600))}, "too large: at most 500"),
     ({"type": "object", "properties": {f"k{number}": {} for number in range(600)}}, "too large"),
-    (nested(110), "100 of them inside"), ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "means itself"),
+    (nested(110), "100 of them inside"), ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "back to itself"),
     ({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"anyOf": [{"$ref": "#/$defs/A"}, {}]}}},
-     "means itself")])
+     "back to itself")])
 def test_schemas_that_cannot_be_followed(words, schema, word):
     with pytest.raises(UserError, match=word.replace("$", r"\$")):
         Grammar(schema, words, 0)

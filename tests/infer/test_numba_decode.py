@@ -115,6 +115,18 @@ def test_thirty_two_rows_say_what_the_naive_loop_says(model, tokenizer, sampling
                                                    for prompt in prompts]
 
 
+def test_changing_between_the_decoder_and_pytorch_within_an_answer_changes_no_token(model, tokenizer):
+    """As in a larger model, where `max_rows` is 4: answers run together, some end, and the rest change the decoder."""
+    engine = Engine(model, tokenizer, max_rows=6, prefix_cache=True, decoder=numba_decoder)
+    engine.decoder.max_rows, rows, compute = 2, [], engine.decoder.logits
+    engine.decoder.logits = lambda ids, *others: (rows.append(len(ids)), compute(ids, *others))[1]
+    steps, step = [], engine.step
+    engine.step = lambda: steps.append(step()) or steps[-1]
+    check_answers(random_traffic(engine, 25, longest=60),
+                  lambda prompt, max_tokens: naive_answer(model, prompt, max_tokens, temperature=0.0))
+    assert {1, 2} == set(rows) and len(rows) < sum(bool(ran) for ran in steps), "both have decoded"
+
+
 def test_what_is_not_plain_matrices_on_a_cpu_is_left_to_pytorch(tokenizer):
     assert NumbaDecoder.supports(make())
     for form in FORMS:

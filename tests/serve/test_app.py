@@ -120,7 +120,7 @@ def test_errors_have_openais_shape(url):
     for param, fields in WRONG:
         assert error(ask(url, "x", **fields), 400)["param"] == param
     for schema, word in (({"type": "object", "not": {}}, "'not'"), ({"enum": list(range(2000))}, "too large"),
-                         ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "means itself")):
+                         ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "leads back to itself")):
         wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
         assert word in error(ask(url, "x", response_format=wanted), 400)["message"]
     assert "nanochat-test" in error(ask(url, "x", model="nanochat-other"), 404)["message"]
@@ -138,6 +138,15 @@ def test_a_failing_model_says_so_and_the_server_goes_on(url, capfd):
     assert events[-2]["error"]["message"].endswith("no memory left") and events[-1] == "[DONE]"
     assert ask(url, "hello").status_code == 200
     assert "no memory left" in capfd.readouterr().err
+
+
+def test_a_failing_step_ends_all_answers_that_are_being_written(url, worker):
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(ask, url, "A long story!", max_tokens=1500)
+        wait_until(lambda: worker.num_running == 1)
+        assert ask(url, "break").status_code == 500
+        assert other.result().status_code == 500 and "no memory left" in other.result().json()["error"]["message"]
+    assert ask(url, "hello").status_code == 200 and not worker.open
 
 
 def test_oldest_messages_make_room(url):

@@ -31,7 +31,7 @@ class Model {
 
   reset() {  // forget everything that was read
     this.length = 0;
-    this.previous = null;  // the normalised embedding of the token in front
+    this.previous = null;  // the normalised embedding of the preceding token
     this.keys = Array.from({length: this.config.n_layer}, () => []);  // per layer, per position: (G · D)
     this.values = Array.from({length: this.config.n_layer}, () => []);
   }

@@ -141,7 +141,7 @@ function takeNews(stats, news, sent) {
   if (news.ignored?.length) stats.ignored = news.ignored;
 }
 
-/** What an answer is asked with, but for the settings: {sent: the messages, messages: the same for the wire, notes}. */
+/** The request of an answer, except the settings: {sent: the messages, messages: the same for the wire, notes}. */
 export function prompt(chat, last, system = systemOf(chat)) {
   const context = model()?.nanochat?.context_tokens ?? 4096;
   const { sent, isCut } = history(chat, last, CHARS_PER_TOKEN * context);

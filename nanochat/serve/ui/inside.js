@@ -121,7 +121,7 @@ function heads(panel, { parts, tokens, position }, said) {
     const most = attends.slice(0, 3).flatMap(
       ([i, weight], place) => [place ? ", " : "", word(tokens[i]), ` ${percent(weight)}`]);
     summary.replaceChildren(`Head ${head} of layer ${layer} looks at `, ...most, ". Without this head ", word(said),
-      ` would get ${percent(Math.exp(lost.logprob))}; the likeliest word would be `, word(best(lost)[0][0]), ".");
+      ` would get ${percent(Math.exp(lost.logprob))}; the most probable word would be `, word(best(lost)[0][0]), ".");
   };
   const buttons = all.map(({ layer, head, without: lost }) => button([`${layer}.${head} `,
     h("small", {}, percent(Math.exp(lost.logprob)))], null, { title: `Layer ${layer}, head ${head}` }));
@@ -135,7 +135,7 @@ function heads(panel, { parts, tokens, position }, said) {
     + "this head were switched off.", box, summary, text);
 }
 
-const PARTS = { smear: () => "smear: no share of the word in front", mlp: ({ layer }) => `MLP of layer ${layer}`,
+const PARTS = { smear: () => "smear: no share of the preceding word", mlp: ({ layer }) => `MLP of layer ${layer}`,
   value_embedding: ({ layer }) => `value embeddings of layer ${layer}` };
 
 function without({ parts, layers }, said) {
@@ -147,7 +147,7 @@ function without({ parts, layers }, said) {
       other === said ? null : h("span", {}, "says ", word(other)))];
   };
   return view("What is missing without a part", "One part is left out, for this word only. The bar says how likely the "
-    + "word would still be. Smear mixes a share of the word in front into every word; value embeddings are tables in "
+    + "word would still be. Smear mixes a share of the preceding word into every word; value embeddings are tables in "
     + "which layers look the word up again; an MLP works on each word by itself.", h("dl", {},
     row("nothing is left out", layers.at(-1)),
     parts.filter((part) => PARTS[part.part]).flatMap((part) => row(PARTS[part.part](part), part.without))));

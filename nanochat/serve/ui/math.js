@@ -62,7 +62,7 @@ function row(reader, end) {
   return nodes;
 }
 
-// An atom with what is raised and lowered behind it.
+// An atom with its superscript and subscript.
 function scripted(reader, nodes) {
   const token = reader.tokens[reader.at];
   const base = token === "^" || token === "_" ? element("mrow", []) : atom(reader, nodes);

@@ -98,8 +98,8 @@ const NUMBERS = { temperature: ["temperature", 0, 2], topk: ["top_k", 1, 200], t
   minp: ["min_p", 0, 0.5], tokens: ["max_tokens", 1, Infinity] };
 const HELP = [["/temperature 0.8", "how surprising answers are, 0 to 2"],
   ["/topk 50", "how many tokens to choose from, 1 to 200"],
-  ["/topp 0.9", "only the likeliest tokens that together reach this probability"],
-  ["/minp 0.05", "only tokens at least this likely, relative to the likeliest"],
+  ["/topp 0.9", "only the most probable tokens that together reach this probability"],
+  ["/minp 0.05", "only tokens at least this likely, relative to the most probable"],
   ["/tokens 512", "the longest answer"], ["/system You are a poet.", "the system prompt; alone: none"],
   ["/clear", "a new conversation"], ["/help", "this list"],
   ["Enter, Shift+Enter", "send, start a new line"], ["Esc", "stop the answer"],

@@ -44,7 +44,7 @@ def test_a_word_is_looked_into(page, url):
     weights = dict(next(part for part in got["parts"] if part["part"] == "head")["attends"])
     shown = panel.locator(".tokens .token").evaluate_all("(all) => all.map((one) => one.title)")
     assert shown == [percent(weights.get(i, 0)) for i in range(got["position"])]
-    assert parts.locator("dt").all_inner_texts() == ["nothing is left out", "smear: no share of the word in front",
+    assert parts.locator("dt").all_inner_texts() == ["nothing is left out", "smear: no share of the preceding word",
                                                      "value embeddings of layer 1", "MLP of layer 1"]
     assert alike.locator("dt").all_inner_texts() == ["embedding", "embedding with smear",
                                                      "value embedding of layer 1"]
@@ -94,7 +94,7 @@ def test_digits_keep_their_places(page):
     page.route("**/v1/inside", answer)
     panel = opened(page)
     assert panel.locator("dd").first.locator("code").all_inner_texts() == ["a", "5", "2"]
-    playwright.expect(panel.get_by_role("status").last).to_contain_text("the likeliest word would be a.")
+    playwright.expect(panel.get_by_role("status").last).to_contain_text("the most probable word would be a.")
     top = page.evaluate("""async () => (await import("./tokens.js")).read({ tokens: ["a"], token_logprobs: [-0.2],
         top_logprobs: [{ a: -0.2, 5: -1.9, 2: -4 }] })[0].top.map(([text]) => text)""")
     assert top == ["a", "5", "2"]
