@@ -1,7 +1,9 @@
-"""AdamW (Loshchilov & Hutter 2019, algorithm 2) on a list of tensors at once.
+"""AdamW (Loshchilov & Hutter 2019, algorithm 2) on a list of tensors in one go.
 
-It scales every element by itself, so the row of a rare token in a table learns although its gradients are small. Muon's
-authors recommend it for vectors and for the input and output layers (kellerjordan.github.io/posts/muon).
+It scales every element by itself, so the row of a rare token in a table learns although its gradients are small. The
+other side: the step does not shrink with the gradient, so noise moves a table as far as signal does (this is why RL has
+low rates for embedding and head, scripts/chat_rl.py). Muon's authors recommend AdamW for vectors and for the input and
+output layers (kellerjordan.github.io/posts/muon).
 """
 from typing import Any
 
@@ -26,7 +28,7 @@ def update(params: Tensors, grads: Tensors, state: dict[str, Any], settings: Ste
     torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
     if settings.weight_decay:
         torch._foreach_mul_(params, 1 - settings.lr * settings.weight_decay)
-    # The moments start at zero, so early ones are too small by the factor 1 − βᵗ: divide by it.
+    # The moments start at zero, so after t updates they are too small by the factor 1 − βᵗ: divide by it.
     denominator = torch._foreach_sqrt(square)
     torch._foreach_div_(denominator, (1 - beta2**settings.num_updates) ** 0.5)
     torch._foreach_add_(denominator, settings.eps)
