@@ -100,7 +100,7 @@ def read_survey(options: Namespace) -> "Survey":
         raise UserError(f"--data needs {error.name}, which is not installed yet; run: bash setup.sh") from None
     # Only the folder of a run may keep notes of an earlier survey, so that unchanged files are not read again.
     notes = options.out / "data/survey.json" if (options.out / "run.json").exists() and not options.dry_run else None
-    found = survey(options.data, passed_over=(options.out,), cache=notes)
+    found = survey(options.data, skipped_folders=(options.out,), cache=notes)
     if not found.texts and not found.conversations:
         raise UserError(f"--data={options.data} holds no text and no conversations that can be read (docs/data.md)\n"
                         f"{found.table()}")

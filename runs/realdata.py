@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     options = recipe.parse(argv, __doc__)
     if not options.data:
         raise UserError("name the folder with your text and conversations: --data DIR")
-    found = survey(options.data, passed_over=(options.out,))
+    found = survey(options.data, skipped_folders=(options.out,))
     recipe.run("realdata", stages(options, found), options, fingerprint=found.fingerprint)
 
 
