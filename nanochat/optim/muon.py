@@ -1,7 +1,7 @@
 """Muon: momentum, made orthogonal. It updates all matrices of one shape in one batch.
 
 A few directions (singular vectors) dominate the gradient of a weight matrix. Muon gives all directions the same size,
-so that weak directions are learned as well (Jordan et al. 2024, kellerjordan.github.io/posts/muon). A step has four parts:
+so that weak ones are learned as well (Jordan et al. 2024, kellerjordan.github.io/posts/muon). A step has four parts:
 
 1. Nesterov momentum.
 2. Five steps of Polar Express (Amsel et al. 2025, arXiv:2505.16932, algorithm 1) drive all singular values to 1.

@@ -121,7 +121,7 @@ class GroupSlice:
         return wait
 
     def start_all_gather(self) -> Callable[[], None]:
-        """Starts to send the updated `tensors` to all ranks. The returned function waits until `params` are complete."""
+        """Starts to send the updated `tensors` to all ranks. The returned function waits until `params` are whole."""
         if self.world_size == 1:
             return lambda: None
         _copy_to_flat(self.tensors, self.mine)
