@@ -87,7 +87,7 @@ def default_source() -> str:
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=-1, short="n"),
-        source=cli.flag("", "default: kindergarten, on a GPU fineweb-edu", choices=("", "kindergarten", "core", *hub.HUB)),
+        source=cli.flag("", "default: fineweb-edu or kindergarten", choices=("", "kindergarten", "core", *hub.HUB)),
         core=cli.flag("", "with --source=core: another copy of eval_bundle.zip (an address, a file, or the folder into "
                           "which it was unpacked); default: NANOCHAT_CORE, otherwise the published bundle"),
         data=cli.flag("", "a folder or a file of your own to import (docs/data.md)"),

@@ -21,7 +21,7 @@ from nanochat.system.files import UserError
 
 
 def deepest(limit: float, unit: str, on: Machine, options: PlanOptions = DEFAULTS) -> tuple[Plan, Plan]:
-    """(the deepest plan that costs at most `limit` dollars or minutes, the next deeper plan). Only even depths: for them
+    """(the deepest plan that costs at most `limit` dollars or minutes, the next deeper plan). Only even depths: there
     the default aspect ratio gives whole heads without rounding. UserError if even d2 costs more."""
     plan, beyond = make(2, options), make(4, options)
     if (cost := on.cost(plan.flops, unit)) > limit:
