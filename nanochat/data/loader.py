@@ -24,7 +24,7 @@ from nanochat.data.packing import Batch, Document, Rows, pack, to_batch
 from nanochat.system.files import UserError
 from nanochat.system.numbers import ceil_div
 
-START = {"epoch": 0, "group": 0, "row": 0}
+START = {"epoch": 0, "group": 0, "row": 0}  # the position in the stream
 PackingKey = tuple[int, int, int]  # (seed, epoch, group): determines how a group is packed
 T = TypeVar("T")
 _work: tuple["Corpus", int, int]  # in a worker process: the corpus, the length of a row, the id of <|bos|>

@@ -79,7 +79,7 @@ def pack(documents: Sequence[Document], row_len: int, bos_id: int, rng: np.rando
     within a row, and which documents share a row are random.
     """
     parts = [part for document in documents for part in pieces(document, row_len, bos_id) if part[1][1:].any()]
-    sizes = np.array([len(part[0]) for part in parts], float)
+    sizes = np.array([len(part[0]) for part in parts], float)  # float for the noise
     # Training packs every epoch differently (`rng`). With fixed rows a model learnt neighbouring documents as one text:
     # after 71 epochs on 80 conversations it could answer only 36 of them when asked one by one.
     if rng:  # roughly the longest first: a little more padding, and other neighbours in every epoch

@@ -65,10 +65,10 @@ def _chunk(h: torch.Tensor, matrix: torch.Tensor, target: torch.Tensor, weight: 
     """(Σ weight · nats of one chunk of M rows, the gradient (M, V) of h·Wᵀ in the dtype of h)."""
     logits = F.linear(h, matrix).float()  # (M, V)
     tanh = torch.tanh(logits / softcap) if softcap else torch.zeros_like(logits)  # 0: the factor 1 − tanh² is 1
-    log_p = (softcap * tanh if softcap else logits).log_softmax(-1)
+    log_p = (softcap * tanh if softcap else logits).log_softmax(-1)  # (M, V)
     target = target.clamp(min=0).unsqueeze(1)  # an ignored target (−1) has weight 0, so any column will do
-    nats = (weight * log_p.gather(1, target).squeeze(1)).sum()
-    is_target = torch.arange(len(matrix), device=h.device) == target
+    nats = (weight * log_p.gather(1, target).squeeze(1)).sum()  # negative; the sign changes below
+    is_target = torch.arange(len(matrix), device=h.device) == target  # (M, V): the one-hot targets
     logit_grad = (log_p.exp() - is_target.float()) * (1 - tanh.square()) * weight.unsqueeze(1)
     return -nats, logit_grad.to(h.dtype)
 
@@ -88,11 +88,11 @@ def _sum_and_gradients(hidden: torch.Tensor, head: torch.Tensor, targets: torch.
     for h, target, weight in zip(*(torch.split(t, rows) for t in (hidden, targets, weights)), strict=True):
         nats, logit_grad = chunk(h, matrix, target, weight, softcap)
         total = total + nats
-        hidden_grads.append(logit_grad @ matrix)
+        hidden_grads.append(logit_grad @ matrix)  # (M, C)
         if needs_head_grad and FP32_PRODUCTS:
             torch.ops.aten.addmm.dtype_out(head_grad, logit_grad.T, h, torch.float32, out=head_grad)
         elif needs_head_grad:
-            head_grad += logit_grad.T @ h
+            head_grad += logit_grad.T @ h  # (V, C)
     return total, torch.cat(hidden_grads), head_grad
 
 

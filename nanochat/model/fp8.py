@@ -33,9 +33,9 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x8, x_scale, w8, w_scale = ctx.saved_tensors
         g8, g_scale = _cast(grad.contiguous(), GRADIENT)
-        x_grad = torch._scaled_mm(g8, _column_major(w8), g_scale, w_scale, out_dtype=grad.dtype)
+        x_grad = torch._scaled_mm(g8, _column_major(w8), g_scale, w_scale, out_dtype=grad.dtype)  # (N, I)
         w_grad = torch._scaled_mm(g8.t().contiguous(), _column_major(x8), g_scale, x_scale, out_dtype=grad.dtype)
-        return x_grad, w_grad.to(ctx.weight_dtype)
+        return x_grad, w_grad.to(ctx.weight_dtype)  # w_grad (O, I)
 
 
 def _cast(t: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -40,19 +40,19 @@ from nanochat.model.attention import attend, attend_near, skips_windows, within_
 class GPTConfig:
     """Everything that decides the shape of the model; it is stored with every checkpoint."""
 
-    sequence_len: int = 2048
-    vocab_size: int = 65536
-    n_layer: int = 20
-    n_head: int = 10
-    n_kv_head: int = 10  # fewer than n_head: several query heads share keys and values, and the cache gets smaller
-    n_embd: int = 1280
-    head_dim: int = 128
+    sequence_len: int = 2048  # T: the longest context
+    vocab_size: int = 65536  # V
+    n_layer: int = 20  # L
+    n_head: int = 10  # H
+    n_kv_head: int = 10  # G; fewer than n_head: query heads share keys and values, and the cache gets smaller
+    n_embd: int = 1280  # C
+    head_dim: int = 128  # D; H·D need not be C
     rope_base: float = 10_000.0  # Su et al.'s value; 100,000 was no better with rows of 256 (docs/LOG.md)
     # logits = softcap · tanh(logits / softcap): no logit grows without limit (Gemma 2, arXiv:2408.00118, section 2).
     softcap: float = 15.0  # the October release's value; 30 was no better (docs/LOG.md); 0 = no cap
     value_embeddings: bool = True  # a table and a gate in every other layer (`has_value_embedding`)
-    residual_scalars: bool = True
-    smear: bool = True
+    residual_scalars: bool = True  # two scalars for each layer
+    smear: bool = True  # a vector (C,)
     document_bos: int | None = None  # id of <|bos|>: in training, attention then stays within a document
     # karpathy/nanochat added the next four features in 2026. Imported models have them (docs/import.md). Of the models
     # that are trained here, those with --windows have the first.
@@ -148,10 +148,10 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.head_dim, self.num_heads = layer, config.head_dim, config.n_head
         self.scale, self.window = config.query_key_scale, config.windows[layer] if config.windows else None
-        self.q_proj = Linear(config.n_embd, config.n_head * config.head_dim)
-        self.k_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)
-        self.v_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)
-        self.o_proj = Linear(config.n_head * config.head_dim, config.n_embd)
+        self.q_proj = Linear(config.n_embd, config.n_head * config.head_dim)  # C → H·D
+        self.k_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)  # C → G·D
+        self.v_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)  # C → G·D
+        self.o_proj = Linear(config.n_head * config.head_dim, config.n_embd)  # H·D → C
         self.gate = Linear(config.n_embd, config.n_kv_head) if config.has_value_embedding(layer) else None
 
     def forward(self, x: torch.Tensor, value_embedding: torch.Tensor | None, cos_sin: tuple[torch.Tensor, torch.Tensor],
@@ -198,8 +198,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.fc1 = Linear(config.n_embd, 4 * config.n_embd)
-        self.fc2 = Linear(4 * config.n_embd, config.n_embd)
+        self.fc1 = Linear(config.n_embd, 4 * config.n_embd)  # C → F
+        self.fc2 = Linear(4 * config.n_embd, config.n_embd)  # F → C
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # relu² is one of the two most useful changes that a search over Transformers found (So et al. 2021, Primer,
@@ -231,7 +231,7 @@ class Trunk(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.n_embd)
+        self.embed_tokens = Embedding(config.vocab_size, config.n_embd)  # (V, C)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         kv_width = config.n_kv_head * config.head_dim
         self.value_embeds = nn.ModuleDict({str(layer): Embedding(config.vocab_size, kv_width)
@@ -261,7 +261,7 @@ class GPT(nn.Module):
         self.model = Trunk(config)
         # Not tied to the embedding: untying was modded-nanogpt's record 8, 12.0 → 10.8 minutes. Two tables can start
         # with different standard deviations (embedding 1, head .001, below) and learn at different rates (.3, .008).
-        self.lm_head = Linear(config.n_embd, config.vocab_size)
+        self.lm_head = Linear(config.n_embd, config.vocab_size)  # C → V
         # Built on the CPU even if the model is on the "meta" device, because no checkpoint contains these tables.
         inverse = config.rope_base ** -(torch.arange(0, config.head_dim, 2, device="cpu") / config.head_dim)
         angles = torch.outer(torch.arange(config.sequence_len, device="cpu").float(), inverse)  # (T, D/2)
@@ -336,7 +336,7 @@ class GPT(nn.Module):
         if previous_ids is not None:
             first = norm(self.model.embed_tokens(previous_ids.clamp(min=0)).to(x.dtype))
             first = first * (previous_ids >= 0).unsqueeze(-1)
-        previous = torch.cat((first, x[:, :-1]), dim=1)
+        previous = torch.cat((first, x[:, :-1]), dim=1)  # (B, T, C): shifted by one position
         if self.config.document_bos is None:
             return previous
         return previous.masked_fill((ids == self.config.document_bos).unsqueeze(-1), 0.0)
@@ -361,7 +361,7 @@ class GPT(nn.Module):
         "none"  the nats of each target (B, T), without weights and without gradients; 0 where it is ignored
         """
         hidden = self.hidden(ids, mask=self._within_documents(ids)).flatten(0, 1)  # (B·T, C)
-        flat = targets.flatten()
+        flat = targets.flatten()  # (B·T,)
         if reduction == "none":
             rows = chunked_loss.rows_at_once(len(flat), self.config.vocab_size, flat.device)
             chunks = zip(torch.split(hidden, rows), torch.split(flat, rows), strict=True)

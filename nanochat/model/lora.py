@@ -25,7 +25,7 @@ class LoraLinear(Linear):
         super().__init__(weight.size(1), weight.size(0), device="meta")  # "meta": no memory for a second weight
         self.weight = weight
         self.lora_a = nn.Parameter(lora_a)
-        self.lora_b = nn.Parameter(torch.zeros(weight.size(0), len(lora_a), device=weight.device))
+        self.lora_b = nn.Parameter(torch.zeros(weight.size(0), len(lora_a), device=weight.device))  # B·A = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         low_rank = F.linear(x, self.lora_a.to(x.dtype))  # (…, rank)

@@ -23,13 +23,13 @@ def state(params: Tensors, like: torch.Tensor) -> dict[str, Any]:
 def update(params: Tensors, grads: Tensors, state: dict[str, Any], settings: StepSettings) -> None:
     """Changes `params` in place. Each line is one call for all tensors, because a group may have many small ones."""
     mean, square, (beta1, beta2) = state["mean"], state["square"], settings.betas
-    torch._foreach_lerp_(mean, grads, 1 - beta1)
+    torch._foreach_lerp_(mean, grads, 1 - beta1)  # β₁·mean + (1 − β₁)·gradient
     torch._foreach_mul_(square, beta2)
-    torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
-    if settings.weight_decay:
+    torch._foreach_addcmul_(square, grads, grads, 1 - beta2)  # β₂·square + (1 − β₂)·gradient²
+    if settings.weight_decay:  # "decoupled": not through the moments
         torch._foreach_mul_(params, 1 - settings.lr * settings.weight_decay)
     # The moments start at zero, so after t updates they are too small by the factor 1 − βᵗ: divide by it.
     denominator = torch._foreach_sqrt(square)
     torch._foreach_div_(denominator, (1 - beta2**settings.num_updates) ** 0.5)
-    torch._foreach_add_(denominator, settings.eps)
+    torch._foreach_add_(denominator, settings.eps)  # against a division by zero
     torch._foreach_addcdiv_(params, mean, denominator, -settings.lr / (1 - beta1**settings.num_updates))

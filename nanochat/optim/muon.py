@@ -62,11 +62,11 @@ def direction(grads: torch.Tensor, momentum: torch.Tensor, square: torch.Tensor,
     momentum.lerp_(grads, 1 - beta)
     update = orthogonalize(torch.lerp(grads, momentum, beta), dtype)
     along = -1 if square.size(-1) == 1 else -2  # one running square per row, or per column
-    current = update.square().mean(dim=along, keepdim=True)
+    current = update.square().mean(dim=along, keepdim=True)  # the shape of `square`
     square.lerp_(current, 1 - BETA_SQUARE)
-    scale = square.clamp_min(1e-10).rsqrt()
+    scale = square.clamp_min(1e-10).rsqrt()  # part 3: rows (columns) of equal size
     before, after = (squares.sum(dim=(-2, -1), keepdim=True) for squares in (current, current * scale.square()))
-    keep_norm: torch.Tensor = (before / after.clamp_min(1e-10)).sqrt()
+    keep_norm: torch.Tensor = (before / after.clamp_min(1e-10)).sqrt()  # (n, 1, 1)
     return update * scale * keep_norm
 
 
@@ -76,10 +76,10 @@ def update(params: Tensors, grads: Tensors, state: dict[str, Any], settings: Ste
     rows, columns = params[0].shape
     # With this factor of Jordan's an element changes by about lr/√columns, whether the matrix is tall or wide.
     lr = settings.lr * max(1.0, rows / columns) ** 0.5
-    stacked = torch.stack(params)
-    stacked_grads = torch.stack(grads).float()
+    stacked = torch.stack(params)  # (n, rows, columns)
+    stacked_grads = torch.stack(grads).float()  # the same shape
     change = direction(stacked_grads, state["momentum"], state["square"], settings.momentum, settings.dtype)
-    if settings.weight_decay:
+    if settings.weight_decay:  # part 4
         stacked.addcmul_(stacked, (change * stacked >= 0).float(), value=-lr * settings.weight_decay)
     stacked.add_(change, alpha=-lr)
     torch._foreach_copy_(params, list(stacked.unbind()))

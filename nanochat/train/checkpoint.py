@@ -32,7 +32,7 @@ from nanochat.system.files import UserError
 from nanochat.system.runtime import Runtime
 from nanochat.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 1  # raised when older code could no longer read a checkpoint
 SCRIPTS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}  # stage → its script
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # If config.json lacks a field of GPTConfig, the checkpoint is older than the field. Every new field gets an entry here:
@@ -65,7 +65,7 @@ class Snapshot:
     Filled on the main rank only.
     """
 
-    config: dict[str, Any]
+    config: dict[str, Any]  # the fields of GPTConfig
     weights: dict[str, dict[str, torch.Tensor]]  # file → parameter → tensor
     optimizer: dict[str, Any] | None  # None: the checkpoint cannot be resumed
 

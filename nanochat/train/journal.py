@@ -60,13 +60,13 @@ class Journal:
         suggestions = paths.data_dir() / paths.SUGGESTIONS  # questions that the chat page offers
         self.suggestions = files.read_json(suggestions) if suggestions.exists() else []
         self.start, self.seconds_before, self.tokens = 0, 0.0, 0
-        self.state: dict[str, int] | None = None
+        self.state: dict[str, int] | None = None  # (epoch, group, row) of the loader, or RL's step
         self.saved: list[Path] = []  # this run's checkpoints; the first of them replaces those of an earlier run
         self.writer = ThreadPoolExecutor(1, "checkpoint")  # writes while training continues
         self.writing: Future[None] | None = None
         self.newest_save = 0  # the step of the newest checkpoint
         self.stop = Stop()
-        self.normal_losses: deque[float] = deque(maxlen=NORMAL_LOSSES)
+        self.normal_losses: deque[float] = deque(maxlen=NORMAL_LOSSES)  # their median is the normal level
         self.high_losses: list[float] = []  # the newest losses, while they are far above the normal level
         if target.resumed:
             self._restore(*target.resumed)
@@ -188,7 +188,7 @@ class Journal:
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise UserError(f"weights became infinite or NaN by step {step.number}; existing checkpoints are older: "
                             "continue with --resume and lower learning rates (--matrix_lr, --embedding_lr)")
-        resumable = not step.is_last or self.target.keep_optimizer
+        resumable = not step.is_last or self.target.keep_optimizer  # no run resumes from a finished stage
         content = checkpoint.snapshot(self.model, self.optimizer if resumable else None)
         state = {"stage": self.stage, "flags": self.target.flags, "steps": self.steps, "loader": step.state,
                  "tokens": self.tokens, "seconds": round(self.seconds, 2), "source": self.source,

@@ -84,14 +84,14 @@ def mean_kl(model: GPT, reference: GPT, answers: Sequence[Document], rows: int, 
     nats = count = 0.0
     for first in range(0, len(answers), rows):
         documents = answers[first:first + rows]
-        width = max(len(ids) for ids, _ in documents)
+        width = max(len(ids) for ids, _ in documents)  # shorter answers are padded to the longest
         padded_ids, padded_masks = ([[*values, *[0] * (width - len(values))] for values in column]
                                     for column in zip(*documents))
         ids = torch.tensor(padded_ids, device=device)  # (B, T+1)
         sampled = torch.tensor(padded_masks, device=device)[:, 1:].bool()  # (B, T): where the next token was sampled
         ours, theirs = (network.logits(network.hidden(ids[:, :-1])[sampled]).log_softmax(-1)  # (M, V)
                         for network in (model, reference))
-        nats += (ours.exp() * (ours - theirs)).sum().item()
+        nats += (ours.exp() * (ours - theirs)).sum().item()  # Σ p·(ln p − ln q)
         count += int(sampled.sum())
     nats, count = all_reduce_sum([nats, count], device)
     return nats / max(count, 1)

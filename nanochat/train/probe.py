@@ -115,7 +115,7 @@ def estimate_from_short_rows(model: GPT, sequence_len: int, usable: float) -> tu
     short = min(SHORT_ROW, sequence_len // 2)
     first, second = (bytes_of_pass(model, 1, length) for length in (short, 2 * short))
     per_row = (second - first) * sequence_len // short
-    one_row = first - (second - first) + per_row
+    one_row = first - (second - first) + per_row  # the part that does not grow with a row, and the row
     if one_row > usable:
         raise UserError(f"one row of {sequence_len:,} tokens needs about {one_row >> 20:,} MiB of memory, and this "
                         f"process may use {int(usable) >> 20:,} MiB: take a smaller model or shorter rows")
@@ -135,7 +135,7 @@ def tokens_per_second(loss_of: LossOf, optimizer: Optimizer, batch: Batch, step_
         loss_of(batch).backward()  # type: ignore[no-untyped-call]  # PyTorch does not annotate it
         synchronize(runtime.device)
         passed = time.perf_counter()
-        optimizer.step(Schedule(1), 0)
+        optimizer.step(Schedule(1), 0)  # at the full rate: the caller restores the weights
         synchronize(runtime.device)
         updated = time.perf_counter()
         if warmed_up is None:
@@ -146,7 +146,7 @@ def tokens_per_second(loss_of: LossOf, optimizer: Optimizer, batch: Batch, step_
         left = all_reduce_sum([seconds - (updated - warmed_up)], runtime.device)[0]  # all ranks stop at the same pass
     # The mean and not the median: other programs that slow the machine down sometimes will slow the training down too.
     pass_seconds, update_seconds = all_reduce_sum([fmean(passes), fmean(updates)], runtime.device)  # times the ranks
-    micro_batches = step_tokens / (batch.ids.numel() * runtime.world_size)
+    micro_batches = step_tokens / (batch.ids.numel() * runtime.world_size)  # per rank and step
     return step_tokens * runtime.world_size / (micro_batches * pass_seconds + update_seconds)
 
 

@@ -67,7 +67,7 @@ class Rollouts:
     row_len: int  # tokens of a row: prompt and answer
     pad_id: int  # fills rows up; never a target
     seed: int = 0  # step n samples with seed + n
-    step: int = 0  # optimizer steps already done
+    step: int = 0  # optimizer steps already done: decides the next questions
     stats: dict[str, float] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)  # this rank's answers of the newest step, for the log
     answers: list[Document] = field(default_factory=list)  # the same as ids of prompt and answer; mask 1 = sampled
@@ -100,7 +100,7 @@ class Rollouts:
     def _batches(self, better: np.ndarray) -> Iterator[Batch]:
         """First the answers whose advantage (`better`, (questions, K)) teaches; the rest of the step's micro-batches is
         padding without targets."""
-        shape = (self.micro_batches(better.shape[1]) * self.rows, self.row_len)
+        shape = (self.micro_batches(better.shape[1]) * self.rows, self.row_len)  # all rows of the step, T + 1
         ids, weights = np.full(shape, self.pad_id, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         is_target = np.zeros(shape, dtype=bool)
         rewards_differ = np.repeat(abs(better).max(axis=1) >= 1e-9, better.shape[1])  # within the answer's group

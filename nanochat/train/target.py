@@ -33,7 +33,7 @@ class Target:
     results: Path  # the folder for metrics.jsonl and run.json
     there_before: list[tuple[int, Path]]  # the checkpoints in `folder` at the time of `claim`
     resumed: Found | None = None
-    save_every: int = -1
+    save_every: int = -1  # these three as in flags.CHECKPOINTS
     keep: int = 1
     keep_optimizer: bool = False
 
