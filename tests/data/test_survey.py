@@ -90,7 +90,7 @@ def test_text_is_taken(tmp_path, name, content, characters):
     ("n.parquet", parquet(n=[1]), "columns n; expected a column `text`"),
     ("two.parquet", parquet(a=["x"], b=["y"]), "columns a, b"),
     ("package.json", b'{"name": "x"}', "fields name; expected a document"),
-    ("cut.json", b"[" + ROW, "no end"),
+    ("cut.json", b"[" + ROW, "not closed"),
     ("more.json", b"[" + ROW + b"] and so on", "text after its array"),
     ("bad.json", b"[" + ROW + b", {'text': 1}]", "element 2 that is not JSON"),
     ("deep.json", b"[" * 100_000, "not JSON"),
