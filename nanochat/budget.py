@@ -1,4 +1,4 @@
-"""What training costs and what it should bring: FLOPs → hours and dollars, bits per byte and CORE. No torch.
+"""The price of training and its expected result: FLOPs → hours and dollars, bits per byte and CORE. No torch.
 
 [Oct] is karpathy/nanochat as released in October 2025, [HEAD] the same in July 2026.
 """
@@ -12,11 +12,11 @@ from nanochat.system.files import UserError
 
 # What the published runs took on 8×H100, all stages together [Oct]: depth → (hours, dollars).
 PUBLISHED = {20: (3.85, 100), 26: (12.0, 300), 32: (41.6, 1000)}
-# MFU: the FLOPs of pretraining as a share of all that the GPUs could compute in those hours. The published runs reached
-# 0.36 (d20), 0.44 (d26) and 0.38 (d32); this is their mean, so an estimate includes all stages.
+# MFU: the FLOPs of pretraining as a share of the FLOPs that the GPUs could compute in the hours of all stages. The
+# published runs reached 0.36 (d20), 0.44 (d26) and 0.38 (d32); this is their mean.
 DEFAULT_MFU = 0.39
-# Validation bpb on FineWeb-Edu after so many FLOPs, well spent: [HEAD]'s log of January 2026, and the first run of its
-# leaderboard (d24). A line through the logarithms misses none of them by more than 0.006.
+# FLOPs → validation bpb on FineWeb-Edu, each from a model of suitable size: [HEAD]'s log of January 2026, and the first
+# run of its leaderboard (d24). A line through the logarithms is off by at most 0.006.
 PUBLISHED_BPB = {1e18: 0.8972, 2e18: 0.8616, 5e18: 0.8293, 1e19: 0.7999, 4.33e19: 0.7483}
 BPB_UNCERTAINTY = 0.01
 # CORE at about 4e19 FLOPs is .2219 with [Oct]'s recipe (d20) and .2585 with [HEAD]'s (d24). Nobody has measured where
@@ -27,7 +27,7 @@ CORE_UNCERTAINTY = (0.2585 - 0.2219) / 2 + 0.0165 / 2  # half of each range: of 
 
 @dataclass(frozen=True)
 class Machine:
-    """What trains: `count` devices with a peak of `peak_flops` each (dense bf16), of which a run reaches `mfu`."""
+    """A machine to train on: `count` devices with a peak of `peak_flops` (dense bf16), of which a run reaches `mfu`."""
 
     name: str
     count: int
@@ -69,7 +69,7 @@ def machine(spec: str, mfu: float = DEFAULT_MFU, dollars_per_gpu_hour: float = -
 
 
 def expectation(flops: float) -> str:
-    """What a run of so many FLOPs on FineWeb-Edu should reach, from the published runs of 1e18 to 4e19 FLOPs."""
+    """The expected result of a run of this many FLOPs on FineWeb-Edu, from published runs of 1e18 to 4e19 FLOPs."""
     if not min(PUBLISHED_BPB) / 2 < flops < max(PUBLISHED_BPB) * 10:
         return "expected: nothing published is near this size"
     line = linear_regression([math.log(x) for x in PUBLISHED_BPB], [math.log(bpb) for bpb in PUBLISHED_BPB.values()])

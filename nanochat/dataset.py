@@ -18,14 +18,14 @@ from nanochat.system import cli, files, log, paths
 from nanochat.system.files import UserError
 from tasks import mixture
 
-# What the chat page suggests to ask a model of the kindergarten; a test asks a finished model each of them.
+# Questions that the chat page suggests for a model of the kindergarten; a test asks a finished model all of them.
 SUGGESTIONS = ("Hello! Who are you?", "What is 123 * 456?", "Tell me a story about a fox.",
                "Write a Python function that doubles a number.")
 
 
 def describe(data_dir: Path) -> str:
-    """The content of a data folder in words: shards, documents, characters (estimated from the first documents), exams
-    and lessons. UserError when a shard is damaged, or training or validation text is missing."""
+    """Describes a data folder: shards, documents, characters (estimated from the first documents), exams and lessons.
+    UserError if a shard is damaged, or if training or validation text is missing."""
     lines = []
     for split, paths_ in (("train", shards.train_shards(data_dir)), ("validation", shards.validation_shards(data_dir))):
         documents = sum(shards.open_shard(path).metadata.num_rows for path in paths_)
@@ -44,13 +44,13 @@ def use_own(source: Path, target: Path, with_text: bool = True) -> None:
     """Imports a folder or a file of the user into the data folder `target`. If `source` is `target`, only checks it.
     Without `with_text` only conversations and exams are imported, beside the existing text."""
     source, target = source.expanduser().absolute(), target.absolute()
-    if source.resolve() == target.resolve():  # there is nothing to import, but the data can be checked
+    if source.resolve() == target.resolve():  # nothing to import: the data is checked only
         log.say(f"{source}\n{describe(source)}")
         return
-    if target.resolve() in source.resolve().parents:  # the import would remove what it reads
-        raise UserError(f"--data={source} lies in {target}, which the import writes; move it, or choose another folder "
+    if target.resolve() in source.resolve().parents:  # the import would remove the files that it reads
+        raise UserError(f"--data={source} is in {target}, which the import writes; move it, or choose another folder "
                         "with --out")
-    found = survey.survey(source, passed_over=(target.parent,), cache=target / "survey.json")
+    found = survey.survey(source, skipped_folders=(target.parent,), cache=target / "survey.json")
     log.say(f"{survey.shown(source)}\n{found.table()}")
     if not found.texts and not found.conversations:
         raise UserError(f"--data={survey.shown(source)} has nothing to learn from; expected text (.txt .md), rows "
@@ -87,13 +87,13 @@ def default_source() -> str:
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__, num_files=cli.flag(8, "training shards to fetch from the hub; -1 = all", at_least=-1, short="n"),
-        source=cli.flag("", "default: what suits this machine", choices=("", "kindergarten", "core", *hub.HUB)),
+        source=cli.flag("", "default: fineweb-edu or kindergarten", choices=("", "kindergarten", "core", *hub.HUB)),
         core=cli.flag("", "with --source=core: another copy of eval_bundle.zip (an address, a file, or the folder into "
-                          "which it was unpacked); default NANOCHAT_CORE, else the published one"),
+                          "which it was unpacked); default: NANOCHAT_CORE, otherwise the published bundle"),
         data=cli.flag("", "a folder or a file of your own to import (docs/data.md)"),
-        text=cli.flag(True, "with --data: import its text as well"),
-        seed=cli.flag(1, "of the kindergarten"),
-        scale=cli.flag(1.0, "the kindergarten's size; less for a trial", at_least=0.001, at_most=100),
+        text=cli.flag(True, "with --data: import the text too; otherwise conversations and exams only"),
+        seed=cli.flag(1, "random seed of the kindergarten"),
+        scale=cli.flag(1.0, "size of the kindergarten; below 1 for a trial", at_least=0.001, at_most=100),
         out=cli.flag("", "the run's folder; default: NANOCHAT_BASE_DIR or out/"))
     target = Path(args.out) / "data" if args.out else paths.data_dir()
     if args.data:

@@ -4,8 +4,10 @@
     make(4, PlanOptions(aspect_ratio=32, num_iterations=1000))
 
 scripts/base_train.py calls `make`; an explicit flag there beats the plan, and nanochat/plan.py prints it. The plan
-describes the plain architecture (untied embedding and head, no biases, 12·C² parameters a layer); what the features of
-a `GPTConfig` add is not counted. Sources like [Oct] are named in nanochat/plan.py.
+describes the plain architecture (untied embedding and head, no biases, 12·C² parameters a layer); the parameters that
+the features of a `GPTConfig` add are not counted.
+
+[Oct] is karpathy/nanochat as released in October 2025, [HEAD] the same in July 2026; nanochat/plan.py has all sources.
 """
 import math
 from dataclasses import dataclass, field, replace
@@ -16,37 +18,37 @@ from nanochat.system.numbers import ceil_div
 from nanochat.train.flags import EMBEDDING_LR, HEAD_LR, MUON_LR, WARMDOWN_FRACTION, WEIGHT_DECAY
 
 BATCH_TOKENS = 2**19  # [Oct]: half a million, as GPT-3's models of like size had (Brown et al. 2020, table 2.1)
-# Tokens that HEAD gives its d12, to which the law for batch sizes is anchored: 12 × (matrices + head).
+# The tokens on which [HEAD] trains its d12: 12 × (matrices + head). `batch_power_law` starts from this point.
 D12_TOKENS = 12 * (84_934_656 + 25_165_824)
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What can be chosen beside the depth. The last five say how long to train; −1 = not given."""
+    """The choices besides the depth. The last five say how long to train; −1 = not given."""
 
     vocab_size: int = 65_536
     aspect_ratio: int = 64  # width / depth; HEAD's log of 2026-01-17: at 1e18 FLOPs 64 beats 128
     head_dim: int = 128  # the same log: 128 beats 64
     sequence_len: int = 2048
-    total_batch_tokens: int = BATCH_TOKENS  # of one step; 0 = `batch_power_law`
+    total_batch_tokens: int = BATCH_TOKENS  # tokens of one step; 0 = `batch_power_law`
     num_iterations: int = -1
     target_flops: float = -1
     minutes: float = -1  # needs tokens_per_second
     tokens_per_second: float = -1
-    target_param_data_ratio: float = 20  # tokens per parameter, where nothing else is given (Hoffmann et al. 2022)
+    target_param_data_ratio: float = 20  # tokens per parameter, if nothing else is given (Hoffmann et al. 2022)
 
 
 DEFAULTS = PlanOptions()
 
 
 def _line(unit: str, formula: str, source: str) -> Any:
-    """A field of Plan with what `table` prints beside its value."""
+    """A field of Plan with the columns that `table` prints beside its value."""
     return field(metadata={"unit": unit, "formula": formula, "source": source})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one depth implies. Learning rates are those at the peak of the schedule."""
+    """Everything that one depth implies. Learning rates are those at the peak of the schedule."""
 
     n_layer: int = _line("layers", "L = depth", "the dial")
     n_embd: int = _line("channels", "C = depth × aspect ratio, rounded up to whole heads", "[Oct] 64 × depth")
@@ -104,7 +106,7 @@ def make(depth: int, options: PlanOptions = DEFAULTS) -> Plan:
 
 
 def _tokens(options: PlanOptions, num_params: int, flops_per_token: int) -> float:
-    """How many tokens the run may read."""
+    """The number of tokens that the run may read. UserError if several options say it."""
     given = [name for name in ("num_iterations", "target_flops", "minutes") if getattr(options, name) != -1]
     if len(given) > 1:
         raise UserError(f"--{' and --'.join(given)} each say how long to train; give one of them")
@@ -130,8 +132,8 @@ def batch_power_law(tokens: float) -> int:
 
 
 def windows(depth: int, sequence_len: int, short: int) -> list[int] | None:
-    """How many tokens in front of itself a token sees, for each layer: `short` of them in three of four layers, all in
-    every fourth and in the last (SSSL of [HEAD]). None where all layers see all.
+    """The attention window of each layer, in preceding tokens: `short` in three of four layers, the whole row in every
+    fourth layer and in the last (SSSL of [HEAD]). None if all layers see the whole row.
 
     >>> windows(6, 2048, 512), windows(6, 2048, 0)
     ([512, 512, 512, 2048, 512, 2048], None)
@@ -141,21 +143,21 @@ def windows(depth: int, sequence_len: int, short: int) -> list[int] | None:
     return [sequence_len if layer % 4 == 3 or layer == depth - 1 else short for layer in range(depth)]
 
 
-# The laptop's recipe: its numbers were found at ten minutes, with this model and these rows.
+# The laptop's recipe: its numbers were tuned at ten minutes, with this model and these rows.
 LAPTOP_MINUTES, LAPTOP_DEPTH = 10, 4
 LAPTOP = PlanOptions(vocab_size=2048, aspect_ratio=32, head_dim=64, sequence_len=256, total_batch_tokens=4096,
                      num_iterations=1)
 
 
 def grown(minutes: float, depth: int | None = None) -> tuple[int, int, float]:
-    """(depth, tokens in a row, work for a token over that of ten minutes' model) of the laptop's recipe for `minutes`.
+    """The laptop's recipe for `minutes`: (depth, tokens in a row, FLOPs for a token relative to the ten-minute model).
 
     >>> grown(10), [grown(minutes)[:2] for minutes in (5, 30, 60, 120)]
     ((4, 256, 1.0), [(4, 256), (5, 256), (5, 512), (6, 512)])
     """
     # Parameters and tokens both grow with the square root of the work (Hoffmann et al. 2022, §3), and parameters with
     # the cube of the depth, because the width grows as well: so the depth grows with the sixth root of the minutes.
-    # Rows are twice as long for four times the minutes. In less time nothing shrinks: what the lessons need stays.
+    # Rows are twice as long for four times the minutes. Below ten minutes nothing shrinks: the lessons need this model.
     times = max(1.0, minutes / LAPTOP_MINUTES)
     depth = depth or round(LAPTOP_DEPTH * times ** (1 / 6))
     rows = LAPTOP.sequence_len * 2 ** int(math.log(times, 4))

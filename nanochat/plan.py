@@ -22,7 +22,7 @@ from nanochat.system.files import UserError
 
 def deepest(limit: float, unit: str, on: Machine, options: PlanOptions = DEFAULTS) -> tuple[Plan, Plan]:
     """(the deepest plan that costs at most `limit` dollars or minutes, the next deeper plan). Only even depths: there
-    the default aspect ratio gives whole heads without rounding."""
+    the default aspect ratio gives whole heads without rounding. UserError if even d2 costs more."""
     plan, beyond = make(2, options), make(4, options)
     if (cost := on.cost(plan.flops, unit)) > limit:
         flag = "--budget" if unit == "dollars" else "--minutes"
@@ -76,17 +76,17 @@ def main(argv: list[str] | None = None) -> None:
         aspect_ratio=cli.flag(64, "width / depth", at_least=1), head_dim=cli.flag(128, "channels per head", at_least=2),
         max_seq_len=cli.flag(2048, "tokens per row", at_least=1),
         total_batch_size=cli.flag(BATCH_TOKENS, "tokens per step; 0 = the power law", at_least=0),
-        num_iterations=cli.flag(-1, "train for so many steps", at_least=1),
-        target_flops=cli.flag(-1.0, "train for so many FLOPs", at_least=1),
+        num_iterations=cli.flag(-1, "train for this many steps", at_least=1),
+        target_flops=cli.flag(-1.0, "train for this many FLOPs", at_least=1),
         target_param_data_ratio=cli.flag(20.0, "tokens per parameter", at_least=1e-6),
-        minutes=cli.flag(-1.0, "train for so long; without --depth: find the depth that takes it", at_least=1e-3),
+        minutes=cli.flag(-1.0, "train for this long; without --depth: find the deepest model for it", at_least=1e-3),
         tokens_per_second=cli.flag(-1.0, "measured speed, for --minutes; -1 = from --gpu and --mfu", at_least=1e-3),
-        budget=cli.flag(-1.0, "dollars: find the depth they pay for", at_least=1e-3),
-        gpu=cli.flag("8xH100", "what trains, for hours and dollars; here = this machine, measured for 20 seconds"),
-        mfu=cli.flag(budget.DEFAULT_MFU, "share of the peak, all stages in the hours", at_least=1e-6, at_most=1.0),
+        budget=cli.flag(-1.0, "dollars: find the deepest model that they pay for", at_least=1e-3),
+        gpu=cli.flag("8xH100", "the machine, for hours and dollars; here = this machine, measured for 20 seconds"),
+        mfu=cli.flag(budget.DEFAULT_MFU, "fraction of the peak FLOP/s, over all stages", at_least=1e-6, at_most=1.0),
         dollars_per_gpu_hour=cli.flag(-1.0, "price; -1 = $3 for an H100, unknown otherwise", at_least=0),
-        scale=cli.flag(False, "a table of depths and numbers of H100s instead, counted (nanochat/scale.py)"),
-        laptop=cli.flag(False, "with --minutes: the model of the laptop's recipe"))
+        scale=cli.flag(False, "print a table of depths and numbers of H100s, counted (nanochat/scale.py)"),
+        laptop=cli.flag(False, "with --minutes: print the model of the laptop's recipe"))
     if args.scale:
         counted = replace(DEFAULTS, num_iterations=1, vocab_size=args.vocab_size,
                           total_batch_tokens=args.total_batch_size or BATCH_TOKENS)
@@ -105,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
                           sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size,
                           target_param_data_ratio=args.target_param_data_ratio)
 
-    # ---- The machine. The speed of a model does not depend on how long it trains. d4 stands for an unknown depth.
+    # ---- The machine. Its speed is measured with one step, because it does not depend on how long a model trains. d4
+    # stands for an unknown depth.
     depth = args.depth if args.depth > 0 else 4 if finds_depth else 20
     one_step = make(depth, replace(options, num_iterations=1))
     if args.gpu == "here":
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         on = budget.machine(args.gpu, args.mfu, args.dollars_per_gpu_hour)
 
-    # ---- The plan: the deepest for this money or time, or that of the depth.
+    # ---- The plan: the deepest model for this money or time, or the plan of --depth.
     if finds_depth:
         limit, unit = (args.budget, "dollars") if args.budget > 0 else (args.minutes, "minutes")
         plan, beyond = deepest(limit, unit, on, options)

@@ -1,9 +1,9 @@
-"""What a training step of a plan needs on one GPU or many: memory and milliseconds, counted. No torch.
+"""Memory and milliseconds that a training step of a plan needs on one GPU or many, counted. No torch.
 
     python -m nanochat.plan --scale                            d20 to d40 on 1 to 64 GPUs
 
 A line of `milliseconds` is FLOPs or bytes divided by a speed. FLOPs and bytes are counted from the shapes, or in the
-graphs that torch.compile makes of the loss (tests/train/test_memory.py). The speeds are what others reached on H100s;
+graphs that torch.compile makes of the loss (tests/train/test_memory.py). The speeds were reached by others on H100s;
 **no GPU has run this project yet**, so milliseconds are estimates, good to about a tenth.
 """
 from collections.abc import Iterable
@@ -13,21 +13,21 @@ from nanochat.dial import Plan
 from nanochat.system.gpus import H100, Gpu
 from nanochat.system.numbers import ceil_div
 
-MAX_ROWS = 32  # of a micro-batch: 65,536 tokens fill a GPU
-FEWEST_ROWS = 8  # of a micro-batch that still fills it well
+MAX_ROWS = 32  # rows of a micro-batch: 65,536 tokens fill a GPU
+FEWEST_ROWS = 8  # rows of a micro-batch that still fill a GPU well
 # Bytes per token, layer and channel that the compiled forward pass keeps for the backward pass: counted 25 to 27.
 KEPT_BYTES = 28
 # Bytes per token and channel that the backward pass needs for intermediate results, besides two fp32 tables.
 FLEETING_BYTES = 48
-# Bytes per token, layer and channel that all that is not a product reads and writes (norms, RoPE, relu², residuals).
+# Bytes per token, layer and channel that all operations except matmuls read and write (norms, RoPE, relu², residuals).
 POINTWISE_BYTES = 200
 LOGIT_BYTES = 10  # per token and vocabulary entry: bf16 logits and their gradient, written once and read again
 LOOKUP_BYTES = 36  # per token, channel and table: look-ups, and adding up the tables' gradients in fp32
 GPUS_PER_MACHINE = 8
-HOST_MS = 6.0  # of a step: waiting for the loss, starting the next
+HOST_MS = 6.0  # per step: waiting for the loss, starting the next step
 ASSUMPTIONS = """
 Counted, not measured: FLOPs and bytes from the shapes over what others reached on an H100 (nanochat/system/gpus.py):
-products 640 TFLOP/s, attention 420, memory 3.0 TB/s, NVLink 420 GB/s, between machines 45 GB/s a GPU. Transfers are
+matmuls 640 TFLOP/s, attention 420, memory 3.0 TB/s, NVLink 420 GB/s, between machines 45 GB/s a GPU. Transfers are
 not hidden behind the backward pass, so above 8 GPUs larger steps (--total_batch_size) pay. Memory of 80 GB is taken as
 78."""
 
@@ -38,7 +38,7 @@ def num_tables(plan: Plan) -> int:
 
 
 def num_parameters(plan: Plan) -> int:
-    # With value embeddings, which the plan leaves out: 1,400 million for the d20.
+    # Including the value embeddings, which the plan leaves out: 1,400 million for the d20.
     return _matrices(plan) + num_tables(plan) * plan.vocab_size * plan.n_embd
 
 
@@ -51,15 +51,15 @@ def gradient_bytes(plan: Plan) -> int:
 
 
 def static_bytes(plan: Plan, ranks: int) -> int:
-    """What is there before and after a step: fp32 weights, moments and buffers."""
+    """Bytes that are in memory before and after a step: fp32 weights, moments and buffers."""
     weights, matrices = 4 * num_parameters(plan), 4 * _matrices(plan)
     moments = matrices + 2 * (weights - matrices)  # Muon has one for each weight, AdamW two
-    # On several ranks a buffer for this rank's part of all parameters, and one for all matrices (optim/sharding.py).
+    # On several ranks also a buffer for this rank's part of all parameters, and one for all matrices (sharding.py).
     return weights + moments // ranks + (matrices + weights // ranks if ranks > 1 else 0)
 
 
 def peak_bytes(plan: Plan, rows: int, ranks: int) -> int:
-    # At the beginning of the backward pass, or before the update.
+    # The peak is at the beginning of the backward pass (activations) or before the update (gradients).
     tokens = rows * plan.sequence_len
     kept = KEPT_BYTES * tokens * plan.n_layer * plan.n_embd
     fleeting = FLEETING_BYTES * tokens * plan.n_embd + 2 * 4 * plan.vocab_size * plan.n_embd
@@ -67,7 +67,7 @@ def peak_bytes(plan: Plan, rows: int, ranks: int) -> int:
 
 
 def rows_that_fit(plan: Plan, ranks: int, memory_bytes: float) -> int:
-    """Rows of a micro-batch: the largest power of two that fits and divides the step; 1 where none does."""
+    """Rows of a micro-batch: the largest power of two that fits and divides the step; 1 if none does."""
     rows = MAX_ROWS
     while rows > 1 and (peak_bytes(plan, rows, ranks) > memory_bytes
                         or plan.total_batch_tokens % (rows * ranks * plan.sequence_len)):
@@ -81,15 +81,15 @@ def batch_for(tokens: int, sequence_len: int, ranks: int) -> int:
     >>> [batch_for(2**19, 2048, ranks) for ranks in (8, 3, 7)]
     [524288, 540672, 573440]
     """
-    # The rates stay: they would change by the root of at most a tenth.
+    # The learning rates stay: a batch that differs by a tenth would change them by 5 % (its square root).
     unit = ranks * FEWEST_ROWS * sequence_len
     return max(1, round(tokens / unit)) * unit
 
 
 def milliseconds(plan: Plan, ranks: int, gpu: Gpu = H100) -> dict[str, float]:
-    """What a step takes, by cause."""
+    """The milliseconds of a step, by cause."""
     layers, width = plan.n_layer, plan.n_embd
-    tokens = plan.total_batch_tokens / ranks  # of this rank
+    tokens = plan.total_batch_tokens / ranks  # tokens of one rank
     parameter_bytes = 4 * num_parameters(plan)
     link = gpu.link if ranks <= GPUS_PER_MACHINE else gpu.network
     causal_flops = 6 * layers * width * plan.sequence_len * tokens  # half of PaLM's count

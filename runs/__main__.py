@@ -1,12 +1,12 @@
-"""`bash speedrun.sh`: picks the recipe that fits this machine and data, runs it, shows what came out, opens the chat.
+"""`bash speedrun.sh`: picks the recipe for this machine and data, runs it, shows the results, opens the chat.
 
     bash speedrun.sh                         no GPU: the laptop's recipe; GPUs: the $100 recipe, one rank for each
     bash speedrun.sh --data DIR              your own text and conversations (docs/data.md)
     bash speedrun.sh --text tinystories --minutes 60     the laptop's recipe on real English (TinyStories, from the hub)
     bash speedrun.sh --minutes 0.3 --no-serve --out /tmp/trial       every stage in a trial of a few minutes
 
-Stop it whenever you like (Ctrl-C, kill, power cut) and run the same command again: it goes on from the last checkpoint
-and repeats no finished stage.
+It may be stopped at any moment (Ctrl-C, kill, power cut): the same command then continues from the last checkpoint and
+repeats no finished stage.
 """
 import contextlib
 import importlib.util
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         speedrun.print_for(options, options.gpus or "8xH100")
         return
 
-    # ---- Which recipe. A GPU that PyTorch cannot use is an error: the laptop's recipe there would be costly.
+    # ---- Which recipe. A GPU that PyTorch cannot use is an error: the laptop's recipe would waste a rented machine.
     gpus, gpu = gpus_for_training(options.dry_run)
     found = read_survey(options) if options.data else None
     if found:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe.print_commands(stages, options.out)
         return
 
-    # ---- What will happen. Said at the start, not after the hours of the base model.
+    # ---- What will happen: messages at the start, not after the hours of the base model.
     from nanochat import closing, sandbox
     from nanochat.system.container import usable_cores
     where = f"{gpus} × {gpu.name}" if gpus else f"{usable_cores()} cores, no GPU"
@@ -82,8 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         speedrun.check_disk(options)
     factor = 1.0 if gpus else announce_time(stages, RunFolder(options.out), options)
 
-    # ---- The run, with a page that draws it, and the chat at its end. Every stage that finishes is kept, whatever
-    # happens later.
+    # ---- The run with its page /run, then the chat. Every finished stage is kept, whatever happens later.
     trains = options.fresh or not all(RunFolder(options.out).is_done(stage.name) for stage in stages)
     with closing.page_of_the_run(options.out) if options.serve and trains else contextlib.nullcontext():
         folder = recipe.run(name, stages, options, fingerprint=found.fingerprint if found else "", slowness=factor)
@@ -93,14 +92,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_survey(options: Namespace) -> "Survey":
-    """The content of the --data folder. UserError where nothing of it can be read."""
+    """The content of the --data folder. UserError if no file of it can be read."""
     try:
         from nanochat.data.survey import survey
     except ModuleNotFoundError as error:
         raise UserError(f"--data needs {error.name}, which is not installed yet; run: bash setup.sh") from None
-    # Only the folder of a run may keep notes of an earlier survey, so that unchanged files are not read again.
+    # Verdicts of an earlier survey spare reading unchanged files again. Only the folder of a run may hold them.
     notes = options.out / "data/survey.json" if (options.out / "run.json").exists() and not options.dry_run else None
-    found = survey(options.data, passed_over=(options.out,), cache=notes)
+    found = survey(options.data, skipped_folders=(options.out,), cache=notes)
     if not found.texts and not found.conversations:
         raise UserError(f"--data={options.data} holds no text and no conversations that can be read (docs/data.md)\n"
                         f"{found.table()}")
@@ -108,9 +107,9 @@ def read_survey(options: Namespace) -> "Survey":
 
 
 def gpus_for_training(dry_run: bool) -> tuple[int, Gpu]:
-    """The GPUs to train on, and what they are. UserError where the machine has GPUs that PyTorch cannot use.
+    """(the number of GPUs to train on, their kind). UserError if the machine has GPUs that PyTorch cannot use.
 
-    CUDA_VISIBLE_DEVICES= (empty) or NANOCHAT_ALLOW_CPU=1 says that the processor is meant.
+    CUDA_VISIBLE_DEVICES= (empty) or NANOCHAT_ALLOW_CPU=1 asks for training on the CPU.
     """
     listed = driver_gpus()
     meant_for_cpu = os.environ.get("CUDA_VISIBLE_DEVICES") == "" or os.environ.get("NANOCHAT_ALLOW_CPU") == "1"
@@ -130,7 +129,7 @@ def gpus_for_training(dry_run: bool) -> tuple[int, Gpu]:
 
 
 def driver_gpus() -> list[str]:
-    """The names of the GPUs that the NVIDIA driver lists; none where there is no driver, or it does not answer."""
+    """The names of the GPUs that the NVIDIA driver lists; [] if there is no driver, or it does not answer."""
     try:
         printed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8", errors="replace",
                                  timeout=30).stdout
@@ -140,10 +139,10 @@ def driver_gpus() -> list[str]:
 
 
 def announce_time(stages: list[Stage], folder: RunFolder, options: Namespace) -> float:
-    """Says how long the rest of the run will take here; returns this machine's time over that of docs/LOG.md's."""
+    """Prints how long the rest of the run will take; returns a step's time here relative to docs/LOG.md's machine."""
     if folder.path.exists() and not options.fresh:
         stages = [stage for stage in stages if not folder.is_done(stage.name)]
-    if len(stages) <= 1:  # nothing but the report
+    if len(stages) <= 1:  # only the report is left
         return 1.0
     from nanochat.machine_speed import slowness
     factor = slowness()

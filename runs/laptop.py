@@ -1,4 +1,4 @@
-"""The whole pipeline on two laptop cores in ten to fifteen minutes, on a small closed world made by code: the village.
+"""The whole pipeline on two laptop cores in ten to twenty minutes, on a small closed world made by code: the village.
 
     python -m runs.laptop [--help]
 

@@ -1,9 +1,9 @@
 """The same pipeline on your own text and conversations: python -m runs.realdata --data DIR [--depth 4 --minutes 10]
 
-DIR is a folder of notes, conversations and, if you like, exams; docs/data.md says which files are read. Without
-conversations the run ends with a base model that continues text; without text, the words of the conversations are the
-text. `--minutes` is the training time of all stages together. Ten minutes of two cores read a few million tokens:
-such a model repeats what it has read, and exams stay near chance. A GPU and `--minutes 600` change that.
+DIR is a folder of notes, conversations and, optionally, exams; docs/data.md says which files are read. Without
+conversations the run ends with a base model that continues text; without text, pretraining reads the text of the
+conversations. `--minutes` is the training time of all stages together. In ten minutes two cores read a few million
+tokens: such a model repeats its training text, and exams stay near chance. A GPU and `--minutes 600` change that.
 """
 from argparse import Namespace
 from typing import Any
@@ -17,8 +17,8 @@ from nanochat.system import cli
 from nanochat.system.files import UserError
 from tasks import mixture
 
-LITTLE_BYTES = 20e6  # less text than this is read several times over even by the smallest model
-LITTLE_MINUTES = 30  # and in less time the larger model sees too few tokens to use its width
+LITTLE_BYTES = 20e6  # with less text even the smallest model reads the text several times
+LITTLE_MINUTES = 30  # with less time the larger model reads too few tokens to profit from its size
 
 
 def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
@@ -30,53 +30,55 @@ def stages(options: Namespace, found: Survey, ranks: int = 1) -> list[Stage]:
     share = shares_of_time(bool(chats), practice)
     trial = recipe.is_trial(options)
 
-    # Little text or little time: the laptop's model, 128 wide. Else twice that width and four times its vocabulary.
+    # Little text or little time: the laptop's model, 128 wide. Otherwise twice the width and four times the vocabulary.
     little = sum(item.num_bytes for item in found.texts) < LITTLE_BYTES or options.minutes < LITTLE_MINUTES
-    # With document_mask a conversation does not see those in front of it in its row, as when it is used: with few of
-    # them the model would learn them as one text.
+    # document_mask: a token sees only its own conversation, as at inference. Without it, a model with few conversations
+    # learns neighbouring conversations as one text.
     shape = dict(aspect_ratio=32, head_dim=64, document_mask=True) if little else {}
-    # Rows of 512 tokens hold most conversations of a few turns. Little data is learnt in small steps: 1,024 tokens of
-    # twenty conversations are all of them, and four times as many steps fit into the same time.
+    # Rows of 512 tokens hold most conversations of a few turns. With little data small steps are better: 1,024 tokens
+    # already hold all of twenty conversations, and four times as many steps fit into the same time.
     batch = dict(device_batch_size=2, total_batch_size=1024 * ranks) if little else dict(
         device_batch_size=8, total_batch_size=4096 * ranks)
+    # A trial is too short to gain from compiling. None leaves a flag out, so that the script's default counts.
     shared = dict(seed=options.seed, compile=False if trial else None, save_every=50, resume=True)
     later = dict(source_tag=tag, **batch, **shared)
 
     def trained(stage: str, module: str, flags: dict[str, Any]) -> list[Stage]:
-        """A stage that trains for its share of the time, and what is measured after it."""
+        """A stage that trains for its share of the time, and the measurements after it."""
         minutes = round(options.minutes * share[stage], 3)
         return [Stage(stage, module, dict(minutes=minutes, **flags), seconds=60 * minutes + 3, ranks=ranks),
                 *measured(stage, options, found, ranks)]
 
-    # ---- Text and tokenizer. The folder is read once; OUT/data/imported.json lists what was taken and left out.
+    # ---- Text and tokenizer. The folder is read once; OUT/data/imported.json lists used and left out files.
     plan = [Stage("data", "nanochat.dataset", dict(data=options.data), seconds=3 if little else 10),
             Stage("tokenizer", "scripts.tok_train", dict(
                 vocab_size=2048 if little else 8192, digits=1, max_chars=50_000_000, resume=True),
                   seconds=3 if little else 20),
             Stage("tok_eval", "scripts.tok_eval")]
-    # ---- Base: continues text.
+    # ---- Base: learns to continue text.
     plan += trained("base", "scripts.base_train", dict(depth=depth, **shape, max_seq_len=512, **batch, **shared))
     # ---- Mid and SFT: your conversations, and the worked answers of the exams whose training questions are there.
-    # Mid has text as well, so that the model does not forget how to write: of much text a fiftieth, of little all.
+    # Mid has text too, so that the model does not forget how to write: 1/50 of a large text, all of a small text.
     if chats:
         if has_exams:
             plan.append(Stage("contamination", "scripts.contamination", seconds=30))
         lessons = ",".join([*chats, *(f"{name}*2" for name in worked_tasks(options))])
         plan += trained("mid", "scripts.mid_train", dict(mixture=f"{lessons},text*{1 if little else 0.02}", **later))
         plan += trained("sft", "scripts.chat_sft", dict(mixture=lessons, **later))
-    # ---- RL: word problems, where there are some to practise on.
+    # ---- RL: word problems, if the folder has training questions. Embedding and head have speedrun.py's low rates: at
+    # high rates noise moves every embedding, until answers no longer end (docs/LOG.md, "RL on word problems").
     if chats and practice:
         plan += [Stage("rl", "scripts.chat_rl", dict(
             task="gsm8k", source_tag=tag, num_iterations=recipe.steps(options, 10), examples_per_step=4, num_samples=4,
-            max_new_tokens=96, device_batch_size=8, **shared), seconds=60 * options.minutes * share["rl"], ranks=ranks),
-                 *measured("rl", options, found, ranks)]
-    # The page of one file is for models that one can send: a d8 is 250 MB of it.
+            max_new_tokens=96, device_batch_size=8, embedding_lr=0.2, head_lr=0.004, **shared),
+                       seconds=60 * options.minutes * share["rl"], ranks=ranks), *measured("rl", options, found, ranks)]
+    # The chat page is one file to send to others: a d8 makes 250 MB, and deeper models would be too large.
     last = "" if not chats or depth > 8 else "rl" if practice else "sft"
     return [*plan, *recipe.last_stages(last, tag, options.out)]
 
 
 def measured(stage: str, options: Namespace, found: Survey, ranks: int) -> list[Stage]:
-    """What is measured after a stage. A letter costs a single forward pass, so there are more of those questions."""
+    """The measurements after a stage. More multiple-choice questions, which need a single forward pass each."""
     tag, trial = f"d{options.depth or 4}", recipe.is_trial(options)
     items, letters, rows = (8, 8, 8) if trial else (100, 2000, 200)
     plan = []
@@ -102,7 +104,7 @@ def exam_names(options: Namespace) -> list[str]:
 def conversation_names(found: Survey) -> list[str]:
     """The names of the folder's conversations, as --mixture calls them.
 
-    Dolly's instructions stand alone where they are there: the task dialogues beside them would outnumber them.
+    If Dolly's instructions are there, they are the only conversations: the task dialogues would outnumber them.
     """
     if any(item.name.startswith("chat/dolly_15k") for item in found.exams):
         return ["dolly"]
@@ -115,7 +117,7 @@ def worked_tasks(options: Namespace) -> list[str]:
 
 
 def shares_of_time(has_chats: bool, has_practice: bool) -> dict[str, float]:
-    """The part of --minutes that each stage gets: half for reading, the rest for talking."""
+    """The share of --minutes of each stage: about half for pretraining, the rest for mid, SFT and RL."""
     if not has_chats:
         return {"base": 1.0}
     return dict(base=.45, mid=.25, sft=.15, rl=.15) if has_practice else dict(base=.5, mid=.25, sft=.25)
@@ -125,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     options = recipe.parse(argv, __doc__)
     if not options.data:
         raise UserError("name the folder with your text and conversations: --data DIR")
-    found = survey(options.data, passed_over=(options.out,))
+    found = survey(options.data, skipped_folders=(options.out,))
     recipe.run("realdata", stages(options, found), options, fingerprint=found.fingerprint)
 
 

@@ -1,8 +1,8 @@
-"""The $100 tier: d20 on 8×H100 in about four hours, by counted figures (docs/gpu.md; not run by us yet).
+"""The $100 tier: d20 on 8×H100 in about four hours, by counted figures (docs/gpu.md; we have not run it yet).
 
     python -m runs.speedrun [--depth 20 --data DIR --help]
     bash speedrun.sh --dry-run --gpus 8xH100                   every command with its minutes and dollars, and the sum
-    bash speedrun.sh --recipe best                             the same money, by the findings of 2026: d24
+    bash speedrun.sh --recipe best                             the same price with the findings of 2026: d24
 
 One rank per GPU, however many there are. `--depth 26` is the $300 tier, `--depth 32` the $1000 tier
 (python -m nanochat.plan --budget=300). The text is FineWeb-Edu, or ClimbMix (`--text climbmix`, with its licence).
@@ -24,25 +24,26 @@ from nanochat.system.files import UserError
 from nanochat.system.gpus import H100, Gpu
 from nanochat.system.log import say
 
-CHARACTERS_PER_TOKEN = 4.8  # of FineWeb-Edu with our tokenizer of 65,536
-CHARACTERS_PER_SHARD = 250e6
+CHARACTERS_PER_TOKEN = 4.8  # FineWeb-Edu with our tokenizer of 65,536 tokens
+CHARACTERS_PER_SHARD = 250e6  # karpathy/nanochat's shards of FineWeb-Edu
 SHARD_GB = 0.1
-# Those of ChatCORE, and two that the kindergarten's lessons teach. Its other exams are about a world that a model of
-# real text has not read of.
+# The exams of ChatCORE, and two that the kindergarten's lessons teach. The kindergarten's other exams are about its own
+# world, of which a model of real text has not read.
 EXAMS = "arc_easy|arc_challenge|mmlu|gsm8k|humaneval|spelling|letters"
-# --recipe best: what the money of d20 buys by karpathy/nanochat's findings of 2026. The d20 reads 23 tokens for each
-# parameter that is multiplied; 8 to 12 are best. Its d24 reached CORE .2585 for this price, its d20 .2219.
+# --recipe best: a better model for the price of the d20, by karpathy/nanochat's findings of 2026. The d20 reads 23
+# tokens for each parameter that is multiplied; 8 to 12 are best. For this price its d24 reached CORE .2585, its d20
+# .2219.
 BEST_DEPTH, BEST_VOCABULARY, BEST_RATIO = 24, 32_768, 9.5  # tokens per parameter, embedding included
 SETUP_SECONDS = 240  # bash setup.sh: 3 GB of packages
-LAUNCH_SECONDS = 6e-6  # a GPU starts one operation
-DECODE_OPERATIONS = 30  # per layer and token: counted in tests/model/test_gpt.py
+LAUNCH_SECONDS = 6e-6  # time that a GPU needs to start one operation
+DECODE_OPERATIONS = 30  # operations per layer and token, counted in tests/model/test_gpt.py
 
 
 def planned(options: Namespace, ranks: int = 8) -> Plan:
     """The depth's plan: its shape and how long base trains."""
     best = options.recipe == "best"
     chosen: dict[str, Any] = dict(vocab_size=BEST_VOCABULARY, target_param_data_ratio=BEST_RATIO) if best else {}
-    # 2^19 tokens a step, unless they do not divide among so many GPUs.
+    # 2^19 tokens a step, or about as many if they do not divide among this number of GPUs.
     batch = scale.batch_for(dial.BATCH_TOKENS, dial.DEFAULTS.sequence_len, ranks)
     return dial.make(options.depth or (BEST_DEPTH if best else 20), PlanOptions(total_batch_tokens=batch, **chosen))
 
@@ -51,14 +52,14 @@ def data_stages(options: Namespace, made: Plan) -> list[Stage]:
     text, lessons = options.text or "fineweb-edu", options.out / "lessons"
     vocab_size = made.vocab_size if options.recipe == "best" else None
     # ---- Text. The tokenizer learns from two billion characters, which are in the first eight shards; the other shards
-    # are needed only from base on.
+    # are not needed before base.
     plan_ = [Stage("data", "nanochat.dataset", dict(source=text, num_files=8), 60),
              Stage("tokenizer", "scripts.tok_train", dict(
                  max_chars=2_000_000_000, vocab_size=vocab_size, resume=True), 40),
              Stage("tok_eval", "scripts.tok_eval", {}, 20),
              Stage("more_data", "nanochat.dataset", dict(source=text, num_files=shards(made)),
-                   shards(made) * SHARD_GB * 10)]  # 100 MB a second by four connections
-    # ---- Conversations and exams, in a folder of their own, then beside the text; and CORE, the exam of base models.
+                   shards(made) * SHARD_GB * 10)]  # 100 MB a second with four connections
+    # ---- Conversations and exams, first in a folder of their own, then imported; and CORE, the exam of base models.
     if not options.data:
         plan_.append(Stage("lessons", "nanochat.dataset", dict(
             source="kindergarten", seed=options.seed, out=lessons), 20))
@@ -70,7 +71,7 @@ def data_stages(options: Namespace, made: Plan) -> list[Stage]:
 
 
 def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
-    """The commands for `ranks` GPUs, and the seconds of each, counted. UserError for a model that cannot fit."""
+    """The commands for `ranks` GPUs with their counted seconds. UserError for a model that does not fit."""
     made = planned(options, ranks)
     tag = f"d{made.n_layer}"
     rows = scale.rows_that_fit(made, ranks, gpu.memory_bytes)
@@ -78,11 +79,11 @@ def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
         raise UserError(f"{tag} needs about {needed / 1e9:.0f} GB on each of {ranks} GPUs, and a {gpu.name} has "
                         f"{gpu.memory_bytes / 1e9:.0f} to use: a smaller --depth, or more GPUs")
     step, slower = scale.step_seconds(made, ranks, gpu), H100.peak_flops / gpu.peak_flops
-    # Given only where it is not the default of the scripts, so that the usual commands stay short.
+    # Given only if it is not the scripts' default, so that the usual commands stay short.
     batch = dict(total_batch_size=made.total_batch_tokens if made.total_batch_tokens != dial.BATCH_TOKENS else None)
     shared = dict(seed=options.seed, resume=True)
     later = dict(source_tag=tag, **shared)
-    # Your own folder: everything in it, and RL on its word problems where it has some.
+    # With --data: everything in the folder, and RL on its word problems if it has some.
     middle = fine = ""
     practice = "gsm8k" if not options.data or (options.data / "gsm8k").is_dir() else "problems"
     exam_names = None
@@ -90,11 +91,11 @@ def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
         # MMLU and GSM8K several times, as karpathy/nanochat's sweeps of 2026 found best: they are small beside SmolTalk
         # and carry the letters and the tool. Small talk twice: it carries the name.
         middle = "smoltalk,mmlu*3,gsm8k*4,spelling,letters,talk*2"
-        # SFT is short: a thirtieth of SmolTalk is as long as all the rest together.
+        # SFT is short: a thirtieth of SmolTalk is as long as all the other sources together.
         fine = "smoltalk*0.03,arc_easy,arc_challenge,gsm8k,spelling*0.1,letters*0.1,talk"
         exam_names = EXAMS
         if not options.dry_run and not options.unsafe_execution and not sandbox.can_isolate():
-            exam_names = EXAMS.replace("|humaneval", "")  # whose answers are programs
+            exam_names = EXAMS.replace("|humaneval", "")  # its answers are programs
 
     def exams(stage: str) -> Stage:
         return Stage(f"chat_eval_{stage}", "scripts.chat_eval", dict(
@@ -104,7 +105,7 @@ def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
     plan_ = data_stages(options, made)
     # ---- Base: nearly all of the time and money. As many rows at a time as fit. A checkpoint every 1,000 steps is one
     # every nine minutes. Validation on 10 million tokens: with 262,144 its noise hides what a change brings.
-    validation = 9 + 20 * step / 3  # 20 steps' tokens forward, and reading them
+    validation = 9 + 20 * step / 3  # a forward pass over 20 steps' tokens, and reading them
     base = dict(depth=made.n_layer, windows=options.windows or None, device_batch_size=rows, **batch, eval_every=1000,
                 eval_tokens=10_485_760, save_every=1000)
     ratio = dict(target_param_data_ratio=BEST_RATIO) if options.recipe == "best" else {}
@@ -113,7 +114,7 @@ def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
               Stage("base_loss", "scripts.base_loss", dict(model_tag=tag), 40, ranks),
               Stage("base_eval", "scripts.base_eval", dict(model_tag=tag, core=not options.data or None),
                     80 + 37 * step, ranks)]
-    # ---- Mid in base's shape, so that compiled code is found again. SFT and RL are over before compiling would pay.
+    # ---- Mid has base's shapes, so that it reuses compiled code. SFT and RL are too short to gain from compiling.
     plan_ += [Stage("mid", "scripts.mid_train", dict(
                   mixture=middle or None, device_batch_size=rows, **batch, save_every=200, **later),
                   180 + 910 * step, ranks),
@@ -132,7 +133,7 @@ def stages(options: Namespace, ranks: int, gpu: Gpu = H100) -> list[Stage]:
 
 
 def shards(made: Plan) -> int:
-    """How many shards of text a plan reads: a tenth to spare and four for validation.
+    """The number of text shards that a plan reads, with a tenth to spare and four for validation.
 
     >>> shards(dial.make(20))
     240
@@ -141,8 +142,8 @@ def shards(made: Plan) -> int:
 
 
 def disk_gigabytes(made: Plan) -> float:
-    """What the run leaves on disk at its fullest: the shards, four finished models of fp32 weights, and three times
-    the weights with their moments while a stage writes a checkpoint beside the one before.
+    """The most disk space that the run needs: the shards, four finished models of fp32 weights, and two checkpoints
+    with weights and two moments, while a stage writes a checkpoint beside the previous one.
 
     >>> round(disk_gigabytes(dial.make(20)))
     80
@@ -151,7 +152,7 @@ def disk_gigabytes(made: Plan) -> float:
 
 
 def check_disk(options: Namespace) -> None:
-    """Says how much of the disk the run needs. UserError where less is free, before anything is paid for."""
+    """Prints how much disk space the run needs. UserError if less is free, before anything is paid for."""
     needed = disk_gigabytes(planned(options))
     existing = next(folder for folder in (options.out, *options.out.parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 1e9
@@ -169,11 +170,11 @@ def name_of(options: Namespace) -> str:
 
 
 def visible_gpus() -> tuple[int, Gpu]:
-    """The GPUs that PyTorch sees, and what is known of the first; CUDA_VISIBLE_DEVICES counts. 0 where there is none.
+    """(the number of GPUs that PyTorch sees, the table's figures for the first); CUDA_VISIBLE_DEVICES counts.
 
-    A GPU that the table does not know is taken for an H100, but without a price.
+    A GPU that is not in the table of system/gpus.py is counted like an H100, but without a price.
     """
-    # A driver that is too old still counts its GPUs, but cannot compute on them: `is_available` is asked first.
+    # With a driver that is too old PyTorch counts the GPUs but cannot use them, so `is_available` is asked first.
     code = ("from torch import cuda\nif cuda.is_available():\n    first = cuda.get_device_properties(0)\n"
             "    print(cuda.device_count(), first.total_memory, first.name)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")

@@ -23,10 +23,10 @@ Result = dict[str, Any]  # the content of base_eval.json
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__, **checkpoint.flags("base"),
-        max_per_task=flag(-1, "items of each task; −1 = all, and only then it is CORE", at_least=1),
-        core=flag(False, "CORE or nothing: an error where its files are missing"),
+        max_per_task=flag(-1, "items of each task; −1 = all, as the published CORE scores", at_least=1),
+        core=flag(False, "an error if CORE's files are missing, in place of the kindergarten's facts"),
         resume=flag(False, "keep the tasks that an interrupted run has finished"),
-        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations"))
+        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "dtype of activations"))
     started = time.monotonic()
     runtime = start_runtime(args.device_type, args.dtype)
     model, tokenizer, state = checkpoint.load_model(
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         results.keep_earlier(target)
         before = {}
 
-    # ---- The questions. Without any files there is nothing to ask, and the command that makes some is named.
+    # ---- The questions. If there are no files, the error names the command that makes some.
     if (paths.data_dir() / "core_tasks.yaml").exists():
         result = run_core(model, tokenizer, args.max_per_task, before | about, target, args.resume)
         if result["missing"] and args.core:
@@ -67,7 +67,7 @@ def run_core(model: GPT, tokenizer: Tokenizer, max_per_task: int, before: Result
              resume: bool) -> Result:
     """CORE task by task. A finished task is shown and saved into `before`, so an interruption costs one task at most.
     """
-    # Tasks that were finished under other settings are not in `before`, so they are asked again.
+    # `before` has no tasks that were finished under other settings, so these are computed again.
     finished: Result = dict(before.get("tasks", {})) if resume else {}
 
     def on_task(label: str, result: Result) -> None:

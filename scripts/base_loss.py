@@ -23,7 +23,7 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.train import checkpoint
 
 NUM_SAMPLES = 6
-PROMPT_CHARS = 40  # of a validation document, for the model to continue
+PROMPT_CHARS = 40  # the beginning of a validation document, for the model to continue
 SAMPLE_TOKENS = 64
 WORD_DOCUMENTS = 2000  # validation documents whose words are counted
 
@@ -31,15 +31,15 @@ WORD_DOCUMENTS = 2000  # validation documents whose words are counted
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__, **checkpoint.flags("base"),
-        split_tokens=flag(1_048_576, "of each split, over all ranks", at_least=1),
-        device_batch_size=flag(32, "rows at a time and rank", at_least=1), seed=flag(0, "of the samples", at_least=0),
-        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations"))
+        split_tokens=flag(1_048_576, "tokens of each split, over all ranks", at_least=1),
+        device_batch_size=flag(32, "rows at a time and rank", at_least=1), seed=flag(0, "random seed", at_least=0),
+        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "dtype of activations"))
     started = time.monotonic()
     runtime = start_runtime(args.device_type, args.dtype)
     model, tokenizer, state = checkpoint.load_model(
         args.source, args.model_tag, args.step, runtime.device, runtime.dtype)
 
-    # ---- Bits per byte. The last training shards come first, because a short run has not read them.
+    # ---- Bits per byte. The last training shards come first, because a short run has not trained on them.
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(runtime.device)
     splits = {"train": shards.train_shards()[::-1], "validation": shards.validation_shards()}
     bpb = {}
@@ -49,11 +49,11 @@ def main(argv: list[str] | None = None) -> None:
         loss = text_loss(model, batches, token_bytes)
         bpb[split] = loss.bits_per_byte
         log.say(f"{split}: {bpb[split]:.4f} bits per byte")
-    perplexity = perplexities(loss, splits["validation"], tokenizer.vocab_size)  # of validation, the last split
+    perplexity = perplexities(loss, splits["validation"], tokenizer.vocab_size)  # `loss` is of the last split
     log.say(f"validation: perplexity {perplexity['per_word']:.2f} per word, {perplexity['per_token']:.2f} per token "
             f"({perplexity['tokenizer']})")
 
-    # ---- Samples and results. The other ranks have nothing left to do.
+    # ---- Samples and results, by the main rank alone.
     if runtime.is_main:
         samples = continuations(model, tokenizer, splits["validation"], args.seed)
         for sample in samples:
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def perplexities(loss: TextLoss, validation: Sequence[Path], vocab_size: int) -> dict[str, float | str]:
-    """The loss on validation text as others publish it. A word is the text between two blanks."""
+    """The loss on validation text in the units that others publish. A word is the text between two spaces."""
     texts = list(islice(shards.iter_texts(validation), WORD_DOCUMENTS))
     bytes_per_word = sum(len(text.encode()) for text in texts) / sum(len(text.split()) for text in texts)
     return {"per_word": loss.perplexity(bytes_per_word), "per_token": loss.perplexity(),

@@ -3,7 +3,8 @@
     python -m scripts.base_train --depth=4 --aspect_ratio=32 --head_dim=64 --max_seq_len=256
     torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=20
 
-The dial is --depth. nanochat/dial.py computes everything else from it; an explicit flag beats the plan.
+The dial is --depth. nanochat/dial.py computes everything else from it; an explicit flag beats the plan. The text is in
+out/data (nanochat.dataset), the tokenizer in out/tokenizer (scripts.tok_train).
 """
 import time
 from collections.abc import Callable
@@ -41,63 +42,63 @@ def flags(argv: list[str] | None) -> cli.Args:
         head_dim=flag(128, "width of one head", at_least=2),
         max_seq_len=flag(2048, "tokens in a row", at_least=8),
         document_mask=flag(False, "attention stays within a document (for short rows)"),
-        windows=flag(0, "three of four layers see so many tokens in front of a token; 0 = all (not tried on a GPU)",
+        windows=flag(0, "attention window of three in four layers, in preceding tokens; 0 = none (not tried on a GPU)",
                      at_least=0),
-        portable=flag(False, "exactly the October architecture, which transformers knows"),
+        portable=flag(False, "the plain architecture of October 2025, which transformers, gguf and qwen3 need"),
         # How long to train: at most one of the first three; without them the ratio decides
         num_iterations=flag(-1, "steps; −1 = from the flags below", at_least=1),
         target_flops=flag(-1.0, "train for this many FLOPs", at_least=1),
         minutes=flag(-1.0, "train for about this many minutes, compiling and validating included; the number of steps "
                            "is measured first, for 20 seconds or a tenth of the time", at_least=0.01),
-        target_param_data_ratio=flag(20.0, "tokens per parameter", at_least=1e-6),
+        target_param_data_ratio=flag(20.0, "training tokens per parameter, without the flags above", at_least=1e-6),
         # A step
         device_batch_size=flag(32, "rows per micro-batch and rank; auto = what fits", at_least=1, words={"auto": -1}),
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1), **RATES,
-        weight_decay=flag(WEIGHT_DECAY, "Muon, cautious, falls to 0", at_least=0),
+        weight_decay=flag(WEIGHT_DECAY, "weight decay of Muon's matrices; it falls to 0", at_least=0),
         warmup_steps=flag(0, "steps in which the rates rise from 0", at_least=0),
-        warmdown_fraction=flag(WARMDOWN_FRACTION, "of all steps", at_least=0, at_most=1),
-        recompute=flag(False, "keep one activation per layer: far less memory, a third more time"),
-        fp8=flag(False, "the blocks multiply in 8 bits, on GPUs that can; off elsewhere"),
-        workers=flag(-1, "processes that make batches ahead; −1 = 2 beside a GPU, 0 = a thread", at_least=0),
+        warmdown_fraction=flag(WARMDOWN_FRACTION, "fraction of steps in which the rates fall", at_least=0, at_most=1),
+        recompute=flag(False, "activation checkpointing: far less memory, a third more time"),
+        fp8=flag(False, "matrix products of the blocks in 8 bits, on GPUs that support it; off elsewhere"),
+        workers=flag(-1, "data-loader processes; −1 = 2 for a GPU, else 0; 0 = a thread", at_least=0),
         # What is measured and saved
         eval_every=flag(250, "steps between validations; −1 = only at the end"),
-        eval_tokens=flag(262_144, "validation tokens; by default fewer where they would take more than a twentieth "
+        eval_tokens=flag(262_144, "validation tokens; by default fewer if they would take more than a twentieth "
                                   "of --minutes", at_least=1),
         model_tag=flag("", "name of the checkpoint folder; default d<depth>"), **CHECKPOINTS,
-        seed=flag(0, "of weights and data order", at_least=0), **MACHINE)
+        seed=flag(0, "random seed of weights and data order", at_least=0), **MACHINE)
 
 
 def main(argv: list[str] | None = None) -> None:
-    # About when the process began: until now it has done nothing but imports, which cost this much CPU time.
+    # Estimates when the process began: its CPU time so far is the time of the imports.
     started = time.monotonic() - time.process_time()
     args = flags(argv)
 
-    # ---- Plan. A finished model of this name is refused here, before any work.
-    place = target.claim("base", args.model_tag or f"d{args.depth}", args)
-    if place.finished:
+    # ---- Plan. If a finished model of this name exists, the command stops here, before any work.
+    run = target.claim("base", args.model_tag or f"d{args.depth}", args)
+    if run.finished:
         return
     runtime = start_runtime(args.device_type, args.dtype)
     tokenizer = Tokenizer.load(paths.tokenizer_dir())
     config, planned_steps = planned(args, tokenizer)
 
-    # ---- Model. A kernel or a number format that this machine lacks is left out, and a line says so.
+    # ---- Model. If this machine lacks a kernel or a number format, the run does without it and says so in a line.
     model = new_model(args, config, runtime)
 
     # ---- A step. If memory still runs out, the loop continues with half as many rows at a time.
     rows, accumulate = step_shape(args, model, runtime)
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
-    # ---- How long. A resumed run keeps its steps: another measurement would give another schedule.
+    # ---- How long. A resumed run keeps its number of steps: a new measurement would give another schedule.
     def new_optimizer() -> Optimizer:
         return Optimizer(groups_of(model, **rates(args), weight_decay=args.weight_decay), runtime.dtype)
 
-    steps = place.steps or planned_steps
-    if args.minutes > 0 and not place.steps:
-        steps, place.flags["eval_tokens"] = steps_in_time(args, model, loss_of, new_optimizer, rows, runtime, started)
+    steps = run.steps or planned_steps
+    if args.minutes > 0 and not run.steps:
+        steps, run.flags["eval_tokens"] = steps_in_time(args, model, loss_of, new_optimizer, rows, runtime, started)
 
-    # ---- Optimizer and data. The journal puts weights, moments and the place in the data back to where a run stopped.
+    # ---- Optimizer and data. For a resumed run the journal restores weights, moments and the position in the data.
     optimizer = new_optimizer()
-    journal = Journal(place, model, optimizer, steps=steps, words=Words(model, tokenizer, "base"))
+    journal = Journal(run, model, optimizer, steps=steps, words=Words(model, tokenizer, "base"))
     log.say(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {steps:,} steps of "
             f"{args.total_batch_size:,} tokens on {runtime.world_size} × {runtime.device} in {runtime.dtype}, "
             f"{rows} rows at a time")
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         loader.TextCorpus(shards.train_shards(), tokenizer), rows, args.max_seq_len, tokenizer.bos_id, seed=args.seed,
         rank=runtime.rank, world_size=runtime.world_size, state=journal.state, workers=workers))
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(runtime.device)
-    peak_flops = (hardware.detect().peak_flops or 0) * runtime.world_size
+    peak_flops = (hardware.detect().peak_flops or 0) * runtime.world_size  # 0 = unknown: no MFU is recorded
 
     # ---- Train. A loss that diverges, a full disk and a signal end the run with the last checkpoint intact.
     schedule = Schedule(steps, args.warmup_steps, args.warmdown_fraction)
@@ -118,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
                 numbers["speed/mfu"] = flops_per_token(config) * step.tokens / step.seconds / peak_flops
             if due(step, args.eval_every):
                 held_out = text_batches(shards.validation_shards(), tokenizer, rows, args.max_seq_len,
-                                        place.flags["eval_tokens"], runtime)
+                                        run.flags["eval_tokens"], runtime)
                 numbers["val/bpb"] = bits_per_byte(model, held_out, token_bytes)
             journal.record(step, **numbers)
             if due(step, args.save_every):
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def planned(args: cli.Args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
-    """The model's configuration and the number of steps; 1 with --minutes, where `steps_in_time` finds the number."""
+    """(the model's configuration, the number of steps); 1 step with --minutes, for which `steps_in_time` measures."""
     if args.minutes > 0 and (args.num_iterations > 0 or args.target_flops > 0):
         other = "num_iterations" if args.num_iterations > 0 else "target_flops"
         raise UserError(f"--{other} and --minutes each say how long to train; give one of them")
@@ -139,7 +140,8 @@ def planned(args: cli.Args, tokenizer: Tokenizer) -> tuple[GPTConfig, int]:
         sequence_len=args.max_seq_len, total_batch_tokens=args.total_batch_size, target_flops=args.target_flops,
         num_iterations=1 if args.minutes > 0 else args.num_iterations,
         target_param_data_ratio=args.target_param_data_ratio))
-    # Neither may be ignored: the one decides which programs can load the model, the other how fast it trains.
+    # An error, because neither flag may be ignored: --portable decides which programs can load the model, --windows how
+    # fast it trains.
     if args.portable and args.windows:
         raise UserError("--portable is the October architecture, which has no windows; leave out one of them")
     document_bos = tokenizer.bos_id if args.document_mask else None
@@ -160,8 +162,8 @@ def new_model(args: cli.Args, config: GPTConfig, runtime: Runtime) -> GPT:
 
 
 def step_shape(args: cli.Args, model: GPT, runtime: Runtime) -> tuple[int, int]:
-    """(rows per micro-batch, micro-batches per step and rank). UserError when these do not make up a step exactly."""
-    row_tokens = args.max_seq_len * runtime.world_size  # of one row on every rank
+    """(rows per micro-batch, micro-batches per step and rank). UserError if they do not make up a step exactly."""
+    row_tokens = args.max_seq_len * runtime.world_size  # tokens of one row on every rank
     rows = args.device_batch_size
     if rows < 0:
         rows = probe.rows_that_fit(model, args.max_seq_len, max(1, args.total_batch_size // row_tokens), runtime)
@@ -175,7 +177,7 @@ def step_shape(args: cli.Args, model: GPT, runtime: Runtime) -> tuple[int, int]:
 
 def steps_in_time(args: cli.Args, model: GPT, loss_of: LossOf, new_optimizer: Callable[[], Optimizer], rows: int,
                   runtime: Runtime, started: float) -> tuple[int, int]:
-    """(steps, validation tokens) for --minutes. Without --eval_tokens a validation takes at most a twentieth of it."""
+    """(steps, validation tokens) for --minutes; without --eval_tokens a validation takes at most 1/20 of --minutes."""
     batch = probe.random_batch(rows, args.max_seq_len, model.config.vocab_size, runtime.device)
     batch_seconds = probe.evaluation_seconds(model, batch, runtime)
     batch_tokens = batch.ids.numel() * runtime.world_size

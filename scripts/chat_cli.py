@@ -5,9 +5,9 @@
     python -m scripts.chat_cli -i base -p "Once upon a time" # a base model continues the text
     python -m scripts.chat_cli --stages "Who are you?"       # base, mid, sft and rl answer, one below the other
     echo "Who are you?" | python -m scripts.chat_cli         # the question on stdin
-    python -m scripts.chat_cli -p "Sum this up:" < letter.txt   # a question about what stands on stdin
+    python -m scripts.chat_cli -p "Sum this up:" < letter.txt   # a question about the text on stdin
 
-Ctrl-C stops an answer; /help lists the commands. Past the context the oldest exchanges are forgotten.
+Ctrl-C stops an answer; /help lists the commands. If the context is full, the oldest messages are dropped.
 """
 import contextlib
 import difflib
@@ -38,7 +38,7 @@ from nanochat.system.runtime import Runtime
 from nanochat.system.runtime import start as start_runtime
 from nanochat.train import checkpoint
 
-Message = dict[str, Any]  # of the tokenizer's chat format
+Message = dict[str, Any]  # a message of the tokenizer's chat format
 HELP = '''/new             a new conversation; the system prompt stays
 /again           another answer to the last question
 /system TEXT     a new conversation with this system prompt; without TEXT: with none
@@ -47,8 +47,8 @@ HELP = '''/new             a new conversation; the system prompt stays
 Ctrl-C stops an answer. A text of many lines can be pasted. A line that ends in \\ goes on in the next one; \"\"\" on a
 line of its own begins and ends a text of many lines.'''
 COMMANDS = ("/help", "/new", "/clear", "/again", "/system", "/temperature", "/topk", "/quit", "/exit")
-HISTORY_LINES = 1000  # what was typed, kept for the next time
-STDIN_SECONDS = 1.0  # of silence on stdin, before the program says what it waits for
+HISTORY_LINES = 1000  # typed lines that are kept for the next session
+STDIN_SECONDS = 1.0  # silence on stdin after which the program says that it waits
 
 
 def flags(argv: list[str] | None) -> cli.Args:
@@ -57,11 +57,11 @@ def flags(argv: list[str] | None) -> cli.Args:
         prompt=flag("", "answer this and exit; the text on stdin follows it unless stdin is a terminal; - = stdin "
                         "alone. Words without a flag are the prompt as well", short="p", takes_words=True),
         stages=flag(False, "the newest model of every stage answers, in the order of the training"),
-        temperature=flag(0.6, "0 = always the likeliest token", at_least=0, at_most=2, short="t"),
+        temperature=flag(0.6, "0 = always the most probable token", at_least=0, at_most=2, short="t"),
         top_k=flag(50, "choose among this many tokens", at_least=1, short="k"),
         max_tokens=flag(512, "length limit of an answer", at_least=1, short="m"),
-        seed=flag(-1, "−1 = a new one every time", at_least=0),
-        dtype=flag("", "of activations and weights: float32, bfloat16, float16", short="d"),
+        seed=flag(-1, "random seed; −1 = a new seed for every session", at_least=0),
+        dtype=flag("", "dtype of activations and weights: float32, bfloat16, float16", short="d"),
         quantize=flag("", "weights in 8 or 4 bits (CPU)", choices=("", *FORMS)),
         device_type=flag("", "cuda, mps or cpu"))
 
@@ -73,14 +73,14 @@ def main(argv: list[str] | None = None) -> None:
     speakers = {stage: speaker(stage, args, runtime) for stage in stages}
 
     def answer(messages: list[Message]) -> Message:
-        """What every stage says; the last one's message is what the conversation goes on with."""
+        """Prints every stage's answer; returns the last stage's, with which the conversation continues."""
         for stage, (speak_up, tag) in speakers.items():
             if args.stages:
                 print(styled(f"{stage} {tag}:", BOLD, sys.stdout), flush=True)
             message = speak_up(messages)
         return message
 
-    erase_line(sys.stderr)  # the word that was said while the model was loaded
+    erase_line(sys.stderr)  # "loading the model …"
     if args.prompt or not (sys.stdin and sys.stdin.isatty()):
         text = "\n\n".join(filter(None, ["" if args.prompt == "-" else args.prompt, piped()]))
         if not text:
@@ -94,21 +94,22 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def stages_to_ask(args: cli.Args) -> list[str]:
-    """The stages that have a model. UserError for flags that name one model."""
+    """The stages that have a model. UserError for flags that select a single model."""
     if named := {"source", "step"} & args.given:
         raise UserError(f"--stages asks the newest model of every stage; leave out --{sorted(named)[0]}")
     found = [stage for stage in paths.STAGES if any(
         checkpoint.steps(folder) for folder in paths.checkpoint_dir(stage).glob(args.model_tag or "*"))]
-    return found or [args.source]  # of which the error says what is missing
+    return found or [args.source]  # loading it raises the error that says what is missing
 
 
 def speaker(stage: str, args: cli.Args, runtime: Runtime) -> tuple[Callable[[list[Message]], Message], str]:
     """(a function that answers on stdout while the answer comes, the model's tag)."""
     model, tokenizer, info = checkpoint.load_model(
         stage, args.model_tag, args.step, runtime.device, runtime.dtype, packer(args.quantize, runtime.device))
-    # Cast once: the model would cast its fp32 weights at every use.
+    # The weights are cast once; otherwise the model casts fp32 weights at every use. With the prefix cache a turn reads
+    # only the tokens that are new since the last turn.
     engine = Engine(model.eval().to(runtime.dtype), tokenizer, sandbox.calculate, max_rows=1, prefix_cache=True,
-                    decoder=numba_decoder)  # with the prefix cache a turn reads only what was said since the last one
+                    decoder=numba_decoder)
     seeds = random.Random(None if args.seed < 0 else args.seed)
     context = model.config.sequence_len
 
@@ -126,10 +127,10 @@ def speaker(stage: str, args: cli.Args, runtime: Runtime) -> tuple[Callable[[lis
 
 
 def piped() -> str:
-    """What stands on stdin; "" if that is a terminal, or closed."""
+    """The text on stdin; "" if stdin is a terminal, or closed."""
     if sys.stdin is None or sys.stdin.isatty():
         return ""
-    with contextlib.suppress(OSError, ValueError):  # no file of the system, or no kind of file that select() knows
+    with contextlib.suppress(OSError, ValueError):  # stdin is no file of the system, or select() does not support it
         if not select.select([sys.stdin], [], [], STDIN_SECONDS)[0]:
             print("(waiting for the end of stdin; add </dev/null if there is nothing on it)", file=sys.stderr)
     return sys.stdin.read().strip()
@@ -137,17 +138,17 @@ def piped() -> str:
 
 @contextlib.contextmanager
 def kept_history() -> Iterator[None]:
-    """Line editing, with what was typed in earlier sessions. It is kept in a file that only the user can read."""
+    """Line editing with the lines of earlier sessions, which are kept in a file that only the user can read."""
     try:
         import readline
-    except ImportError:  # a Python without it: input() has no cursor keys then
+    except ImportError:  # a Python without readline: input() then has no cursor keys
         yield
         return
-    # Python turns this off when it loads readline; then every line of a pasted text would be a question of its own.
+    # Python turns this off when it loads readline; then every line of a pasted text would be a separate question.
     readline.parse_and_bind("set enable-bracketed-paste on")
     state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     path = state / "nanochat" / "history"
-    with contextlib.suppress(OSError):  # the first time there is none
+    with contextlib.suppress(OSError):  # the first session has no file
         readline.read_history_file(path)
     readline.set_history_length(HISTORY_LINES)
     try:
@@ -158,7 +159,7 @@ def kept_history() -> Iterator[None]:
             path.touch(mode=0o600)
             readline.write_history_file(path)
         except OSError as error:
-            print(f"(what was typed is not kept for the next time: {error})", file=sys.stderr)
+            print(f"(the typed lines are not kept for the next session: {error})", file=sys.stderr)
 
 
 def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None:
@@ -177,7 +178,7 @@ def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None
         command, _, value = text.partition(" ")
         if command in ("/quit", "/exit"):
             return
-        if command == "/again" and messages:  # the same question, and another random number
+        if command == "/again" and messages:  # the same question with another seed
             text = [str(message["content"]) for message in messages if message["role"] == "user"][-1]
             messages = messages[:-2]
         elif command in ("/new", "/clear", "/system"):
@@ -198,14 +199,14 @@ def converse(answer: Callable[[list[Message]], Message], args: cli.Args) -> None
 
 
 def note(text: str) -> None:
-    """A word of the program, not of the model."""
+    """Prints a message of the program, dimmed, to tell it from the model's text."""
     print(styled(text, DIM, sys.stdout))
 
 
 def read() -> str:
     """The next input: a line, a pasted text, lines joined by a backslash at their ends, or the text between two
     \"\"\" lines."""
-    # \1 and \2 tell readline that what stands between them takes no place on the line.
+    # \1 and \2 tell readline that the characters between them have no width.
     line = input("\n" + ("> " if styled(">", BOLD, sys.stdout) == ">" else f"\1{BOLD}\2> \1{PLAIN}\2"))
     if line.strip() == '"""':
         return "\n".join(iter(lambda: input("… "), '"""')).strip()
@@ -215,7 +216,7 @@ def read() -> str:
 
 
 def set_value(args: cli.Args, command: str, value: str) -> str:
-    """Carries out /temperature and /topk; returns a sentence about the result, or the help."""
+    """Executes /temperature and /topk; returns a sentence about the result, or the help."""
     name = {"/temperature": "temperature", "/topk": "top_k"}.get(command)
     if name is None:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -247,9 +248,9 @@ def show_event(event: Event, paper: Paper, parts: list[dict[str, str]]) -> None:
 
 
 def speak(events: Iterator[Event], prompt_size: int = 0, context: int = 0) -> Message:
-    """Print events as they come, tool calls as [expression = result]; Ctrl-C ends them. Returns them as a message.
+    """Prints events as they arrive, tool calls as [expression = result], until the end or Ctrl-C; returns a message.
 
-    On a terminal a note follows: tokens, speed, and how much of the context is in use.
+    On a terminal a note follows: tokens, speed, and how much of the context is used.
     """
     paper, parts = Paper(), list[dict[str, str]]()
     num_tokens, started, first, end = 0, time.monotonic(), 0.0, ""

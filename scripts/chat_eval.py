@@ -1,9 +1,9 @@
 """The exams: accuracy of a chat model on tasks, with standard errors, every answer saved.
 
     python -m scripts.chat_eval -i sft                      all tasks whose files are in the data folder
-    python -m scripts.chat_eval -i sft -a "all|strangers"   and the visitors' questions (tasks/strangers.py)
+    python -m scripts.chat_eval -i sft -a "all|strangers"   with the questions of outsiders (tasks/strangers.py)
     python -m scripts.chat_eval -i rl -a "GSM8K|ARC-Easy" -x 200
-    python -m scripts.chat_eval -i sft -a MMLU              one exam: its subjects as well
+    python -m scripts.chat_eval -i sft -a MMLU              one exam: also the accuracy of each subject
     python -m scripts.chat_eval -i rl -a GSM8K -n 8 -t 1    pass@1, 2, 4, 8
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_eval -- -i mid
 """
@@ -29,25 +29,25 @@ from nanochat.system.files import UserError
 from nanochat.system.runtime import start as start_runtime
 from nanochat.train import checkpoint
 
-GREEDY = [1, 0.0, 0, -1]  # sampling of scores that do not name theirs: samples, temperature, top_k, max_new_tokens
+GREEDY = [1, 0.0, 0, -1]  # samples, temperature, top_k, max_new_tokens of scores that older code saved without them
 Scores = dict[str, dict[str, Any]]  # by task
 
 
 def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
         argv, __doc__, **checkpoint.flags("sft"),
-        task_name=flag("", "tasks joined by |; all = default = those in the data folder", short="a"),
-        max_problems=flag(-1, "of each task, drawn at random; −1 = all", at_least=1, short="x"),
-        max_choices=flag(-1, "the same, of tasks answered by a letter, which cost little; −1 = as the others",
+        task_name=flag("", "tasks joined by |; default: all = every task in the data folder", short="a"),
+        max_problems=flag(-1, "questions of each task, drawn at random; −1 = all", at_least=1, short="x"),
+        max_choices=flag(-1, "the same for tasks answered by a letter, which cost little; −1 = --max_problems",
                          at_least=1),
         batch_size=flag(32, "answers at a time and rank", at_least=1, short="b"),
         num_samples=flag(1, "answers to a question; more than 1 gives pass@k", at_least=1, short="n"),
         temperature=flag(0.0, "0 = greedy", at_least=0, short="t"), top_k=flag(0, "0 = all", at_least=0, short="k"),
-        seed=flag(0, "of the samples", at_least=0),
-        max_new_tokens=flag(-1, "of an answer; −1 = as the task says", at_least=1, short="m"),
-        cuda_graphs=flag(False, "answer with recorded decode steps (no GPU has run this yet)"),
-        unsafe_execution=flag(False, "run model-written code where the sandbox is incomplete"),
-        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "of activations", short="d"),
+        seed=flag(0, "random seed of the samples", at_least=0),
+        max_new_tokens=flag(-1, "length limit of an answer; −1 = as the task says", at_least=1, short="m"),
+        cuda_graphs=flag(False, "use CUDA graphs for decoding (no GPU has run this yet)"),
+        unsafe_execution=flag(False, "run model-written code even if the sandbox is incomplete here"),
+        device_type=flag("", "cuda, mps or cpu"), dtype=flag("", "dtype of activations", short="d"),
         quantize=flag("", "weights in 8 or 4 bits (CPU)", choices=("", *FORMS)))
 
 
@@ -55,21 +55,21 @@ def main(argv: list[str] | None = None) -> None:
     args = flags(argv)
     started = time.monotonic()
 
-    # ---- Which exams. A task that cannot be asked here is refused or left out before the model is loaded.
+    # ---- Which exams. A task that this machine cannot run is refused or left out before the model is loaded.
     if args.num_samples > 1 and not args.temperature:
         raise UserError(f"--num_samples={args.num_samples} greedy answers would all be equal; add --temperature=1")
     if args.unsafe_execution:
         sandbox.allow_unsafe()
     chosen, left_out = choose(args.task_name)
 
-    # ---- Model, and the scores that it has already: this run adds to them.
+    # ---- Model, and the scores that it already has: this run adds to them.
     runtime = start_runtime(args.device_type, args.dtype)
     model, tokenizer, state = checkpoint.load_model(
         args.source, args.model_tag, args.step, runtime.device, runtime.dtype, packer(args.quantize, runtime.device))
     engine = Engine(model, tokenizer, tool=sandbox.calculate, max_rows=args.batch_size,
                     decoder=CudaGraphs if args.cuda_graphs else numba_decoder)
     folder = results.folder_of(args.source, state["tag"])
-    if args.quantize:  # its scores are those of another model
+    if args.quantize:  # the quantized model is another model, with its own folder of results
         state["tag"] = f"{state['tag']}-{args.quantize}"
         folder = paths.results_dir(args.source) / results.MODELS / state["tag"]
     about = record.identity(state)
@@ -93,13 +93,13 @@ def main(argv: list[str] | None = None) -> None:
             scores[task.name] = {**score.as_dict(), "sampling": sampling_of(args),
                                  "seconds": round(time.monotonic() - began, 2)}
             core, stderr = chat.chat_core(scores) or (None, None)
-            if runtime.is_main and number == 0:  # not earlier: a run that fails at once must move nothing
+            if runtime.is_main and number == 0:  # not earlier: a run without any score must not move files
                 keep_earlier(folder / "chat_eval.json", about, chosen, args)
             if runtime.is_main:
                 save(folder, task.name, {**about, "chat_core": core, "chat_core_stderr": stderr, "left_out": left_out,
                                          "tasks": scores})
 
-    # ---- What came out.
+    # ---- The result.
     if runtime.is_main:
         show(args.source, {task.name: scores[task.name] for task in chosen})
     if core is not None:
@@ -117,9 +117,9 @@ def show_progress(bar: log.Progress, number: int, name: str, done: int) -> None:
 
 
 def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:
-    """(the named tasks, where "all" is every exam of which the data folder has test items; {task left out: reason}).
+    """(the named tasks, "all" = every exam with test items in the data folder; {task that is left out: reason}).
 
-    Exams that run programs are left out where this machine cannot isolate them. UserError if no exam is left, or if a
+    Exams that run programs are left out if this machine cannot isolate programs. UserError if no exam is left, or if a
     named task would have to be left out.
     """
     words = names.split("|") if names else ["all"]
@@ -150,13 +150,13 @@ def choose(names: str) -> tuple[list[tasks.Task], dict[str, str]]:
 
 
 def limit(task: tasks.Task, args: cli.Args) -> int:
-    """How many items of the task are asked; −1 = all."""
+    """The number of the task's items to use; −1 = all."""
     max_items: int = args.max_choices if task.kind == "categorical" and args.max_choices > 0 else args.max_problems
     return max_items
 
 
 def scores_so_far(path: Path, about: dict[str, Any]) -> Scores:
-    """The file's scores if they are of this very model: `-a` adds to them."""
+    """The file's scores if they belong to exactly this model; -a adds to them."""
     before = files.read_json(path) if path.exists() else {}
     return dict(before["tasks"]) if about.items() <= before.items() else {}
 
@@ -166,9 +166,9 @@ def sampling_of(args: cli.Args) -> list[float]:
 
 
 def keep_earlier(path: Path, about: dict[str, Any], chosen: list[tasks.Task], args: cli.Args) -> None:
-    """Keeps the scores and answers that this run replaces, once it has a result: all scores of another model, and tasks
-    that are asked fewer items now or with other sampling."""
-    # Fewer items or other sampling is another measurement; the same items with the same sampling repeat this one.
+    """Keeps the scores and answers that this run replaces: all scores of another model; of the same model the tasks
+    that now get fewer items or other sampling."""
+    # Fewer items or other sampling is another measurement. The same items with the same sampling are a repetition.
     answers, before = path.parent / "generations", scores_so_far(path, about)
     if not before:
         return results.keep_earlier(path, answers)
@@ -179,7 +179,7 @@ def keep_earlier(path: Path, about: dict[str, Any], chosen: list[tasks.Task], ar
 
 
 def save(folder: Path, task_name: str, scores: dict[str, Any]) -> None:
-    """Puts a task's answers in their place and the scores beside them."""
+    """Moves a task's answers to generations/ and writes the scores."""
     (folder / "generations").mkdir(exist_ok=True)
     os.replace(folder / f".{task_name}.jsonl", folder / "generations" / f"{task_name}.jsonl")
     files.write_json(folder / "chat_eval.json", scores)

@@ -1,11 +1,11 @@
-"""Reinforcement learning: the model answers questions, right answers become likelier.
+"""Reinforcement learning: the model answers questions, and correct answers become more probable.
 
     python -m scripts.chat_rl --task=problems --num_iterations=200
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_rl -- --task=gsm8k --eval_every=60
 
-With --eval_every the test questions are asked now and then (pass@1, pass@k), and the distance from the source model is
-measured: KL in nats per token, reported, not penalised. Every answer of such a step is kept with its reward.
-nanochat/train/rollout.py tells which simplifications of GRPO this is, and why.
+With --eval_every=N the model answers test questions every N steps (pass@1, pass@k), and its distance from the source
+model is measured: KL in nats per token, reported, not penalised. Every answer of such a step is kept with its reward.
+nanochat/train/rollout.py explains how this simplifies GRPO, and why.
 """
 import copy
 import random
@@ -43,55 +43,57 @@ from nanochat.train.rollout import Rollouts
 def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
         argv, __doc__, **NEXT_STAGE, **RATES, **CHECKPOINTS, **MACHINE,
-        task=flag("gsm8k", "the task whose training questions are practised"),
+        task=flag("gsm8k", "the task whose training questions the model answers"),
         source=flag("sft", "stage to start from", choices=("base", "mid", "sft")),
         num_iterations=flag(-1, "steps; −1 = one pass over the questions", at_least=1),
         examples_per_step=flag(16, "questions per step over all ranks", at_least=1),
         num_samples=flag(16, "answers per question", at_least=2),
-        max_new_tokens=flag(256, "per answer", at_least=1),
-        temperature=flag(1.0, "of the samples", at_least=0.01),
+        max_new_tokens=flag(256, "length limit of an answer", at_least=1),
+        temperature=flag(1.0, "sampling temperature of the answers", at_least=0.01),
         top_k=flag(50, "sample among this many tokens; 0 = all", at_least=0),
         device_batch_size=flag(16, "rows per micro-batch", at_least=1),
-        init_lr_frac=flag(0.05, "of the pretraining rates", at_least=0),
-        warmdown_fraction=flag(1.0, "of all steps", at_least=0, at_most=1),
-        eval_every=flag(-1, "steps between tests; −1 = none", at_least=1),
-        eval_questions=flag(400, "of the task's test items, --num_samples answers to each", at_least=1),
-        cuda_graphs=flag(False, "answer with recorded decode steps (no GPU has run this yet)"),
-        unsafe_execution=flag(False, "run model-written code where the sandbox is incomplete"),
-        seed=flag(0, "of questions and samples", at_least=0))
+        # Embedding and head need low rates in RL (--embedding_lr, --head_lr): an AdamW step does not shrink with the
+        # gradient, so noise moves every row of the embedding, until answers no longer end (docs/LOG.md).
+        init_lr_frac=flag(0.05, "learning rates relative to pretraining", at_least=0),
+        warmdown_fraction=flag(1.0, "fraction of steps in which the rates fall", at_least=0, at_most=1),
+        eval_every=flag(-1, "steps between tests; −1 = no tests", at_least=1),
+        eval_questions=flag(400, "number of test questions, with --num_samples answers to each", at_least=1),
+        cuda_graphs=flag(False, "use CUDA graphs for decoding (no GPU has run this yet)"),
+        unsafe_execution=flag(False, "run model-written code even if the sandbox is incomplete here"),
+        seed=flag(0, "random seed of questions and samples", at_least=0))
 
 
 def main(argv: list[str] | None = None) -> None:
     args = flags(argv)
 
-    # ---- Plan. A finished model of this name, or a task without a reward, is refused here, before any work.
-    place, source, source_tag = target.claim_next("rl", args.source, args)
-    if place.finished:
+    # ---- Plan. A finished model of this name, or a task without a reward, stops the command here, before any work.
+    run, source, source_tag = target.claim_next("rl", args.source, args)
+    if run.finished:
         return
     runtime = start_runtime(args.device_type, args.dtype)
     task = rewarded_task(args)
 
-    # ---- Model and questions. A question that leaves no room for an answer is an error, not a silent loss.
+    # ---- Model and questions. A question that leaves no room for an answer is an error; it is not skipped silently.
     model, tokenizer, origin = checkpoint.load_for_training(source, source_tag, runtime, args.lora, args.seed)
     items, prompts = questions(task, tokenizer, args.seed, model.config.sequence_len)
-    row_len = min(model.config.sequence_len, max(map(len, prompts)) + args.max_new_tokens) + 1
+    row_len = min(model.config.sequence_len, max(map(len, prompts)) + args.max_new_tokens) + 1  # T inputs, T targets
     steps = args.num_iterations if args.num_iterations > 0 else max(1, len(items) // args.examples_per_step)
     reference = checkpoint.load_model(source, origin["tag"], origin["step"], runtime.device,
                                       runtime.dtype)[0] if args.eval_every > 0 else None
 
-    # ---- Rollouts. The engine samples with the very weights that are trained. On a GPU it has a copy of them in the
-    # dtype of the products, made anew at every step: casting all weights at every token costs more than the products.
-    # The factors of the residual stream do not learn in RL: our choice, which nobody has measured.
+    # ---- Rollouts. The engine samples with the trained weights; on a GPU with a copy in the compute dtype, refreshed
+    # at every step, because casting all weights at every token would cost more than the matmuls.
+    # All scalar parameters are frozen in RL (residual and embedding scalars, smear, backout): our choice, not measured.
     optimizer = Optimizer(groups_of(model, **rates(args, args.init_lr_frac) | {"scalar_lr": 0.0}), runtime.dtype)
     words = Words(model, tokenizer, "rl", sandbox.calculate)
-    journal = Journal(place, model, optimizer, steps=steps, source=origin, words=words)
-    speaker = model if runtime.device.type == "cpu" else copy.deepcopy(model).to(runtime.dtype)
-    engine = Engine(speaker, tokenizer, sandbox.calculate, answers_at_once(model, args, row_len, runtime),
+    journal = Journal(run, model, optimizer, steps=steps, source=origin, words=words)
+    sampling_model = model if runtime.device.type == "cpu" else copy.deepcopy(model).to(runtime.dtype)
+    engine = Engine(sampling_model, tokenizer, sandbox.calculate, answers_at_once(model, args, row_len, runtime),
                     decoder=CudaGraphs if args.cuda_graphs else numba_decoder,
-                    max_len=row_len if args.cuda_graphs and reference is None else None)
+                    max_len=row_len if args.cuda_graphs and reference is None else None)  # tests may be longer
 
     def generate(prompts: list[list[int]], seed: int) -> Sequence[Sequence[Completion]]:
-        copy_weights(model, speaker)
+        copy_weights(model, sampling_model)
         return engine.generate(prompts, max_tokens=args.max_new_tokens, temperature=args.temperature,
                                top_k=args.top_k or None, seed=seed, samples=args.num_samples)
 
@@ -99,23 +101,23 @@ def main(argv: list[str] | None = None) -> None:
                         row_len, tokenizer.bos_id, seed=args.seed * 1_000_003, step=journal.start)
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
-    # ---- Train. Where all answers of a step get the same reward, there is no gradient and the weights stay.
+    # ---- Train. If all answers to each question of a step get the same reward, the weights do not change.
     schedule = Schedule(steps, 0, args.warmdown_fraction)
     with journal:
         for step in optimize(loss_of, optimizer, iter(rollouts), schedule, runtime=runtime, steps=steps,
                              start=journal.start, accumulate=rollouts.micro_batches(args.num_samples)):
             numbers: dict[str, float] = {}
             if reference is not None and due(step, args.eval_every):
-                copy_weights(model, speaker)
+                copy_weights(model, sampling_model)
                 numbers = test_scores(task, engine, args)
                 numbers["rl/kl_nats_per_token"] = mean_kl(model, reference, rollouts.answers, args.device_batch_size,
                                                           runtime.device)
             journal.record(step, **rollouts.stats, **numbers)
             is_saved = due(step, args.save_every)
             if runtime.is_main and (numbers or is_saved):
-                files.write_jsonl(place.results / "samples" / f"step_{step.number:06d}.jsonl", rollouts.samples)
+                files.write_jsonl(run.results / "samples" / f"step_{step.number:06d}.jsonl", rollouts.samples)
             if runtime.is_main and is_saved:  # an answer to each question, for the report
-                files.write_json(place.results / "samples.json", rollouts.samples[::args.num_samples])
+                files.write_json(run.results / "samples.json", rollouts.samples[::args.num_samples])
             if is_saved:
                 journal.save(step)
             journal.stop_if_asked(step)
@@ -125,18 +127,18 @@ def main(argv: list[str] | None = None) -> None:
 
 @torch.no_grad()
 def answers_at_once(model: GPT, args: cli.Args, row_len: int, runtime: Runtime) -> int:
-    """All of this rank's, or as many as have their keys and values in a quarter of the free memory. One GPU
-    instead of eight has 256 rows, which are 14 GB for a d20."""
+    """The number of answers to generate together: all of this rank's answers, or fewer, so that keys and values take at
+    most a quarter of the free memory. One GPU in place of eight has 256 answers: 14 GB for a d20."""
     config = model.config
     row_bytes = 2 * config.n_layer * config.n_kv_head * config.head_dim * row_len * runtime.dtype.itemsize
     own_rows: int = ceil_div(args.examples_per_step, runtime.world_size) * args.num_samples
     return max(1, min(own_rows, hardware.free_memory(runtime.device) // 4 // row_bytes))
 
 
-def copy_weights(model: GPT, speaker: GPT) -> None:
-    """Gives `speaker` the weights of `model`, in its own dtype."""
-    if speaker is not model:
-        torch._foreach_copy_(list(speaker.parameters()), list(model.parameters()))
+def copy_weights(model: GPT, sampling_model: GPT) -> None:
+    """Copies the weights of `model` into `sampling_model`, cast to its dtype."""
+    if sampling_model is not model:
+        torch._foreach_copy_(list(sampling_model.parameters()), list(model.parameters()))
 
 
 def rewarded_task(args: cli.Args) -> tasks.Task:
@@ -155,7 +157,7 @@ def rewarded_task(args: cli.Args) -> tasks.Task:
 
 def questions(task: tasks.Task, tokenizer: Tokenizer, seed: int,
               context: int) -> tuple[list[dict[str, Any]], list[list[int]]]:
-    """The task's training questions, shuffled, and their token ids. UserError when one leaves no room for an answer."""
+    """The task's training questions, shuffled, and their token ids. UserError if one leaves no room for an answer."""
     items = task.load("train")
     random.Random(seed).shuffle(items)
     prompts = [chat.render_prompt(tokenizer, task.conversation(item)) for item in items]

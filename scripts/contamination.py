@@ -3,9 +3,9 @@
     python -m scripts.contamination                                 the pretraining shards
     python -m scripts.contamination --mixture="text,dolly,gsm8k" --ngram=13
 
-An item overlaps when the corpus has any run of --ngram words of any of the item's texts (Brown et al. 2020, appendix C:
-13 words; letters in lower case, punctuation ignored). Items with no text of that length cannot be checked; the result
-counts them.
+An item overlaps if the corpus contains any run of --ngram words of any of the item's texts (Brown et al. 2020, appendix
+C: 13 words; letters in lower case, punctuation ignored). Items without a text of this length cannot be checked; the
+result has their number.
 """
 import re
 import time
@@ -24,12 +24,12 @@ from tasks import mixture
 
 WORD = re.compile(r"\w+")
 NUM_EXAMPLES = 3
-Run = tuple[str, ...]  # of words
+Run = tuple[str, ...]  # successive words of a text
 
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(argv, __doc__, ngram=flag(13, "words in a run", at_least=2),
-                     mixture=flag("text", "the corpus, as --mixture of mid_train names it"))
+                     mixture=flag("text", "the corpus, in the syntax of mid_train's --mixture"))
     started = time.monotonic()
 
     # ---- The exams. Their runs stay in memory; the corpus, which is far larger, is read only once.
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             num_documents, num_words = num_documents + 1, num_words + len(words)
             bar.update(num_documents, runs=len(shared))
 
-    # ---- The result. One of another corpus or length is kept beside it.
+    # ---- The result. `results.write` keeps an earlier result of another corpus or length.
     result = {"ngram": args.ngram, "corpus": args.mixture, "documents": num_documents, "words": num_words,
               "exams": {name: judge(items, shared) for name, items in exams.items()}}
     folder = paths.results_dir("contamination")

@@ -1,11 +1,11 @@
-"""Carry a model to other programs, or to a friend in one file.
+"""Exports a model for other programs, or as one file that chats in a browser.
 
     python -m scripts.export --source=sft --to=page                   # one HTML file: open it in any browser, offline
     python -m scripts.export --source=sft --to=gguf --dtype=q8_0      # llama.cpp, ollama, LM Studio
     python -m scripts.export --source=sft --to=qwen3                  # transformers, vLLM, mlx-lm
 
-gguf and qwen3 hold models of `base_train --portable` only; the page takes every model. docs/export.md has the sizes and
-what each form loses.
+gguf and qwen3 take models of `base_train --portable` only; the page takes every model. docs/export.md has the sizes and
+the differences. A new format is a module in nanochat/formats/, and here an entry in DTYPES and `suffix` and an `elif`.
 """
 import time
 from pathlib import Path
@@ -26,10 +26,10 @@ def main(argv: list[str] | None = None) -> None:
         source=flag("sft", "the stage whose model is exported", choices=paths.STAGES),
         model_tag=flag("", "name of the checkpoint folder; default: the only one"),
         step=flag(-1, "checkpoint step; −1 = the newest", at_least=0),
-        to=flag("page", "the form", choices=tuple(DTYPES)),
-        dtype=flag("f16", "of the weights", choices=("f16", "q8_0", "f32")),
+        to=flag("page", "the format", choices=tuple(DTYPES)),
+        dtype=flag("f16", "dtype of the weights", choices=("f16", "q8_0", "f32")),
         out=flag("", "the file or folder to write; default: in out/export"),
-        overwrite=flag(False, "replace what --out names"))
+        overwrite=flag(False, "replace the existing file or folder"))
     started = time.monotonic()
     if args.dtype not in DTYPES[args.to]:
         raise UserError(f"--to={args.to} has no --dtype={args.dtype}; give one of {', '.join(DTYPES[args.to])}")
@@ -48,11 +48,11 @@ def main(argv: list[str] | None = None) -> None:
     elif args.to == "qwen3":
         qwen3.write(out, model.config, weights, tokenizer, args.dtype)
         files.write_atomic(out / "README.md", text)
-    else:  # no card: a page is one file, and nothing lies beside it
+    else:  # without a model card: a page is a single file
         page.write(out, name, model.config, weights, tokenizer, args.dtype)
     if args.to != "page" and model.config.softcap:
         log.say(f"note: the model was trained with a soft cap of {model.config.softcap:g}, which {args.to} does not "
-                "have: sampled texts are bolder than here; the likeliest ones are the same")
+                "have: sampled texts are bolder than here; the most probable ones are the same")
     size = sum(file.stat().st_size for file in out.rglob("*")) if out.is_dir() else out.stat().st_size
     log.write_run("export", seconds=time.monotonic() - started, flags=vars(args), bytes=size)
     log.say(f"{args.source}/{info['tag']} step {info['step']:,} as {args.to} ({args.dtype}): {size_text(size)}, {out}")

@@ -1,11 +1,11 @@
-"""Bring in a model that another program trained: from then on every command works on it as on ours.
+"""Imports a model that another program trained: then every command works with it as with our own models.
 
     python -m scripts.import_model karpathy/nanochat-d32           # from the hub: 8 GB, resumed when interrupted
-    python -m scripts.import_model chatsft_checkpoints/d20         # a folder of karpathy/nanochat, of any month
+    python -m scripts.import_model chatsft_checkpoints/d20         # a folder of karpathy/nanochat, any version
     python -m scripts.chat_cli --model_tag=d32
 
-Folders of transformers (model type `nanochat`) are read as well. Nothing in the files is executed, and what is damaged
-is refused. docs/import.md says what is read and how it is computed here.
+Folders of transformers (model type `nanochat`) are read as well. Nothing in the files is executed, and damaged files
+are refused. docs/import.md has the formats, and how such models are computed here.
 """
 import tempfile
 import time
@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
         argv, __doc__,
         source=flag("", "a folder, or a repository of the hub such as karpathy/nanochat-d32; --source= may be "
                         "left out", takes_words=True),
-        stage=flag("", "the stage that the model belongs to, when its folder does not say; and which to take of a "
-                       "folder with several", choices=("", *paths.STAGES)),
-        tag=flag("", "the name that it gets here; default: its folder's, or d and the number of layers"),
+        stage=flag("", "the stage of the model, if its folder does not say it; selects one of several models in the "
+                       "folder", choices=("", *paths.STAGES)),
+        tag=flag("", "name of the new checkpoint folder; default: the source folder's, or d and the number of layers"),
         softcap=flag(15.0, "20 for a model of karpathy/nanochat trained from 2 to 9 March 2026: its files do not show "
                            "it", at_least=0.1),
         overwrite=flag(False, "replace the model of this stage and name"))
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read(folder: Path, stage: str, tag: str, softcap: float) -> ForeignModel:
-    """The model in the folder, whichever program wrote it. UserError where there is none, or more than one."""
+    """The model in the folder, written by karpathy/nanochat or transformers. UserError if there is not exactly one."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder, and not a repository of the hub (owner/name)")
     present = upstream.checkpoints(folder)
@@ -68,7 +68,7 @@ def read(folder: Path, stage: str, tag: str, softcap: float) -> ForeignModel:
 
 
 def save(model: ForeignModel, overwrite: bool) -> Path:
-    """Writes the checkpoint. UserError when a model of this name is there already."""
+    """Writes the checkpoint and returns its folder. UserError if a model of this name exists already."""
     folder = paths.checkpoint_dir(model.stage, model.tag)
     if checkpoint.present(folder) and not overwrite:
         raise UserError(f"{model.stage}/{model.tag} is there already, in {folder}; --tag=NAME gives the new model "

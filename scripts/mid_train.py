@@ -1,7 +1,7 @@
 """Midtraining: the base model learns the chat format, multiple choice by letter and the tool.
 
-scripts/chat_sft.py is the same loop with other defaults. The two stay apart, so that each can be read and changed by
-itself.
+scripts/chat_sft.py has the same loop with other defaults. They are two files, so that each can be read and changed
+without the other.
 
     python -m scripts.mid_train --mixture="facts,choice,problems*2,text*0.2"
     torchrun --standalone --nproc_per_node=8 -m scripts.mid_train -- --device_batch_size=16
@@ -29,25 +29,25 @@ def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
         argv, __doc__, **CONVERSATIONS, **mixture.FLAGS, **RATES, **CHECKPOINTS, **MACHINE,
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
-        init_lr_frac=flag(1.0, "of the pretraining rates; the laptop's recipe takes 0.7", at_least=0),
-        warmdown_fraction=flag(Schedule.warmdown_fraction, "of all steps", at_least=0, at_most=1),
-        loss_on=flag("all", "assistant = only the assistant's words are learnt", choices=("all", "assistant")))
+        init_lr_frac=flag(1.0, "learning rates relative to pretraining; 0.7 in the laptop's recipe", at_least=0),
+        warmdown_fraction=flag(Schedule.warmdown_fraction, "share of steps with falling rates", at_least=0, at_most=1),
+        loss_on=flag("all", "assistant = only the assistant's tokens are targets", choices=("all", "assistant")))
 
 
 def main(argv: list[str] | None = None) -> None:
-    # About when the process began: until now it has done nothing but imports, which cost this much CPU time.
+    # Estimates when the process began: its CPU time so far is the time of the imports.
     started = time.monotonic() - time.process_time()
     args = flags(argv)
     if args.minutes > 0 and args.num_iterations > 0:
         raise UserError("--num_iterations and --minutes each say how long to train; give one of them")
 
-    # ---- Plan. A finished model of this name is refused here, before any work.
-    place, source, source_tag = target.claim_next("mid", "base", args)
-    if place.finished:
+    # ---- Plan. If a finished model of this name exists, the command stops here, before any work.
+    run, source, source_tag = target.claim_next("mid", "base", args)
+    if run.finished:
         return
     runtime = start_runtime(args.device_type, args.dtype)
 
-    # ---- Model and conversations. A conversation longer than a row loses its last turns, and a line says how many do.
+    # ---- Model and conversations. A conversation longer than a row loses its last turns; a line says how many do.
     model, tokenizer, origin = checkpoint.load_for_training(source, source_tag, runtime, args.lora, args.seed)
     context = model.config.sequence_len
     row_len = context if args.max_seq_len < 0 else min(args.max_seq_len, context)
@@ -60,13 +60,13 @@ def main(argv: list[str] | None = None) -> None:
     step_tokens = rows * accumulate * row_len * runtime.world_size
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
-    # ---- How long. A resumed run keeps its steps: other steps would give another schedule.
+    # ---- How long. A resumed run keeps its number of steps: another number would give another schedule.
     def new_optimizer() -> Optimizer:
         return Optimizer(groups_of(model, **rates(args, args.init_lr_frac)), runtime.dtype)
 
     steps_of_one_pass = max(1, sum(len(ids) for ids, _ in documents) // step_tokens)
-    steps = place.steps or (args.num_iterations if args.num_iterations > 0 else steps_of_one_pass)
-    if args.minutes > 0 and not place.steps:
+    steps = run.steps or (args.num_iterations if args.num_iterations > 0 else steps_of_one_pass)
+    if args.minutes > 0 and not run.steps:
         batch = probe.random_batch(rows, row_len, model.config.vocab_size, runtime.device)
         steps = probe.steps_for_minutes(args.minutes, model, loss_of, new_optimizer, batch, step_tokens, runtime,
                                         started=started)
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     # ---- Train. A loss that diverges, a full disk and a signal end the run with the last checkpoint intact.
     optimizer = new_optimizer()
     words = Words(model, tokenizer, "mid", calculate)
-    journal = Journal(place, model, optimizer, steps=steps, source=origin, words=words)
+    journal = Journal(run, model, optimizer, steps=steps, source=origin, words=words)
     batches = loader.prefetched(loader.batches(
         loader.ListCorpus(documents), rows, row_len, tokenizer.bos_id, seed=args.seed, rank=runtime.rank,
         world_size=runtime.world_size, state=journal.state))
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
             if due(step, args.save_every):
                 journal.save(step)
             journal.stop_if_asked(step)
-        # The source is [stage, tag, step_…] of the model from which this one started.
+        # The source is [stage, tag, step_…] of the model from which this stage started.
         journal.finish(documents=len(documents), source=origin["path"].rsplit("/", 3)[-3:])
     runtime.close()
 

@@ -1,9 +1,9 @@
-"""How well the tokenizer compresses: bytes per token on texts of several kinds, beside GPT-2's and GPT-4's.
+"""How well the tokenizer compresses: bytes per token on texts of several kinds, compared with GPT-2 and GPT-4.
 
     python -m scripts.tok_eval
 
-With more bytes per token the same text has fewer tokens, and a model reads more text for the same work. The sample
-texts are in tok_eval.txt; for those that are not in Latin letters, a vocabulary learnt from English needs many tokens.
+With more bytes per token the same text has fewer tokens, so a model reads more text for the same work. The sample texts
+are in tok_eval.txt; a vocabulary learnt from English needs many tokens for texts in other scripts.
 The vocabularies of GPT-2 and GPT-4 come from tiktoken's cache or from the network, or are left out.
 """
 import hashlib
@@ -28,11 +28,11 @@ TIMEOUT_SECONDS = 20  # for a network that does not answer
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = cli.parse(argv, __doc__, documents=cli.flag(500, "of training text, and of validation text", at_least=1))
+    args = cli.parse(argv, __doc__, documents=cli.flag(500, "documents of each split that are measured", at_least=1))
     started = time.monotonic()
     tokenizer = Tokenizer.load(paths.tokenizer_dir())
     digest = hashlib.sha256((paths.tokenizer_dir() / "tokenizer.json").read_bytes()).hexdigest()
-    # 1. The texts: the samples, which no run has learnt from, and the beginning of this run's own text.
+    # 1. The texts: the samples, on which no tokenizer was trained, and the beginning of this run's own text.
     texts = {**samples(),
              "training text": list(islice(shards.iter_texts(shards.train_shards()), args.documents)),
              "validation text": list(islice(shards.iter_texts(shards.validation_shards()), args.documents))}
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def samples() -> dict[str, list[str]]:
-    """The sample texts by name; in the file, a line "=== name" stands above each."""
+    """The sample texts by name; in the file each text follows a line "=== name"."""
     content = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
     _, *names_and_texts = re.split(r"^=== (.+)\n", content, flags=re.MULTILINE)
     return {name: [text] for name, text in zip(names_and_texts[::2], names_and_texts[1::2])}
@@ -72,7 +72,7 @@ def from_tiktoken(name: str) -> Any:
         try:
             import tiktoken
             encodings.append(tiktoken.get_encoding(name))
-        except (ImportError, OSError, ValueError):  # requests' errors are OSErrors; ValueError: a damaged file
+        except (ImportError, OSError, ValueError):  # errors of `requests` are OSErrors; ValueError: a damaged file
             pass
 
     # In a thread, because tiktoken itself waits without a time limit; a daemon thread does not keep the program alive.

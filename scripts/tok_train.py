@@ -2,10 +2,10 @@
 
     python -m scripts.tok_train --max_chars=2000000000 --vocab_size=65536
 
-It reads all of a text up to --max_chars. From a larger corpus it takes slices of documents at even distances, and from
-long documents pieces at even distances. Conversations that were imported with the text (nanochat.dataset --data) are
-read as well, up to the same number of characters: otherwise a model on little text would spell its answers in bytes.
-The tokens go to out/tokenizer/, in Hugging Face's format.
+It reads a text of up to --max_chars characters completely. From a larger corpus it takes slices of documents at equal
+distances, and from long documents pieces at equal distances. Conversations that were imported with the text
+(nanochat.dataset --data) are read as well, up to the same number of characters: otherwise a model on little text would
+write its answers byte by byte. The tokenizer is saved in out/tokenizer/, in Hugging Face's format.
 """
 import time
 from collections.abc import Iterator
@@ -30,15 +30,15 @@ def main(argv: list[str] | None = None) -> None:
     args = cli.parse(
         argv, __doc__,
         max_chars=flag(2_000_000_000, "characters to learn from", at_least=1),
-        doc_cap=flag(10_000, "characters of a document, if the text is longer than --max_chars", at_least=10),
-        vocab_size=flag(65_536, "tokens, with the 256 bytes and the 9 specials", at_least=265, at_most=1 << 20),
+        doc_cap=flag(10_000, "characters to read of a document, if the text is longer than --max_chars", at_least=10),
+        vocab_size=flag(65_536, "tokens, including 256 bytes and 9 special tokens", at_least=265, at_most=1 << 20),
         digits=flag(2, "longest run of digits in a token", choices=(1, 2, 3)),
         resume=flag(False, "keep the existing tokenizer, if it was made with these flags"),
         overwrite=flag(False, "replace the existing tokenizer; models keep theirs in their checkpoints"))
     if is_made(args):
         return
     started = time.monotonic()
-    # 1. Compile. A first tokenizer on a few words does it, so that the progress line shows the speed of the real work.
+    # 1. Compile, by training on a few words, so that the progress line below shows the speed of the real work.
     train = shards.train_shards()
     num_documents = sum(shards.open_shard(path).metadata.num_rows for path in train)
     train_tokenizer(["warm up, up"], 270)
@@ -72,7 +72,7 @@ def is_made(args: Args) -> bool:
     before = checkpoint.read_tokenizer(folder)
     try:
         size = Tokenizer.load(folder).vocab_size
-    except UserError:  # missing or damaged: nothing is lost
+    except UserError:  # missing or damaged: nothing can be lost
         return False
     models = checkpoint.models_of(before)
     if args.overwrite:
@@ -103,7 +103,7 @@ class Seen:
         chosen = places[::max(1, int(1 / share))] if share < 1 else places
         reader = shards.Reader()
         for number, place in enumerate(chosen, 1):
-            # Each slice may fill up its share of the characters, so that the sample reaches the end of the corpus.
+            # Each slice may use only its share of the characters, so that the sample reaches the end of the corpus.
             limit = max_chars * number // len(chosen) if share < 1 else max_chars
             for text in reader.read(*place):
                 text = (sample(text, doc_cap) if share < 1 else text)[:limit - self.chars]
@@ -115,7 +115,7 @@ class Seen:
             bar.update(self.documents, million_characters=self.chars / 1e6)
 
     def conversations(self, data_dir: Path) -> Iterator[str]:
-        """The words of imported conversations, up to as many characters as the text had."""
+        """The text of imported conversations, up to as many characters as the corpus had."""
         record = files.read_json(data_dir / IMPORTED) if (data_dir / IMPORTED).exists() else {}
         if not record or record["imported"]["has_words_of_conversations"]:
             return
@@ -141,7 +141,7 @@ def sample(text: str, num_chars: int) -> str:
     piece = num_chars // 10
     if len(text) <= num_chars:
         return text
-    # From the very beginning to the very end.
+    # The first piece is the beginning of the text, the last piece its end.
     starts = [(len(text) - piece) * number // 9 for number in range(10)]
     return " ".join(text[start:start + piece] for start in starts)
 

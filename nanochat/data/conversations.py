@@ -1,11 +1,11 @@
-"""One row of a user's file → a conversation in our format, or the reason why it is none.
+"""One row of a user's file → a conversation in our format, or the reason why the row is no conversation.
 
     {"messages": [{"role": "system" | "user" | "assistant", "content": …, "weight": 0 or 1}]}   ours and OpenAI's
     [{"role": …, "content": …}, …]                                                 the bare list of messages
     {"conversations": [{"from": "human" | "gpt" | "system", "value": …}]}          ShareGPT
     {"instruction": …, "input": …, "output": …}                                    Alpaca, Dolly, question and answer
 
-docs/data.md has the rules with examples. A field that changes what would be learnt is followed or refused; all other
+docs/data.md has the rules with examples. A field that changes what would be learnt is applied or refused; all other
 fields (ids, sources, dates, scores) describe the conversation and are ignored.
 """
 import re
@@ -16,7 +16,7 @@ from typing import Any
 from nanochat.data.rows import TEXT_FIELDS, Broken, is_message, rows
 from nanochat.system.files import UserError
 
-Fields = dict[str, Any]  # of a row or a message
+Fields = dict[str, Any]  # the fields of a row or of a message
 EXPECTED = ('expected {"messages": [{"role": …, "content": …}, …]}, a list of messages, {"conversations": [{"from": …, '
             '"value": …}, …]}, or {"instruction": …, "output": …}')
 LISTS = ("messages", "conversations", "conversation")  # fields that hold the messages
@@ -26,8 +26,8 @@ ROLES = {"user": "user", "human": "user", "prompter": "user", "assistant": "assi
          "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant", "bot": "assistant",
          "system": "system", "developer": "system"}
 PARTS = ("text", "python", "python_output")
-LEARN = ("weight", "train", "training")  # fields of a message that say whether it is learnt
-# Fields that change what a row teaches, and that nanochat cannot follow. Empty ones do no harm.
+LEARN = ("weight", "train", "training")  # fields of a message that say whether it is a target
+# Fields that change what a row teaches, and that nanochat cannot apply. Empty fields are allowed.
 TOOLS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
 PREFERENCES = ("preferred_output", "non_preferred_output", "chosen", "rejected")
 REFUSED = {**dict.fromkeys(TOOLS, "tool calls are not supported"),
@@ -40,7 +40,7 @@ END_MARKS = re.compile(r"(?:\s*(?:<\|endoftext\|>|<\|end_of_text\|>|<\|im_end\|>
 
 
 def kind(row: Any) -> str:
-    """What a row holds: "conversations", "texts", or "" for neither."""
+    """The content of a row: "conversations", "texts", or "" for neither."""
     if isinstance(row, list):
         return "conversations" if row and is_message(row[0]) else ""
     if isinstance(row, dict):
@@ -49,19 +49,19 @@ def kind(row: Any) -> str:
         is_single_message = is_message(row) or str(fields.get("role")).lower() in ROLES
         is_exchange = _names(fields, QUESTIONS) and _names(fields, ANSWERS)
         if has_messages or is_single_message or is_exchange or _names(fields, PREFERENCES):
-            return "conversations"  # some of these are refused later, with the reason
+            return "conversations"  # `parse` refuses some of these later, with the reason
     return "texts" if text_of(row) is not None else ""
 
 
 def text_of(row: Any, fields: tuple[str, ...] = TEXT_FIELDS) -> str | None:
-    """The document in a row: the row if it is a string, or its first of `fields` that is one; None for other rows."""
+    """The document in a row: the row if it is a string, or the first of its `fields` that is a string; else None."""
     values = [row, *(row.get(name) for name in fields)] if isinstance(row, dict) else [row]
     text = next((value for value in values if isinstance(value, str)), None)
     return text if text is not None and _is_whole(text) else None
 
 
 def parse(row: Any) -> Fields:
-    """The conversation {"messages": […]} in a row. ValueError says what is wrong with it."""
+    """The conversation {"messages": […]} in a row. ValueError says what is wrong with the row."""
     if isinstance(row, Broken):
         raise ValueError(row.reason)
     if not isinstance(row, (dict, list)):
@@ -73,7 +73,7 @@ def parse(row: Any) -> Fields:
         raise ValueError("the fields `weight` and `label` of a whole conversation are not supported; leave out the "
                          "rows that are not to be learnt")
     lists = [fields[name] for name in LISTS if isinstance(fields.get(name), list)]
-    if len(lists) > 1:  # which of the two is meant cannot be known
+    if len(lists) > 1:  # we cannot know which of them is meant
         raise ValueError(f"has two lists of messages ({', '.join(_names(fields, LISTS))}); keep one")
     if not lists and (is_message(row) or "role" in fields):
         raise ValueError(f"is a single message; {EXPECTED}")
@@ -85,12 +85,12 @@ def parse(row: Any) -> Fields:
 
 
 def words(message: Fields) -> str:
-    """The text of a message, that of its tool calls included."""
+    """The text of a message, including its tool calls and their results."""
     return "".join(part["text"] for part in _parts(message["content"]))
 
 
 def _filled(row: Fields) -> Fields:
-    """The fields that are not empty, with their names in small letters."""
+    """The fields that are not empty, with their names in lower case."""
     return {str(name).lower(): value for name, value in row.items() if value not in (None, "", [], {})}
 
 
@@ -99,15 +99,15 @@ def _names(fields: Fields, names: tuple[str, ...]) -> list[str]:
 
 
 def _refuse(fields: Fields, place: str) -> None:
-    """ValueError where a field changes what would be learnt and cannot be followed."""
+    """ValueError if a field changes what would be learnt and cannot be applied."""
     for name in fields:
         if name in REFUSED:
             raise ValueError(f"{place}has {name!r}: {REFUSED[name]}")
 
 
 def _exchange(fields: Fields) -> list[Any]:
-    """The messages of an instruction and its output, behind those of `history`."""
-    # `input` is the question only where no other field is: Alpaca has both, and then it is what the question is about.
+    """The messages of an instruction and its output, after the messages of `history`."""
+    # `input` is the question only if no other field is: Alpaca has `instruction` too, and `input` is its material.
     asked = [name for name in _names(fields, QUESTIONS) if name != "input" or not _names(fields, QUESTIONS[:-1])]
     answered = _names(fields, ANSWERS)
     if not asked or not answered:
@@ -134,7 +134,7 @@ def _pair(question: Any, answer: Any) -> list[Fields]:
 
 
 def _message(message: Any, number: int) -> Fields:
-    """{"role", "content"} of a message, with "weight" 0 where it is not to be learnt, and with "name" for `_turns`.
+    """{"role", "content"} of a message, with "weight" 0 if it is not a target, and with "name" for `_turns`.
 
     {} for an empty system message, which many files have.
     """
@@ -158,13 +158,13 @@ def _message(message: Any, number: int) -> Fields:
     for name in _names(fields, LEARN):
         if fields[name] not in (0, 1) or fields[name] and role != "assistant":
             raise ValueError(f"{place}has {name} {fields[name]!r}; expected 0 or 1, and 1 for the assistant only")
-        if not fields[name] and role == "assistant":  # what a user says is never learnt
+        if not fields[name] and role == "assistant":  # a user's message is never a target
             result["weight"] = 0
     return result
 
 
 def _content(content: Any, role: str, place: str) -> str | list[Fields]:
-    """The content of a message: a string, or parts where the calculator is used."""
+    """The content of a message: a string, or parts if the calculator is used."""
     if isinstance(content, str):
         if not (stripped := content.rstrip()):
             raise ValueError(f"{place}({role}) is empty")
@@ -187,7 +187,7 @@ def _content(content: Any, role: str, place: str) -> str | list[Fields]:
 
 
 def _is_whole(text: str) -> bool:
-    """False for text with half of a character, which "\\ud83d" in JSON makes."""
+    """False for text with an unpaired surrogate (half of a character), such as "\\ud83d" in JSON."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -196,9 +196,9 @@ def _is_whole(text: str) -> bool:
 
 
 def _turns(messages: list[Fields]) -> list[Fields]:
-    """The messages as turns: neighbours with the same role are joined. ValueError where they are no conversation."""
+    """The messages as turns: adjacent messages of one role are joined. ValueError if they are no conversation."""
     for role in ("user", "assistant"):
-        # The model sees roles, not names.
+        # The model sees roles, not names, so it could not learn who of two speakers says what.
         names = {str(message["name"]) for message in messages if "name" in message and message["role"] == role}
         if len(names) > 1:
             raise ValueError(f"has several speakers as {role} ({', '.join(sorted(names))}); the model cannot tell them "

@@ -6,10 +6,10 @@ The bundle is the one that karpathy/nanochat publishes, a zip file of 162 MB:
     eval_bundle/eval_meta_data.csv   the accuracy of a blind guess for each, in percent
     eval_bundle/eval_data/…          a JSONL file for each
 
-Out of it come `core_tasks.yaml` and `core/…` below the data folder. `core_tasks.yaml` is written last, so where it is,
-everything is. Where the bundle cannot be had, its files are fetched one by one from the repository that DataComp-LM,
-which chose the tasks, took them from. Another source can be named: an address, a zip file, or a folder into which the
-bundle was unpacked.
+It becomes `core_tasks.yaml` and `core/…` in the data folder. `core_tasks.yaml` is written last: if it exists, all files
+exist. If the bundle cannot be fetched, its files are fetched one by one from the repository from which DataComp-LM,
+which chose the tasks, took them. --core names another source: an address, a zip file, or a folder with the unpacked
+bundle.
 """
 import csv
 import functools
@@ -29,7 +29,7 @@ from nanochat.system import files, log
 from nanochat.system.files import UserError
 
 URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
-SHA256 = "90a7c19e28ee7a52b4f6e1f87658deb9fde7f63deba2379045bdb1fe9ea5d200"  # as five other projects noted it
+SHA256 = "90a7c19e28ee7a52b4f6e1f87658deb9fde7f63deba2379045bdb1fe9ea5d200"  # five other projects give this digest
 NUM_TASKS = 22
 FIELDS = {"multiple_choice": {"query", "choices", "gold"}, "schema": {"context_options", "continuation", "gold"},
           "language_modeling": {"context", "continuation"}}
@@ -45,8 +45,8 @@ DELIMITER = "\nAnswer: "
 
 
 def fetch(data_dir: Path, source: str = "") -> None:
-    """CORE's files in `data_dir`, from `source` (default: NANOCHAT_CORE; without it URL, then FOUNDRY). What is there
-    stays."""
+    """CORE's files in `data_dir`, from `source` (default: NANOCHAT_CORE; without it URL, then FOUNDRY). Existing files
+    stay."""
     if (data_dir / "core_tasks.yaml").exists():
         return log.say(f"{data_dir / 'core_tasks.yaml'} is there: nothing to fetch")
     given = source or os.environ.get("NANOCHAT_CORE", "")
@@ -55,11 +55,11 @@ def fetch(data_dir: Path, source: str = "") -> None:
         try:
             _take_bundle(given or URL, folder / "eval_bundle.zip", data_dir)
         except UserError as error:
-            if given:  # scores of other files must not be taken for those of the files that the user named
+            if given:  # never other files than the user named: their scores would be mistaken for the named files'
                 raise
             log.say(f"{str(error).split(';')[0]}; fetching its files one by one instead")
             _take_files(folder / "files", data_dir)
-            (folder / "eval_bundle.zip").unlink(missing_ok=True)  # its beginning may have arrived
+            (folder / "eval_bundle.zip").unlink(missing_ok=True)  # a part of it may have arrived
 
 
 def _take_bundle(source: str, archive: Path, data_dir: Path) -> None:
@@ -89,7 +89,7 @@ def _take_files(folder: Path, data_dir: Path) -> None:
         target = folder / uri
         target.parent.mkdir(parents=True, exist_ok=True)
         _download(FOUNDRY + uri, target, functools.partial(_not_of_the_commit, name))
-        # The table has no column for the kind, because the fields of an item say it.
+        # The table has no column for the kind of a task, because the fields of an item show it.
         with target.open(encoding="utf-8") as lines:
             fields = json.loads(next(lines)).keys()
         rows.append({"label": label, "dataset_uri": uri, "num_fewshot": int(shots),
@@ -101,19 +101,19 @@ def _take_files(folder: Path, data_dir: Path) -> None:
 
 
 def _not_a_zip_file(path: Path) -> str:
-    return "" if zipfile.is_zipfile(path) else "what arrived is not a zip file; does the network ask for a login?"
+    return "" if zipfile.is_zipfile(path) else "the answer is not a zip file; does the network ask for a login?"
 
 
 def _not_of_the_commit(name: str, path: Path) -> str:
     content = path.read_bytes()
     digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    return "" if digest.startswith(name) else f"Git's name of what arrived is {digest[:12]}, expected {name}"
+    return "" if digest.startswith(name) else f"Git's name of the fetched file is {digest[:12]}, expected {name}"
 
 
 def _download(url: str, target: Path, problem_of: Callable[[Path], str]) -> None:
-    """The file at `url` as `target`, going on where an earlier attempt ended. `problem_of` says what is wrong with a
-    file that has arrived, or ""."""
-    if target.exists() and not problem_of(target):  # from an attempt that was interrupted at a later file
+    """Fetches the file at `url` as `target`, and resumes an earlier attempt. `problem_of` says what is wrong with a
+    complete file, or ""."""
+    if target.exists() and not problem_of(target):  # it is complete: an earlier attempt was interrupted at a later file
         return
     log.say(f"fetching {url}")
 
@@ -126,7 +126,7 @@ def _download(url: str, target: Path, problem_of: Callable[[Path], str]) -> None
         download.fetch(url, target, download.Attempts(), check, with_token=False)
     except UserError:
         raise
-    except Exception as error:  # the client raises many kinds; the way out is the same
+    except Exception as error:  # the client raises many types of errors; the user can do the same about all
         raise UserError(f"cannot fetch {url} ({type(error).__name__}: {error}); run the same command again, or fetch "
                         "eval_bundle.zip by hand and name it: --core=FILE") from error
 
@@ -139,7 +139,7 @@ def _listed(bundle: Any) -> tuple[list[dict[str, Any]], dict[str, float]]:
 
 
 def _write(source: Any, rows: list[dict[str, Any]], baselines: dict[str, float], data_dir: Path) -> None:
-    """`source` is the folder of the items. ValueError or KeyError where something is missing."""
+    """`source` is the folder of the items. ValueError or KeyError if a file or a field is missing."""
     if len({row["label"] for row in rows}) != NUM_TASKS:
         raise ValueError(f"it has {len(rows)} tasks, expected {NUM_TASKS}")
     tasks = [_converted(row, baselines[row["label"]]) for row in rows]

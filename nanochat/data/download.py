@@ -1,6 +1,6 @@
-"""Downloads a file over HTTP: continues an earlier attempt, checks the file, and waits when the server asks for it."""
-# Why not `hf_hub_download`: version 2.4 of huggingface_hub throws a partial file away when the process ends, compares
-# no SHA-256, only warns of a full disk, ignores Retry-After when it is a date, and needs an ETag from every server.
+"""Downloads a file over HTTP: resumes an earlier attempt, checks the file, and waits if the server asks for it."""
+# Why not `hf_hub_download`: version 2.4 of huggingface_hub deletes a partial file when the process ends, compares no
+# SHA-256, only warns of a full disk, ignores Retry-After when it is a date, and needs an ETag from every server.
 import contextlib
 import email.utils
 import fcntl
@@ -19,15 +19,15 @@ from nanochat.system.files import UserError
 
 LISTING_ATTEMPTS = 5  # 15 s: a wrong address must be reported soon
 ATTEMPTS = 8  # in a row without a new byte, two minutes: the network may be gone for a moment
-BAD_ATTEMPTS = 3  # of a file that arrives complete and wrong: it may have many gigabytes
+BAD_ATTEMPTS = 3  # for a file that arrives complete but wrong: it may have many gigabytes
 PAUSE_SECONDS = 1  # after the first failure; it doubles each time
 TIMEOUT_SECONDS = 30  # without a byte from the server
-LONGEST_WAIT_SECONDS = 900  # that a server may ask for, in sum without a new byte; the hub counts by 300 s
+LONGEST_WAIT_SECONDS = 900  # limit for the waits that a server asks for, in sum; the hub limits requests per 300 s
 T = TypeVar("T")
 
 
 class HttpError(Exception):
-    """The server answered, but not with the file."""
+    """The server answered, but did not send the file."""
 
     def __init__(self, response: Any):
         self.status, self.headers = response.status_code, response.headers
@@ -39,7 +39,7 @@ class BadContent(Exception):
 
 
 class Attempts:
-    """Repeats requests that fail. The threads of a download share it: if the server asks one to wait, all wait.
+    """Repeats failed requests. The threads of a download share it: if the server asks one thread to wait, all wait.
 
     As a context manager it tells the threads to stop at its end.
     """
@@ -54,7 +54,7 @@ class Attempts:
         self.stop.set()
 
     def run(self, name: str, request: Callable[[], T], limit: int, size: Callable[[], int] = lambda: 0) -> T:
-        """The result of `request`. `limit` counts failures in a row; where `size` grows, the counting begins anew."""
+        """The result of `request`. `limit` counts failures in a row; if `size` grows, the count starts again."""
         failures, waited = 0, 0.0
         while not self.stop.is_set():
             self._pause(self._not_before - time.monotonic())  # another thread may have been asked to wait
@@ -64,7 +64,7 @@ class Attempts:
             except Exception as error:
                 if size() > before:  # the server is alive: a bad line may break off a large file many times
                     failures, waited = 0, 0.0
-                if self.stop.is_set() or not may_pass(error):  # a refusal stays a refusal
+                if self.stop.is_set() or not may_pass(error):  # repeating would not help
                     raise
                 if (seconds := asked_wait(error)) is not None:
                     waited += seconds
@@ -85,17 +85,17 @@ class Attempts:
                             "after that: finished files are kept") from error
         with self._lock:
             until = time.monotonic() + seconds
-            if until > self._not_before + 1:  # one message, not one of every thread
+            if until > self._not_before + 1:  # one message, not a message from every thread
                 log.say(f"the hub asks to wait {seconds:.0f} s ({error})")
             self._not_before = max(self._not_before, until)
 
     def _pause(self, seconds: float) -> None:
         if seconds > 0:
-            self.stop.wait(seconds)  # unlike a sleep, it ends at once when the download stops
+            self.stop.wait(seconds)  # unlike a sleep, it ends immediately when the download stops
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether another attempt may succeed: after trouble of the network or the server, not after a refusal."""
+    """Whether another attempt may succeed: after an error of the network or the server, not after a refusal."""
     if isinstance(error, HttpError):
         return error.status >= 500 or error.status in (408, 425, 429)  # timeout, too early, too many requests
     names = {kind.__name__ for kind in type(error).__mro__}  # huggingface_hub 1 uses httpx, 2 uses httpx2
@@ -146,7 +146,7 @@ def fetch(url: str, partial: Path, attempts: Attempts, check: Callable[[Path, in
     its size as the hub or the server states it, and raises BadContent for a file that is not the announced one."""
     def attempt() -> None:
         have, stated = file_size(partial), 0
-        if not num_bytes or have < num_bytes:  # else the process was killed between the last byte and the renaming
+        if not num_bytes or have < num_bytes:  # otherwise all bytes are there: a kill came before the renaming
             stated = _append(url, partial, have, attempts.stop, with_token)
         check(partial, num_bytes or stated)
 
@@ -211,7 +211,7 @@ def check_parquet(partial: Path, num_bytes: int, sha256: str) -> None:
             return
         except UserError as error:
             problem = f"the server sent a file that is not Parquet ({shards.first_line(error.__cause__ or error)})"
-    partial.unlink()  # else the next attempt would continue behind wrong bytes
+    partial.unlink()  # otherwise the next attempt would append to wrong bytes
     raise BadContent(problem)
 
 

@@ -1,13 +1,14 @@
 """Text, conversations and questions from the Hugging Face hub.
 
 A text source is a data set of parquet shards with a column `text`, shuffled, so that any prefix is a sample. Its last
-shard is the validation shard, however many shards are fetched: so results stay comparable. Every shard is downloaded
-into `.fetching/`, checked, and only then renamed to its place. Two files lie beside the shards: `manifest.json` says
-where the text comes from, so that it is never mixed with text from elsewhere, and `.listing.json` keeps the hub's list
-of files of that revision, so that a complete folder needs no network and a larger `-n` continues the same revision.
+shard is the validation shard, no matter how many shards are fetched: so results stay comparable. Every shard is
+downloaded into `.fetching/`, checked, and only then renamed. Two files are beside the shards: `manifest.json` says
+where the text comes from, so that it is never mixed with other text, and `.listing.json` keeps the hub's list of files
+of that revision, so that a complete folder needs no network and a larger `-n` continues the same revision.
 
-HF_ENDPOINT names another hub with the same layout. A new corpus is one entry in `HUB`. So is a data set of
-conversations or questions: its parquet files become the JSONL files that `--mixture` and the tasks read.
+HF_ENDPOINT names another hub with the same layout. A new corpus is one entry in `HUB` for `nanochat.dataset --source`;
+a recipe's --text takes it when its name is also in the choices of nanochat/recipe.py. A data set of conversations or
+questions is an entry too: its parquet files become the JSONL files that `--mixture` and the tasks read.
 """
 import functools
 import json
@@ -29,14 +30,14 @@ from nanochat.system.files import UserError
 T = TypeVar("T")
 FETCHING = ".fetching"
 LISTING = ".listing.json"  # hidden: an import of the folder must not read it
-THREADS = 4  # downloads at a time; the hub slows down clients with more
+THREADS = 4  # downloads at a time; the hub slows down clients that make more
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set on the hub. `note` is printed: what a user must know before using the data.
+    """A data set on the hub. `note` is printed: the licence, which a user must know before using the data.
 
-    The shards of a text source lie in `folder`, "" for the data set's root; the last one by name is for validation.
+    The shards of a text source are in `folder`, "" for the data set's root; the last shard by name is for validation.
     `lessons` maps the beginning of a parquet file's name to a JSONL file in the data folder; a text source has none.
     """
 
@@ -69,7 +70,7 @@ LESSON_FIELDS = ("messages", "question", "choices", "answer", "subject",
 
 @dataclass(frozen=True)
 class RemoteShard:
-    """One parquet file of a hub data set; `num_bytes` 0 and `sha256` "" where the hub does not know them."""
+    """One parquet file of a hub data set; `num_bytes` 0 and `sha256` "" if the hub does not know them."""
 
     name: str
     num_bytes: int
@@ -82,9 +83,9 @@ class RemoteShard:
 
 
 def hub_shards(source: HubSource, folder: Path, revision: str = "") -> tuple[str, list[RemoteShard]]:
-    """(the commit, its parquet files in order), from `folder`/.listing.json where the hub was asked before.
+    """(the commit, its parquet files in order), from `folder`/.listing.json if an earlier call has asked the hub.
 
-    UserError when the hub does not answer or knows no such data set.
+    UserError if the hub does not answer or has no such data set.
     """
     try:
         saved = files.read_json(folder / LISTING)
@@ -97,10 +98,10 @@ def hub_shards(source: HubSource, folder: Path, revision: str = "") -> tuple[str
             f"list of {source.repo}", lambda: _ask_for_shards(source, revision), download.LISTING_ATTEMPTS)
     except UserError:
         raise
-    except Exception as error:  # the client raises many kinds of errors; the user's ways out are the same
+    except Exception as error:  # the client raises many types of errors; the user can do the same about all
         raise UserError(f"cannot list {source.repo} on {download.endpoint()}: {_explain(error, source.repo)}; "
                         "or use --source=kindergarten or --data=FOLDER") from error
-    # Remembered before the first byte of data: an interrupted download continues without a second request.
+    # Saved before the first byte of data: an interrupted download continues without a second request.
     files.write_json(folder / LISTING, {"repo": source.repo, "revision": commit,
                                         "shards": [astuple(shard) for shard in remote]})
     return commit, remote
@@ -154,7 +155,7 @@ def fetch(source: HubSource, count: int, text_dir: Path) -> None:
         if _is_complete(manifest, count, text_dir):
             log.say(f"{text_dir} is complete: nothing to fetch")
             return
-        # The revision stays when the data set grows: else the old validation shard would be trained on.
+        # The revision stays when the data set grows: otherwise we would train on the old validation shard.
         revision, remote = hub_shards(source, text_dir, manifest.get("revision", ""))
         train, validation = remote[:-1], remote[-1]
         if count > len(train):
@@ -200,7 +201,7 @@ def fetch_lessons(source: HubSource, data_dir: Path) -> dict[str, int]:
             rows = [row for shard in needed if shard.name.startswith(start) for row in _lessons(folder / shard.local)]
             files.write_jsonl(data_dir / name, rows)
             num_rows[name] = len(rows)
-        shutil.rmtree(folder, ignore_errors=True)  # the parquet files are not needed any more
+        shutil.rmtree(folder, ignore_errors=True)  # the parquet files are no longer needed
     return num_rows
 
 
@@ -237,9 +238,9 @@ def _fetch_all(repo: str, revision: str, missing: list[RemoteShard], folder: Pat
             partial = folder / FETCHING / shard.local
             check = functools.partial(download.check_parquet, sha256=shard.sha256)
             download.fetch(url, partial, attempts, check, shard.num_bytes)
-            os.replace(partial, folder / shard.local)  # only now it is a shard for all other code
+            os.replace(partial, folder / shard.local)  # from now on all other code sees it as a shard
         except Exception as error:
-            if not attempts.stop.is_set():  # else this thread has only been told to stop
+            if not attempts.stop.is_set():  # otherwise another download has failed and stopped this thread
                 failed.append(f"{shard.name} ({_explain(error, repo)})")
             if not (isinstance(error, download.BadContent) or getattr(error, "status", 0) == 404):
                 attempts.stop.set()  # the other shards would fail in the same way
@@ -282,7 +283,7 @@ def _bytes_there(folder: Path, shard: RemoteShard) -> int:
 
 
 def _check_space(folder: Path, missing: list[RemoteShard], space: int) -> None:
-    """UserError where the disk has no room for the missing bytes, times `space` for what is made of them."""
+    """UserError if the disk has no room for `space` times the missing bytes (JSONL is larger than parquet)."""
     needed = space * sum(max(0, shard.num_bytes - download.file_size(folder / FETCHING / shard.local))
                          for shard in missing)
     free = shutil.disk_usage(folder).free
@@ -292,7 +293,7 @@ def _check_space(folder: Path, missing: list[RemoteShard], space: int) -> None:
 
 
 def _explain(error: Exception, repo: str) -> str:
-    """One line that says what went wrong, with the cure."""
+    """One line that says what went wrong and what the user can do."""
     message, kind = shards.first_line(error), type(error).__name__
     if isinstance(error, download.HttpError):
         return message + _cure(error, repo)

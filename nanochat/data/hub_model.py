@@ -1,4 +1,4 @@
-"""The files of one model on the hub. Its client resumes what was interrupted; here every file is checked once more."""
+"""The files of one model on the hub. Its client resumes interrupted downloads; here every file is checked again."""
 import hashlib
 import re
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 from nanochat.data import download
 from nanochat.system.files import UserError
 
-# What an importer reads: weights, sizes, tokenizer. Of several steps only the newest is fetched.
+# The files that an import reads: weights, sizes, tokenizer. Of several steps only the newest is fetched.
 WEIGHTS = re.compile(r"(?:.*/)?model_(\d{1,9})\.pt")
 WANTED = re.compile(r"(?:.*/)?(?:tokenizer\.pkl|meta_\d{1,9}\.json|config\.json|tokenizer(?:_config)?\.json"
                     r"|[\w.-]+\.safetensors(?:\.index\.json)?)")
@@ -30,7 +30,7 @@ def names_to_fetch(names: list[str]) -> list[str]:
 
 
 def fetch(repo: str, folder: Path) -> Path:
-    """The model's files in `folder`. UserError when the hub does not answer, or a file is not what it announced."""
+    """Fetches the model's files into `folder`. UserError if the hub does not answer, or a file's SHA-256 is wrong."""
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=download.endpoint())
@@ -53,9 +53,9 @@ def fetch(repo: str, folder: Path) -> Path:
 def _asked(repo: str, ask: Callable[[], Any]) -> Any:
     try:
         return ask()
-    except Exception as error:  # the client raises many kinds; the user's ways out are the same
+    except Exception as error:  # the client raises many types of errors; the user can do the same about all
         raise UserError(f"cannot fetch {repo} from {download.endpoint()}: {str(error).strip().splitlines()[0]:.160} "
-                        f"({type(error).__name__}); run the command again, it goes on where it stopped") from error
+                        f"({type(error).__name__}); run the command again, it continues where it stopped") from error
 
 
 def _sha256(path: Path) -> str:

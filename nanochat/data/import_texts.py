@@ -1,8 +1,9 @@
 """Turns the files of a survey into a data folder: text shards, conversations, exams.
 
 Running text is cut into documents at end-of-text marks, else at blank lines, else at line ends, else between words.
-About 5 % of the documents are held out for validation. The content of a document decides, so equal documents are on the
-same side, and the order of the files does not matter. Files that already have our own format are linked, not copied.
+About 5 % of the documents are held out for validation. A hash of the content decides whether a document is held out, so
+copies of a document are all in training or all in validation, and the order of the files does not matter. Files that
+already have our own format are linked, not copied.
 """
 import json
 import re
@@ -24,21 +25,22 @@ from nanochat.system import files
 from nanochat.system.files import UserError
 from nanochat.system.numbers import ceil_div
 
-ORIGIN = "plain files"  # in the manifest: another import may replace these shards
+ORIGIN = "plain files"  # origin in the manifest: only such shards may be replaced by another import
 DOCUMENT = 2000  # characters of running text after which a document ends at the next blank line
-SMALLER = (DOCUMENT, DOCUMENT // 4, DOCUMENT // 16, DOCUMENT // 40)  # tried in turn where there is little text
-LEAST = 500  # characters of text that an import needs
-LONGEST = 100_000  # characters; longer rows are cut, because a model sees far less at a time
-HELD_OUT, FEWEST, MOST = 0.05, 0.03, 0.1  # share of the text for validation: the aim, and the bounds that suffice
-FEW_WORDS = 0.1  # with a smaller share of the conversations' words, there is so little text that these words are added
-LINKED_HELD_OUT = 0.1  # the last parquet file is for validation if it has at most this share of the documents
+DOCUMENT_SIZES = (DOCUMENT, DOCUMENT // 4, DOCUMENT // 16, DOCUMENT // 40)  # tried in turn if there is little text
+MIN_CHARACTERS = 500  # characters of text that an import needs
+MAX_SIZE = 100_000  # characters of a document; longer ones are cut: a row of a model holds far less
+HELD_OUT, MIN_HELD_OUT, MAX_HELD_OUT = 0.05, 0.03, 0.1  # share for validation: the target, the accepted bounds
+# If the text has fewer characters than this part of the conversations', pretraining reads the conversations as well.
+LITTLE_TEXT = 0.1
+LINKED_HELD_OUT = 0.1  # the last parquet file is for validation if it has at most this share of documents
 IN_MEMORY = 20_000_000  # characters; less text is shuffled and split as a whole
 CHARACTERS_PER_SHARD = 50_000_000  # 20 MB compressed
-MOST_SHARDS = 16  # all are written at the same time, so the beginning of each is a sample of all files
-GROUP = 2_000_000  # characters of a row group, at most
+MAX_SHARDS = 16  # all are written at the same time, so the beginning of each is a sample of all files
+GROUP_CHARACTERS = 2_000_000  # a row group has at most this many
 MARKS = re.compile(r"<\|(?:endoftext|end_of_text|begin_of_text|bos|eos)\|>")
 ALL_MARKS = re.compile(MARKS.pattern + "|</?s>|<bos>|<eos>")
-STRUCK_OUT = re.compile(r"[^\s>] *<s>")  # HTML, where <s> and </s> are not marks
+STRUCK_OUT = re.compile(r"[^\s>] *<s>")  # HTML's strikethrough, where <s> and </s> are no marks
 
 
 def split_marks(text: str) -> list[str]:
@@ -51,16 +53,16 @@ def split_marks(text: str) -> list[str]:
 
 
 def cut(pieces: Iterable[str], size: int = DOCUMENT) -> Iterator[str]:
-    """Documents of running text that comes in pieces. From `size` characters on a document ends at the next blank line.
-    If none comes before about twice that length, it ends at a line end. An even longer line is cut between words.
+    """Documents of running text that comes in pieces. Once a document has `size` characters, it ends at the next blank
+    line. If there is none before about twice that length, it ends at a line end. A longer line is cut between words.
     """
     number, length = 0, 0  # documents so far, characters of this document
     document: list[str] = []
     for line in chain(_marked_lines(pieces, 2 * size), [None]):
         text = line or ""
         is_blank = not text or text.isspace()
-        # The limit varies, so that text which repeats itself gives different documents; 619 is prime, so the limits do
-        # not repeat with the text.
+        # The limit varies, so that repetitive text is not cut into equal documents; 619 is prime, so that the limits do
+        # not repeat in step with the text.
         longest = 2 * size + number * 619 % size
         if document and (line is None or is_blank and length >= size or length + len(text) > longest):
             yield "\n".join(document).strip("\n")
@@ -73,7 +75,7 @@ def cut(pieces: Iterable[str], size: int = DOCUMENT) -> Iterator[str]:
 
 
 def _marked_lines(pieces: Iterable[str], longest: int) -> Iterator[str | None]:
-    """The lines of a text; None where a document ends: at a mark, and around each part of a line above `longest`."""
+    """The lines of a text; None where a document ends: at a mark, before and after parts of a line above `longest`."""
     rest = ""
     for piece in chain(pieces, ["\n"]):
         *ended, last = split_marks(rest + piece.replace("\f", "\n"))  # a form feed ends a page, not a document
@@ -96,7 +98,7 @@ def _short(lines: list[str], longest: int) -> Iterator[str | None]:
 
 
 def _parts(line: str, longest: int) -> list[str]:
-    """A line in parts of half to all of `longest`, cut after a space or a CJK full stop if there is one."""
+    """A line in parts of `longest`/2 to `longest` characters, cut after a space or a CJK full stop if possible."""
     parts: list[str] = []
     start = 0
     while len(line) - start > longest:
@@ -120,12 +122,12 @@ def documents(items: Iterable[Item], size: int = DOCUMENT) -> Iterator[str]:
                 yield from cut([text], size)
         else:
             for document in chain.from_iterable(map(split_marks, row_texts(item))):
-                # `cut` may make documents of three times its size.
-                yield from cut([document], LONGEST // 3) if len(document) > LONGEST else filter(str.strip, [document])
+                # Documents of `cut` may have up to three times its size.
+                yield from cut([document], MAX_SIZE // 3) if len(document) > MAX_SIZE else filter(str.strip, [document])
 
 
 def row_texts(item: Item) -> Iterator[str]:
-    """The text of each row of a file; that of a conversation is its words."""
+    """The text of each row of a file; for a conversation the text of its messages."""
     if item.kind == "conversations":
         for conversation in read_conversations(item.path):
             yield "\n\n".join(conversations.words(message) for message in conversation["messages"])
@@ -137,7 +139,7 @@ def row_texts(item: Item) -> Iterator[str]:
 
 
 def read_conversations(path: Path) -> Iterator[conversations.Fields]:
-    """The good conversations of a file. The survey has named the others."""
+    """The valid conversations of a file. The survey has reported the invalid ones."""
     for _, row in rows.rows(path):
         try:
             yield conversations.parse(row)
@@ -153,15 +155,15 @@ def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text
     old = files.read_object(data_dir / IMPORTED)  # {} without an earlier import, or if its record is damaged
     numbers: dict[str, int | bool] = {}
     if with_text:
-        # Text from the hub took hours to fetch, and models of the kindergarten need theirs: neither is replaced.
+        # Not replaced: the hub's text, which took hours to fetch, and the kindergarten's text, which its models need.
         if shards.in_folder(data_dir / "text"):
             shards.claim(data_dir / "text", ORIGIN)
         with files.replacing(data_dir / "text") as folder:  # an interrupted import leaves the old text
             folder.mkdir()
             numbers = _write_texts(found, folder)
-            (data_dir / IMPORTED).unlink(missing_ok=True)  # it does not describe the folder any more
+            (data_dir / IMPORTED).unlink(missing_ok=True)  # it no longer describes the folder
     written = _write_others(found, data_dir, reserved)
-    for name in set(old.get("written", ())) - set(written):  # files of an earlier import; a user's own files stay
+    for name in set(old.get("written", ())) - set(written):  # of an earlier import; files that a user put there stay
         (data_dir / name).unlink(missing_ok=True)
     record = {**found.as_dict(), "imported": numbers, "written": written}
     files.write_json(data_dir / IMPORTED, record)
@@ -169,7 +171,7 @@ def write(found: Survey, data_dir: Path, reserved: Iterable[str] = (), with_text
 
 
 def chat_names(found: Survey, reserved: Iterable[str]) -> list[str]:
-    """The name by which --mixture calls each file of conversations: letters, digits, `_` and `-`; all different."""
+    """A name for each file of conversations, for --mixture: letters, digits, `_` and `-`; all different."""
     names: list[str] = []
     for item in found.conversations:
         name = re.sub(r"[^\w-]+", "_", rows.stem(Path(item.name.removeprefix("chat/").replace("/", "-")))).strip("_")
@@ -184,7 +186,7 @@ def _write_others(found: Survey, data_dir: Path, reserved: Iterable[str]) -> lis
     """Writes or links conversations into chat/ and exams to their places; returns the names of these files."""
     written: list[str] = []
     for item, name in zip(found.conversations, chat_names(found, reserved), strict=True):
-        if item.is_ready:
+        if item.can_be_linked:
             written.append(f"chat/{name}{''.join(rows.suffixes(item.path))}")
             files.link_or_copy(item.path, data_dir / written[-1])
             continue
@@ -203,9 +205,9 @@ def _write_texts(found: Survey, folder: Path) -> dict[str, int | bool]:
     linked, validation = _to_link(found)
     for item in linked:
         files.link_or_copy(item.path, folder / _shard_name(item))
-    items = [item for item in found.texts if item not in linked]  # these are read and written anew
+    items = [item for item in found.texts if item not in linked]  # these are read and written
     words_of_conversations = sum(item.characters for item in found.conversations)
-    needs_words = sum(item.characters for item in found.texts) < FEW_WORDS * words_of_conversations
+    needs_words = sum(item.characters for item in found.texts) < LITTLE_TEXT * words_of_conversations
     if needs_words:
         items = items + found.conversations
     num_documents = num_held_out = 0
@@ -228,7 +230,7 @@ def _to_link(found: Survey) -> tuple[list[Item], list[str]]:
     Without a manifest the last file by name is for validation, if it holds at most a tenth of the documents. Otherwise
     all files are read, so that one document in twenty can be held out.
     """
-    ready = [item for item in found.texts if item.is_ready]
+    ready = [item for item in found.texts if item.can_be_linked]
     manifest = found.folder / "text" / shards.MANIFEST
     if manifest.exists():
         pinned = files.read_json(manifest).get("validation", [])
@@ -248,22 +250,22 @@ def _shard_name(item: Item) -> str:
 
 
 def _write_small(items: list[Item], folder: Path, prefix: str, has_others: bool, where: str) -> tuple[int, int]:
-    """Shuffles and splits text that fits into memory, and cuts it smaller if it is little or repeats itself.
+    """Shuffles and splits text that fits into memory. Cuts it into smaller documents if it is short or repetitive.
 
-    Returns (documents, those held out). `has_others` says that linked shards are there as well.
+    Returns (number of documents, number held out). `has_others`: there are linked shards too.
     """
     attempts = []
-    for size in SMALLER:
+    for size in DOCUMENT_SIZES:
         texts = sorted(documents(items, size), key=_order)
         held_out, share = _held_out(texts)
-        attempts.append((abs(share - HELD_OUT), texts, held_out if share < 1 / 3 else set()))  # never a third
-        if FEWEST <= share <= MOST or has_others:  # linked shards have validation text of their own
+        attempts.append((abs(share - HELD_OUT), texts, held_out if share < 1 / 3 else set()))  # never hold out a third
+        if MIN_HELD_OUT <= share <= MAX_HELD_OUT or has_others:  # linked shards have their own validation text
             break
     _, texts, held_out = min(attempts, key=lambda attempt: attempt[0])
     characters = sum(map(len, texts))
-    if not has_others and (not held_out or characters < LEAST):
-        raise UserError(f"{where} has {characters:,} characters of text; expected at least {LEAST}, and not all the "
-                        "same, because a part is held out for validation: add text")
+    if not has_others and (not held_out or characters < MIN_CHARACTERS):
+        raise UserError(f"{where} has {characters:,} characters of text; expected at least {MIN_CHARACTERS}, and not "
+                        "all the same, because a part is held out for validation: add text")
     train = [text for text in texts if _order(text) not in held_out]
     validation = [text for text in texts if _order(text) in held_out]
     for name, documents_ in (("00000", train), ("validation", validation)):
@@ -273,19 +275,20 @@ def _write_small(items: list[Item], folder: Path, prefix: str, has_others: bool,
 
 
 def _order(text: str) -> int:
-    """A number that depends on the content alone: it decides about the order and the side of a document."""
+    """A hash of the content: it decides a document's position and whether it is held out."""
     return crc32(text.strip().encode())
 
 
 def _held_out(texts: list[str]) -> tuple[set[int], float]:
-    """(the `_order` of documents with about 5 % of the characters, or of the shortest document; their share)."""
+    """(the `_order` of the documents to hold out, their share of the characters): about 5 %, or the shortest document
+    if all are too long for that."""
     sizes: Counter[int] = Counter()
     for text in texts:
         sizes[_order(text)] += len(text)
     total, amount = max(1, sizes.total()), 0
     chosen: set[int] = set()
     for order in sorted(sizes):
-        # A document that would overshoot the aim by far is passed over: it may be half of the text.
+        # A document that would overshoot the target by far is skipped: it may be half of the text.
         if amount < HELD_OUT * total and amount + sizes[order] <= 1.5 * HELD_OUT * total:
             chosen.add(order)
             amount += sizes[order]
@@ -295,14 +298,14 @@ def _held_out(texts: list[str]) -> tuple[set[int], float]:
 
 
 def _write_large(items: list[Item], folder: Path, prefix: str, characters: int) -> tuple[int, int]:
-    """Deals documents to shards by their content, in one pass and with bounded memory; returns the same numbers."""
-    number = min(MOST_SHARDS, ceil_div(characters, CHARACTERS_PER_SHARD))
+    """Distributes documents to shards by `_order`, in one pass and with bounded memory; returns as `_write_small`."""
+    number = min(MAX_SHARDS, ceil_div(characters, CHARACTERS_PER_SHARD))
     names = [*(f"{index:05d}" for index in range(number)), "validation"]
     writers = [_Shard(folder / f"{prefix}_{name}.parquet") for name in names]
     one_in = round(1 / HELD_OUT)  # one document in twenty is held out
     for document in documents(items):
         order = _order(document)
-        # The quotient is independent of the remainder, so all training shards are equally large.
+        # The remainder decides about validation, the quotient about the shard: training shards are equally large.
         writers[-1 if order % one_in == 0 else order // one_in % number].add(document)
     for writer in writers:
         writer.close()
@@ -321,7 +324,7 @@ class _Shard:
     def add(self, document: str) -> None:
         self.group.append(document)
         self.count, self.size = self.count + 1, self.size + len(document)
-        if self.size >= GROUP or len(self.group) == shards.DOCUMENTS_PER_GROUP:  # bounds the memory
+        if self.size >= GROUP_CHARACTERS or len(self.group) == shards.DOCUMENTS_PER_GROUP:  # bounds the memory
             self.flush()
 
     def flush(self) -> None:

@@ -3,8 +3,8 @@
 A row holds T+1 tokens: its inputs are the first T, its targets the last T. Documents longer than a row are cut into
 pieces. All pieces are placed by "best fit decreasing": longest first, each into the fullest row that still has room,
 which needs at most 11/9 of the optimal number of rows (Johnson 1973). The rest of a row is padding, which is not a
-target. Every piece starts with <|bos|>, so every row does too. No target appears twice, and only the first token after
-a cut is never a target.
+target. Every piece starts with <|bos|>, so every row does too. Every token that may be a target is one exactly once,
+except the first token after a cut, which never is.
 """
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -15,8 +15,10 @@ import torch
 
 from nanochat.system.numbers import ceil_div
 
-ROUGHNESS = 0.5  # standard deviation of log length: 1.2 % of the lessons' rows are padding instead of .8 %
-# Token ids, and a mask: 1 where the token is to be predicted.
+# Standard deviation of the noise that is added to log length before sorting. With it 1.2 % of the laptop's lessons are
+# padding instead of .8 % (docs/LOG.md).
+LENGTH_NOISE = 0.5
+# Token ids, and a mask: 1 where the token is a target (is to be predicted).
 Document = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]
 Piece = tuple[np.ndarray, np.ndarray]  # the same as arrays: ids int32, mask bool
 Rows = tuple[np.ndarray, np.ndarray]  # R rows: ids (R, T+1) int32, mask (R, T+1) bool
@@ -40,32 +42,32 @@ class Batch:
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             if device.type == "cuda":
-                tensor = tensor.pin_memory()  # from pinned memory the GPU copies while the program goes on
+                tensor = tensor.pin_memory()  # from pinned memory the copy is asynchronous
             return tensor.to(device, non_blocking=True)
 
         weights = None if self.weights is None else move(self.weights)
         return Batch(move(self.ids), move(self.targets), self.state, weights)
 
     def cut(self, pieces: int) -> list["Batch"]:
-        """The same rows as `pieces` batches of about equal size; fewer where there are fewer rows."""
+        """The same rows as `pieces` batches of about equal size; fewer batches if there are fewer rows."""
         size = ceil_div(len(self.ids), pieces)
         parts = [slice(start, start + size) for start in range(0, len(self.ids), size)]
         return [Batch(self.ids[part], self.targets[part], self.state,
                       None if self.weights is None else self.weights[part]) for part in parts]
 
 
-def pieces(document: Document, room: int, bos_id: int) -> list[Piece]:
-    """Cuts a document into pieces of at most `room` tokens. A later piece begins with <|bos|>, which replaces the last
-    token of the piece before. The next token is not a target, because only <|bos|> stands before it.
+def pieces(document: Document, row_len: int, bos_id: int) -> list[Piece]:
+    """Cuts a document into pieces of at most `row_len` tokens. Each later piece begins with <|bos|>; its second token
+    is not a target, because its only context is <|bos|>.
 
     >>> [(ids.tolist(), mask.tolist()) for ids, mask in pieces(([0, 5, 6, 7, 8], [1, 1, 1, 1, 1]), 3, 0)]
     [([0, 5, 6], [True, True, True]), ([0, 7, 8], [False, False, True])]
     """
     ids, mask = np.asarray(document[0], np.int32), np.asarray(document[1], bool)
-    result = [(ids[:room], mask[:room])]
-    for start in range(room, len(ids), room - 1):
-        piece_ids, piece_mask = ids[start - 1:start + room - 1].copy(), mask[start - 1:start + room - 1].copy()
-        piece_ids[0], piece_mask[:2] = bos_id, False
+    result = [(ids[:row_len], mask[:row_len])]
+    for start in range(row_len, len(ids), row_len - 1):
+        piece_ids, piece_mask = (array[start - 1:start + row_len - 1].copy() for array in (ids, mask))
+        piece_ids[0], piece_mask[:2] = bos_id, False  # <|bos|> replaces the copy of the last token before the cut
         result.append((piece_ids, piece_mask))
     return result
 
@@ -74,34 +76,35 @@ def pack(documents: Sequence[Document], row_len: int, bos_id: int, rng: np.rando
     """The documents in rows of `row_len` tokens; padding is <|bos|> with mask 0.
 
     Pieces without a single target are left out, so every row has a target. With `rng` the order of the rows, the order
-    within a row, and who stands in a row together are random.
+    within a row, and which documents share a row are random.
     """
     parts = [part for document in documents for part in pieces(document, row_len, bos_id) if part[1][1:].any()]
-    sizes = np.array([len(part[0]) for part in parts], float)
-    # Training packs every epoch anew (`rng`): documents that always stood in the same row in the same order were learnt
-    # as one text, and of 80 conversations that a model had read seventy times it answered 36 when asked alone.
-    if rng:  # only roughly the longest first: 1 % more rows, and quite other neighbours
-        sizes *= np.exp(rng.normal(0, ROUGHNESS, len(sizes)))
+    sizes = np.array([len(part[0]) for part in parts], float)  # float for the noise
+    # Training packs every epoch differently (`rng`). With fixed rows a model learnt neighbouring documents as one text:
+    # after 71 epochs on 80 conversations it could answer only 36 of them when asked one by one.
+    if rng:  # roughly the longest first: a little more padding, and other neighbours in every epoch
+        sizes *= np.exp(rng.normal(0, LENGTH_NOISE, len(sizes)))
     # Stable: equal documents in equal order give equal rows.
     parts = [parts[i] for i in np.argsort(-sizes, kind="stable")]
     rows: list[list[Piece]] = []
-    # (free tokens, row number), sorted by free tokens, so that bisect finds the fullest row with room.
+    # (free tokens, row number), sorted by free tokens, so that bisect finds the fullest row that still has room.
     open_rows: list[tuple[int, int]] = []
     for part in parts:
         size = len(part[0])
-        place = bisect_left(open_rows, (size, -1))
-        if place == len(open_rows):
+        fullest = bisect_left(open_rows, (size, -1))  # −1: before all rows with exactly `size` free tokens
+        if fullest == len(open_rows):
             rows.append([])
             free, row = row_len, len(rows) - 1
         else:
-            free, row = open_rows.pop(place)
+            free, row = open_rows.pop(fullest)
         rows[row].append(part)
-        if free - size > 1:  # a piece of one token, <|bos|>, has no target
+        if free - size > 1:  # into one free token fits <|bos|> only, which has no target
             insort(open_rows, (free - size, row))
     if rng:
         rng.shuffle(rows)
         for members in rows:
             rng.shuffle(members)
+    # No token is for padding only. Padding follows the documents of a row, so causal attention hides it from them.
     ids = np.full((len(rows), row_len), bos_id, dtype=np.int32)
     mask = np.zeros((len(rows), row_len), dtype=bool)
     for row, members in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Reads other people's files: bytes → text → rows. All commands that take data follow these rules (docs/data.md).
+"""Reads users' data files: bytes → text → rows. All commands that take data follow these rules (docs/data.md).
 
 The suffix decides how a file is read: `.txt` and `.md` are text; `.jsonl`, `.json` and `.parquet` hold rows; `.gz` and
 `.zst` are unpacked. Text must be UTF-8. Files are read in blocks, so memory grows with the longest row of a file, not
@@ -23,9 +23,9 @@ from nanochat.data.shards import Unreadable, first_line, is_lfs_pointer, is_text
 
 TEXT, JSON, PARQUET = (".txt", ".text", ".md", ".markdown"), (".jsonl", ".ndjson", ".json"), (".parquet",)
 PACKED = (".gz", ".zst")
-TEXT_FIELDS = ("text", "content", "document")  # of a row that is a document
+TEXT_FIELDS = ("text", "content", "document")  # fields that hold a row's document; the first of them counts
 BLOCK = 1 << 20  # bytes
-BEGINNING = re.compile(r"[^\s,]")  # of a value: all that is no separator
+BEGINNING = re.compile(r"[^\s,]")  # first character of a JSON value: anything except whitespace and commas
 # Byte-order marks. UTF-32 comes first, because its little-endian mark begins with that of UTF-16.
 FOREIGN_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
                  (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
@@ -33,7 +33,7 @@ FOREIGN_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"
 
 @dataclass(frozen=True)
 class Broken:
-    """Stands for a row that cannot be read."""
+    """Placeholder for a row that cannot be read."""
 
     reason: str
 
@@ -54,7 +54,7 @@ def stem(path: Path) -> str:
     return path.name[:len(path.name) - len(kind + packing)]
 
 
-def check_pointer(path: Path) -> None:
+def refuse_lfs_pointer(path: Path) -> None:
     """Raises Unreadable for a file that Git LFS has not fetched yet."""
     if is_lfs_pointer(path):
         raise Unreadable(path, "is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
@@ -77,7 +77,7 @@ def blocks(path: Path) -> Iterator[str]:
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
     line = 1
     try:
-        check_pointer(path)
+        refuse_lfs_pointer(path)
         with _unpacked(path) as stream:
             block = stream.read(BLOCK)
             # Other encodings are refused, not guessed: a wrong guess would be learnt as noise.
@@ -99,7 +99,7 @@ def blocks(path: Path) -> Iterator[str]:
 
 
 def _refuse_nul(block: bytes, path: Path, line: int) -> None:
-    """`line` is the line in which the block begins."""
+    """Unreadable if the block has a NUL byte. `line` is the number of the line in which the block begins."""
     if (at := block.find(0)) >= 0:
         raise Unreadable(path, "has a NUL byte: it is not UTF-8 text but binary, or UTF-16 without a mark; save it as "
                          "UTF-8 or remove it", line + _newlines(block[:at]))
@@ -125,7 +125,7 @@ def rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[str, An
     """(place, row) of every row of a JSON or parquet file; a row that is not JSON is `Broken`.
 
     The rows of a JSON file are its lines, or the elements of its array, or its only object. A list of messages is a
-    single row. Raises Unreadable where the file cannot be read on from there.
+    single row. Raises Unreadable where reading cannot continue.
     """
     if suffixes(path)[0] in PARQUET:
         yield from _parquet_rows(path, columns)
@@ -138,7 +138,7 @@ def rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[str, An
 
 
 def is_message(value: object) -> bool:
-    """Whether a value is a message of a conversation. (`from` with `text` does not suffice: a letter has them too.)"""
+    """Whether a value is a message of a conversation. (`from` and `text` do not suffice: e-mails have these fields.)"""
     names = {str(name).lower() for name in value} if isinstance(value, dict) else set()
     return {"role", "content"} <= names or {"from", "value"} <= names
 
@@ -153,15 +153,15 @@ def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
         if head:
             break
     first_line, newline, _ = head.partition("\n")
-    # A value that goes over several lines, as pretty printers write it: the first line alone is not JSON.
-    is_spread = bool(newline) and isinstance(_parsed(first_line), Broken) and (
+    # A value over several lines, as pretty printers write it: its first line alone is not JSON.
+    is_multiline = bool(newline) and isinstance(_parsed(first_line), Broken) and (
         suffixes(path)[0] == ".json" or first_line.strip() in ("{", "["))
     is_array, holds_messages = head.startswith("["), is_message(_first_value(head[1:]))
-    if is_array and holds_messages and is_spread:  # a single conversation
+    if is_array and holds_messages and is_multiline:  # one conversation; on one line it may be the first of many
         yield "element 1", [message for _, message in _stream(path, chain([head[1:]], pieces), in_array=True)]
     elif is_array and not holds_messages:
         yield from _stream(path, chain([head[1:]], pieces), in_array=True)
-    elif is_spread:
+    elif is_multiline:
         yield from _stream(path, chain([head], pieces), in_array=False)
     else:
         yield from ((f"line {number}", _parsed(text)) for number, text in enumerate(lines(chain([head], pieces)), line)
@@ -171,7 +171,7 @@ def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except RecursionError:  # brackets inside brackets, a hundred thousand deep
+    except RecursionError:  # brackets nested thousands deep
         return Broken("not JSON that can be read (nested too deeply)")
     except ValueError as error:
         return Broken(f"not JSON ({getattr(error, 'msg', error)})")
@@ -186,10 +186,10 @@ def _first_value(text: str) -> Any:
 
 def _stream(path: Path, pieces: Iterator[str], in_array: bool) -> Iterator[tuple[str, Any]]:
     """The values of an array whose `[` has been read, or of a sequence, each decoded as soon as its text is there."""
-    text, number, enough = "", 0, 0
-    for piece in chain(pieces, [None]):
+    text, number, retry_length = "", 0, 0
+    for piece in chain(pieces, [None]):  # None: the end of the file
         text += piece or ""
-        if piece is not None and len(text) < enough:
+        if piece is not None and len(text) < retry_length:
             continue
         at = 0
         while match := BEGINNING.search(text, at):
@@ -203,28 +203,29 @@ def _stream(path: Path, pieces: Iterator[str], in_array: bool) -> Iterator[tuple
             number, at = number + 1, decoded[1]
             yield f"element {number}", decoded[0]
         text = text[at:]
-        enough = 2 * len(text)  # a long element is not decoded again for each piece of it
+        retry_length = 2 * len(text)  # decode an unfinished element again when it has doubled: linear time
     if in_array:
-        raise Unreadable(path, f"has an array that has no end after element {number}")
+        raise Unreadable(path, f"has an array that is not closed after element {number}")
 
 
 def _check_nothing_follows(path: Path, rest: str, number: int) -> None:
     if rest.strip():
-        raise Unreadable(path, f"has text after its array of {number} elements; expected one array, or one object a "
-                         "line")
+        raise Unreadable(path, f"has text after its array of {number} elements; expected one array, or one object "
+                         "per line")
 
 
 def _decoded(path: Path, text: str, at: int, number: int, is_last: bool) -> tuple[Any, int] | None:
-    """(the value at a place, its end); None where more text may complete it. Unreadable where it is not JSON."""
+    """(the value at position `at`, its end); None if more text may complete it. Unreadable if it is not JSON."""
     try:
         value, end = json.JSONDecoder().raw_decode(text, at)
     except (ValueError, RecursionError) as error:
-        # The value may be complete later if the error is at the end of the text, or in a string that has no end yet.
+        # More text may complete the value if the error is near the end of the text (where a literal or an escape may be
+        # cut), or in a string that has no end yet.
         if not is_last and isinstance(error, json.JSONDecodeError) and (
                 error.pos > len(text) - 20 or error.msg.startswith("Unterminated string")):
             return None
         raise Unreadable(path, f"has an element {number} that is not JSON ({getattr(error, 'msg', error)})") from None
-    return None if end == len(text) and not is_last else (value, end)  # at the end, a number may have more digits
+    return None if end == len(text) and not is_last else (value, end)  # a number at the end may continue
 
 
 def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, Any]]:
@@ -239,7 +240,7 @@ def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[str, 
 
 
 def _as_text(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of columns of text, which some writers do not mark as UTF-8."""
+    """The row with its text columns as strings: some writers store text as bytes."""
     return {name: text.decode() if isinstance(text, bytes) else text for name, text in row.items()}
 
 

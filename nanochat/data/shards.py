@@ -1,7 +1,7 @@
 """Parquet shards of text, read in slices of at most 1,024 documents.
 
-The shards lie in `<data>/text/` and have a column `text`. `manifest.json` beside them names the validation shards
-({"validation": ["shard_00010.parquet"]}). Without a manifest the last shard by name is kept for validation, so a folder
+The shards are in `<data>/text/` and have a column `text`. `manifest.json` in this folder names the validation shards
+({"validation": ["shard_00010.parquet"]}). Without a manifest the last shard by name is for validation, so a folder
 needs at least two shards.
 """
 from collections.abc import Iterable, Iterator
@@ -18,14 +18,14 @@ from nanochat.system.files import UserError
 from nanochat.system.numbers import ceil_div
 
 DOCUMENTS_PER_GROUP = 1024  # in the row groups that we write and in the slices that we read
-BUFFER_BYTES = 1 << 20  # read from the disk at a time; by default Arrow reads the whole column of a row group
+BUFFER_BYTES = 1 << 20  # bytes read from disk at a time; by default Arrow reads the whole column of a row group
 MANIFEST = "manifest.json"
 NAMED_COLUMNS = 8  # columns that an error lists; some files have thousands
-Place = tuple[Path, int, int]  # shard, row group, slice in the row group
+Place = tuple[Path, int, int]  # a slice: (shard, row group, number of the slice in the row group)
 
 
 class Unreadable(UserError):
-    """A file that is not what its suffix says. `reason` is the message without the path: a verb and more."""
+    """A file whose content is not what its suffix says. `reason`: the message without the path, a verb and more."""
 
     def __init__(self, path: Path, reason: str, line: int = 0):
         self.reason = f"line {line}: {reason}" if line else reason
@@ -33,17 +33,17 @@ class Unreadable(UserError):
 
 
 def train_shards(data_dir: Path | None = None) -> list[Path]:
-    """The training shards in order. UserError where the folder has none, or lacks a validation shard."""
+    """The training shards in order. UserError if the folder has no shards, or lacks a validation shard."""
     return _split(data_dir)[0]
 
 
 def validation_shards(data_dir: Path | None = None) -> list[Path]:
-    """The shards that are kept for validation, in order; the same errors."""
+    """The validation shards in order; the same errors."""
     return _split(data_dir)[1]
 
 
 def in_folder(text_dir: Path) -> list[Path]:
-    """The shards of a folder by name. Hidden files are passed over: macOS writes a file `._x` beside each file `x`."""
+    """The shards of a folder by name. Hidden files are skipped: macOS writes a file `._x` for each file `x`."""
     if not text_dir.is_dir():
         return []
     return sorted(path for path in text_dir.iterdir()
@@ -55,12 +55,12 @@ def _split(data_dir: Path | None) -> tuple[list[Path], list[Path]]:
     folder = Path(data_dir or paths.data_dir()) / "text"
     shards = in_folder(folder)
     if not shards:
-        nested = next(folder.rglob("*.parquet"), None)  # as partitioned data sets have them
+        nested = next(folder.rglob("*.parquet"), None)  # partitioned data sets have such folders
         hint = (f"{nested.relative_to(folder)} lies in a folder below: put the shards into {folder} itself" if nested
                 else "make or fetch some with: python -m nanochat.dataset")
         raise UserError(f"no *.parquet in {folder}; {hint}")
     pinned = _pinned(folder / MANIFEST) if (folder / MANIFEST).exists() else [shards[-1].name]
-    # Without this check a lost validation shard would silently change what all results are measured on.
+    # Without this check a lost validation shard would silently change the text on which all results are measured.
     missing = sorted(set(pinned) - {shard.name for shard in shards})
     if missing:
         raise UserError(f"validation shard {missing[0]} is missing in {folder}, which {MANIFEST} names; put it there, "
@@ -85,7 +85,7 @@ def _pinned(manifest: Path) -> list[str]:
 
 
 def claim(text_dir: Path, origin: str) -> dict[str, Any]:
-    """The manifest of a folder for text of this origin; made where the folder is empty. UserError for other text."""
+    """The manifest of a folder for text of this origin, written if the folder is empty. UserError for other text."""
     path = text_dir / MANIFEST
     if not path.exists() and not in_folder(text_dir):
         files.write_json(path, {"origin": origin, "validation": []})  # before any shard: an interrupted run continues
@@ -162,16 +162,16 @@ class Reader:
         self.path: Path | None = None
 
     def __reduce__(self) -> tuple[type["Reader"], tuple[()]]:
-        return Reader, ()  # an open file does not travel to another process
+        return Reader, ()  # an open file cannot be sent to another process
 
     def read(self, path: Path, group: int, number: int) -> list[str]:
         """The documents of a slice; empty documents are left out. UserError when the shard is damaged."""
         if path != self.path:
             self.shard, self.path, self.group, self.next_slice = open_shard(path), path, -1, 0
         if group != self.group or number < self.next_slice:
-            # Slice by slice: a writer may have put the whole file into one row group, which memory need not hold.
+            # Slice by slice: a writer may have put the whole file into one row group, which may not fit into memory.
             batches = self.shard.iter_batches(DOCUMENTS_PER_GROUP, [group], ["text"])
-            # One stream of documents, because Arrow may make batches that are smaller than asked for.
+            # One stream of documents, because Arrow may make smaller batches than requested.
             self.documents = chain.from_iterable(batch.column("text").to_pylist() for batch in batches)
             self.group, self.next_slice = group, 0
         start = (number - self.next_slice) * DOCUMENTS_PER_GROUP
@@ -194,7 +194,7 @@ def iter_texts(shards: Iterable[Path]) -> Iterator[str]:
 
 
 def write(path: Path, texts: Iterable[str]) -> None:
-    """Writes one shard, complete or not at all."""
+    """Writes one shard completely or not at all."""
     with files.replacing(path) as temporary:
         pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), temporary,
                        row_group_size=DOCUMENTS_PER_GROUP, compression="zstd")

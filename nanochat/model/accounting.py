@@ -13,16 +13,16 @@ def num_parameters(config: GPTConfig) -> int:
     total = matrix_parameters(config) + 2 * config.vocab_size * config.n_embd  # the embedding and the untied head
     layers = sum(config.has_value_embedding(layer) for layer in range(config.n_layer))
     total += layers * config.n_kv_head * (config.vocab_size * config.head_dim + config.n_embd)  # a table and its gate
-    total += (config.n_embd + 1) * config.gated_smear + config.backout
+    total += (config.n_embd + 1) * config.gated_smear + config.backout  # True counts as 1
     return total + (2 * config.n_layer if config.residual_scalars else 0) + (config.n_embd if config.smear else 0)
 
 
 def flops_per_token(config: GPTConfig) -> int:
     """FLOPs of training on one token (Chowdhery et al. 2022, PaLM, appendix B)."""
-    # A parameter costs 2 FLOPs in the forward pass (multiply, add) and 4 in the backward pass, which has two products.
+    # A parameter costs 2 FLOPs in the forward pass (multiply, add) and 4 in the backward pass, which has two matmuls.
     # The embeddings are looked up, not multiplied, so they cost nothing; the head is multiplied.
     multiplied = matrix_parameters(config) + config.vocab_size * config.n_embd
-    # Two products per layer, q·k and weights·v, over the whole row: PaLM does not deduct the half that causality masks.
+    # Two matmuls per layer, q·k and weights·v, over the whole row: PaLM does not deduct the half that causality masks.
     spans = [min(window, config.sequence_len) for window in config.windows or [config.sequence_len] * config.n_layer]
     attention = 12 * config.n_head * config.head_dim * sum(spans)
     return 6 * multiplied + attention

@@ -1,8 +1,11 @@
 """Causal attention by whichever kernel is fastest here. All kernels compute the same sum; a test compares them.
 
-On a CPU with short rows a plain masked product, compiled, beats PyTorch's fused kernel in training (128 wide, T = 256:
+On a CPU with short rows the plain definition, compiled, beats PyTorch's fused kernel in training (128 wide, T = 256:
 23 against 17 thousand tokens per second). Everywhere else `scaled_dot_product_attention` (SDPA) runs one of its own
-kernels; `enable_fastest_kernel` finds out at the start which of them really work on this machine.
+kernels; `enable_fastest_kernel` finds out at the start which of these kernels really work on this machine.
+
+`attend` serves training, prefill and decoding in PyTorch. Decoding few rows on a CPU does not use it: that step is
+compiled as a whole (nanochat/infer/numba_decode.py). Nor does the exported page (formats/page/forward.js).
 """
 import functools
 from collections.abc import Callable
@@ -13,10 +16,10 @@ import torch.nn.functional as F
 from torch.backends.cuda import enable_cudnn_sdp, enable_flash_sdp, enable_mem_efficient_sdp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# PyTorch's flash kernel for rows end to end. `enable_fastest_kernel` imports it where there is a GPU: the import takes
-# 1.4 seconds of every command, because it loads PyTorch's compiler.
+# PyTorch's flash kernel for rows that are laid end to end. `enable_fastest_kernel` imports it where there is a GPU: the
+# import would cost every command 1.4 seconds, because it loads PyTorch's compiler.
 varlen_attn: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]] | None = None
-PLAIN_MAX_POSITIONS = 512  # up to about here a (T, T) product per head stays in the CPU's cache
+PLAIN_MAX_POSITIONS = 512  # up to about this T the (T, T) scores of a head stay in the CPU's cache
 _plain_max_without_gradients = PLAIN_MAX_POSITIONS // 2
 
 
@@ -27,15 +30,15 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     mask is None) attend causally; then T == S.
     """
     if mask is not None and (num_causal := q.size(2) - mask.size(2)):
-        # Two calls, because a causal product needs no mask and takes half the time of a masked one.
+        # Two calls, because causal attention needs no mask and takes half the time of masked attention.
         causal = attend(q[:, :, :num_causal], k[:, :, :num_causal], v[:, :, :num_causal], None)
         masked = attend(q[:, :, num_causal:], k, v, mask)
         return torch.cat((causal, masked), dim=2)
     if q.size(1) != k.size(1):
         repeats = q.size(1) // k.size(1)
         k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)  # (B, H, S, D)
-    # Inference is not compiled. There the plain product takes four times as long as SDPA at T = 445 (docs/LOG.md), so
-    # SDPA takes over at half the length.
+    # Inference is not compiled, and uncompiled `plain` takes four times as long as SDPA at T = 445 (docs/LOG.md). So
+    # without gradients SDPA takes over at half the length.
     plain_max = PLAIN_MAX_POSITIONS if torch.is_grad_enabled() else _plain_max_without_gradients
     if q.device.type == "cpu" and max(q.size(2), k.size(2)) <= plain_max:
         return plain(q, k, v, mask)
@@ -46,14 +49,14 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
 
 
 def always_fused() -> None:
-    """Never the plain product without gradients: for a process that answers requests of all lengths."""
-    # For each new shape of a plain product in bf16 oneDNN makes a program of .5 MB, and it keeps 1,024 of them. SDPA
-    # needs none. Its results differ in their last bits.
+    """From now on inference never uses `plain`: for a server, which meets prompts of all lengths."""
+    # For each new shape of a bf16 matrix product oneDNN compiles a kernel of .5 MB, and it keeps 1,024 kernels. SDPA
+    # needs no such kernels. Its results differ from those of `plain` in their last bits.
     global _plain_max_without_gradients
     _plain_max_without_gradients = 0
 
 
-_training_kernels: list[SDPBackend] = []  # what `enable_fastest_kernel` has found; empty: PyTorch's own order
+_training_kernels: list[SDPBackend] = []  # the kernel that `enable_fastest_kernel` found; empty: PyTorch's own order
 
 
 def kernels_for(training: bool) -> list[SDPBackend]:
@@ -67,9 +70,10 @@ def kernels_for(training: bool) -> list[SDPBackend]:
 
 
 def within_window(mask: torch.Tensor | None, window: int, positions: torch.Tensor, num_keys: int) -> torch.Tensor:
-    """`mask` as in `attend`, now for all queries: each sees at most the `window` keys in front of it, and its own.
+    """`mask` of `attend`, extended to all queries: each query sees its own key and at most `window` preceding keys.
 
-    positions (B or 1, T) are those of the queries. As many keys as queries have the same, others 0 … S−1.
+    positions (B or 1, T) are the queries' positions. If there are as many keys as queries, the keys have the same
+    positions, otherwise 0 … S−1.
     """
     T = positions.size(1)
     keys = positions if T == num_keys else torch.arange(num_keys, device=positions.device)[None]
@@ -81,17 +85,17 @@ def within_window(mask: torch.Tensor | None, window: int, positions: torch.Tenso
     return seen & near
 
 
-_skips_windows: list[bool] = []  # True where `enable_fastest_kernel` has seen that `attend_near` works
+_skips_windows: list[bool] = []  # [True] if `enable_fastest_kernel` has seen that `attend_near` works
 
 
 def skips_windows(q: torch.Tensor, k: torch.Tensor) -> bool:
-    """Whether training computes windows by `attend_near`; elsewhere `within_window` masks what is too far away."""
+    """Whether training computes windows by `attend_near`; otherwise `within_window` masks the keys outside."""
     return any(_skips_windows) and torch.is_grad_enabled() and q.size(1) == k.size(1)
 
 
 def attend_near(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
-    """Causal attention that reaches `window` tokens back, by a flash kernel that skips what is farther away (PyTorch
-    2.11 and newer, GPUs only). All (B, H, T, D)."""
+    """Causal attention that reaches `window` tokens back, by a flash kernel that skips all earlier keys (PyTorch 2.11
+    and newer, GPUs only). All tensors (B, H, T, D)."""
     B, H, T, D = q.shape
     ends = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
     q, k, v = (heads.transpose(1, 2).flatten(0, 1) for heads in (q, k, v))  # (B·T, H, D): the rows end to end
@@ -115,11 +119,11 @@ def enable_fastest_kernel(device: torch.device, dtype: torch.dtype, head_dim: in
     _training_kernels.clear()
     _skips_windows.clear()
     if device.type == "cpu" and positions <= PLAIN_MAX_POSITIONS:
-        return "plain masked product"
+        return "plain masked attention"
     if device.type == "mps":
         return "PyTorch's kernel for Apple's GPUs"
     if device.type == "cuda" and _import_varlen():
-        # Whether or not the model has windows: a trial takes milliseconds, and the model is not known here.
+        # Tried for every model, with windows or without: a trial takes milliseconds, and the model is not known here.
         mask = within_window(None, positions // 4, torch.arange(positions, device=device)[None], positions)
         near = functools.partial(attend_near, window=positions // 4)
         _skips_windows.append(_works(near, device, dtype, head_dim, positions, mask))
@@ -131,7 +135,7 @@ def enable_fastest_kernel(device: torch.device, dtype: torch.dtype, head_dim: in
             return f"{name} kernel" + (f" ({', '.join(failed)} not usable here)" if failed else "")
         enable(False)
         failed.append(name)
-    return "PyTorch's product of matrices, slow: no fused kernel works here"
+    return "PyTorch's unfused attention, slow: no fused kernel works here"
 
 
 def _import_varlen() -> bool:
@@ -150,14 +154,14 @@ def _by(kernel: SDPBackend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -
 
 def _works(call: Callable[..., torch.Tensor], device: torch.device, dtype: torch.dtype, head_dim: int, positions: int,
            mask: torch.Tensor | None = None) -> bool:
-    """True if a real call runs forwards and backwards and gives what the definition gives: PyTorch loads kernels on
-    GPUs on which they then fail."""
+    """True if a real call runs forwards and backwards and gives the result of `plain`: PyTorch loads kernels on GPUs on
+    which they then fail."""
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, positions, head_dim, generator=draw).to(device, dtype).requires_grad_() for _ in "qkv")
     try:
         y = call(q, k, v)
         y.sum().backward()  # type: ignore[no-untyped-call]
-    except (RuntimeError, TypeError):  # an older `varlen_attn` knows no window
+    except (RuntimeError, TypeError):  # an older `varlen_attn` has no parameter window_size
         return False
     error = (y - plain(q, k, v, mask)).detach().abs().max()
     return bool(error < 0.05)  # bf16 rounds sums of size 4 to 0.03; NaN is not below

@@ -1,10 +1,10 @@
-"""Cross-entropy of the output layer in chunks of rows, so that its fp32 logits (B·T, V) never exist all at once.
+"""Cross-entropy of the output layer in chunks of rows, so that its fp32 logits (B·T, V) never all exist together.
 
     z = c·tanh(h·Wᵀ/c)      loss = Σ w·(ln Σ exp z − z[target])      ∂loss/∂(h·Wᵀ) = w·(softmax z − onehot)·(1 − tanh²)
 
-The gradient that comes back to this loss is a scalar. So the forward pass computes the gradients of h and W chunk by
-chunk, while a chunk's logits exist, and the backward pass only scales them: no logits are kept, and nothing is computed
-twice (Hsu et al. 2024, Liger Kernel, arXiv:2410.10989, section 3.2).
+The gradient that arrives at this loss in the backward pass is a scalar. So the forward pass computes the gradients of h
+and W chunk by chunk, while a chunk's logits exist, and the backward pass only scales them: no logits are kept, and
+nothing is computed twice (Hsu et al. 2024, Liger Kernel, arXiv:2410.10989, section 3.2).
 """
 import functools
 from collections.abc import Callable
@@ -21,17 +21,17 @@ MAX_CHUNKS = 16  # on a CPU, in training: torch.compile unrolls the loop, so its
 # In the operator, compiled: 1 GB of bf16 logits, no fp32 ones. The head's gradient is read and written once per chunk,
 # so chunks are large: 8 of them instead of 64 for the 65,536 tokens of a d20's micro-batch.
 COMPILED_LOGITS = 1 << 29
-FP32_PRODUCTS = False  # add the head's gradient inside the product, in fp32; on a GPU only, off until one has run it
+FP32_PRODUCTS = False  # sum the head's gradient inside the matmul, in fp32; GPU only, off until a GPU has run it
 
 Chunk = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
 
 
 def uses_operator(device: torch.device) -> bool:
     """Whether the loop over the chunks is hidden from torch.compile, in an operator of its own."""
-    # torch.compile unrolls a loop that it can see. On a CPU that is wanted: few small chunks, fused with what surrounds
-    # them. On a GPU it is not: each of 64 chunks becomes kernels of its own, all 64 partial gradients of the head (10.7
-    # GB for the d20) live at once, and the compile time grows with the chunks. There only the work on one chunk is
-    # compiled, once.
+    # torch.compile unrolls a loop that it can see. This helps on a CPU: few small chunks, fused with the operations
+    # around them. It hurts on a GPU: each of 64 chunks becomes kernels of its own, all 64 partial gradients of the head
+    # (10.7 GB for the d20) exist together, and the compile time grows with the chunks. So on a GPU only the work on one
+    # chunk is compiled, once.
     return device.type != "cpu"
 
 
@@ -49,9 +49,9 @@ def weighted_nats(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tenso
     """Σ weights · nats, a scalar: hidden (N, C), head (V, C), targets (N,) int64, weights (N,) fp32, 0 = ignored."""
     total: torch.Tensor
     if uses_operator(hidden.device):
-        compiled = torch.compiler.is_compiling()  # here, because inside of the operator this is never so
+        compiled = torch.compiler.is_compiling()  # asked here, because inside of the operator it is always False
         rows = max(1, (COMPILED_LOGITS if compiled else MAX_LOGITS) // len(head))
-        # LoRA may freeze the head
+        # `requires_grad`: LoRA may freeze the head, and then its gradient is not computed.
         total = _operator(hidden, head, targets, weights, softcap, rows, head.requires_grad, compiled)[0]
     else:
         rows = rows_at_once(len(hidden), len(head), hidden.device)
@@ -62,13 +62,13 @@ def weighted_nats(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tenso
 
 def _chunk(h: torch.Tensor, matrix: torch.Tensor, target: torch.Tensor, weight: torch.Tensor,
            softcap: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of one chunk Σ weight · nats, and the gradient of h·Wᵀ (M, V) in the dtype of h."""
+    """(Σ weight · nats of one chunk of M rows, the gradient (M, V) of h·Wᵀ in the dtype of h)."""
     logits = F.linear(h, matrix).float()  # (M, V)
     tanh = torch.tanh(logits / softcap) if softcap else torch.zeros_like(logits)  # 0: the factor 1 − tanh² is 1
-    log_p = (softcap * tanh if softcap else logits).log_softmax(-1)
+    log_p = (softcap * tanh if softcap else logits).log_softmax(-1)  # (M, V)
     target = target.clamp(min=0).unsqueeze(1)  # an ignored target (−1) has weight 0, so any column will do
-    nats = (weight * log_p.gather(1, target).squeeze(1)).sum()
-    is_target = torch.arange(len(matrix), device=h.device) == target
+    nats = (weight * log_p.gather(1, target).squeeze(1)).sum()  # negative; the sign changes below
+    is_target = torch.arange(len(matrix), device=h.device) == target  # (M, V): the one-hot targets
     logit_grad = (log_p.exp() - is_target.float()) * (1 - tanh.square()) * weight.unsqueeze(1)
     return -nats, logit_grad.to(h.dtype)
 
@@ -88,11 +88,11 @@ def _sum_and_gradients(hidden: torch.Tensor, head: torch.Tensor, targets: torch.
     for h, target, weight in zip(*(torch.split(t, rows) for t in (hidden, targets, weights)), strict=True):
         nats, logit_grad = chunk(h, matrix, target, weight, softcap)
         total = total + nats
-        hidden_grads.append(logit_grad @ matrix)
+        hidden_grads.append(logit_grad @ matrix)  # (M, C)
         if needs_head_grad and FP32_PRODUCTS:
             torch.ops.aten.addmm.dtype_out(head_grad, logit_grad.T, h, torch.float32, out=head_grad)
         elif needs_head_grad:
-            head_grad += logit_grad.T @ h
+            head_grad += logit_grad.T @ h  # (V, C)
     return total, torch.cat(hidden_grads), head_grad
 
 

@@ -5,17 +5,19 @@ that transformers knows as `nanochat`; the parameters carry transformers' names:
 
     token embedding → norm → L blocks of {x += attention(norm(x)); x += MLP(norm(x))} → norm → head → soft cap
 
-Four features come on top. docs/LOG.md ("Which features of the model are worth their time?") has the bits per byte that
-a model loses without each of them in the same time, 128 wide on the kindergarten and 256 wide on real text:
+The default model adds the first three of these features. The figures say how many more bits per byte a model needs
+without the feature, at equal training time: first 128 wide on the kindergarten, then 256 wide on real text
+(docs/LOG.md, "Which features of the model are worth their time?"):
 
     value_embeddings  .078 and .034  every other layer adds a table's entry for the input token to the values. A look-up
                                      adds many parameters and hardly any FLOPs (after Zhou et al., arXiv:2410.17897)
     residual_scalars  .003 and .022  every layer reads a·x + b·x0, where x0 is the normalised embedding and a and b are
                                      learned per layer: late layers see the token itself again (from modded-nanogpt)
-    smear             .013 and .020  every embedding takes up a learned share, per channel, of the embedding in front of
-                                     it: "what followed this word last time?" then needs one attention layer, not two
+    smear             .013 and .020  a learned share, per channel, of the previous token's embedding is added to every
+                                     embedding: an induction head ("what followed this word last time?") then needs
+                                     one attention layer, not two
     document_bos      .004 and .009  in training, documents packed into one row do not see each other; measured with
-                                     rows of 256. A mask makes attention slower, so this is off unless asked for
+                                     rows of 256. A mask makes attention slower, so this feature is off by default
 
 Parameters stay fp32 and are cast to `compute_dtype` where they are used, so that the optimizer sees full precision.
 This file knows nothing of data, devices or decoding: a cache is anything with `append(layer, k, v) -> (k, v, mask)`.
@@ -38,26 +40,26 @@ from nanochat.model.attention import attend, attend_near, skips_windows, within_
 class GPTConfig:
     """Everything that decides the shape of the model; it is stored with every checkpoint."""
 
-    sequence_len: int = 2048
-    vocab_size: int = 65536
-    n_layer: int = 20
-    n_head: int = 10
-    n_kv_head: int = 10  # fewer than n_head: several query heads share keys and values, and the cache gets smaller
-    n_embd: int = 1280
-    head_dim: int = 128
+    sequence_len: int = 2048  # T: the longest context
+    vocab_size: int = 65536  # V
+    n_layer: int = 20  # L
+    n_head: int = 10  # H
+    n_kv_head: int = 10  # G; fewer than n_head: query heads share keys and values, and the cache gets smaller
+    n_embd: int = 1280  # C
+    head_dim: int = 128  # D; H·D need not be C
     rope_base: float = 10_000.0  # Su et al.'s value; 100,000 was no better with rows of 256 (docs/LOG.md)
     # logits = softcap · tanh(logits / softcap): no logit grows without limit (Gemma 2, arXiv:2408.00118, section 2).
-    softcap: float = 15.0  # the October release's value; 30 was no better (docs/LOG.md); 0 = none
-    value_embeddings: bool = True
-    residual_scalars: bool = True
-    smear: bool = True
+    softcap: float = 15.0  # the October release's value; 30 was no better (docs/LOG.md); 0 = no cap
+    value_embeddings: bool = True  # a table and a gate in every other layer (`has_value_embedding`)
+    residual_scalars: bool = True  # two scalars for each layer
+    smear: bool = True  # a vector (C,)
     document_bos: int | None = None  # id of <|bos|>: in training, attention then stays within a document
-    # karpathy/nanochat came to the next four in 2026. Imported models have them (docs/import.md), and what is trained
-    # here with --windows the first.
-    windows: list[int] | None = None  # per layer: how many tokens in front of itself a token sees; None = all
-    query_key_scale: float = 1.0  # queries and keys are multiplied by it after their norm: sharper attention
+    # karpathy/nanochat added the next four features in 2026. Imported models have them (docs/import.md). Of the models
+    # that are trained here, those with --windows have the first.
+    windows: list[int] | None = None  # per layer: how many preceding tokens a token sees; None = all, in every layer
+    query_key_scale: float = 1.0  # queries and keys are multiplied by it after their norm; above 1: sharper attention
     gated_smear: bool = False  # smear by one gate per token, not by a share per channel, and without a norm
-    backout: bool = False  # a learned share of the middle layer's output is taken off the last layer's
+    backout: bool = False  # a learned share of the middle layer's output is subtracted from the last layer's output
 
     def __post_init__(self) -> None:
         assert self.n_head % self.n_kv_head == 0, f"n_head {self.n_head} is not a multiple of {self.n_kv_head}"
@@ -65,7 +67,7 @@ class GPTConfig:
         assert self.head_dim % 2 == 0, f"head_dim {self.head_dim} is odd, and RoPE rotates pairs of channels"
 
     def has_value_embedding(self, layer: int) -> bool:
-        # Every other layer, the last one included: karpathy/nanochat found this the best of several patterns (its
+        # Every other layer, including the last layer: karpathy/nanochat found this the best of several patterns (its
         # dev/LOG.md, 2026-01-17).
         return self.value_embeddings and layer % 2 == (self.n_layer - 1) % 2
 
@@ -79,7 +81,7 @@ PORTABLE: dict[str, Any] = {"value_embeddings": False, "residual_scalars": False
 
 
 class Cache(Protocol):
-    """What decoding hands to `GPT.forward`; nanochat/infer/cache.py has the real one."""
+    """The keys and values that decoding passes to `GPT.forward`; nanochat/infer/cache.py has the real class."""
 
     def append(self, layer: int, k: torch.Tensor,
                v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -96,8 +98,8 @@ class Linear(nn.Linear):
         super().__init__(width_in, width_out, bias=False, device=device)
 
     def reset_parameters(self) -> None:
-        # Not a number, so that a model whose weights were never set cannot pass for one: they are read from a
-        # checkpoint or drawn by `GPT.init_weights`. PyTorch's own draw costs 20 seconds at every start of a d20.
+        # NaN, so that a model whose weights were never set cannot be mistaken for a trained model: weights come from a
+        # checkpoint or from `GPT.init_weights`. PyTorch's own initialisation costs 20 seconds at every start of a d20.
         nn.init.constant_(self.weight, math.nan)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -105,24 +107,23 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """A table of vectors, one for each token."""
+    """An embedding table (V, width), stored in fp32: a vector for each token."""
 
     def reset_parameters(self) -> None:
-        # As in `Linear`.
-        nn.init.constant_(self.weight, math.nan)
+        nn.init.constant_(self.weight, math.nan)  # for the same reason as in `Linear`
 
 
-def fuses(device: torch.device) -> bool:
-    """Whether several operations are given to the device as one."""
-    # A GPU starts each in 5 to 7 µs, which is most of the time of decoding, and a narrow product leaves part of it
-    # idle. On a CPU the compiled parts gain nothing by it.
+def use_fused_ops(device: torch.device) -> bool:
+    """Whether the device gets one larger operation in place of several small operations."""
+    # A GPU needs 5 to 7 µs to start each operation, which is most of the time of decoding, and a narrow matrix product
+    # leaves part of the GPU idle. On a CPU the compiled code gains nothing from larger operations.
     return device.type != "cpu"
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
     """RMSNorm over the last dimension, computed in fp32: x divided by its root mean square."""
-    # No learned weight per channel: the matrix behind a norm can scale its input channels itself.
-    if fuses(x.device):
+    # No learned weight per channel: the matrix that follows a norm can learn this scale.
+    if use_fused_ops(x.device):
         return F.rms_norm(x, x.shape[-1:], eps=1e-6)
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)  # eps as in transformers
@@ -130,21 +131,27 @@ def norm(x: torch.Tensor) -> torch.Tensor:
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """RoPE (Su et al. 2021): rotates the pairs of channels (i, i + D/2) by angles that grow with the position, so that
-    q·k depends on how far apart two tokens stand. x (B, T, H, D); cos, sin (T, 1, D/2) or (B, T, 1, D/2)."""
-    # By −θ like the October release, not by the paper's +θ: both train equally, but weights fit only one of them.
+    q·k depends on the distance between two tokens. x (B, T, H, D); cos, sin (T, 1, D/2) or (B, T, 1, D/2)."""
+    # By −θ like the October release, not by the paper's +θ. Both train equally well, but weights that were trained with
+    # one sign do not work with the other.
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
 
 
 class Attention(nn.Module):
+    """Causal self-attention with RoPE, a norm of queries and keys, and in some layers value embeddings.
+
+    x (B, T, C) → (B, T, C); value_embedding (B, T, G·D) or None; `mask`, `positions` and `cache` as in `GPT.hidden`.
+    """
+
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.layer, self.head_dim, self.num_heads = layer, config.head_dim, config.n_head
         self.scale, self.window = config.query_key_scale, config.windows[layer] if config.windows else None
-        self.q_proj = Linear(config.n_embd, config.n_head * config.head_dim)
-        self.k_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)
-        self.v_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)
-        self.o_proj = Linear(config.n_head * config.head_dim, config.n_embd)
+        self.q_proj = Linear(config.n_embd, config.n_head * config.head_dim)  # C → H·D
+        self.k_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)  # C → G·D
+        self.v_proj = Linear(config.n_embd, config.n_kv_head * config.head_dim)  # C → G·D
+        self.o_proj = Linear(config.n_head * config.head_dim, config.n_embd)  # H·D → C
         self.gate = Linear(config.n_embd, config.n_kv_head) if config.has_value_embedding(layer) else None
 
     def forward(self, x: torch.Tensor, value_embedding: torch.Tensor | None, cos_sin: tuple[torch.Tensor, torch.Tensor],
@@ -152,10 +159,10 @@ class Attention(nn.Module):
         B, T, _ = x.shape
         *queries_keys, v = (heads.view(B, T, -1, self.head_dim) for heads in self._projections(x))  # (B, T, …, D)
         if self.gate is not None and value_embedding is not None:
-            gate = 2 * torch.sigmoid(self.gate(x))  # (B, T, G), between 0 and 2: at the start all 1
+            gate = 2 * torch.sigmoid(self.gate(x))  # (B, T, G), between 0 and 2: 1 at the start, as the weights are 0
             v = v + gate.unsqueeze(-1) * value_embedding.view(v.shape)
-        # After the norm |q·k|/√D is at most √D. Without it attention scores can grow until softmax saturates and
-        # training diverges (Dehghani et al. 2023, arXiv:2302.05442). A rotation keeps lengths, so RoPE may come first.
+        # After the norm |q·k|/√D is at most √D. Without the norm, attention scores can grow until softmax saturates and
+        # training diverges (Dehghani et al. 2023, arXiv:2302.05442). RoPE keeps the norm, so it may come first.
         queries_keys = [norm(rotate(heads, *cos_sin)) for heads in queries_keys]
         if self.scale != 1:
             queries_keys = [heads * self.scale for heads in queries_keys]
@@ -164,9 +171,10 @@ class Attention(nn.Module):
         q, k, v = (heads.transpose(1, 2) for heads in (*queries_keys, v))  # (B, H or G, T, D)
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # (B, G, S, D)
+        # `GPT.hidden` always gives positions to a model with windows; rows within the window need no mask.
         if self.window is None or positions is None or k.size(2) <= self.window + 1:
             y = attend(q, k, v, mask)
-        elif mask is None and skips_windows(q, k):  # with a mask, documents must not see each other
+        elif mask is None and skips_windows(q, k):  # a mask separates documents, which `attend_near` cannot do
             y = attend_near(q, k, v, self.window)
         else:
             y = attend(q, k, v, within_window(mask, self.window, positions, k.size(2)))
@@ -175,9 +183,10 @@ class Attention(nn.Module):
         return out
 
     def _projections(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Of all heads queries, keys and values, (B, T, H·D or G·D) each; on a GPU queries and keys in one tensor."""
+        """Queries, keys and values of all heads, (B, T, H·D or G·D) each; on a GPU queries and keys in one tensor."""
         matrices = (self.q_proj, self.k_proj, self.v_proj)
-        if not fuses(x.device) or any(type(matrix) is not Linear for matrix in matrices):  # but LoRA's, FP8's
+        # LoRA's and FP8's modules have a forward pass of their own, so their weights cannot be put together.
+        if not use_fused_ops(x.device) or any(type(matrix) is not Linear for matrix in matrices):
             return tuple(matrix(x) for matrix in matrices)
         weight = torch.cat([matrix.weight.to(x.dtype) for matrix in matrices])
         sizes = [len(weight) - self.v_proj.out_features, self.v_proj.out_features]
@@ -185,19 +194,26 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two matrices with relu² between them: (B, T, C) → (B, T, F) → (B, T, C), F = 4·C."""
+
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.fc1 = Linear(config.n_embd, 4 * config.n_embd)
-        self.fc2 = Linear(4 * config.n_embd, config.n_embd)
+        self.fc1 = Linear(config.n_embd, 4 * config.n_embd)  # C → F
+        self.fc2 = Linear(4 * config.n_embd, config.n_embd)  # F → C
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # relu² is one of the two changes that a search over Transformers gained most by (So et al. 2021, Primer,
-        # arXiv:2109.08668). karpathy/nanochat measured SwiGLU of equal size: worse at d12 and d24 (its dev/LOG.md).
+        # relu² is one of the two most useful changes that a search over Transformers found (So et al. 2021, Primer,
+        # arXiv:2109.08668). karpathy/nanochat measured SwiGLU with equally many parameters: worse at d12 and d24 (its
+        # dev/LOG.md). relu² is computed in nanochat/infer/numba_decode.py, formats/page/forward.js and formats/fold.py
+        # too, and formats/portable.py names it (`hidden_act`): another activation changes all of them. A gated MLP also
+        # changes the counts of accounting.py (8·C²), dial.py (12·C²) and scale.py.
         out: torch.Tensor = self.fc2(F.relu(self.fc1(x)).square())
         return out
 
 
 class Block(nn.Module):
+    """One layer: attention, then the MLP, each on normalised input and added to the residual stream x (B, T, C)."""
+
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.self_attn = Attention(config, layer)
@@ -211,11 +227,11 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Embedding and blocks: everything but the head. ("model." in the names of the parameters.)"""
+    """Embedding and blocks: everything except the head. The names of its parameters begin with "model."."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.n_embd)
+        self.embed_tokens = Embedding(config.vocab_size, config.n_embd)  # (V, C)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         kv_width = config.n_kv_head * config.head_dim
         self.value_embeds = nn.ModuleDict({str(layer): Embedding(config.vocab_size, kv_width)
@@ -232,7 +248,7 @@ class Trunk(nn.Module):
 
 
 class GPT(nn.Module):
-    """`model(ids)` gives logits, `model.loss(ids, targets)` nats, `model.hidden(ids)` the last layer."""
+    """`model(ids)` gives logits, `model.loss(ids, targets)` the loss in nats, `model.hidden(ids)` the last states."""
 
     cos: torch.Tensor  # (sequence_len, D/2)
     sin: torch.Tensor
@@ -240,12 +256,13 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, compute_dtype: torch.dtype = torch.float32):
         super().__init__()
         self.config, self.compute_dtype = config, compute_dtype
-        self.recompute = False  # True: blocks keep only their inputs for the backward pass and are computed again there
+        # Activation checkpointing: a block keeps only its input for the backward pass, and is computed again there.
+        self.recompute = False
         self.model = Trunk(config)
-        # Untied from the embedding, because one table cannot be both: the two start at different sizes (1 and .001,
-        # below) and learn at different rates (.3 and .008). Untying was modded-nanogpt's record 8: 12.0 → 10.8 minutes.
-        self.lm_head = Linear(config.n_embd, config.vocab_size)
-        # On the CPU even where the model is built on "meta": these tables are in no checkpoint.
+        # Not tied to the embedding: untying was modded-nanogpt's record 8, 12.0 → 10.8 minutes. Two tables can start
+        # with different standard deviations (embedding 1, head .001, below) and learn at different rates (.3, .008).
+        self.lm_head = Linear(config.n_embd, config.vocab_size)  # C → V
+        # Built on the CPU even if the model is on the "meta" device, because no checkpoint contains these tables.
         inverse = config.rope_base ** -(torch.arange(0, config.head_dim, 2, device="cpu") / config.head_dim)
         angles = torch.outer(torch.arange(config.sequence_len, device="cpu").float(), inverse)  # (T, D/2)
         self.register_buffer("cos", angles.cos(), persistent=False)
@@ -253,9 +270,9 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> "GPT":
-        """Draws all weights anew on the CPU, so that a seed means the same on every device."""
+        """Initialises all weights. They are drawn on the CPU, so that a seed gives the same weights on every device."""
         generator = torch.Generator(device="cpu").manual_seed(seed)
-        bound = math.sqrt(3 / self.config.n_embd)  # variance 1/C: a product is as large as its input
+        bound = math.sqrt(3 / self.config.n_embd)  # variance 1/C: the output of a matrix has the variance of its input
         for name, parameter in self.named_parameters():
             draw = torch.empty(parameter.shape)
             if name.endswith("embed_tokens.weight"):
@@ -275,11 +292,11 @@ class GPT(nn.Module):
 
     def hidden(self, ids: torch.Tensor, cache: Cache | None = None, positions: torch.Tensor | None = None,
                mask: torch.Tensor | None = None, previous_ids: torch.Tensor | None = None) -> torch.Tensor:
-        """The normalised last layer (B, T, C) for ids (B, T) int64; positions (B, T) default to 0 … T−1.
+        """The normalised final hidden states (B, T, C) of ids (B, T) int64; positions (B, T) default to 0 … T−1.
 
-        mask (B, 1, M, T) bool, True = may attend, replaces plain causality for the last M tokens; a cache brings its
-        own. previous_ids (B, 1) int64 is the token in front of ids, which smear needs where a text is read in pieces;
-        −1 or None at the beginning of a document.
+        mask (B, 1, M, T) bool, True = may attend, replaces the causal mask for the last M tokens; a cache supplies its
+        own mask. previous_ids (B, 1) int64 is the token before the first of ids: smear needs its embedding when a text
+        is read in several pieces. −1 or None = ids begin a document.
         """
         T = ids.size(1)
         assert positions is not None or T <= self.config.sequence_len, f"{T} positions > {self.config.sequence_len}"
@@ -296,8 +313,8 @@ class GPT(nn.Module):
         x0 = middle = x
         for layer, block in enumerate(self.model.layers):
             if self.config.residual_scalars:
-                scale, share = self.model.residual_scalars[layer], self.model.embedding_scalars[layer]
-                x = scale.to(x.dtype) * x + share.to(x.dtype) * x0
+                residual_scale, x0_scale = self.model.residual_scalars[layer], self.model.embedding_scalars[layer]
+                x = residual_scale.to(x.dtype) * x + x0_scale.to(x.dtype) * x0
             value_embedding = None
             if self.config.has_value_embedding(layer):
                 value_embedding = self.model.value_embeds[str(layer)](ids).to(x.dtype)  # (B, T, G·D)
@@ -314,18 +331,18 @@ class GPT(nn.Module):
 
     def _previous_embeddings(self, ids: torch.Tensor, previous_ids: torch.Tensor | None,
                              x: torch.Tensor) -> torch.Tensor:
-        """The embedding (B, T, C) of the token in front of each of ids; zero where a document begins."""
+        """The embedding (B, T, C) of the token before each of ids; zero where a document begins."""
         first = torch.zeros_like(x[:, :1])
         if previous_ids is not None:
             first = norm(self.model.embed_tokens(previous_ids.clamp(min=0)).to(x.dtype))
             first = first * (previous_ids >= 0).unsqueeze(-1)
-        previous = torch.cat((first, x[:, :-1]), dim=1)
+        previous = torch.cat((first, x[:, :-1]), dim=1)  # (B, T, C): shifted by one position
         if self.config.document_bos is None:
             return previous
         return previous.masked_fill((ids == self.config.document_bos).unsqueeze(-1), 0.0)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """fp32 logits (…, V), soft-capped where the model is."""
+        """fp32 logits (…, V) of hidden states (…, C), soft-capped if `config.softcap` is not 0."""
         raw = self.lm_head(hidden).float()
         return self.config.softcap * torch.tanh(raw / self.config.softcap) if self.config.softcap else raw
 
@@ -336,13 +353,15 @@ class GPT(nn.Module):
 
     def loss(self, ids: torch.Tensor, targets: torch.Tensor, reduction: str = "mean",
              weights: torch.Tensor | None = None) -> torch.Tensor:
-        """Cross-entropy in nats of targets (B, T) int64, −1 = ignored. The logits exist in chunks only.
+        """Cross-entropy in nats of targets (B, T) int64, −1 = ignored. `weights` (B, T) multiply the nats; None = 1.
 
-        reduction "mean" gives the mean over the targets, "sum" their sum (of weights (B, T) · nats where weights are
-        given), "none", without gradients, the nats of each target (B, T), 0 where it is ignored.
+        Logits are computed in chunks, so that all (B·T, V) of them never exist at the same time. The reduction:
+        "sum"   the sum of weight · nats over the targets, a scalar
+        "mean"  this sum divided by the number of targets (not by the sum of the weights), a scalar
+        "none"  the nats of each target (B, T), without weights and without gradients; 0 where it is ignored
         """
         hidden = self.hidden(ids, mask=self._within_documents(ids)).flatten(0, 1)  # (B·T, C)
-        flat = targets.flatten()
+        flat = targets.flatten()  # (B·T,)
         if reduction == "none":
             rows = chunked_loss.rows_at_once(len(flat), self.config.vocab_size, flat.device)
             chunks = zip(torch.split(hidden, rows), torch.split(flat, rows), strict=True)
@@ -362,7 +381,7 @@ class GPT(nn.Module):
         return ((document.unsqueeze(2) == document.unsqueeze(1)) & causal).unsqueeze(1)
 
     def block_matrices(self) -> Iterator[tuple[nn.Module, str, Linear]]:
-        """(parent, name in the parent, matrix) of the blocks' Linears; LoRA and FP8 put their own in its place."""
+        """(parent, name in the parent, matrix) of the blocks' Linears, which LoRA and FP8 replace by other modules."""
         for parent in list(self.model.layers.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) is Linear:

@@ -1,10 +1,11 @@
-"""LoRA: a matrix W stays frozen, and a thin product beside it is trained: W + B·A (Hu et al. 2021, arXiv:2106.09685).
+"""LoRA: a matrix W stays frozen, and two low-rank matrices beside it are trained: W + B·A (Hu et al. 2021,
+arXiv:2106.09685).
 
 A (rank, in) starts random and B (out, rank) at zero, so the model starts unchanged. Gradients and moments exist for the
-thin matrices only, and frozen weights are kept in the compute dtype. So a parameter of a frozen matrix takes 2 bytes in
-bf16; a trained one takes 12 with Muon: fp32 weight, gradient and momentum.
+LoRA matrices only, and frozen weights are kept in the compute dtype. So a parameter of a frozen matrix takes 2 bytes in
+bf16; a trained parameter takes 12 bytes with Muon: fp32 weight, gradient and momentum.
 
-`merged` gives the weights of an ordinary model, `trained` the weights that a run needs to go on.
+`merged` gives the weights of an ordinary model, `trained` the weights that --resume needs.
 """
 import math
 
@@ -18,27 +19,27 @@ from nanochat.system.files import UserError
 
 class LoraLinear(Linear):
     """A frozen Linear with `lora_a` (rank, in) and `lora_b` (out, rank). It uses the given weight itself, not a copy:
-    a big model has no memory for two."""
+    the memory does not hold a large model's weights twice."""
 
     def __init__(self, weight: nn.Parameter, lora_a: torch.Tensor):
         super().__init__(weight.size(1), weight.size(0), device="meta")  # "meta": no memory for a second weight
         self.weight = weight
         self.lora_a = nn.Parameter(lora_a)
-        self.lora_b = nn.Parameter(torch.zeros(weight.size(0), len(lora_a), device=weight.device))
+        self.lora_b = nn.Parameter(torch.zeros(weight.size(0), len(lora_a), device=weight.device))  # B·A = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        thin = F.linear(x, self.lora_a.to(x.dtype))  # (…, rank)
-        return F.linear(x, self.weight.to(x.dtype)) + F.linear(thin, self.lora_b.to(x.dtype))
+        low_rank = F.linear(x, self.lora_a.to(x.dtype))  # (…, rank)
+        return F.linear(x, self.weight.to(x.dtype)) + F.linear(low_rank, self.lora_b.to(x.dtype))
 
     def merged(self) -> torch.Tensor:
         return self.weight.float() + self.lora_b @ self.lora_a  # (out, in) fp32
 
 
 def attach(model: GPT, rank: int, *, seed: int = 0, head: bool = False) -> None:
-    """From now on only thin matrices beside those of the blocks are trained, and with `head` the output layer: a base
-    model must learn to say the chat's special tokens. UserError for a rank that saves nothing."""
+    """From now on only the LoRA matrices of the blocks are trained, and with `head` the output layer: a base model must
+    learn to write the chat's special tokens. UserError for a rank that saves nothing."""
     if rank >= model.config.n_embd:
-        raise UserError(f"--lora={rank} is not thin beside a width of {model.config.n_embd}; give e.g. 16")
+        raise UserError(f"--lora={rank} is not below the model's width of {model.config.n_embd}; give e.g. 16")
     for parameter in model.parameters():
         if not (head and parameter is model.lm_head.weight):
             parameter.requires_grad_(False)
@@ -46,7 +47,7 @@ def attach(model: GPT, rank: int, *, seed: int = 0, head: bool = False) -> None:
     generator = torch.Generator(device="cpu").manual_seed(seed)
     for parent, name, matrix in model.block_matrices():
         weight = matrix.weight
-        if min(weight.shape) <= rank:  # a gate: the thin product would be as large as the matrix
+        if min(weight.shape) <= rank:  # a gate: its LoRA matrices would be as large as the gate
             continue
         bound = math.sqrt(3 / weight.size(1))  # variance 1/in, like the model's matrices (GPT.init_weights)
         lora_a = torch.empty(rank, weight.size(1)).uniform_(-bound, bound, generator=generator)
@@ -55,7 +56,7 @@ def attach(model: GPT, rank: int, *, seed: int = 0, head: bool = False) -> None:
 
 @torch.no_grad()
 def merged(model: GPT) -> dict[str, torch.Tensor]:
-    """The weights of an ordinary model by name, at least fp32, in main memory: the device may have no room for them."""
+    """The weights of an ordinary model by name, in fp32 or more, on the CPU: the GPU may have no room for them."""
     weights = {name: p.detach().cpu().to(torch.promote_types(p.dtype, torch.float32))
                for name, p in model.named_parameters() if ".lora_" not in name}
     for name, module in model.named_modules():

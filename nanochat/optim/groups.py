@@ -1,7 +1,13 @@
 """Which parameter gets which update rule, and the optimizer that applies the rules.
 
-Matrices of the blocks go to Muon; embeddings, head, gates and scalars go to AdamW (their modules say why). To add a
-rule: write a module with the names of nanochat/optim/rule.py, enter it in RULES, and name it in `groups_of`.
+Matrices of the blocks go to Muon; embeddings, head, gates and scalars go to AdamW (muon.py and adamw.py say why).
+
+To add a rule: write a module with the three names of nanochat/optim/rule.py, enter it in RULES, and name it in
+`groups_of`. A new hyperparameter is a field of `Group` and of `StepSettings` (rule.py) and a line in `_settings`; its
+flag goes into RATES of nanochat/train/flags.py. train/probe.py and scale.py assume at most two moments a weight.
+
+Gradients are not clipped, because no update grows with its gradient: Muon makes it orthogonal, and AdamW divides it by
+its running root mean square. nanochat/train/journal.py ends a run whose loss diverges.
 """
 import re
 from collections.abc import Iterable
@@ -15,7 +21,7 @@ from nanochat.optim.rule import Rule, StepSettings, Tensors
 from nanochat.optim.schedule import Schedule
 from nanochat.optim.sharding import GroupSlice, cut, gather, rank_and_world_size
 
-RULES: dict[str, Rule] = {"muon": muon, "adamw": adamw}  # a new rule is a file and an entry here
+RULES: dict[str, Rule] = {"muon": muon, "adamw": adamw}  # for a new rule: a module and an entry
 
 
 @dataclass
@@ -24,13 +30,13 @@ class Group:
 
     rule: str  # a name in RULES
     params: Tensors
-    lr: float
+    lr: float  # at the peak of the schedule
     # β₂ = .95, as for GPT-3 (Brown et al. 2020, appendix B), averages over about 20 steps; .999 would average over
     # 1,000, a laptop's whole run. β₁ = .8 and ε = 1e-10 are the choice of karpathy/nanochat's October release.
     betas: tuple[float, float] = (0.8, 0.95)
     eps: float = 1e-10
     weight_decay: float = 0.0
-    state: dict[str, Any] = field(default_factory=dict)  # of this rank's slice
+    state: dict[str, Any] = field(default_factory=dict)  # moments of this rank's slice
 
     @property
     def whole(self) -> bool:
@@ -38,7 +44,7 @@ class Group:
 
 
 class Model(Protocol):
-    """What `groups_of` needs of a model; nanochat/model/gpt.py has the real one."""
+    """The part of nanochat/model/gpt.py's model that `groups_of` needs."""
 
     config: Any
 
@@ -47,7 +53,7 @@ class Model(Protocol):
 
 def groups_of(model: Model, *, matrix_lr: float, embedding_lr: float, head_lr: float, scalar_lr: float = 0.5,
               weight_decay: float = 0.0) -> list[Group]:
-    """One group per rule, rate and shape. Every trained parameter is in exactly one group (asserted)."""
+    """One group per rule, rate and, for Muon, shape. Every trained parameter is in exactly one group (asserted)."""
     left = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     def take(pattern: str) -> Tensors:
@@ -60,13 +66,13 @@ def groups_of(model: Model, *, matrix_lr: float, embedding_lr: float, head_lr: f
         Group("adamw", take(r"\.embed_tokens\."), embedding_lr * scale),
         Group("adamw", take(r"\.value_embeds\."), embedding_lr * scale * 0.5),  # karpathy/nanochat's factor
         Group("adamw", take(r"^lm_head\."), head_lr * scale),
-        # Factors of the residual stream multiply over the layers, so they need a rate 100 times smaller than the shares
-        # of the embedding, which only add (karpathy/nanochat, dev/LOG.md, 2026-01-11).
+        # The residual scalars of all layers are multiplied with each other, so they need a rate 100 times smaller than
+        # the embedding scalars, which are only added (karpathy/nanochat, dev/LOG.md, 2026-01-11).
         Group("adamw", take(r"\.residual_scalars$"), scalar_lr * 0.01),
         # β₁ = .96 was best in the same project's sweep at d20; .98 ruined the run (2026-01-19).
         Group("adamw", take(r"\.embedding_scalars$"), scalar_lr, betas=(0.96, 0.95)),
-        Group("adamw", take(r"\.(smear|smear_share|backout)$"), scalar_lr * 0.1),  # this rate and the next: our choice
-        Group("adamw", take(r"\.(gate|smear_gate)\."), head_lr * scale),
+        Group("adamw", take(r"\.(smear|smear_share|backout)$"), scalar_lr * 0.1),  # our choice
+        Group("adamw", take(r"\.(gate|smear_gate)\."), head_lr * scale),  # our choice
         # 2e-3 by default: about the rate of Hu et al. for GPT-2 (2e-4) times their factor α/r (8), which we leave out.
         Group("adamw", take(r"\.lora_"), matrix_lr * 0.1),
     ]
@@ -79,7 +85,7 @@ def groups_of(model: Model, *, matrix_lr: float, embedding_lr: float, head_lr: f
 
 
 class Optimizer:
-    """Applies every group's rule; each rank updates its slice of every group. `dtype` is what Muon multiplies in."""
+    """Applies every group's rule; each rank updates its slice of every group. Muon multiplies matrices in `dtype`."""
 
     def __init__(self, groups: list[Group], dtype: torch.dtype = torch.float32):
         self.groups, self.dtype, self.updates = groups, dtype, 0
@@ -93,17 +99,17 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, schedule: Schedule, step: int) -> None:
-        """One update from the gradients in `.grad`, summed over ranks; then there are no gradients. A collective."""
+        """One update by the gradients in `.grad`, summed over ranks; afterwards `.grad` is None. A collective."""
         self.updates += 1
         reduced = [group_slice.start_reduce() for group_slice in self.slices]  # all sums run while groups are updated
-        broadcasts = []
+        gathers = []
         for group, group_slice, wait_for_grads in zip(self.groups, self.slices, reduced):
             grads = wait_for_grads()
-            if group_slice.tensors:  # a rank has none where matrices are fewer than ranks
+            if group_slice.tensors:  # empty if the group has fewer matrices than there are ranks
                 settings = self._settings(group, schedule, step)
                 RULES[group.rule].update(group_slice.tensors, grads, group.state, settings)
-            broadcasts.append(group_slice.start_broadcast())
-        for wait_for_params in broadcasts:
+            gathers.append(group_slice.start_all_gather())
+        for wait_for_params in gathers:
             wait_for_params()
         for p in self.params:
             p.grad = None
@@ -115,8 +121,8 @@ class Optimizer:
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
-        """Copies of the whole moments on the CPU, however many ranks hold them. Only the first rank's is filled. A
-        collective."""
+        """Copies of all ranks' moments on the CPU, put together; the same for any number of ranks. Only the first rank
+        gets them. A collective."""
         groups: list[dict[str, Any]] = []
         for group in self.groups:
             groups.append({})
@@ -128,7 +134,7 @@ class Optimizer:
         return {"updates": self.updates, "groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over moments saved from the same model, on any number of ranks; ValueError where shapes differ."""
+        """Loads moments that any number of ranks saved of the same model; ValueError where shapes differ."""
         self.updates = state["updates"]
         for group, saved_group in zip(self.groups, state["groups"], strict=True):
             for name, saved in saved_group.items():

@@ -1,13 +1,13 @@
 """Muon: momentum, made orthogonal. It updates all matrices of one shape in one batch.
 
 A few directions (singular vectors) dominate the gradient of a weight matrix. Muon gives all directions the same size,
-so that the others are learned as well (Jordan et al. 2024, kellerjordan.github.io/posts/muon). A step has four parts:
+so that weak ones are learned as well (Jordan et al. 2024, kellerjordan.github.io/posts/muon). A step has four parts:
 
 1. Nesterov momentum.
 2. Five steps of Polar Express (Amsel et al. 2025, arXiv:2505.16932, algorithm 1) drive all singular values to 1.
 3. NorMuon (Li et al. 2025, arXiv:2510.05491): rows, or columns where there are more of them, are scaled to equal size
    by a running mean of their squares; the norm of the whole matrix stays.
-4. Cautious weight decay (Chen et al. 2025): an element decays unless the update makes it larger.
+4. Cautious weight decay (Chen et al. 2025): an element decays, except if the update makes it larger.
 
 tests/optim/test_muon.py compares part 2 with its definition, a singular value decomposition.
 """
@@ -29,7 +29,7 @@ POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-BETA_SQUARE = 0.95  # of the running squares, as karpathy/nanochat had it in January 2026
+BETA_SQUARE = 0.95  # decay rate of the running squares, as in karpathy/nanochat of January 2026
 
 
 def state(params: Tensors, like: torch.Tensor) -> dict[str, Any]:
@@ -47,11 +47,11 @@ def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     x = matrices.to(dtype)
     tall = x.size(-2) > x.size(-1)
     if tall:
-        x = x.mT  # x·xᵀ below is then the smaller of the two products
+        x = x.mT  # then x·xᵀ below is (smaller, smaller)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)  # singular values are below the norm: now below 1
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT  # (n, smaller, smaller)
-        # a·x + (b·gram + c·gram²)·x, with the sums inside the products: a third faster (docs/LOG.md)
+        # a·x + (b·gram + c·gram²)·x, with the sums inside the matrix products: a third faster (docs/LOG.md)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).float()
 
@@ -62,11 +62,11 @@ def direction(grads: torch.Tensor, momentum: torch.Tensor, square: torch.Tensor,
     momentum.lerp_(grads, 1 - beta)
     update = orthogonalize(torch.lerp(grads, momentum, beta), dtype)
     along = -1 if square.size(-1) == 1 else -2  # one running square per row, or per column
-    current = update.square().mean(dim=along, keepdim=True)
+    current = update.square().mean(dim=along, keepdim=True)  # the shape of `square`
     square.lerp_(current, 1 - BETA_SQUARE)
-    scale = square.clamp_min(1e-10).rsqrt()
+    scale = square.clamp_min(1e-10).rsqrt()  # part 3: rows (columns) of equal size
     before, after = (squares.sum(dim=(-2, -1), keepdim=True) for squares in (current, current * scale.square()))
-    keep_norm: torch.Tensor = (before / after.clamp_min(1e-10)).sqrt()
+    keep_norm: torch.Tensor = (before / after.clamp_min(1e-10)).sqrt()  # (n, 1, 1)
     return update * scale * keep_norm
 
 
@@ -76,10 +76,10 @@ def update(params: Tensors, grads: Tensors, state: dict[str, Any], settings: Ste
     rows, columns = params[0].shape
     # With this factor of Jordan's an element changes by about lr/√columns, whether the matrix is tall or wide.
     lr = settings.lr * max(1.0, rows / columns) ** 0.5
-    stacked = torch.stack(params)
-    stacked_grads = torch.stack(grads).float()
+    stacked = torch.stack(params)  # (n, rows, columns)
+    stacked_grads = torch.stack(grads).float()  # the same shape
     change = direction(stacked_grads, state["momentum"], state["square"], settings.momentum, settings.dtype)
-    if settings.weight_decay:
+    if settings.weight_decay:  # part 4
         stacked.addcmul_(stacked, (change * stacked >= 0).float(), value=-lr * settings.weight_decay)
     stacked.add_(change, alpha=-lr)
     torch._foreach_copy_(params, list(stacked.unbind()))

@@ -9,26 +9,28 @@ Tensors = list[torch.Tensor]
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What the optimizer tells a rule at one step. A rule reads the settings that it needs."""
+    """The settings of one step of one group. A rule reads those settings that it needs."""
 
-    lr: float
-    weight_decay: float
-    momentum: float  # of the schedule, for Muon
-    betas: tuple[float, float]  # of the group, for AdamW
-    eps: float
-    num_updates: int  # with this one: 1 at the first
-    dtype: torch.dtype  # to multiply matrices in
+    lr: float  # the group's rate × the schedule's multiplier
+    weight_decay: float  # likewise
+    momentum: float  # from the schedule, for Muon
+    betas: tuple[float, float]  # the group's, for AdamW
+    eps: float  # the group's, for AdamW
+    num_updates: int  # including this update: 1 at the first
+    dtype: torch.dtype  # for Muon's matrix products
 
 
 class Rule(Protocol):
     """A rule sees slices: the part of a group's parameters that this rank updates (nanochat/optim/sharding.py)."""
 
-    WHOLE_MATRICES: bool  # True: a slice must be whole matrices, all of one shape; False: any range of elements will do
+    # True: the rule needs whole matrices, so a slice is whole matrices of one shape. False: it updates every element by
+    # itself, so a slice may be any range of elements.
+    WHOLE_MATRICES: bool
 
     def state(self, params: Tensors, like: torch.Tensor) -> dict[str, Any]:
         """New moments by name, each a list with a tensor per parameter, or one tensor with a parameter per row.
 
-        `params` may be empty, where a group has fewer matrices than there are ranks; `like` is always a parameter.
+        `params` may be empty, if a group has fewer matrices than there are ranks; `like` is always a parameter.
         """
 
     def update(self, params: Tensors, grads: Tensors, state: dict[str, Any], settings: StepSettings) -> None:

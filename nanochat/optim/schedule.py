@@ -1,7 +1,7 @@
 """Learning rate, momentum and weight decay over a run: pure functions of the step."""
 from dataclasses import dataclass
 
-MOMENTUM_STEPS = 300
+MOMENTUM_STEPS = 300  # steps in which Muon's momentum rises
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Schedule:
 
     steps: int
     warmup_steps: int = 0
-    warmdown_fraction: float = 0.6  # of all steps
+    warmdown_fraction: float = 0.6  # fraction of the steps, at the end, in which the rate falls
 
     def lr(self, step: int) -> float:
         """Multiplier of every learning rate.

@@ -1,16 +1,16 @@
-"""ZeRO stage 1 (Rajbhandari et al. 2020): each rank reduces, updates and broadcasts its own slice of every group.
+"""ZeRO stage 1 (Rajbhandari et al. 2020): each rank updates its own slice of every group.
 
     gradients → reduce-scatter → update my slice → all-gather → parameters
 
 A slice is made in one of two ways:
 
-- a rule that needs whole matrices gets whole tensors, any other a range of elements of the group's tensors laid end to
-  end. They go through flat buffers. The last slice may be shorter or empty: padding makes up for it, so that every rank
-  takes part in every collective;
-- large tables whose elements divide evenly among the ranks are cut one by one. The sums are read from the gradients and
-  the results gathered into the parameters themselves: no copies (a d20's tables are 4 GB) and no buffers for them.
+- The tensors of a group are laid end to end in a flat buffer. A slice for a rule that needs whole matrices is a number
+  of whole tensors, a slice for any other rule a range of elements. The last slices may be shorter or empty: padding
+  fills them up, so that every rank takes part in every collective.
+- Large tables whose elements divide evenly among the ranks are cut one by one. Reduce-scatter reads the gradients
+  directly and all-gather writes the parameters directly: no copies (a d20's tables are 4 GB) and no buffers.
 
-On one rank the slice is the tensors themselves. So each rank keeps 1/N of the moments and does 1/N of the updates. The
+So each rank keeps 1/N of the moments and does 1/N of the updates. On one rank the slice is the tensors themselves. The
 functions here only start a transfer; it runs while another group is being updated.
 """
 from collections.abc import Callable
@@ -21,11 +21,11 @@ import torch.distributed as dist
 from nanochat.optim.rule import Tensors
 from nanochat.system.numbers import ceil_div
 
-# PyTorch 2.13 renamed both.
+# PyTorch 2.13 renamed both functions.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
-LARGE = 1 << 20  # elements: a collective of its own costs little beside a copy of so many
+LARGE = 1 << 20  # elements: for such a tensor one more collective costs less than a copy into a buffer
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -39,14 +39,14 @@ def cut_one_by_one(tensors: Tensors, whole: bool, world_size: int) -> bool:
 
 
 def slice_size(tensors: Tensors, whole: bool, world_size: int) -> int:
-    """Elements of one slice. With `whole`, all tensors have one shape and a slice is a number of them."""
+    """Elements of one slice. With `whole`, all tensors have one shape and a slice is a whole number of tensors."""
     num_elements = sum(t.numel() for t in tensors)
     unit = tensors[0].numel() if whole else 1
     return ceil_div(num_elements, unit * world_size) * unit
 
 
 def cut(tensors: Tensors, whole: bool, rank: int, world_size: int) -> Tensors:
-    """The slice of `rank`, as views: a tensor that lies in it entirely is itself, any other a flat piece.
+    """The slice of `rank`, as views: a tensor that lies entirely in it as it is, of other tensors a flat part.
 
     >>> [piece.tolist() for piece in cut([torch.arange(3), torch.arange(10, 12)], False, 1, 2)]
     [[10, 11]]
@@ -54,7 +54,7 @@ def cut(tensors: Tensors, whole: bool, rank: int, world_size: int) -> Tensors:
     if world_size > 1 and cut_one_by_one(tensors, whole, world_size):
         return [tensor.detach().view(-1).chunk(world_size)[rank] for tensor in tensors]
     size = slice_size(tensors, whole, world_size)
-    start = rank * size  # of the slice, counted from the beginning of the tensor
+    start = rank * size  # where the slice begins, from the beginning of the tensor; < 0 if in an earlier tensor
     pieces: Tensors = []
     for tensor in tensors:
         first, last = max(0, start), min(tensor.numel(), start + size)
@@ -91,7 +91,7 @@ class GroupSlice:
         rank, self.world_size = rank_and_world_size()
         self.params = params
         self.tensors = cut(params, whole, rank, self.world_size)
-        if self.world_size > 1:  # buffers, used every step: for this rank's slice, and for all of the group
+        if self.world_size > 1:  # buffers for every step: `mine` for this rank's slice, `full` for the whole group
             size = slice_size(params, whole, self.world_size)
             self.mine = params[0].detach().new_zeros(size)
             one_by_one = cut_one_by_one(params, whole, self.world_size)
@@ -99,6 +99,7 @@ class GroupSlice:
 
     def start_reduce(self) -> Callable[[], Tensors]:
         """Starts to sum `.grad` over the ranks. The returned function waits and gives the sums for `tensors`."""
+        # Without a gradient (RL: this rank's answers of the step teach nothing) a parameter takes part with zeros.
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         if self.world_size == 1:
             return lambda: grads
@@ -114,13 +115,13 @@ class GroupSlice:
         def wait() -> Tensors:
             for work in works:
                 work.wait()
-            flat.clear()  # until here the transfers were reading them
+            flat.clear()  # keeps the gradients alive until here, because the transfers read them
             return sums
 
         return wait
 
-    def start_broadcast(self) -> Callable[[], None]:
-        """Starts to send the updated `tensors` to all ranks. The returned function waits and fills in the others'."""
+    def start_all_gather(self) -> Callable[[], None]:
+        """Starts to send the updated `tensors` to all ranks. The returned function waits until `params` are whole."""
         if self.world_size == 1:
             return lambda: None
         _copy_to_flat(self.tensors, self.mine)

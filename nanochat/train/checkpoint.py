@@ -1,14 +1,14 @@
-"""Checkpoints: one folder per step, whole or absent, checked when read.
+"""Checkpoints: one folder per step, complete or absent, checked when read.
 
     out/checkpoints/<stage>/<tag>/step_000500/{model.safetensors, config.json, state.json, optimizer.pt,
                                                tokenizer.json, tokenizer_config.json}
 
-A folder is complete in itself: it can be renamed, copied or linked, and the run's tokenizer may change. Only the files
-that a command reads have to be there: optimizer.pt (twice the size of the weights) serves --resume alone.
-With LoRA, model.safetensors has the merged matrices, and lora.safetensors the thin ones, from which a run is resumed.
-`state.json` holds the run's own numbers and the SHA-256 of the other files; a damaged checkpoint is named and passed
-over. `format` is the version of this layout and of the model's parameters: older versions stay readable. transformers
-can load the folder of a `--portable` model (formats/portable.py).
+A folder is complete in itself: it can be renamed, copied or linked, and it stays valid if the run's tokenizer changes
+later. Only the files that a command reads have to be there: optimizer.pt (up to twice the size of the weights) is read
+by --resume only. With LoRA, model.safetensors has the merged weights, and lora.safetensors the LoRA matrices, which
+--resume reads. `state.json` holds the run's own numbers and the SHA-256 of the other files, so it is written last. A
+damaged checkpoint is reported and skipped. `format` is the version of this layout and of the model's parameters: older
+versions stay readable. transformers can load the folder of a `--portable` model (formats/portable.py).
 """
 import hashlib
 import pickle
@@ -32,26 +32,26 @@ from nanochat.system.files import UserError
 from nanochat.system.runtime import Runtime, return_freed_memory
 from nanochat.tokenizer import Tokenizer
 
-FORMAT = 1
-SCRIPTS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}  # stage → who trains it
+FORMAT = 1  # raised when older code could no longer read a checkpoint
+SCRIPTS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}  # stage → its script
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-# A field of GPTConfig that config.json does not have came later. A new field gets an entry here: the value under which
-# an older model computes as before, whatever the default is now.
+# If config.json lacks a field of GPTConfig, the checkpoint is older than the field. Every new field gets an entry here:
+# the value with which an older model computes as before, whatever the field's default is.
 BEFORE_THE_FIELD = {**PORTABLE, "rope_base": 10_000.0, "softcap": 15.0}
 
 State = dict[str, Any]  # the content of state.json
-Replace = Callable[[str, torch.nn.Module, torch.Tensor], torch.nn.Module | None]  # None: the module stays
+Replace = Callable[[str, torch.nn.Module, torch.Tensor], torch.nn.Module | None]  # None = keep the module
 
 
 def flags(stage: str) -> dict[str, Any]:
-    """The flags by which every command that uses a finished model names it; `stage` is the default."""
+    """The flags that select a finished model, the same for all commands; `stage` is the default of --source."""
     return dict(source=flag(stage, "the stage whose model is used", choices=paths.STAGES, short="i"),
                 model_tag=flag("", "name of the checkpoint folder; default: the deepest", short="g"),
                 step=flag(-1, "checkpoint step; −1 = the newest", at_least=0, short="s"))
 
 
 class Optimizer(Protocol):
-    """What is saved of nanochat.optim.Optimizer, which a chat or an exam need not import."""
+    """The part of nanochat.optim.Optimizer that checkpoints use: so a chat or an exam need not import the room."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -60,18 +60,18 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The content of a checkpoint: copies on the CPU, so that training goes on while they are written.
+    """The content of a checkpoint: copies on the CPU, so that training continues while they are written.
 
     Filled on the main rank only.
     """
 
-    config: dict[str, Any]
+    config: dict[str, Any]  # the fields of GPTConfig
     weights: dict[str, dict[str, torch.Tensor]]  # file → parameter → tensor
-    optimizer: dict[str, Any] | None
+    optimizer: dict[str, Any] | None  # None: the checkpoint cannot be resumed
 
 
 def snapshot(model: GPT, optimizer: Optimizer | None) -> Snapshot:
-    """A collective: each rank holds a part of the moments."""
+    """Copies of weights and moments. A collective, because each rank holds a part of the moments."""
     tensors = {"model": lora.merged(model), "lora": lora.trained(model)} if log.is_main() else {}
     # Copies: the optimizer changes the tensors while a thread writes the file.
     weights = {f"{name}.safetensors": {parameter: tensor.to("cpu", copy=True).contiguous()
@@ -81,7 +81,7 @@ def snapshot(model: GPT, optimizer: Optimizer | None) -> Snapshot:
 
 
 def read_tokenizer(folder: Path) -> dict[str, bytes]:
-    """The tokenizer's files by name; {} where there are none."""
+    """The tokenizer's files by name; {} if the folder has none."""
     return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).exists()}
 
 
@@ -91,12 +91,12 @@ def tokenizer_digest(tokenizer: dict[str, bytes]) -> str | None:
 
 
 def save(folder: Path, step: int, model: GPT, optimizer: Optimizer | None, state: State) -> Path:
-    """Writes `folder/step_…` at once, with the tokenizer of the run (main rank)."""
+    """Writes `folder/step_…` with the tokenizer of the run, and returns when it is written (main rank)."""
     return write(folder, step, snapshot(model, optimizer), state, read_tokenizer(paths.tokenizer_dir()))
 
 
 def write(folder: Path, step: int, content: Snapshot, state: State, tokenizer: dict[str, bytes]) -> Path:
-    """Writes `folder/step_…` whole or not at all (main rank; other ranks return at once)."""
+    """Writes `folder/step_…` completely or not at all (main rank; other ranks return immediately)."""
     target = Path(folder) / f"step_{step:06d}"
     if not log.is_main():
         return target
@@ -107,6 +107,7 @@ def write(folder: Path, step: int, content: Snapshot, state: State, tokenizer: d
             for name, weights in content.weights.items():
                 save_file(weights, temporary / name)
             if content.optimizer is not None:
+                # Not safetensors: its moments are lists in dictionaries, and safetensors holds named tensors only.
                 torch.save(content.optimizer, temporary / "optimizer.pt")
         except (SafetensorError, RuntimeError) as error:  # safetensors and torch report a full disk as these types
             raise OSError(f"no space left on device? ({str(error).splitlines()[0]})") from error
@@ -117,7 +118,8 @@ def write(folder: Path, step: int, content: Snapshot, state: State, tokenizer: d
 
 
 def keep_only(checkpoints: list[Path], folder: Path) -> None:
-    """Removes every other checkpoint of the folder, and what a killed process left of one (main rank)."""
+    """Removes every other checkpoint of the folder, and temporary folders of killed processes (main rank)."""
+    # `.step_…` is the name that `files.replacing` gives to a folder while it is written.
     for path in [*(path for _, path in steps(folder)), *Path(folder).glob(".step_*")]:
         if log.is_main() and path not in checkpoints:
             if path.is_symlink():  # only the link is ours to remove
@@ -132,12 +134,14 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def present(folder: Path) -> tuple[Path, State] | None:
-    """The newest checkpoint that seems whole, and its state; None if there is none. Quick: nothing is hashed."""
+    """The newest checkpoint that looks complete, and its state; None if there is none. Quick: nothing is hashed."""
     return next(((path, state) for _, path in reversed(steps(folder)) if (state := _state_if_whole(path))), None)
 
 
 def _state_if_whole(path: Path) -> State | None:
     try:
+        # A Git-LFS pointer counts: `git lfs pull` can fetch the model, so training must not replace it. Commands that
+        # read the weights refuse it (`_require`).
         if not is_lfs_pointer(path / "model.safetensors"):
             with safe_open(path / "model.safetensors", "pt"):  # compares the file's size with its table of contents
                 pass
@@ -150,7 +154,7 @@ def read_state(path: Path) -> State:
     """The checkpoint's state.json. UserError when it is missing, damaged or of a newer format."""
     state = files.read_json(path / "state.json")
     if not isinstance(state, dict) or not isinstance(state.get("step"), int):
-        raise UserError(f"{path / 'state.json'} is damaged (it names no step)")
+        raise UserError(f"{path / 'state.json'} is damaged (it has no step)")
     if state.get("format", FORMAT) > FORMAT:
         raise UserError(f"{path} has checkpoint format {state['format']}; this code reads formats up to {FORMAT}: "
                         "use the version of nanochat that made it, or a newer version")
@@ -158,9 +162,10 @@ def read_state(path: Path) -> State:
 
 
 def check(path: Path, optimizer: bool = False) -> State:
-    """The checkpoint's state, if the files are whole that a command reads; `optimizer`: the files that --resume reads.
+    """Verifies the files that a command reads, with `optimizer` those that --resume reads, and returns the state.
 
-    The state's "sha256" then has the digest of the weights, also where state.json has none. Else UserError.
+    UserError if a file is missing or damaged. The state's "sha256" has the digest of the weights, even if state.json of
+    older code has none.
     """
     state = read_state(path)
     digests = dict(state.get("sha256", {}))
@@ -171,7 +176,7 @@ def check(path: Path, optimizer: bool = False) -> State:
         _require(path / name)
     for name in names:
         digest = _sha256(path / name) if name in digests or name == "model.safetensors" else None
-        if digest != digests.setdefault(name, digest):
+        if digest != digests.setdefault(name, digest):  # without a saved digest: takes over the computed one
             raise UserError(f"{path / name} is damaged (its SHA-256 is not that in state.json)")
     return {**state, "sha256": digests}
 
@@ -190,12 +195,12 @@ def is_lfs_pointer(path: Path) -> bool:
 
 
 def latest(folder: Path) -> tuple[Path, State] | None:
-    """The newest checkpoint with whole weights, and its state; None if there is none. Damaged ones are reported."""
+    """The newest checkpoint with intact weights, and its state; None if there is none. Reports damaged checkpoints."""
     for _, path in reversed(steps(folder)):
         try:
             return path, check(path)
         except UserError as error:
-            log.say(f"warning: {error}; trying the checkpoint before it")
+            log.say(f"warning: {error}; trying the previous checkpoint")
     return None
 
 
@@ -205,7 +210,7 @@ def _sha256(path: Path) -> str:
 
 
 def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
-    """Copies a checkpoint into an existing model and optimizer. UserError where they have another shape."""
+    """Loads a checkpoint into an existing model and optimizer. UserError if their shapes differ."""
     if lora.trained(model):
         _load_lora(model, path)
     else:
@@ -224,19 +229,19 @@ def restore(path: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
 def _load_weights(model: GPT, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path / "model.safetensors"))
-    except SafetensorError as error:  # a checkpoint without digests
+    except SafetensorError as error:  # only if state.json has no digest: `check` has compared the others
         raise UserError(f"{path / 'model.safetensors'} is damaged ({error})") from error
     except RuntimeError as error:
         raise UserError(f"the weights in {path} do not fit the model ({str(error).splitlines()[-1].strip()}); "
-                        "the tokenizer has changed since, or a flag: --overwrite trains from the beginning") from error
+                        "the tokenizer or a flag has changed: --overwrite trains from the beginning") from error
 
 
 def _load_replaced(model: GPT, path: Path, replace: Replace) -> None:
-    """Reads the weights of a model without memory ("meta") one by one, and puts `replace`'s modules in their places."""
-    # The largest first, while the memory is still empty: a weight needs room in both forms for a moment.
+    """Fills a model on the "meta" device weight by weight, and replaces modules by those that `replace` returns."""
+    # The largest first, while the memory is still empty: for a moment a weight is there in both forms.
     for name, parameter in sorted(model.named_parameters(), key=lambda named: -named[1].numel()):
         try:
-            # The file is opened anew for each weight, because closing it frees the memory of what was read.
+            # The file is opened again for each weight, because closing it frees the memory of the weight before.
             with safe_open(path / "model.safetensors", "pt") as file:
                 weight = file.get_tensor(name)
         except SafetensorError as error:
@@ -254,11 +259,11 @@ def _load_replaced(model: GPT, path: Path, replace: Replace) -> None:
 
 
 def _load_lora(model: GPT, path: Path) -> None:
-    """Loads the thin matrices of a checkpoint. UserError if the model has other weights than they were trained with."""
+    """Loads the LoRA matrices of a checkpoint. UserError if the model's weights are not those they were trained on."""
     model.load_state_dict(load_file(path / "lora.safetensors"), strict=False)
     saved = load_file(path / "model.safetensors")
     if any(not torch.equal(weight, saved[name]) for name, weight in lora.merged(model).items()):
-        raise UserError(f"{path} was trained beside another source checkpoint than the one that is there now; "
+        raise UserError(f"{path}: its LoRA matrices were trained on another source checkpoint than the present one; "
                         "--overwrite trains from the beginning")
 
 
@@ -277,7 +282,7 @@ def config_of(path: Path) -> GPTConfig:
 
 
 def tokenizer_folder(path: Path) -> Path:
-    """Where a checkpoint's tokenizer is: beside the weights, or, for checkpoints of older code, in the run's folder."""
+    """The folder of a checkpoint's tokenizer: its own, or, for checkpoints of older code, the run's."""
     return path if (path / TOKENIZER_FILES[0]).exists() else paths.tokenizer_dir()
 
 
@@ -291,12 +296,13 @@ def models_of(tokenizer: dict[str, bytes]) -> list[tuple[str, Path]]:
 def give_tokenizer(path: Path, tokenizer: dict[str, bytes]) -> None:
     """Puts the tokenizer into all checkpoints beside `path` that have none, because older code made them."""
     for _, folder in steps(path.parent):
+        # A checkpoint that has its tokenizer keeps it: then there is nothing to write.
         for name, content in tokenizer.items() if not (folder / TOKENIZER_FILES[0]).exists() else ():
             files.write_atomic(folder / name, content)
 
 
 def load_tokenizer(path: Path, state: State) -> Tokenizer:
-    """The checkpoint's tokenizer. UserError when it is not the one that the model was trained with."""
+    """The checkpoint's tokenizer. UserError when the model was trained with another tokenizer."""
     folder = tokenizer_folder(path)
     tokenizer = Tokenizer.load(folder)
     if state.get("tokenizer") not in (None, tokenizer_digest(read_tokenizer(folder))):
@@ -310,8 +316,8 @@ def load_model(source: str, tag: str = "", step: int = -1, device: torch.device 
     """Model, tokenizer and state of stage `source`: the checkpoint of this tag ("" = the deepest) and step (−1 = the
     newest). The state has also "tag" and "path". UserError names the checkpoints that are there instead.
 
-    `replace` makes other modules of modules with a weight while they are read, so that the whole model never lies in
-    memory (infer/quantize.py).
+    `replace` may return a module to use in place of a module with a weight (infer/quantize.py). Weights are then read
+    one by one, so that the unquantized model is never in memory as a whole.
     """
     tag = tag or default_tag(source)
     folder = paths.checkpoint_dir(source, tag)
@@ -321,7 +327,7 @@ def load_model(source: str, tag: str = "", step: int = -1, device: torch.device 
         raise UserError(f"no {'whole checkpoint' if step < 0 else f'checkpoint of step {step}'} in {folder} "
                         f"(there are: {', '.join(p.name for _, p in steps(folder)) or 'none'}); "
                         f"make one: bash speedrun.sh, or python -m scripts.{SCRIPTS[source]}; if a run has it "
-                        "elsewhere, put NANOCHAT_BASE_DIR=ITS_OUT_FOLDER in front of the command")
+                        "elsewhere, put NANOCHAT_BASE_DIR=ITS_OUT_FOLDER before the command")
     path, state = chosen
     tokenizer = load_tokenizer(path, state)
     with torch.device("meta" if replace else "cpu"):
@@ -334,14 +340,15 @@ def load_model(source: str, tag: str = "", step: int = -1, device: torch.device 
         raise UserError(f"the tokenizer in {tokenizer_folder(path)} has {tokenizer.vocab_size} tokens, the checkpoint "
                         f"{path} {model.config.vocab_size}; train the model again: python -m scripts.base_train")
     model.to(device)
-    if torch.device(device).type == "cuda":  # to be asked: training moves its fp32 weights there itself
+    # Loading onto a GPU is for inference: `load_for_training` loads onto the CPU and moves the fp32 weights.
+    if torch.device(device).type == "cuda":
         model.to(dtype)  # once, instead of a cast at every use
     return model, tokenizer, {**state, "tag": tag, "path": str(path)}
 
 
 def load_for_training(source: str, tag: str, runtime: Runtime, lora_rank: int = 0,
                       seed: int = 0) -> tuple[GPT, Tokenizer, State]:
-    """The newest model of a stage, from which the next stage starts; with `lora_rank` > 0 only thin matrices learn."""
+    """The newest model of a stage, from which the next stage starts; `lora_rank` > 0: only LoRA matrices learn."""
     model, tokenizer, state = load_model(source, tag, dtype=runtime.dtype)
     if lora_rank:  # before the model is moved: the device may have no room for all weights in fp32
         lora.attach(model, lora_rank, seed=seed, head=source == "base")
@@ -350,13 +357,13 @@ def load_for_training(source: str, tag: str, runtime: Runtime, lora_rank: int = 
 
 
 def identity(state: State) -> dict[str, Any]:
-    """Which weights `load_model` gave, for the checkpoints of the stage that starts from them."""
+    """Identifies the weights of `load_model`; the checkpoints of the stage that starts from them store it."""
     stage = Path(state["path"]).parent.parent.name
     return {"stage": stage, "tag": state["tag"], "step": state["step"], "weights": state["sha256"]["model.safetensors"]}
 
 
 def default_tag(source: str) -> str:
-    """The stage's tag when there is one; the deepest when there are several."""
+    """The only tag of the stage, or of several tags the deepest. UserError if the stage has no checkpoint."""
     if source not in paths.STAGES:
         raise UserError(f"there is no stage {source!r}; choose one of {', '.join(paths.STAGES)}")
     tags = [path.name for path in paths.checkpoint_dir(source).glob("*") if steps(path)]
@@ -366,7 +373,7 @@ def default_tag(source: str) -> str:
 
     def rank(tag: str) -> tuple[int, bool, str]:
         depth = re.match(r"d(\d+)", tag)
-        # The model of the depth itself counts more than a trial of the same depth: d4 before d4-trial.
+        # At equal depth the plain name wins: d4 over d4-trial.
         return (int(depth[1]), depth[0] == tag, tag) if depth else (0, False, tag)
 
     return max(tags, key=rank)

@@ -1,4 +1,7 @@
-"""What a stage minimises, as a function of one batch, compiled where that pays."""
+"""The losses that the stages minimise, as functions of one batch, compiled where compiling pays.
+
+The loop sums a loss over micro-batches and may cut a batch between any two rows (nanochat/train/loop.py, `LossOf`).
+"""
 import shutil
 import sysconfig
 from collections.abc import Callable, Sequence
@@ -34,14 +37,14 @@ def weighted_nll(model: GPT, compile: bool) -> LossOf:
     return loss_of
 
 
-# What the forward pass may keep for the backward pass, as a share of what makes it fastest. At .9 cheap results (norms,
-# RoPE, relu²) are computed again, and no matrix product is: 67 → 47 GB for a d20 at 32 rows (docs/gpu.md).
+# Fraction of the fastest backward pass's activations that the forward pass may keep. At .9 cheap results (norms, RoPE,
+# relu²) are computed again, and no matrix product is: 67 → 47 GB for a d20 at 32 rows (docs/gpu.md).
 ACTIVATION_BUDGET = 0.9
 
 
 def compiler_settings(device: torch.device) -> AbstractContextManager[None]:
-    """Settings of torch.compile for the time of a call. The backward pass is compiled together with the forward pass,
-    so that its failure is seen there. The budget is for GPUs: a processor has memory enough, and keeps everything."""
+    """Settings of torch.compile during a call. The backward pass is compiled together with the forward pass, so that a
+    failure to compile is raised there. On a CPU the forward pass keeps everything: there is enough memory."""
     budget = 1.0 if device.type == "cpu" else ACTIVATION_BUDGET
     settings: AbstractContextManager[None] = functorch_config.patch(
         force_non_lazy_backward_lowering=True, activation_memory_budget=budget)
@@ -49,8 +52,8 @@ def compiler_settings(device: torch.device) -> AbstractContextManager[None]:
 
 
 def _compiled(function: Compilable, device: torch.device) -> Compilable:
-    """`function` by torch.compile; after the first failure, `function` itself, and one line that says so."""
-    # Every shape is compiled for itself: a stage has one shape, and fixed sizes give faster code.
+    """`function` by torch.compile; after the first failure `function` itself, and one line that says so."""
+    # dynamic=False: each shape is compiled by itself. A stage has one shape, and fixed sizes give faster code.
     run: Compilable = torch.compile(function, dynamic=False)
 
     def guarded(ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
@@ -59,10 +62,10 @@ def _compiled(function: Compilable, device: torch.device) -> Compilable:
             with compiler_settings(device):
                 return run(ids, targets, weights)
         except Exception as error:
-            # The compiler is another program and writes files. It fails where the temporary folder is full or mounted
-            # noexec, where no process can be started, and where g++ is broken. Training works in all these cases. An
-            # error of the function itself is raised again below, when it runs uncompiled.
-            if run is function or is_out_of_memory(error):  # the loop answers the latter with half as many rows
+            # The compiler is another program and writes files. It fails if the temporary folder is full or mounted
+            # noexec, if no process can be started, and if g++ is broken. Training works in all these cases. An error of
+            # the function itself is raised again below, when it runs uncompiled.
+            if run is function or is_out_of_memory(error):  # out of memory: the loop retries with half as many rows
                 raise
             run = function
             reason = " ".join(str(error).split("\n", 3)[:3])[:200] or type(error).__name__
@@ -81,14 +84,14 @@ def mean_kl(model: GPT, reference: GPT, answers: Sequence[Document], rows: int, 
     nats = count = 0.0
     for first in range(0, len(answers), rows):
         documents = answers[first:first + rows]
-        width = max(len(ids) for ids, _ in documents)
+        width = max(len(ids) for ids, _ in documents)  # shorter answers are padded to the longest
         padded_ids, padded_masks = ([[*values, *[0] * (width - len(values))] for values in column]
                                     for column in zip(*documents))
         ids = torch.tensor(padded_ids, device=device)  # (B, T+1)
-        sampled = torch.tensor(padded_masks, device=device)[:, 1:].bool()
+        sampled = torch.tensor(padded_masks, device=device)[:, 1:].bool()  # (B, T): where the next token was sampled
         ours, theirs = (network.logits(network.hidden(ids[:, :-1])[sampled]).log_softmax(-1)  # (M, V)
                         for network in (model, reference))
-        nats += (ours.exp() * (ours - theirs)).sum().item()
+        nats += (ours.exp() * (ours - theirs)).sum().item()  # Σ p·(ln p − ln q)
         count += int(sampled.sum())
     nats, count = all_reduce_sum([nats, count], device)
     return nats / max(count, 1)

@@ -19,10 +19,10 @@ from nanochat.system.runtime import start as start_runtime
 from nanochat.train.loop import LossOf
 from nanochat.train.losses import can_compile, weighted_nll
 
-MIN_STEPS = 60  # with fewer nothing is learnt; on a busy machine the start may have used up the minutes
-USABLE = 0.9  # of the free memory: allocators waste some of it
-SHORT_ROW = 64  # tokens
-CPU_TOKENS = 4096  # rows × T at a time on a processor, as in runs/laptop.py: more leave its caches
+MIN_STEPS = 60  # with fewer steps nothing is learnt; on a busy machine the start may have used up the minutes
+USABLE = 0.9  # fraction of the free memory: allocators waste the rest
+SHORT_ROW = 64  # tokens of a row from which a CPU's memory is estimated
+CPU_TOKENS = 4096  # rows × T at a time on a CPU, as in runs/laptop.py: more tokens do not fit its caches
 
 
 def random_batch(rows: int, sequence_len: int, vocab_size: int, device: torch.device) -> Batch:
@@ -36,15 +36,15 @@ def bytes_of_pass(model: GPT, rows: int, sequence_len: int) -> int:
     device = next(model.parameters()).device
     batch = random_batch(rows, sequence_len, model.config.vocab_size, device)
     gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    moments = 2 * gradients  # of AdamW; Muon has half of them
+    moments = 2 * gradients  # AdamW has two moments a weight; Muon has one
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         model.loss(batch.ids, batch.targets).backward()  # type: ignore[no-untyped-call]
-        model.zero_grad(set_to_none=True)  # or the gradients of the first measurement are missing in the second
+        model.zero_grad(set_to_none=True)  # gradients that are left would be missing in the next measurement
         return torch.cuda.max_memory_allocated(device) - before + moments
-    # Elsewhere we add up what autograd keeps for the backward pass: the operating system gives memory when it is first
-    # written, so its figures come too late.
+    # Other devices: we add up the tensors that autograd keeps for the backward pass. The operating system's figures
+    # come too late, because it gives memory when it is first written.
     storages: dict[int, int] = {}  # address → bytes; several saved tensors may share a storage
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ def bytes_of_pass(model: GPT, rows: int, sequence_len: int) -> int:
 
 
 def largest_divisor(number: int, limit: float) -> int:
-    """The largest divisor of `number` that is at most `limit`, and at least 1: so the rows divide a step without rest.
+    """The largest divisor of `number` that is at most `limit`, but at least 1: so the rows divide a step without rest.
 
     >>> largest_divisor(12, 5), largest_divisor(12, 0)
     (4, 1)
@@ -71,10 +71,10 @@ def largest_divisor(number: int, limit: float) -> int:
 def rows_that_fit(model: GPT, sequence_len: int, max_rows: int, runtime: Runtime, free_bytes: int | None = None) -> int:
     """The largest divisor of `max_rows` that fits as rows of a micro-batch on every rank, at least 1.
 
-    `free_bytes` None = what the device reports. UserError where a processor has no memory for one row.
+    `free_bytes` None = what the device reports. UserError if a CPU has no memory for one row.
     """
-    # Memory is linear in the rows, so one row and two rows tell what more of them need. nanochat/scale.py counts the
-    # same for GPUs that are not there.
+    # Memory is linear in the rows, so two measurements (one row, two rows) give the memory of any number of rows.
+    # nanochat/scale.py counts the same for GPUs that are not there.
     usable = USABLE * (hardware.free_memory(runtime.device) if free_bytes is None else free_bytes)
     try:
         if runtime.device.type == "cuda":
@@ -91,17 +91,16 @@ def rows_that_fit(model: GPT, sequence_len: int, max_rows: int, runtime: Runtime
     if runtime.device.type == "cpu":
         limit = min(limit, CPU_TOKENS // sequence_len)
     rows = largest_divisor(max_rows, limit)
-    # `all_reduce_sum` is the only collective that we have. Each rank writes into its own place of a list, and the
-    # minimum of the summed list is the answer.
+    # All ranks take the smallest number. `all_reduce_sum` is our only collective, so each rank writes its number to its
+    # own index of a list, and the minimum of the summed list is the answer.
     rows_of_ranks = [float(rows * (rank == runtime.rank)) for rank in range(runtime.world_size)]
     return int(min(all_reduce_sum(rows_of_ranks, runtime.device)))
 
 
 def rows_and_accumulation(model: GPT, row_len: int, total_batch: int, device_batch: int,
                           runtime: Runtime) -> tuple[int, int]:
-    """(rows per micro-batch, micro-batches per step and rank) for steps of about `total_batch` tokens: whole rows.
-
-    At most `device_batch` rows at a time; −1 = as many as fit.
+    """(rows per micro-batch, micro-batches per step and rank) for steps of about `total_batch` tokens in whole rows of
+    `row_len` tokens. At most `device_batch` rows at a time; −1 = as many as fit.
     """
     max_rows = max(1, total_batch // (runtime.world_size * row_len))
     rows = (rows_that_fit(model, row_len, max_rows, runtime) if device_batch < 0
@@ -111,12 +110,12 @@ def rows_and_accumulation(model: GPT, row_len: int, total_batch: int, device_bat
 
 def estimate_from_short_rows(model: GPT, sequence_len: int, usable: float) -> tuple[int, int]:
     """The memory of one row and of two, from rows of a few tokens. UserError if one row does not fit into `usable`."""
-    # On a processor a whole row is not tried: the kernel ends a process that takes too much, without an error that
+    # On a CPU a whole row is not tried: the kernel kills a process that takes too much memory, without an error that
     # could be caught.
     short = min(SHORT_ROW, sequence_len // 2)
     first, second = (bytes_of_pass(model, 1, length) for length in (short, 2 * short))
     per_row = (second - first) * sequence_len // short
-    one_row = first - (second - first) + per_row
+    one_row = first - (second - first) + per_row  # the part that does not grow with a row, and the row
     if one_row > usable:
         raise UserError(f"one row of {sequence_len:,} tokens needs about {one_row >> 20:,} MiB of memory, and this "
                         f"process may use {int(usable) >> 20:,} MiB: take a smaller model or shorter rows")
@@ -136,7 +135,7 @@ def tokens_per_second(loss_of: LossOf, optimizer: Optimizer, batch: Batch, step_
         loss_of(batch).backward()  # type: ignore[no-untyped-call]  # PyTorch does not annotate it
         synchronize(runtime.device)
         passed = time.perf_counter()
-        optimizer.step(Schedule(1), 0)
+        optimizer.step(Schedule(1), 0)  # at the full rate: the caller restores the weights
         synchronize(runtime.device)
         updated = time.perf_counter()
         if warmed_up is None:
@@ -145,17 +144,16 @@ def tokens_per_second(loss_of: LossOf, optimizer: Optimizer, batch: Batch, step_
             passes.append(passed - began)
             updates.append(updated - passed)
         left = all_reduce_sum([seconds - (updated - warmed_up)], runtime.device)[0]  # all ranks stop at the same pass
-    # The mean and not the median: other programs that slow the machine down now and then will slow the training down as
-    # well.
+    # The mean and not the median: other programs that slow the machine down sometimes will slow the training down too.
     pass_seconds, update_seconds = all_reduce_sum([fmean(passes), fmean(updates)], runtime.device)  # times the ranks
-    micro_batches = step_tokens / (batch.ids.numel() * runtime.world_size)
+    micro_batches = step_tokens / (batch.ids.numel() * runtime.world_size)  # per rank and step
     return step_tokens * runtime.world_size / (micro_batches * pass_seconds + update_seconds)
 
 
 @torch.no_grad()
 def evaluation_seconds(model: GPT, batch: Batch, runtime: Runtime) -> float:
     """The seconds that one batch of a validation takes (it is not compiled), the mean over ranks."""
-    for _ in range(2):  # the first warms up
+    for _ in range(2):  # the first pass warms up, the second is measured
         began = time.perf_counter()
         model.loss(batch.ids, batch.targets, reduction="none")
         synchronize(runtime.device)
@@ -169,8 +167,8 @@ def steps_for_minutes(minutes: float, model: GPT, loss_of: LossOf, new_optimizer
 
     A step is made of micro-batches like `batch`; a validation takes `evaluation` seconds.
     """
-    # The steps that are measured are undone: the weights come back, and their optimizer is thrown away. The copy is on
-    # the CPU, because the device may have no room for the weights twice.
+    # The measured steps are undone: the weights are restored and the optimizer is discarded. The copy of the weights is
+    # on the CPU, because the device may have no room for it.
     weights = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     speed = tokens_per_second(loss_of, new_optimizer(), batch, step_tokens, runtime, seconds=min(20, 6 * minutes))
     model.load_state_dict(weights)
@@ -184,17 +182,17 @@ def steps_for_minutes(minutes: float, model: GPT, loss_of: LossOf, new_optimizer
 
 
 def steps_that_fit(minutes: float, *, spent: float, step: float, evaluation: float, eval_every: int) -> int:
-    """How many steps of `step` seconds fit into `minutes` of which `spent` seconds are over, with a validation of
-    `evaluation` seconds at the end and every `eval_every` steps (≤ 0: at the end only)."""
+    """The number of steps of `step` seconds that fit into `minutes`, of which `spent` seconds are over, with a
+    validation of `evaluation` seconds at the end and every `eval_every` steps (≤ 0: at the end only)."""
     left = 60 * minutes - spent - evaluation
     steps = int(left / (step + (evaluation / eval_every if eval_every > 0 else 0)))
-    # A run whose start took half of the time or more still gets up to MIN_STEPS, as far as they fit into all of it.
+    # If the start took half of the time or more, the run still gets up to MIN_STEPS, as many as fit into all minutes.
     at_least = min(MIN_STEPS, int(60 * minutes / step)) if spent >= 30 * minutes else 1
     return max(1, at_least, steps)
 
 
 def tokens_per_second_here(config: GPTConfig, step_tokens: int, seconds: float = 20) -> float:
-    """The training speed of a model on one device of this machine: its first GPU, else the processor."""
+    """The training speed of a model on one device of this machine: its first GPU, else the CPU."""
     runtime = start_runtime()
     model = GPT(config, runtime.dtype).init_weights(0).to(runtime.device)
     optimizer = Optimizer(groups_of(model, matrix_lr=0.0, embedding_lr=0.0, head_lr=0.0), runtime.dtype)

@@ -1,14 +1,16 @@
-"""Rollouts: RL as a source of batches. The model answers questions, the task rewards, advantages weigh the tokens.
+"""Rollouts: RL as a source of batches. The model answers questions, the task gives rewards, and advantages weigh the
+tokens in the loss (nanochat/train/losses.py).
 
 REINFORCE, which is what GRPO becomes with karpathy/nanochat's simplifications:
 
 - No ratio and no clip: every batch is sampled with the newest weights, so there is no older policy to correct for.
-- No KL penalty and no reference model: a verifier rewards the answers, and there is no reward model to be fooled.
-- Advantage = reward − mean of the question's samples, not divided by σ, which would give questions that are nearly
-  always right, or nearly never, as much weight as those in between.
-- Every sampled token weighs the same, or each token of a long answer would count less than one of a short answer.
+- No KL penalty and no reference model: a verifier rewards the answers, so there is no reward model to be fooled.
+- Advantage = reward − mean of the question's samples. It is not divided by σ: then questions that are nearly always
+  right, or nearly never, would have as much weight as the questions in between.
+- Every sampled token has the same weight. Otherwise a token of a long answer would count less than a token of a short
+  answer.
 
-Tokens that the tool wrote are not targets. Questions whose samples all got the same reward teach nothing; they are
+Tokens that the tool wrote are not targets. Questions whose samples all got the same reward teach nothing: they are
 dropped before the backward pass, so the loss is divided by the number of tokens that do teach.
 """
 import time
@@ -29,7 +31,7 @@ Item = dict[str, Any]  # a question of a task
 
 
 class Answer(Protocol):
-    """What a rollout needs of infer's Completion."""
+    """The part of nanochat.infer's Completion that a rollout needs."""
 
     ids: list[int]
     mask: list[int]  # 1 = sampled, 0 = written by the tool
@@ -38,7 +40,7 @@ class Answer(Protocol):
 
 
 def advantages(rewards: np.ndarray) -> np.ndarray:
-    """How much better each answer is than the mean of the answers to its question; both (questions, K).
+    """Each answer's reward minus the mean reward of its question; both (questions, K).
 
     >>> advantages(np.array([[1.0, 0.0], [1.0, 1.0]])).tolist()
     [[0.5, -0.5], [0.0, 0.0]]
@@ -49,23 +51,23 @@ def advantages(rewards: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Rollouts:
-    """An endless iterator of micro-batches, `micro_batches` of them per optimizer step; `stats` are of the newest one.
+    """An endless iterator of micro-batches, `micro_batches` of them per optimizer step; `stats` are the newest step's.
 
-    `generate(prompts, seed)` must sample with the weights of this very moment and return K answers to each prompt.
+    `generate(prompts, seed)` must sample with the current weights and return K answers to each prompt.
     `items` are the task's questions in the order to ask them, `prompts` their token ids.
     """
 
-    generate: Callable[[list[list[int]], int], Sequence[Sequence[Any]]]  # of `Answer`
+    generate: Callable[[list[list[int]], int], Sequence[Sequence[Any]]]  # K `Answer`s for each prompt
     items: Sequence[Item]
     prompts: Sequence[list[int]]
     reward: Callable[[Item, str], float]
     runtime: Runtime
     questions_per_step: int  # over all ranks
     rows: int  # per micro-batch
-    row_len: int  # tokens of a row, prompt and answer
-    pad_id: int
-    seed: int = 0
-    step: int = 0  # optimizer steps already done
+    row_len: int  # tokens of a row: prompt and answer
+    pad_id: int  # fills rows up; never a target
+    seed: int = 0  # step n samples with seed + n
+    step: int = 0  # optimizer steps already done: decides the next questions
     stats: dict[str, float] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)  # this rank's answers of the newest step, for the log
     answers: list[Document] = field(default_factory=list)  # the same as ids of prompt and answer; mask 1 = sampled
@@ -91,14 +93,14 @@ class Rollouts:
                                 for i, group in zip(chosen, groups, strict=True)])  # (questions, K)
             self._describe(chosen, groups, rewards)
             num_tokens = sum(len(answer.ids) for group in groups for answer in group)
-            self.stats["speed/answer_tokens_per_second"] = num_tokens / seconds  # of this rank
+            self.stats["speed/answer_tokens_per_second"] = num_tokens / seconds  # this rank's
             self.step += 1
             yield from self._batches(advantages(rewards))
 
     def _batches(self, better: np.ndarray) -> Iterator[Batch]:
-        """Answers with an advantage (`better`, (questions, K)) first; the rest of the step's micro-batches is padding
-        without targets."""
-        shape = (self.micro_batches(better.shape[1]) * self.rows, self.row_len)
+        """First the answers whose advantage (`better`, (questions, K)) teaches; the rest of the step's micro-batches is
+        padding without targets."""
+        shape = (self.micro_batches(better.shape[1]) * self.rows, self.row_len)  # all rows of the step, T + 1
         ids, weights = np.full(shape, self.pad_id, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         is_target = np.zeros(shape, dtype=bool)
         rewards_differ = np.repeat(abs(better).max(axis=1) >= 1e-9, better.shape[1])  # within the answer's group

@@ -1,4 +1,4 @@
-"""Signals that ask a training run to stop: it finishes the step, saves it and ends, so no work is lost.
+"""Signals that ask a training run to stop: the run finishes the step, saves it and ends, so that no work is lost.
 
     with Stop() as stop:
         …
@@ -15,12 +15,12 @@ from nanochat.system import log
 
 # SIGHUP: the terminal was closed. SIGUSR1, SIGXCPU: a batch system's warning that the time is nearly over.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
-# The terminal sends a signal to all processes and a launcher passes it on, so it often comes twice at once.
+# The terminal sends a signal to all processes and a launcher sends it again, so one request often arrives twice.
 SAME_REQUEST_SECONDS = 1.0
 
 
 class Stop:
-    """Handles these signals inside of its `with` block; a second request ends the process at once."""
+    """Handles these signals inside its `with` block; a second request ends the process immediately."""
 
     def __enter__(self) -> "Stop":
         self.asked, self.asked_at = False, 0.0
@@ -31,9 +31,9 @@ class Stop:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         for stream in self.terminals:
-            if not stream.isatty():  # it was closed, so writing to it would fail
+            if not stream.isatty():  # the terminal was closed, so writing to it would fail
                 log.silence(stream)
-        if self.asked and time.monotonic() - self.asked_at > SAME_REQUEST_SECONDS:  # the user does not want to wait
+        if self.asked and time.monotonic() - self.asked_at > SAME_REQUEST_SECONDS:  # the second Ctrl-C
             raise KeyboardInterrupt
         if not self.asked:
             self.asked, self.asked_at = True, time.monotonic()

@@ -1,4 +1,4 @@
-"""What a training run may write, and where it goes on: decided before any work, so that nothing finished is lost.
+"""What a training run may write, and where it resumes: decided before any work, so that no finished model is lost.
 
     target = claim("sft", "d4", args, source=("mid", "d4"))     # UserError: there is a model already
     if target.finished:
@@ -24,16 +24,16 @@ Found = tuple[Path, State]  # a checkpoint and its state
 
 @dataclass(frozen=True)
 class Target:
-    """A stage's run on disk. `resumed` is the checkpoint to go on from, and its state."""
+    """A stage's run on disk. `resumed` is the checkpoint to continue from, and its state; None = a new run."""
 
     stage: str
     tag: str
-    flags: dict[str, Any]  # those that decide the numbers
-    folder: Path  # of the checkpoints
-    results: Path
+    flags: dict[str, Any]  # all flags that influence the weights: all except flags.FREE
+    folder: Path  # for the checkpoints
+    results: Path  # the folder for metrics.jsonl and run.json
     there_before: list[tuple[int, Path]]  # the checkpoints in `folder` at the time of `claim`
     resumed: Found | None = None
-    save_every: int = -1
+    save_every: int = -1  # these three as in flags.CHECKPOINTS
     keep: int = 1
     keep_optimizer: bool = False
 
@@ -43,7 +43,7 @@ class Target:
 
     @property
     def steps(self) -> int | None:
-        """The steps of the run that is resumed."""
+        """The number of steps of the resumed run; None for a new run."""
         return None if self.resumed is None else self.resumed[1].get("steps")
 
     @contextlib.contextmanager
@@ -53,9 +53,9 @@ class Target:
         if not log.is_main():  # the ranks of a run are several processes, and the main rank writes for all
             yield
             return
-        # The results as well: models of two names may have the same folder of results.
+        # The results too, because models of two names may share a folder of results.
         with run_lock(self.folder), run_lock(self.results):
-            # A run that ended between `claim` and now has left a model that would be replaced unseen.
+            # A run that ended between `claim` and now has left a model, which this run would replace without notice.
             if checkpoint.steps(self.folder) != self.there_before:
                 raise UserError(f"another run has written to {self.folder} since this one began; look at what is "
                                 "there, then give the command again")
@@ -67,28 +67,29 @@ def is_finished(state: State) -> bool:
 
 
 def claim(stage: str, tag: str, args: Namespace, source: tuple[str, str] | None = None) -> Target:
-    """The place of a run with these flags; `source` is the stage and tag of the model that it starts from.
+    """The target of a run with these flags; `source` is the stage and tag of the model that it starts from.
 
-    UserError when a finished model would be lost, or when --resume cannot go on. With --resume, flags that the user
-    did not give take the values they had in the checkpoint (in `args`, too).
+    UserError when a finished model would be lost, or when --resume cannot continue. With --resume, flags that the user
+    did not give take their values from the checkpoint (this changes `args`).
     """
     folder = paths.checkpoint_dir(stage, tag)
     if args.resume and args.overwrite:
-        raise UserError("--resume goes on with a model and --overwrite replaces it; give one of them")
+        raise UserError("--resume continues a model and --overwrite replaces it; give one of them")
     if args.overwrite and source == (stage, tag):
         raise UserError(f"--overwrite would replace {stage}/{tag}, which this run starts from; give --model_tag=NAME")
     there_before = checkpoint.steps(folder)
-    # Quick: hashing gigabytes only to refuse would make the user wait.
+    # `present` hashes nothing: hashing gigabytes only to refuse would make the user wait.
     present = checkpoint.present(folder)
     if present and not args.resume and not args.overwrite:
         raise UserError(f"{_described(stage, tag, *present)} is there already, in {folder}; --model_tag=NAME makes "
                         "another model, --resume goes on with this one, --overwrite replaces it")
     if there_before and not present and not args.resume:
+        # Only a warning: a damaged checkpoint holds nothing that could be lost.
         log.say(f"warning: {', '.join(path.name for _, path in there_before)} in {folder} is damaged; it is removed "
                 "when the first new checkpoint is there")
     resumed = _newest_to_resume(stage, tag, folder) if args.resume else None
     if resumed:
-        _settle_flags(stage, resumed, args)
+        _restore_saved_flags(stage, resumed, args)
         _check_source(stage, tag, resumed[1], source)
         place = results.folder_of(stage, tag)
     else:
@@ -105,7 +106,7 @@ def claim_next(stage: str, source: str, args: Namespace) -> tuple[Target, str, s
     """`claim` for a stage that starts from stage `source`, and the stage and tag that it starts from."""
     tag = args.source_tag or checkpoint.default_tag(source)
     target = claim(stage, args.model_tag or tag, args, (source, tag))
-    return target, getattr(args, "source", source), tag  # --resume may have found that it began from another stage
+    return target, getattr(args, "source", source), tag  # --resume has restored the stage that the run began from
 
 
 def _described(stage: str, tag: str, path: Path, state: State) -> str:
@@ -116,14 +117,14 @@ def _described(stage: str, tag: str, path: Path, state: State) -> str:
 
 
 def _newest_to_resume(stage: str, tag: str, folder: Path) -> Found | None:
-    """The newest checkpoint that is finished or has its optimizer. UserError when whole models have none."""
+    """The newest checkpoint that is finished or has its optimizer. UserError if all complete ones lack it."""
     first_problem = None
     for _, path in reversed(checkpoint.steps(folder)):
         try:
-            # The last checkpoint of a finished run has no optimizer, because nothing goes on from it.
+            # The last checkpoint of a finished run has no optimizer, because no run continues from it.
             return path, checkpoint.check(path, optimizer=not is_finished(checkpoint.read_state(path)))
         except UserError as error:
-            log.say(f"warning: {error}; trying the checkpoint before it")
+            log.say(f"warning: {error}; trying the previous checkpoint")
             first_problem = first_problem or error
     if first_problem and checkpoint.present(folder):
         raise UserError(f"{stage}/{tag} cannot be resumed: {first_problem}; --overwrite trains it again from the "
@@ -131,8 +132,8 @@ def _newest_to_resume(stage: str, tag: str, folder: Path) -> Found | None:
     return None
 
 
-def _settle_flags(stage: str, resumed: Found, args: Namespace) -> None:
-    """Gives flags that the user did not type their saved values. UserError where a typed flag decides other numbers."""
+def _restore_saved_flags(stage: str, resumed: Found, args: Namespace) -> None:
+    """Gives flags that the user did not type their saved values. UserError for a typed flag with another value."""
     path, state = resumed
     saved = {name: value for name, value in state.get("flags", {}).items() if name not in flags.FREE}
     typed, defaults = getattr(args, "given", set(vars(args))), getattr(args, "defaults", {})
@@ -150,7 +151,8 @@ def _settle_flags(stage: str, resumed: Found, args: Namespace) -> None:
         elif now != value:
             (new_rates if name in flags.MAY_CHANGE_AFTER_DIVERGING else changed).append(
                 f"--{name}={now} (was {value})")
-    for name, value in vars(args).items() if "flags" in state else ():  # flags that came after the run began
+    # Flags that newer code has added: at their defaults the run computes as before.
+    for name, value in vars(args).items() if "flags" in state else ():
         is_default = name in defaults and value == defaults[name]
         if name not in saved and name not in flags.FREE and not is_default:
             changed.append(f"--{name}={value} (was not there)")
@@ -158,30 +160,30 @@ def _settle_flags(stage: str, resumed: Found, args: Namespace) -> None:
         raise UserError(f"{path} is the end of a finished run, made with other flags: {', '.join(sorted(changed))}; "
                         "--overwrite trains it again with the new ones, --model_tag=NAME makes another model")
     if changed:
-        raise UserError(f"{path} was made with other flags: {', '.join(sorted(changed))}; give the same ones to go on, "
-                        "or --overwrite to start over")
-    for names, sentence in ((gone, "this version has no longer"), (taken_over, "goes on as it began, with"),
-                            (new_rates, "from here on with")):
+        raise UserError(f"{path} was made with other flags: {', '.join(sorted(changed))}; give the same flags to "
+                        "continue, or --overwrite to start over")
+    for names, sentence in ((gone, "this version no longer has"), (taken_over, "continues with the saved flags"),
+                            (new_rates, "continues with the new rates")):
         if names:
             log.say(f"{stage}: {sentence} {', '.join(names)}")
 
 
 def _check_source(stage: str, tag: str, state: State, source: tuple[str, str] | None) -> None:
-    """UserError (a warning, for a finished run) when the model that the run began from has been trained again since."""
+    """UserError (for a finished run, a warning) when the model that the run began from has been trained again."""
     began = state.get("source")
     present = checkpoint.present(paths.checkpoint_dir(began["stage"], source[1])) if began and source else None
     weights_now = present and present[1].get("sha256", {}).get("model.safetensors")
     if not began or not source or not weights_now or began["weights"] == weights_now:
         return
     problem = (f"{stage}/{tag} began from {began['stage']}/{began['tag']} step {began['step']:,}, and "
-               f"{began['stage']}/{source[1]} is another model now; --overwrite trains it again from that")
+               f"{began['stage']}/{source[1]} has been trained again since; --overwrite trains from the new model")
     if not is_finished(state):
         raise UserError(problem)
     log.say(f"warning: {problem}")
 
 
 def _say_finished(target: Target) -> None:
-    """What --resume of a finished run does: nothing, except to write a run.json that a kill at the end prevented."""
+    """Says that a finished run has nothing to resume, and writes run.json if a kill at the end prevented it."""
     assert target.resumed is not None
     path, state = target.resumed
     log.say(f"{_described(target.stage, target.tag, path, state)} is finished: there is nothing to resume")

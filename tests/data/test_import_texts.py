@@ -194,7 +194,7 @@ def test_the_out_folder_may_lie_in_the_data_and_data_in_the_out_folder_may_not(t
     first = bring_in(tmp_path, {"a.txt": notes(60)}, out="own/out")
     files.write_atomic(tmp_path / "own/out/results/base/metrics.jsonl", '{"step": 1}')
     assert bring_in(tmp_path, {}, out="own/out") == first
-    with pytest.raises(UserError, match="lies in .*out/data, which the import writes"):
+    with pytest.raises(UserError, match="is in .*out/data, which the import writes"):
         bring_in(tmp_path, {}, out="own/out", of="out/data/text")
     capsys.readouterr()
     dataset.main([f"--data={tmp_path}/own/out/data", f"--out={tmp_path}/own/out"])
@@ -242,7 +242,7 @@ def test_memory_does_not_grow_with_the_file(monkeypatch, tmp_path, block):
 
 
 def test_large_text_is_dealt_to_shards_by_content(monkeypatch, tmp_path):
-    for name, value in (("IN_MEMORY", 10_000), ("CHARACTERS_PER_SHARD", 30_000), ("GROUP", 5000)):
+    for name, value in (("IN_MEMORY", 10_000), ("CHARACTERS_PER_SHARD", 30_000), ("GROUP_CHARACTERS", 5000)):
         monkeypatch.setattr(import_texts, name, value)
     texts = [f"Note {i % 900}. " + "Clay. " * 20 for i in range(1000)]
     contents = {"a.jsonl": "\n".join(json.dumps({"text": text}) for text in texts), "b.txt": "fire " * 9000}

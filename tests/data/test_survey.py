@@ -90,7 +90,7 @@ def test_text_is_taken(tmp_path, name, content, characters):
     ("n.parquet", parquet(n=[1]), "columns n; expected a column `text`"),
     ("two.parquet", parquet(a=["x"], b=["y"]), "columns a, b"),
     ("package.json", b'{"name": "x"}', "fields name; expected a document"),
-    ("cut.json", b"[" + ROW, "no end"),
+    ("cut.json", b"[" + ROW, "not closed"),
     ("more.json", b"[" + ROW + b"] and so on", "text after its array"),
     ("bad.json", b"[" + ROW + b", {'text': 1}]", "element 2 that is not JSON"),
     ("deep.json", b"[" * 100_000, "not JSON"),
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_left_out_with_the_reason(tmp_path, name, content
 def test_names_of_programs_are_passed_over(tmp_path, name):
     found = look(tmp_path, {name: b"secret", "good.txt": b"clay"})
     assert [item.name for item in found.texts] == ["good.txt"]
-    assert found.left_out[0].reason.startswith("passed over: ")
+    assert found.left_out[0].reason.startswith("skipped: ")
 
 
 @pytest.mark.parametrize("made", ["pyvenv.cfg", "data/imported.json", "stages/x.done data/text/a"])
@@ -127,7 +127,7 @@ def test_environments_and_other_runs_are_passed_over(tmp_path, made):
 
 def test_the_out_folder_is_no_part_of_the_data_wherever_it_lies(tmp_path):
     out = tmp_path / "own/x/../results"
-    found = look(tmp_path, {"good.txt": b"clay", "results/x/b.txt": b"no"}, passed_over=(out,))
+    found = look(tmp_path, {"good.txt": b"clay", "results/x/b.txt": b"no"}, skipped_folders=(out,))
     assert [item.name for item in found.texts] == ["good.txt"]
 
 

@@ -87,7 +87,7 @@ def no_kernel_image(*_, **__):
 
 
 def test_a_kernel_is_chosen_by_a_real_call_and_a_broken_one_is_disabled(monkeypatch, all_kernels_enabled_afterwards):
-    assert attention.enable_fastest_kernel(CPU, torch.float32, 8, 512) == "plain masked product"
+    assert attention.enable_fastest_kernel(CPU, torch.float32, 8, 512) == "plain masked attention"
     assert attention.enable_fastest_kernel(CPU, torch.bfloat16, 16, 520) == "flash kernel"
     real = F.scaled_dot_product_attention
     for broken in (lambda *a, **k: real(*a, **k) + 1, lambda *a, **k: real(*a, **k) * math.nan, no_kernel_image):

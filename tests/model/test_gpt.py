@@ -199,7 +199,7 @@ def test_impossible_shapes_are_refused(wrong, field):
 
 def as_on_a_gpu(monkeypatch) -> None:
     """Through the operations that a GPU is given, computed by the CPU."""
-    monkeypatch.setattr(gpt, "fuses", lambda device: True)
+    monkeypatch.setattr(gpt, "use_fused_ops", lambda device: True)
 
 
 @pytest.mark.parametrize("n_kv_head", [1, 2, 4])

@@ -162,7 +162,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(out, capsys):
     whole = (folder / "step_000004/model.safetensors").read_bytes()
     overwrite(folder / "step_000004/model.safetensors")
     assert ends(f"scripts.chat_eval -i mid -a facts -x 2 {CPU}") == 0
-    assert exams(out, "mid")["step"] == 2 and "trying the checkpoint before it" in capsys.readouterr().out
+    assert exams(out, "mid")["step"] == 2 and "trying the previous checkpoint" in capsys.readouterr().out
     assert ends(f"{MID} --save_every=2 --keep=2 --resume".replace("--overwrite", "")) == 0
     assert "goes on after step 2 of 4" in capsys.readouterr().out
     assert (folder / "step_000004/model.safetensors").read_bytes() == whole

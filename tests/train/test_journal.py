@@ -286,7 +286,7 @@ def test_a_run_that_diverged_goes_on_with_other_rates(learner, corpus, cpu, base
     with pytest.raises(Killed):
         recipe(learner, corpus, cpu, kill_after=4)
     recipe(learner, corpus, cpu, resume=True, matrix_lr=0.005)
-    assert "base: from here on with --matrix_lr=0.005 (was 0.01)" in capsys.readouterr().out
+    assert "base: continues with the new rates --matrix_lr=0.005 (was 0.01)" in capsys.readouterr().out
 
 
 def test_the_clock_goes_on_where_it_stopped(learner, corpus, cpu, base_dir):

@@ -27,8 +27,8 @@ def test_how_a_batch_is_cut_into_pieces_does_not_matter(learner, corpus, cpu):
         cut, other = run(learner, corpus, cpu, rows, accumulate, steps=10, double=True)
         assert [step.loss for step in other] == pytest.approx([step.loss for step in steps], rel=1e-6)
         assert all((a - b).abs().max() < 1e-6 for a, b in zip(whole.parameters(), cut.parameters()))
-        assert [(s.number, s.tokens, s.targets, s.state, s.lr) for s in other] == [
-            (s.number, s.tokens, s.targets, s.state, s.lr) for s in steps]
+        assert [(s.number, s.tokens, s.targets, s.state, s.lr_multiplier) for s in other] == [
+            (s.number, s.tokens, s.targets, s.state, s.lr_multiplier) for s in steps]
 
 
 def test_the_loss_is_nats_per_target_however_uneven_the_micro_batches(learner, corpus, cpu):
@@ -52,7 +52,7 @@ def test_steps_are_numbered_timed_and_the_last_one_knows(learner, corpus, cpu):
     _, steps = run(learner, corpus, cpu, rows=2, accumulate=2, steps=5, start=2)
     assert [step.number for step in steps] == [3, 4, 5]
     assert [step.is_last for step in steps] == [False, False, True]
-    assert [step.lr for step in steps] == [Schedule(5).lr(step) for step in (2, 3, 4)]
+    assert [step.lr_multiplier for step in steps] == [Schedule(5).lr(step) for step in (2, 3, 4)]
     assert all(step.tokens == 2 * 2 * 16 and step.seconds > 0 for step in steps)
     assert run(learner, corpus, cpu, rows=2, accumulate=2, steps=5, start=5)[1] == []
 

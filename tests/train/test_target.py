@@ -180,7 +180,7 @@ def test_a_source_that_was_trained_again_is_noticed(out, stopped_behind_a_save, 
     line = f"{COMMANDS['sft']} --model_tag=cut"
     stopped(line, stopped_behind_a_save)
     run(f"{COMMANDS['mid']} --num_iterations=1 --overwrite")
-    with pytest.raises(UserError, match="sft/cut began from mid/d1 step 4, and mid/d1 is another model now"):
+    with pytest.raises(UserError, match="sft/cut began from mid/d1 step 4, and mid/d1 has been trained again since"):
         run(f"{line} --resume")
     run(f"{COMMANDS['sft']} --resume")
     assert "warning: sft/d1 began from mid/d1" in capsys.readouterr().out
@@ -191,7 +191,7 @@ def test_resume_alone_goes_on_with_the_saved_flags(out, stopped_behind_a_save, c
     stopped(f"{COMMANDS['mid']} --model_tag=cut", stopped_behind_a_save)
     run("mid_train --model_tag=cut --resume --device_batch_size=2 --no_compile --device_type=cpu")
     said = capsys.readouterr().out
-    assert "goes on as it began, with " in said and "--mixture=mine" in said
+    assert "continues with the saved flags " in said and "--mixture=mine" in said
     whole, cut = ((newest("mid", tag)[0] / "model.safetensors").read_bytes() for tag in ("whole", "cut"))
     assert whole == cut
 
@@ -217,7 +217,7 @@ def test_a_checkpoint_of_older_code_loads_and_resumes(out, stage, stopped_behind
     assert checkpoint.load_model(stage, "cut")[2]["step"] == 2
     run(f"{line} --resume")
     said = capsys.readouterr().out
-    assert "no longer --gone_since=7" in said and "goes on after step 2 of 4" in said
+    assert "no longer has --gone_since=7" in said and "goes on after step 2 of 4" in said
     assert (newest(stage, "cut")[0] / "model.safetensors").read_bytes() == (
         newest(stage)[0] / "model.safetensors").read_bytes()
 

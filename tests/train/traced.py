@@ -172,7 +172,7 @@ def generated(model_of: Callable[[], GPT], rows: int) -> list[str]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(chunked_loss, "uses_operator", lambda device: True))
-        stack.enter_context(patch.object(gpt, "fuses", lambda device: True))
+        stack.enter_context(patch.object(gpt, "use_fused_ops", lambda device: True))
         stack.enter_context(patch.object(GraphLowering, "compile_to_module", keep))
         stack.enter_context(opaque_attention())
         stack.enter_context(losses.compiler_settings(torch.device("cuda")))
