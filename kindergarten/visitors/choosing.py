@@ -1,7 +1,7 @@
 """Choices as people ask them: "which is bigger, a horse or a cat", "who says moo: cow, sheep or duck", "A) wet B) hot".
 
-The reply says the fact, as everywhere else, and the letter behind it where the options have letters. What the village's
-exam asks (facts.py) is not asked here either.
+The reply says the fact, as everywhere else, and no letter: the letter was wrong more often than the fact (docs/LOG.md).
+What the village's exam asks (facts.py) is not asked here either.
 """
 
 import random
@@ -27,6 +27,9 @@ _KINDS = {"animal": [animal.name for animal in zoo.ZOO], "colour": lists.COLOURS
           "thing to wear": "hat coat scarf cap shoe sock shirt dress".split(),
           "vehicle": "car bus train boat truck bike plane ship".split(),
           "part of the body": "hand foot nose ear leg arm head knee".split()}
+# What animals do instead of "says woof".
+_VERBS = {"woof": "barks", "meow": "meows", "moo": "moos", "quack": "quacks", "oink": "oinks", "roar": "roars",
+          "hoot": "hoots", "neigh": "neighs", "buzz": "buzzes", "hiss": "hisses", "cluck": "clucks", "howl": "howls"}
 _NOT_MIXED = {"bird": "animal", "insect": "animal", "fruit": "food"}
 _TOPICS = {"sound": 8, "home": 4, "food": 4, "legs": 3, "cover": 1, "fly": 8, "swim": 4, "eggs": 6, "group": 2}
 WEIGHTS = {"bigger": 8, "biggest": 4, "who": 13, "opposite": 7, "number": 7, "parity": 2, "order": 6, "follows": 4,
@@ -89,7 +92,9 @@ def _who(rng: random.Random) -> Choice:
         is_only_one = all(_value(topic, other) not in ("", value) for other in others)
         if value not in ("", "no") and is_only_one and not is_held_out:
             break
-    does = {"sound": f"says {right.sound}", "home": f"lives {right.home}", "food": f"eats {right.food}",
+    says = f"says {right.sound}"
+    sound = rng.choice((says, says, _VERBS.get(right.sound, says), f'says "{right.sound}"', f"goes {right.sound}"))
+    does = {"sound": sound, "home": f"lives {right.home}", "food": f"eats {right.food}",
             "legs": f"has {right.legs} legs", "cover": f"has {right.cover}", "fly": "can fly", "swim": "can swim",
             "eggs": "lays eggs", "group": f"is {an(right.group)}"}[topic]
     names = [animal.name for animal in (right, *others)]
@@ -174,35 +179,34 @@ def _kind(rng: random.Random) -> Choice:
                   f"Which is {'' if is_one else 'not '}{akind}?")
 
 
+LETTERED = 0.25  # of the lists of options
 _MAKERS = {"bigger": _bigger, "biggest": _biggest, "who": _who, "opposite": _opposite, "number": _number,
            "parity": _parity, "order": _order, "young": _young, "follows": _follows, "kindof": _kind, "not": _kind}
 
 
 def _joined(rng: random.Random, options: list[str]) -> str:
+    """The options as a visitor types them: between words, commas, strokes or blanks, or behind letters."""
+    if rng.random() < LETTERED:
+        letters = rng.choice(("ABCD", "ABCD", "abcd", "1234"))
+        form = rng.choice(("{}) {}", "{}) {}", "{}) {}", "{}: {}", "{} {}", "{}. {}", "({}) {}", "{}={}"))
+        between = rng.choice((" ", " ", " ", ", ", "\n", "; "))
+        return between.join(form.format(*pair) for pair in zip(letters, options, strict=False))
     if len(options) == 2:
         return rng.choice(("{} or {}", "{} or {}", "{} or {}", "{} / {}", "{}, {}")).format(*options)
     *first, last = options
+    if rng.random() < 0.12:
+        return rng.choice((" ", ", ", " / ")).join(options)
     return rng.choice((", ", ", ", " / ", " or ")).join(first) + rng.choice((" or ", ", ", ", or ")) + last
-
-
-def _lettered(rng: random.Random, choice: Choice, options: list[str], exam: bool) -> dict[str, Any]:
-    """The options behind letters; the reply ends with the right letter."""
-    letters = rng.choice(("ABCD", "ABCD", "ABCD", "abcd", "1234"))
-    form = rng.choice(("{}) {}", "{}) {}", "{}: {}", "{} {}", "{}. {}", "({}) {}", "{}={}"))
-    between = rng.choice((" ", " ", ", ", "\n", "; "))
-    shown = between.join(form.format(letter, option) for letter, option in zip(letters, options, strict=False))
-    text = choice.question + rng.choice((" ", " ", ": ", "\n")) + shown
-    asked = phrases.say(rng, _ASKED["letters"], exam, chatter=0.6, text=text)
-    letter = letters[options.index(choice.answer)].upper()
-    return dialogue(asked, f"{choice.reply} {letter}")
 
 
 def lesson(rng: random.Random, exam: bool = False) -> dict[str, Any]:
     kind, = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
     choice = _MAKERS[kind](rng)
     options = rng.sample(choice.options, len(choice.options))
-    if rng.random() < 0.27:
-        return _lettered(rng, choice, options, exam)
     words = {"a": options[0], "b": options[1], "options": _joined(rng, options), "both": " and ".join(options),
              **choice.words}
-    return dialogue(phrases.say(rng, _ASKED[choice.heading], exam, **words), choice.reply)
+    frames = _ASKED[choice.heading]
+    if rng.random() < 0.08:  # a quiz, with the question in plain words
+        frames = _ASKED["letters"]
+        words["text"] = choice.question + rng.choice((" ", " ", ": ", "\n")) + words["options"]
+    return dialogue(phrases.say(rng, frames, exam, **words), choice.reply)
