@@ -29,7 +29,7 @@ def flags(argv: list[str] | None) -> cli.Args:
     return cli.parse(
         argv, __doc__, **CONVERSATIONS, **mixture.FLAGS, **RATES, **CHECKPOINTS, **MACHINE,
         total_batch_size=flag(524_288, "tokens per step over all ranks", at_least=1),
-        init_lr_frac=flag(1.0, "learning rates relative to pretraining; 0.7 in the laptop's recipe", at_least=0),
+        init_lr_frac=flag(1.0, "learning rates relative to pretraining; 1.2 in the laptop's recipe", at_least=0),
         warmdown_fraction=flag(Schedule.warmdown_fraction, "share of steps with falling rates", at_least=0, at_most=1),
         loss_on=flag("all", "assistant = only the assistant's tokens are targets", choices=("all", "assistant")))
 
