@@ -12,10 +12,12 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 import tasks
 from nanochat import sandbox
+from nanochat.data.packing import Rows, pack
 from nanochat.eval.chat import ExamSettings, evaluate
 from nanochat.eval.words import Words
 from nanochat.infer import Engine
@@ -38,6 +40,7 @@ from nanochat.train.journal import Journal
 from nanochat.train.loop import due, optimize
 from nanochat.train.losses import can_compile, mean_kl, weighted_nll
 from nanochat.train.rollout import Rollouts
+from tasks import mixture
 
 
 def flags(argv: list[str] | None) -> cli.Args:
@@ -52,6 +55,8 @@ def flags(argv: list[str] | None) -> cli.Args:
         temperature=flag(1.0, "sampling temperature of the answers", at_least=0.01),
         top_k=flag(50, "sample among this many tokens; 0 = all", at_least=0),
         device_batch_size=flag(16, "rows per micro-batch", at_least=1),
+        replay=flag("", "mixture of lessons (as of chat_sft): every step learns one micro-batch of them too, so that "
+                        "practice does not undo them"),
         # Embedding and head need low rates in RL (--embedding_lr, --head_lr): an AdamW step does not shrink with the
         # gradient, so noise moves every row of the embedding, until answers no longer end (docs/LOG.md).
         init_lr_frac=flag(0.05, "learning rates relative to pretraining", at_least=0),
@@ -98,7 +103,8 @@ def main(argv: list[str] | None = None) -> None:
                                top_k=args.top_k or None, seed=seed, samples=args.num_samples)
 
     rollouts = Rollouts(generate, items, prompts, task.reward, runtime, args.examples_per_step, args.device_batch_size,
-                        row_len, tokenizer.bos_id, seed=args.seed * 1_000_003, step=journal.start)
+                        row_len, tokenizer.bos_id, lessons(args, tokenizer, row_len), args.seed * 1_000_003,
+                        journal.start)
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
     # ---- Train. If all answers to each question of a step get the same reward, the weights do not change.
@@ -166,6 +172,14 @@ def questions(task: tasks.Task, tokenizer: Tokenizer, seed: int,
         raise UserError(f"the longest question of {task.name} has {longest} tokens, the model's rows {context}; "
                         "train it with a larger --max_seq_len")
     return items, prompts
+
+
+def lessons(args: cli.Args, tokenizer: Tokenizer, row_len: int) -> Rows | None:
+    """The lessons of --replay, packed into rows; turns that are longer than a row are left out."""
+    if not args.replay:
+        return None
+    documents = mixture.documents(args.replay, tokenizer, max_tokens=row_len, seed=args.seed)
+    return pack(documents, row_len, tokenizer.bos_id, np.random.default_rng(args.seed))
 
 
 def test_scores(task: tasks.Task, engine: Engine, args: cli.Args) -> dict[str, float]:

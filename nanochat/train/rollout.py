@@ -15,14 +15,14 @@ dropped before the backward pass, so the loss is divided by the number of tokens
 """
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from nanochat.data.packing import Batch, Document
+from nanochat.data.packing import Batch, Document, Rows, to_batch
 from nanochat.system.files import UserError
 from nanochat.system.numbers import ceil_div
 from nanochat.system.runtime import Runtime, all_reduce_sum
@@ -66,6 +66,7 @@ class Rollouts:
     rows: int  # per micro-batch
     row_len: int  # tokens of a row: prompt and answer
     pad_id: int  # fills rows up; never a target
+    lessons: Rows | None = None  # rows of `row_len`; a micro-batch of them ends every step (InstructGPT's PPO-ptx)
     seed: int = 0  # step n samples with seed + n
     step: int = 0  # optimizer steps already done: decides the next questions
     stats: dict[str, float] = field(default_factory=dict)
@@ -80,7 +81,7 @@ class Rollouts:
     def micro_batches(self, samples: int) -> int:
         """Micro-batches per step, the same on every rank: enough for the rank with the most questions."""
         questions = ceil_div(self.questions_per_step, self.runtime.world_size)
-        return ceil_div(questions * samples, self.rows)
+        return ceil_div(questions * samples, self.rows) + (self.lessons is not None)
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -96,11 +97,14 @@ class Rollouts:
             self.stats["speed/answer_tokens_per_second"] = num_tokens / seconds  # this rank's
             self.step += 1
             yield from self._batches(advantages(rewards))
+            if self.lessons is not None:
+                yield self._lessons(*self.lessons)
 
     def _batches(self, better: np.ndarray) -> Iterator[Batch]:
         """First the answers whose advantage (`better`, (questions, K)) teaches; the rest of the step's micro-batches is
         padding without targets."""
-        shape = (self.micro_batches(better.shape[1]) * self.rows, self.row_len)  # all rows of the step, T + 1
+        num_batches = self.micro_batches(better.shape[1]) - (self.lessons is not None)
+        shape = (num_batches * self.rows, self.row_len)  # all answers of the step, T + 1 tokens each
         ids, weights = np.full(shape, self.pad_id, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         is_target = np.zeros(shape, dtype=bool)
         rewards_differ = np.repeat(abs(better).max(axis=1) >= 1e-9, better.shape[1])  # within the answer's group
@@ -114,6 +118,13 @@ class Rollouts:
             targets = row_ids[:, 1:].masked_fill(~torch.from_numpy(is_target[rows, 1:]), -1)
             yield Batch(row_ids[:, :-1].contiguous(), targets, {"step": self.step},
                         torch.from_numpy(weights[rows, 1:]).contiguous())
+
+    def _lessons(self, ids: np.ndarray, mask: np.ndarray) -> Batch:
+        """The lessons of this step and rank; after the last row come the first rows again."""
+        first = ((self.step - 1) * self.runtime.world_size + self.runtime.rank) * self.rows
+        chosen = np.arange(first, first + self.rows) % len(ids)
+        batch = to_batch(ids[chosen], mask[chosen], {"step": self.step})
+        return replace(batch, weights=(batch.targets >= 0).float())
 
     def _describe(self, chosen: list[int], groups: Sequence[Sequence[Answer]], rewards: np.ndarray) -> None:
         """Fills `stats` (a collective), `samples` and `answers`."""

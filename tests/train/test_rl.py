@@ -1,8 +1,11 @@
 """chat_rl as a program: what it measures on the way, what it keeps, and that an interrupted run ends with the same."""
 import pytest
+import torch
 
 from kindergarten import problems
+from kindergarten.talk import dialogue
 from nanochat.system import files, hardware, paths
+from nanochat.tokenizer import chat
 from nanochat.train import checkpoint
 from scripts import chat_rl
 
@@ -18,11 +21,12 @@ def sft(base_dir, tiny_model, tokenizer, monkeypatch):
     checkpoint.save(paths.checkpoint_dir("sft", "d2"), 1, model, None, {"stage": "sft"})
     for split, seed in (("train", 1), ("test", 2)):
         files.write_jsonl(paths.data_dir() / f"kindergarten/problems-{split}.jsonl", problems.exam(seed, 6))
+    files.write_jsonl(paths.data_dir() / "chat/talk.jsonl", [dialogue(f"hi {n}", "Hello!") for n in range(90)])
     task = type(chat_rl.tasks.find("problems"))
     monkeypatch.setattr(task, "grade", lambda self, item, text: len(text) % 2 == 0)  # something to learn from
 
 
-@pytest.mark.parametrize("extra", [[], ["--lora=2"]], ids=["whole", "lora"])
+@pytest.mark.parametrize("extra", [[], ["--lora=2"], ["--replay=talk"]], ids=["whole", "lora", "replay"])
 def test_tests_are_measured_samples_kept_and_resuming_is_exact(sft, extra, stopped_behind_a_save, monkeypatch):
     chat_rl.main([*STEPS, "--model_tag=whole", *extra])
     rows = files.read_jsonl(paths.results_dir("rl") / "metrics.jsonl")
@@ -41,3 +45,16 @@ def test_tests_are_measured_samples_kept_and_resuming_is_exact(sft, extra, stopp
     weights = [(paths.checkpoint_dir("rl", tag) / "step_000003" / "model.safetensors").read_bytes()
                for tag in ("whole", "cut", "narrow")]
     assert weights[0] == weights[1] == weights[2]
+
+
+def test_practice_with_lessons_keeps_what_practice_alone_forgets(sft):
+    """The lessons' answer becomes likelier in a run with them, as no reward makes it."""
+    def nats_of_a_lesson(tag):
+        model, tokenizer, _ = checkpoint.load_model("rl", tag)
+        ids, mask = chat.render(tokenizer, dialogue("hi 3", "Hello!"))
+        targets = torch.tensor([ids[1:]]).masked_fill(~torch.tensor([mask[1:]]).bool(), -1)
+        return float(model.loss(torch.tensor([ids[:-1]]), targets).detach())
+
+    chat_rl.main([*STEPS, "--model_tag=alone"])
+    chat_rl.main([*STEPS, "--model_tag=with", "--replay=talk"])
+    assert nats_of_a_lesson("with") < nats_of_a_lesson("alone") - 0.1

@@ -102,6 +102,22 @@ def test_when_nothing_teaches_the_step_changes_nothing(learner, cpu):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before))
 
 
+def test_lessons_end_every_step_and_ranks_and_steps_have_their_own():
+    rows = np.arange(50, dtype=np.int32).reshape(5, 10), np.tile(np.arange(10) > 6, (5, 1))
+    seen = []
+    for rank in (0, 1):
+        rollouts = make(answers_of([["1", "0"]]), lessons=rows,
+                        runtime=Runtime(torch.device("cpu"), torch.float32, rank=rank, world_size=2))
+        for _ in range(2):
+            *answers, lesson = one_step(rollouts, 2)
+            assert len(answers) == 1 and lesson.state == answers[0].state
+            assert (lesson.ids == torch.from_numpy(rows[0])[lesson.ids[:, 0] // 10, :-1]).all()
+            learnt = lesson.targets >= 0
+            assert (lesson.weights == learnt.float()).all() and (learnt == (torch.arange(9) > 5)).all()
+            seen.append((lesson.ids[:, 0] // 10).tolist())
+    assert seen == [[0, 1], [4, 0], [2, 3], [1, 2]]  # two rows for each rank and step; the first follow the last
+
+
 def test_the_figures_of_a_step():
     def generate(prompts, seed):
         used = [("1+1", "2")]
