@@ -32,8 +32,8 @@ FLAGS: dict[str, Any] = dict(
     text=flag("", "the text to learn: on GPUs fineweb-edu (the default) or climbmix, on a laptop tinystories, which is "
               "real English beside the built-in lessons", choices=("", "fineweb-edu", "climbmix", "tinystories")),
     out=flag("", "the folder of everything that a run makes; default: out/ in the project"),
-    minutes=flag(10.0, "with --data: about the training time of all stages; else scales the steps (10: about 17 "
-                 "minutes on two cores); below 1: a trial with less data and fewer exam items", at_least=0.01, at_most=1e6),
+    minutes=flag(10.0, "with --data: about the training time of all stages; else scales the steps (10 take about "
+                 "17 on two cores); below 1: a trial with less data and fewer exam items", at_least=0.01, at_most=1e6),
     seed=flag(1, "random seed of data, weights and samples", at_least=0),
     fresh=flag(False, "start over: first remove everything that an earlier run made in the out folder"),
     serve=flag(True, "open the chat page at the end"),

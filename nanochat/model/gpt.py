@@ -172,8 +172,7 @@ class Attention(nn.Module):
         q, k, v = (heads.transpose(1, 2) for heads in (*queries_keys, v))  # (B, H or G, T, D)
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # (B, G, S, D)
-        # `GPT.hidden` always gives positions to a model with windows. With no more keys than the window reaches, it hides
-        # none of them.
+        # `GPT.hidden` always gives positions to a model with windows. If the window reaches all keys, it needs no mask.
         if self.window is None or positions is None or k.size(2) <= self.window + 1:
             y = attend(q, k, v, mask)
         elif mask is None and skips_windows(q, k):  # a mask separates documents, which `attend_near` cannot do
@@ -208,8 +207,8 @@ class MLP(nn.Module):
         # arXiv:2109.08668). karpathy/nanochat measured SwiGLU with equally many parameters: worse at d12 and d24 (its
         # dev/LOG.md). relu² is computed in nanochat/infer/numba_decode.py, formats/page/forward.js and formats/fold.py
         # too, portable.py and transformers.py in formats/ name it (`hidden_act`), and docs/draw.py draws it: another
-        # activation changes all of them. Imported and older models need relu², so the choice is a field of GPTConfig, in
-        # PORTABLE as well. A gated MLP also changes the counts of accounting.py (8·C²), dial.py (12·C²) and scale.py.
+        # activation changes all of them. Imported and older models need relu², so it would be a choice in GPTConfig and
+        # in PORTABLE. A gated MLP also changes the counts of accounting.py (8·C²), dial.py (12·C²) and scale.py.
         out: torch.Tensor = self.fc2(F.relu(self.fc1(x)).square())
         return out
 
