@@ -71,8 +71,8 @@ def stages(options: Namespace) -> list[Stage]:
     all_stages = [
         # ---- Text and tokenizer.
         *data_stages(options),
-        # 2,048 tokens: the world has few words, and a larger vocabulary would only make the head slower.
-        # One digit a token: the model learns to copy numbers into the calculator digit by digit.
+        # 2,048 tokens: the world has few words, and a larger vocabulary would only make the head slower. One digit a
+        # token: the model learns to copy numbers into the calculator digit by digit.
         Stage("tokenizer", "scripts.tok_train", dict(vocab_size=2048, digits=1, resume=True), seconds=10),
         Stage("tok_eval", "scripts.tok_eval", seconds=5),
 
@@ -97,22 +97,19 @@ def stages(options: Namespace) -> list[Stage]:
             loss_on="assistant", save_every=steps(200), **later), seconds=training_seconds(44, options)),
         exams("mid", options),
 
-        # ---- SFT: a last look at a twelfth of each lesson, at an eighth of those in visitors' words, and at more of
-        # spelling, talk and chats. Without chats, which have several turns, spelling fell from .91 to .58 behind three
-        # other questions. Short, because what visitors ask needs the many steps of mid: 450 steps here answered no more
-        # of the strangers' questions than mid had (docs/LOG.md).
+        # ---- SFT: a last look at a twelfth of each lesson, more of spelling, talk and chats. Without chats, which have
+        # several turns, spelling fell from .91 to .58 behind three other questions. Short, because what visitors ask
+        # needs the many steps of mid: 450 steps here answered no more of strangers' questions than mid (docs/LOG.md).
         Stage("sft", "scripts.chat_sft", dict(
-            **batch, num_iterations=steps(250), init_lr_frac=0.2,
+            **batch, num_iterations=steps(250), init_lr_frac=0.2, save_every=steps(50),
             mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)}".replace("spelling*0.08", "spelling*0.4")
-            + f",talk,chats*0.4,{shares(VISITORS, 0.12)}", save_every=steps(50),
-            **later), seconds=training_seconds(4.5, options)),
+            + f",talk,chats*0.4,{shares(VISITORS, 0.12)}", **later), seconds=training_seconds(4.5, options)),
         exams("sft", options),
 
         # ---- RL: more word problems right, from nothing but right and wrong. Half are in visitors' words: after the
-        # village's alone, problems in other people's words fell from .70 to .63. 8 answers to each question, 32 tokens
-        # for each with its call; a trial has fewer questions, or RL would take most of its time. Low rates, lowest for
-        # embedding and head: AdamW's steps do not shrink with the gradient, and at .3 noise moved every embedding until
-        # no answer ended.
+        # village's alone, problems in other words fell from .70 to .63. 8 answers to each question, 32 tokens for each
+        # with its call; in a trial fewer questions, or RL would take most of its time. Low rates, lowest for embedding
+        # and head: AdamW's steps do not shrink with the gradient, and noise (at .3) moved all until no answer ended.
         Stage("rl", "scripts.chat_rl", dict(
             task="problems", num_iterations=steps(200), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
