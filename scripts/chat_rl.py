@@ -4,8 +4,8 @@
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_rl -- --task=gsm8k --eval_every=60
 
 With --eval_every=N the model answers test questions every N steps (pass@1, pass@k), and its distance from the source
-model is measured: KL in nats per token, reported, not penalised. Every answer of such a step is kept with its reward.
-nanochat/train/rollout.py explains how this simplifies GRPO, and why.
+model is measured: KL in nats per token, reported, not penalised. At these steps and at every checkpoint the main rank
+writes its training answers with their rewards. nanochat/train/rollout.py explains how this simplifies GRPO, and why.
 """
 import copy
 import random
@@ -52,8 +52,9 @@ def flags(argv: list[str] | None) -> cli.Args:
         temperature=flag(1.0, "sampling temperature of the answers", at_least=0.01),
         top_k=flag(50, "sample among this many tokens; 0 = all", at_least=0),
         device_batch_size=flag(16, "rows per micro-batch", at_least=1),
-        # Embedding and head need low rates in RL (--embedding_lr, --head_lr): an AdamW step does not shrink with the
-        # gradient, so noise moves every row of the embedding, until answers no longer end (docs/LOG.md).
+        # Embedding and head need lower rates in RL than pretraining's times init_lr_frac, so the recipes also give
+        # --embedding_lr and --head_lr: an AdamW step does not shrink with the gradient, so noise moves every row of the
+        # embedding, until answers no longer end (docs/LOG.md).
         init_lr_frac=flag(0.05, "learning rates relative to pretraining", at_least=0),
         warmdown_fraction=flag(1.0, "fraction of steps in which the rates fall", at_least=0, at_most=1),
         eval_every=flag(-1, "steps between tests; −1 = no tests", at_least=1),
