@@ -67,7 +67,7 @@ def show(folder: RunFolder, has_own_conversations: bool = False) -> None:
 
 
 def newest_model(folder: RunFolder) -> tuple[str, str]:
-    """(stage, tag) of the model that the run made last."""
+    """(stage, tag) of the newest model of the last stage that has one."""
     for stage in reversed(paths.STAGES):
         steps = (folder.path / "checkpoints" / stage).glob("*/step_*")
         if newest := max(steps, key=lambda path: path.stat().st_mtime, default=None):
@@ -118,14 +118,14 @@ def answers(stage: str, tag: str, questions: Sequence[str]) -> list[tuple[str, s
 
 
 def free_port() -> int:
-    """The first free port from 8000 on."""
+    """The first free port from 8000 to 8099. UserError if none is free."""
     for port in range(FIRST_PORT, FIRST_PORT + PORTS):
         try:
             with socket.create_server(("127.0.0.1", port)):
                 return port
         except OSError:
             continue
-    raise UserError(f"no port between {FIRST_PORT} and {FIRST_PORT + PORTS} is free; start the page with one of yours: "
+    raise UserError(f"no port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is free; start the page with one of yours: "
                     "python -m scripts.chat_web -p PORT")
 
 

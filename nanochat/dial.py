@@ -24,7 +24,7 @@ D12_TOKENS = 12 * (84_934_656 + 25_165_824)
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """The choices besides the depth. The last five say how long to train; −1 = not given."""
+    """The choices besides the depth. The last five decide how long to train; −1 = not given."""
 
     vocab_size: int = 65_536
     aspect_ratio: int = 64  # width / depth; HEAD's log of 2026-01-17: at 1e18 FLOPs 64 beats 128

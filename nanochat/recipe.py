@@ -32,8 +32,8 @@ FLAGS: dict[str, Any] = dict(
     text=flag("", "the text to learn: on GPUs fineweb-edu (the default) or climbmix, on a laptop tinystories, which is "
               "real English beside the built-in lessons", choices=("", "fineweb-edu", "climbmix", "tinystories")),
     out=flag("", "the folder of everything that a run makes; default: out/ in the project"),
-    minutes=flag(10.0, "approximate training time: scales the recipe's steps, which take 10 minutes on two laptop "
-                 "cores; below 1: a trial with less data and fewer exam items", at_least=0.01, at_most=1e6),
+    minutes=flag(10.0, "with --data: about the training time of all stages; else scales the steps (10 take about "
+                 "17 on two cores); below 1: a trial with less data and fewer exam items", at_least=0.01, at_most=1e6),
     seed=flag(1, "random seed of data, weights and samples", at_least=0),
     fresh=flag(False, "start over: first remove everything that an earlier run made in the out folder"),
     serve=flag(True, "open the chat page at the end"),
@@ -55,7 +55,7 @@ class Stage:
     module: str
     flags: dict[str, Any] = field(default_factory=dict)  # True and False are switches, None leaves the flag out
     seconds: float = 5.0  # duration on the machine of docs/LOG.md, for the estimate
-    ranks: int = 1  # more than one: by torchrun
+    ranks: int = 1  # processes; more than one are started by torchrun
     every_time: bool = False  # run again at every start, because it is cheap and must show the newest results
 
     def seconds_here(self, slowness: float) -> float:
@@ -117,7 +117,8 @@ def absolute(path: str) -> Path:
 
 
 def is_trial(options: Namespace) -> bool:
-    return bool(options.minutes < 1)  # a trial has less data, and few items of each exam
+    """Whether the run is a trial, which has less data, and few items of each exam."""
+    return bool(options.minutes < 1)
 
 
 def steps(options: Namespace, in_ten_minutes: int, work: float = 1.0) -> int:

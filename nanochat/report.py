@@ -68,7 +68,7 @@ def generate(dollars_per_hour: float = -1) -> Path:
         "The model": card_table(),
         "What each stage can do": results_table(scores, means) if scores else "",
         "The calculator": tool_table(scores),
-        "What visitors ask": kinds_table(scores),
+        "What strangers ask": kinds_table(scores),
         "What was not asked": exams_left_out(),
         "What was read": files_read(),
         "Do the exams stand in the training text?": contamination(),

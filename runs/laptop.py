@@ -18,13 +18,15 @@ from nanochat.system.files import UserError
 VILLAGE_DOCUMENTS = 57_344  # of training text that the kindergarten has
 DOCUMENTS_PER_SHARD = 530_000  # of TinyStories
 BASE_ITEMS = 64  # of each exam for the base model
-TRIAL_ITEMS = 4  # of each exam in a trial: enough to see that the exams work, in a trial of three minutes
+TRIAL_ITEMS = 4  # of each exam in a trial (--minutes below 1): enough to see that the exams work
 
-# What the model is taught, by name in tasks/. All of it is in mid; SFT has all of it again and adds the manners.
+# What the model is taught: names of files in out/data/chat. All of it is in mid. SFT repeats all of it, with a larger
+# share of `talk` (greetings, its name) and `chats` (several lessons in one conversation).
 LESSONS = "facts,choice,problems,arithmetic,functions,spelling,letters,stories"
 # The same skills in the words of visitors, and what only visitors ask for.
 VISITORS = """sums spell count tales zoo school programs choosing wordproblems smalltalk feelings odd unknown village
     turns persona""".split()
+REPEATED = [family for family in VISITORS if family != "wordproblems"]  # while RL practises word problems
 
 
 def shares(families: list[str], share: float) -> str:
@@ -39,9 +41,9 @@ def tag_of(options: Namespace) -> str:
 def exams(stage: str, options: Namespace) -> Stage:
     """The exams after every stage, on items that no stage has seen, show what that stage was for.
 
-    The visitors' questions that nobody reads are asked of the finished model only: whoever sees their score stage by
-    stage would soon choose the numbers of this recipe by it. The base model is asked little, and nothing by visitors:
-    it babbles to the limit after each question, which took 53 seconds of all, and answers hardly any.
+    The strangers' questions that nobody reads (strangers_held) are asked of the finished model only: whoever sees
+    their score stage by stage would soon choose the numbers of this recipe by it. The base model is asked little, and
+    nothing by strangers: it babbles to the limit after each question, which took 53 seconds, and answered .007.
     """
     trial = recipe.is_trial(options)
     strangers = {"base": "", "rl": "|strangers|strangers_held"}.get(stage, "|strangers")
@@ -52,8 +54,8 @@ def exams(stage: str, options: Namespace) -> Stage:
 
 
 def training_seconds(a_minute: float, options: Namespace) -> float:
-    """Of a training stage that takes so many seconds for each of --minutes. Compiling comes on top; a trial leaves it
-    out, and its steps take twice as long."""
+    """Seconds of a training stage that takes `a_minute` seconds for each minute of --minutes. Compiling comes on top,
+    except in a trial, which does not compile: its steps take twice as long."""
     minutes: float = options.minutes
     return 3 + 2 * a_minute * minutes if recipe.is_trial(options) else 20 + a_minute * minutes
 
@@ -64,15 +66,15 @@ def stages(options: Namespace) -> list[Stage]:
     # Compiling costs about 20 seconds a stage and makes a step twice as fast, so a trial leaves it out.
     shared = dict(seed=options.seed, compile=not trial, resume=True)
     later = dict(source_tag=tag, **shared)
-    # 16 rows of 256 tokens are one step of 4,096: more rows at a time leave the processor's caches.
+    # 16 rows of 256 tokens are one step of 4,096: more rows at a time do not fit into the processor's caches.
     batch = dict(device_batch_size=4096 // row_len, total_batch_size=4096)
     steps = functools.partial(recipe.steps, options, work=work)  # steps(1000): in ten minutes; in others in proportion
 
     all_stages = [
         # ---- Text and tokenizer.
         *data_stages(options),
-        # 2,048 tokens: the world has few words, and a larger vocabulary would only make the head slower.
-        # One digit a token: the model learns to copy numbers into the calculator digit by digit.
+        # 2,048 tokens: the world has few words, and a larger vocabulary would only make the head slower. One digit a
+        # token: the model learns to copy numbers into the calculator digit by digit.
         Stage("tokenizer", "scripts.tok_train", dict(vocab_size=2048, digits=1, resume=True), seconds=10),
         Stage("tok_eval", "scripts.tok_eval", seconds=5),
 
@@ -88,35 +90,33 @@ def stages(options: Namespace) -> list[Stage]:
 
         # ---- Mid: the chat format, multiple choice and the tool. The largest share of the time, because here the
         # model learns what the exams ask. A tenth is text: questions alone wiped out much of what the base model knew.
-        # 1.2 of the pretraining rates, because there is much to learn that no text had: .824 of the visitors' questions
-        # instead of .805 at 0.7. Only the assistant's words are learnt: one letter in 76 tokens carries the lesson of
-        # a multiple choice, and the other 75 would drown its gradient.
+        # 1.2 of the pretraining rates, because there is much to learn that no text had: .824 of the strangers'
+        # questions instead of .805 at 0.7. Only the assistant's words are learnt: where a choice is answered by its
+        # letter alone, one of 76 tokens carries the lesson, and the other 75 would drown its gradient.
         Stage("mid", "scripts.mid_train", dict(
-            **batch, num_iterations=steps(2400),
-            mixture=f"text*0.1,{LESSONS},talk,chats*0.5,{shares(VISITORS, 0.7)}", init_lr_frac=1.2,
+            **batch, num_iterations=steps(2400), init_lr_frac=1.2,
+            mixture=f"text*0.1,{LESSONS},talk,chats*0.5,{shares(VISITORS, 0.7)}",
             loss_on="assistant", save_every=steps(200), **later), seconds=training_seconds(44, options)),
         exams("mid", options),
 
-        # ---- SFT: a last look at everything in equal shares, most of it conversations of several turns: without them
-        # spelling fell from .91 to .58 behind three other questions. Short, because what visitors ask needs the many
-        # steps of mid: 450 steps here answered no more of the strangers' questions than mid had (docs/LOG.md).
+        # ---- SFT: a last look at a twelfth of each lesson, more of spelling, talk and chats. Without chats, which have
+        # several turns, spelling fell from .91 to .58 behind three other questions. Short, because what visitors ask
+        # needs the many steps of mid: 450 steps here answered no more of strangers' questions than mid (docs/LOG.md).
         Stage("sft", "scripts.chat_sft", dict(
-            **batch, num_iterations=steps(250), init_lr_frac=0.2,
-            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)},spelling*0.4,"
-            f"talk,chats*0.4,{shares(VISITORS, 0.12)}", save_every=steps(50),
-            **later), seconds=training_seconds(4.5, options)),
+            **batch, num_iterations=steps(250), init_lr_frac=0.2, save_every=steps(50),
+            mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)}".replace("spelling*0.08", "spelling*0.4")
+            + f",talk,chats*0.4,{shares(VISITORS, 0.12)}", **later), seconds=training_seconds(4.5, options)),
         exams("sft", options),
 
-        # ---- RL: more word problems right, from nothing but right and wrong. Half are in visitors' words: with the
-        # village's alone, visitors' fell from .70 to .63. 8 answers to each question, 32 tokens for each with its call;
-        # a trial has fewer questions. Low rates, lowest for embedding and head: AdamW's steps do not shrink with the
-        # gradient, and at .3 noise moved every embedding until no answer ended. Beside the practice the model repeats
-        # what else visitors ask, or it would unlearn that: .800 of their questions instead of .783.
+        # ---- RL: more word problems right, from nothing but right and wrong. Half are in visitors' words: after the
+        # village's alone, problems in other words fell from .70 to .63. 8 answers to each question, 32 tokens for each
+        # with its call; in a trial fewer questions. Low rates, lowest for embedding and head: AdamW's steps do not
+        # shrink with the gradient, and noise (at .3) moved all until no answer ended. What else visitors ask is
+        # repeated, or practice would undo it: .800 instead of .783 of the questions that we read.
         Stage("rl", "scripts.chat_rl", dict(
             task="problems", num_iterations=steps(200), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
-            replay=shares([family for family in VISITORS if family != "wordproblems"], 0.1),
-            save_every=steps(50), **later), seconds=training_seconds(25, options)),
+            replay=shares(REPEATED, 0.1), save_every=steps(50), **later), seconds=training_seconds(25, options)),
         exams("rl", options),
         *recipe.last_stages("rl", tag, options.out),
     ]
@@ -138,7 +138,8 @@ def data_stages(options: Namespace) -> list[Stage]:
 
 
 def num_shards(options: Namespace) -> int:
-    """Of TinyStories' four: each has a hundred million tokens, more than two hours of two cores read.
+    """How many of TinyStories' four shards a run reads: two cores need more than two hours for one shard, a hundred
+    million tokens.
 
     >>> [num_shards(Namespace(minutes=minutes)) for minutes in (10, 60, 150, 6000)]
     [1, 1, 2, 4]
@@ -147,8 +148,8 @@ def num_shards(options: Namespace) -> int:
 
 
 def with_real_text(stage: Stage, options: Namespace) -> Stage:
-    """The stage with as many documents of the real text among its lessons as it would have of the village's, of which
-    the mixture names a share."""
+    """The stage with another number after `text*` in its mixture, so that it reads as many documents of the real text
+    as it would read of the village's text."""
     share = VILLAGE_DOCUMENTS / (DOCUMENTS_PER_SHARD * num_shards(options))
     mixture = re.sub(r"\btext\*([\d.]+)", lambda weight: f"text*{float(weight[1]) * share:.5f}",
                      stage.flags.get("mixture", ""))

@@ -4,8 +4,8 @@
     torchrun --standalone --nproc_per_node=8 -m scripts.chat_rl -- --task=gsm8k --eval_every=60
 
 With --eval_every=N the model answers test questions every N steps (pass@1, pass@k), and its distance from the source
-model is measured: KL in nats per token, reported, not penalised. Every answer of such a step is kept with its reward.
-nanochat/train/rollout.py explains how this simplifies GRPO, and why.
+model is measured: KL in nats per token, reported, not penalised. At these steps and at every checkpoint the main rank
+writes its training answers with their rewards. nanochat/train/rollout.py explains how this simplifies GRPO, and why.
 """
 import copy
 import random
@@ -55,10 +55,10 @@ def flags(argv: list[str] | None) -> cli.Args:
         temperature=flag(1.0, "sampling temperature of the answers", at_least=0.01),
         top_k=flag(50, "sample among this many tokens; 0 = all", at_least=0),
         device_batch_size=flag(16, "rows per micro-batch", at_least=1),
-        replay=flag("", "mixture of lessons (as of chat_sft): every step learns one micro-batch of them too, so that "
-                        "practice does not undo them"),
-        # Embedding and head need low rates in RL (--embedding_lr, --head_lr): an AdamW step does not shrink with the
-        # gradient, so noise moves every row of the embedding, until answers no longer end (docs/LOG.md).
+        replay=flag("", "lessons (as --mixture of chat_sft) that every step repeats, or practice would undo them"),
+        # Embedding and head need lower rates in RL than pretraining's times init_lr_frac, so the recipes also give
+        # --embedding_lr and --head_lr: an AdamW step does not shrink with the gradient, so noise moves every row of the
+        # embedding, until answers no longer end (docs/LOG.md).
         init_lr_frac=flag(0.05, "learning rates relative to pretraining", at_least=0),
         warmdown_fraction=flag(1.0, "fraction of steps in which the rates fall", at_least=0, at_most=1),
         eval_every=flag(-1, "steps between tests; −1 = no tests", at_least=1),
@@ -90,8 +90,8 @@ def main(argv: list[str] | None = None) -> None:
     # at every step, because casting all weights at every token would cost more than the matmuls.
     # All scalar parameters are frozen in RL (residual and embedding scalars, smear, backout): our choice, not measured.
     optimizer = Optimizer(groups_of(model, **rates(args, args.init_lr_frac) | {"scalar_lr": 0.0}), runtime.dtype)
-    words = Words(model, tokenizer, "rl", sandbox.calculate)
-    journal = Journal(run, model, optimizer, steps=steps, source=origin, words=words)
+    journal = Journal(run, model, optimizer, steps=steps, source=origin,
+                      words=Words(model, tokenizer, "rl", sandbox.calculate))
     sampling_model = model if runtime.device.type == "cpu" else copy.deepcopy(model).to(runtime.dtype)
     engine = Engine(sampling_model, tokenizer, sandbox.calculate, answers_at_once(model, args, row_len, runtime),
                     decoder=CudaGraphs if args.cuda_graphs else numba_decoder,
@@ -103,8 +103,7 @@ def main(argv: list[str] | None = None) -> None:
                                top_k=args.top_k or None, seed=seed, samples=args.num_samples)
 
     rollouts = Rollouts(generate, items, prompts, task.reward, runtime, args.examples_per_step, args.device_batch_size,
-                        row_len, tokenizer.bos_id, lessons(args, tokenizer, row_len), args.seed * 1_000_003,
-                        journal.start)
+                        row_len, tokenizer.bos_id, lessons(args, tokenizer, row_len), args.seed * 1_000_003, journal.start)
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
     # ---- Train. If all answers to each question of a step get the same reward, the weights do not change.

@@ -4,8 +4,9 @@
     python -m scripts.export --source=sft --to=gguf --dtype=q8_0      # llama.cpp, ollama, LM Studio
     python -m scripts.export --source=sft --to=qwen3                  # transformers, vLLM, mlx-lm
 
-gguf and qwen3 take models of `base_train --portable` only; the page takes every model. docs/export.md has the sizes and
-the differences. A new format is a module in nanochat/formats/, and here an entry in DTYPES and `suffix` and an `elif`.
+gguf and qwen3 take models of the plain architecture only: of `base_train --portable`, or imported ones of October 2025.
+The page takes every model. docs/export.md has the sizes and the differences. A new format is a module in
+nanochat/formats/, and here an entry in DTYPES and `suffix` and an `elif`; a new dtype is also a choice of --dtype.
 """
 import time
 from pathlib import Path

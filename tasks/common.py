@@ -6,7 +6,8 @@ A task turns items (dictionaries, as in its file) into conversations, and grades
     generative    the answer is text, judged by `grade`               WordProblem, PythonFunction, ShortAnswer, Spelling
     source        conversations to learn from, nothing to grade       Source
 
-To add a task, write `tasks/<name>.py`: a docstring (what it is, where it comes from, an example) and `TASK = …`.
+To add a task, write `tasks/<name>.py`: a docstring (what it is, where it comes from, an example) and `TASK = …`. Add
+the pattern of its files to EXAMS of nanochat/data/survey.py.
 Not here: how items are batched, answered and averaged (nanochat/eval/chat.py).
 """
 import re

@@ -1,6 +1,7 @@
-"""Strangers: questions of visitors to a small assistant, by writers who had seen none of its lessons.
+"""Strangers: questions of users of a small assistant, by writers who had seen none of its lessons.
 
-Each item has a kind, one to three messages of the visitor and the rules for the last answer, all of which must hold:
+Each item has a kind, one to three messages of the user, perhaps a system text ("system"), and rules for the last
+answer, all of which must hold:
 
     {"kind": "turns", "turns": ["what is 3+4?", "and 7 + 8?"], "number": "15"}
 
@@ -10,7 +11,9 @@ Each item has a kind, one to three messages of the visitor and the rules for the
     calls            [[argument, result], …] of the function that the answer defines
     unsure           the answer must say that it does not know
 
-The model's own answers are inserted between the visitor's messages. This file's TASK has the items for development.
+The answer must also be short enough (MAX_CHARACTERS, MAX_SHORT), and must not refuse a question that was taught.
+
+The model's own answers are inserted between the user's messages. This file's TASK has the items for development.
 Nobody reads the items of strangers_held.py, so that they measure how well the lessons serve people who did not write
 them. Once lessons have been written with knowledge of their result, they become development items, and new writers
 write new ones. Both files are beside this one and not in the data folder, so these exams are taken only if they are
@@ -42,7 +45,8 @@ NUMBER_WORDS = {word: str(value) for value, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty".split())}
 SPELLED = re.compile(r"(?<![\w'])[a-z](?:[-–, .]+(?:and )?[a-z](?![\w'])){2,}")
-# A question asks for one of each group. An answer that names others, which the question does not, has only listed them.
+# A question asks for one member of such a group. An answer that names other members, which the question does not name,
+# has only listed them.
 ONE_OF = ("monday tuesday wednesday thursday friday saturday sunday".split(),
           "january february march april may june july august september october november december".split(),
           "moo oink woof meow baa neigh quack cluck hoot roar".split())
@@ -79,7 +83,7 @@ class Strangers(Task):
         return files.beside(Path(__file__).with_name(self.splits[split]))
 
     def conversation(self, item: Item) -> Conversation:
-        """The visitor's messages joined, and the rules in place of an answer: for tables of answers."""
+        """The user's messages joined, and the rules in place of an answer: for tables of answers."""
         rules = {name: item[name] for name in RULES if name in item}
         return exchange("\n".join([*filter(None, [item.get("system")]), *item["turns"]]), json.dumps(rules))
 

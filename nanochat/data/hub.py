@@ -7,8 +7,9 @@ where the text comes from, so that it is never mixed with other text, and `.list
 of that revision, so that a complete folder needs no network and a larger `-n` continues the same revision.
 
 HF_ENDPOINT names another hub with the same layout. A new corpus is one entry in `HUB` for `nanochat.dataset --source`;
-a recipe's --text takes it when its name is also in the choices of nanochat/recipe.py. A data set of conversations or
-questions is an entry too: its parquet files become the JSONL files that `--mixture` and the tasks read.
+a recipe's --text takes it when its name is also in the choices of nanochat/recipe.py. runs/laptop.py refuses every text
+but TinyStories and has the size of its shards, runs/speedrun.py has the size of FineWeb-Edu's. A data set of
+conversations or questions is an entry too: its parquet files become JSONL files, which `--mixture` and the tasks read.
 """
 import functools
 import json

@@ -1,9 +1,11 @@
 """Turns the files of a survey into a data folder: text shards, conversations, exams.
 
 Running text is cut into documents at end-of-text marks, else at blank lines, else at line ends, else between words.
-About 5 % of the documents are held out for validation. A hash of the content decides whether a document is held out, so
-copies of a document are all in training or all in validation, and the order of the files does not matter. Files that
-already have our own format are linked, not copied.
+About 5 % of the text is held out for validation. A hash of the content decides which documents: of up to 20 million
+characters those with the lowest hashes, until they are 5 % (so a new file can move an old document); of more text those
+whose hash is a multiple of 20. Copies of a document are all in training or all in validation, and the order of the
+files does not matter. Files that already have our own format are linked, not copied, and whole files of them are for
+validation: those in the manifest, otherwise the last if it is small.
 """
 import json
 import re
@@ -31,13 +33,13 @@ DOCUMENT_SIZES = (DOCUMENT, DOCUMENT // 4, DOCUMENT // 16, DOCUMENT // 40)  # tr
 MIN_CHARACTERS = 500  # characters of text that an import needs
 MAX_SIZE = 100_000  # characters of a document; longer ones are cut: a row of a model holds far less
 HELD_OUT, MIN_HELD_OUT, MAX_HELD_OUT = 0.05, 0.03, 0.1  # share for validation: the target, the accepted bounds
-# If the text has fewer characters than this part of the conversations', pretraining reads the conversations as well.
+# Pretraining reads the conversations as well, if the text has fewer characters than this share of theirs.
 LITTLE_TEXT = 0.1
 LINKED_HELD_OUT = 0.1  # the last parquet file is for validation if it has at most this share of documents
 IN_MEMORY = 20_000_000  # characters; less text is shuffled and split as a whole
 CHARACTERS_PER_SHARD = 50_000_000  # 20 MB compressed
 MAX_SHARDS = 16  # all are written at the same time, so the beginning of each is a sample of all files
-GROUP_CHARACTERS = 2_000_000  # a row group has at most this many
+GROUP_CHARACTERS = 2_000_000  # a row group ends when it has this many
 MARKS = re.compile(r"<\|(?:endoftext|end_of_text|begin_of_text|bos|eos)\|>")
 ALL_MARKS = re.compile(MARKS.pattern + "|</?s>|<bos>|<eos>")
 STRUCK_OUT = re.compile(r"[^\s>] *<s>")  # HTML's strikethrough, where <s> and </s> are no marks
@@ -54,7 +56,8 @@ def split_marks(text: str) -> list[str]:
 
 def cut(pieces: Iterable[str], size: int = DOCUMENT) -> Iterator[str]:
     """Documents of running text that comes in pieces. Once a document has `size` characters, it ends at the next blank
-    line. If there is none before about twice that length, it ends at a line end. A longer line is cut between words.
+    line. If there is none before two to three times that length, it ends at a line end. A longer line is cut between
+    words.
     """
     number, length = 0, 0  # documents so far, characters of this document
     document: list[str] = []
@@ -98,7 +101,8 @@ def _short(lines: list[str], longest: int) -> Iterator[str | None]:
 
 
 def _parts(line: str, longest: int) -> list[str]:
-    """A line in parts of `longest`/2 to `longest` characters, cut after a space or a CJK full stop if possible."""
+    """A line in parts of `longest`/4 to `longest` characters, cut after a space or a CJK full stop if possible. The
+    last part is the rest, which may be shorter."""
     parts: list[str] = []
     start = 0
     while len(line) - start > longest:
@@ -305,7 +309,8 @@ def _write_large(items: list[Item], folder: Path, prefix: str, characters: int) 
     one_in = round(1 / HELD_OUT)  # one document in twenty is held out
     for document in documents(items):
         order = _order(document)
-        # The remainder decides about validation, the quotient about the shard: training shards are equally large.
+        # The remainder decides about validation. If it also decided about the shard, the shards of the remainder that
+        # is held out would be smaller, so the quotient does.
         writers[-1 if order % one_in == 0 else order // one_in % number].add(document)
     for writer in writers:
         writer.close()

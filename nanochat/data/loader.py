@@ -48,7 +48,7 @@ class Encoder(Protocol):
 
 
 class TextCorpus:
-    """Text in parquet shards. A group is a slice of at most 1,024 documents; every token is a target."""
+    """Text in parquet shards. A group is a slice of at most 1,024 documents; every token may be a target."""
 
     def __init__(self, paths: Sequence[Path], tokenizer: Encoder):
         self.tokenizer, self.reader = tokenizer, shards.Reader()

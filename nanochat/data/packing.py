@@ -2,9 +2,10 @@
 
 A row holds T+1 tokens: its inputs are the first T, its targets the last T. Documents longer than a row are cut into
 pieces. All pieces are placed by "best fit decreasing": longest first, each into the fullest row that still has room,
-which needs at most 11/9 of the optimal number of rows (Johnson 1973). The rest of a row is padding, which is not a
-target. Every piece starts with <|bos|>, so every row does too. Every token that may be a target is one exactly once,
-except the first token after a cut, which never is.
+which for many rows needs at most about 11/9 of the optimal number of rows (Johnson 1973). In training, noise is added
+to the lengths before they are sorted, and the bound does not hold. The rest of a row is padding, which is not a target.
+Every piece starts with <|bos|>, so every row does too. Every token that may be a target is a target exactly once, with
+two exceptions, which never are: the first token of a row, and the first token after a cut.
 """
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ class Batch:
         return Batch(move(self.ids), move(self.targets), self.state, weights)
 
     def cut(self, pieces: int) -> list["Batch"]:
-        """The same rows as `pieces` batches of about equal size; fewer batches if there are fewer rows."""
+        """The same rows as at most `pieces` batches of equal size, except that the last may be smaller."""
         size = ceil_div(len(self.ids), pieces)
         parts = [slice(start, start + size) for start in range(0, len(self.ids), size)]
         return [Batch(self.ids[part], self.targets[part], self.state,
@@ -98,7 +99,7 @@ def pack(documents: Sequence[Document], row_len: int, bos_id: int, rng: np.rando
         else:
             free, row = open_rows.pop(fullest)
         rows[row].append(part)
-        if free - size > 1:  # into one free token fits <|bos|> only, which has no target
+        if free - size > 1:  # one free token has room for <|bos|> only, which has no target
             insort(open_rows, (free - size, row))
     if rng:
         rng.shuffle(rows)

@@ -1,9 +1,10 @@
-"""The model's answers to five fixed prompts at every checkpoint, so that a reader can follow the learning.
+"""A model's answers to five fixed prompts while it is trained, so that a reader can follow the learning.
 
     journal = Journal(..., words=Words(model, tokenizer, "mid", sandbox.calculate))
 
-The answers are greedy: they draw no random number, so the training that asks for them stays the same to the bit. The
-training loop asks, because it has the weights in memory; a second process would load each checkpoint again.
+The journal asks at every fifth of a stage and at every checkpoint, in the process that trains, because this has the
+weights in memory; a second process would load each checkpoint again. The answers are greedy: they draw no random
+number, so the training that asks for them stays the same to the bit.
 """
 import re
 from collections.abc import Callable, Sequence
@@ -91,7 +92,7 @@ def greedy_answers(model: GPT, tokenizer: Tokenizer, prompts: Sequence[Sequence[
         for i, best in zip(running, logits.argmax(-1).tolist()):
             answers[i].append(forced[i].pop(0) if forced[i] else best)
             if tool and (expression := called(tokenizer, answers[i])) is not None:
-                result = tool(expression) or "error"  # as in nanochat/infer/engine.py
+                result = tool(expression) or "error"  # a refusal reads as in nanochat/infer/engine.py
                 calls[i] += f"[{expression} = {result}] "
                 forced[i] = [result_begins, *tokenizer.encode(result), result_ends]
     said = (UNSAID.sub(b"", tokenizer.decode_bytes(answer)).decode(errors="replace") for answer in answers)

@@ -10,9 +10,10 @@ A request is a prompt (token ids) and its SamplingParams. One step does this:
    <|output_start|> result <|output_end|> are then *forced*: fed like sampled tokens, but not chosen (mask 0).
 
 Other requests change an answer by rounding at most: attention uses the row's own slot only, and the random numbers come
-from (seed, prompt, sample number). But the number of rows decides in which order a matrix product sums, and whether
-`decoder` or PyTorch computes the step (`Decoder.max_rows`). The logits then differ by less than 1e-4 in fp32, by more
-in bf16; a token changes only where two are so nearly equal. In fp32 the tests find the same tokens in any company.
+from (seed, prompt, sample number). Rounding has two causes, both from the number of rows: it decides in which order a
+matrix product sums, and whether `decoder` or PyTorch computes the step (`Decoder.max_rows`). The logits then differ by
+less than 1e-4 in fp32, by more in bf16; a token changes only where two are so nearly equal. In fp32 the tests find the
+same tokens in any company.
 
 `generate()` (evaluation, RL), `stream()` (the terminal) and the server's thread all drive the same `submit()` and
 `step()`. One thread owns an engine.
@@ -58,7 +59,8 @@ class Engine:
     same time. prefix_cache: finished requests keep their slots until others need them, so that the next turn of a chat
     reads only the new message; leave it off if the weights change between calls. step_tokens: prompt tokens that one
     step reads at most (default: no limit). decoder: returns a faster decode step for this model and cache, or None if
-    it does not support them. max_len: tokens of the longest request (default: the context).
+    it does not support them. max_len: tokens that a slot can hold (default: the context); `submit` does not check it,
+    and a longer request ends in an AssertionError of the cache.
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, tool: Callable[[str], str | None] | None = None,
@@ -225,7 +227,8 @@ class Engine:
         return logits
 
     def _logprobs(self, rows: list[Request], logits: torch.Tensor, tokens: list[int]) -> list[Logprob | None]:
-        """The log-probabilities of the sampled tokens, if requested: the model's own, before temperature and biases."""
+        """The log-probabilities of the sampled tokens, if requested: the model's own, before temperature and biases; if
+        there is a tool, without <|output_start|> and <|output_end|> (`_decode`)."""
         nums = [None if row.forced else row.params.logprobs for row in rows]  # how many alternatives of each row
         if all(num is None for num in nums):
             return [None] * len(rows)

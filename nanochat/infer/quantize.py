@@ -1,11 +1,12 @@
-"""Weights in 8 or 4 bits, for the CPU: a token costs the time to read all weights, and then they are fewer bytes.
+"""Weights in 8 or 4 bits, for the CPU: a token costs the time to read all weights, and packed they are fewer bytes.
 
     8 bits   w ≈ scale · q                 one fp32 scale per output; q from −127 to 127
     4 bits   w ≈ scale · multiplier · q    one multiplier (int8) per output and 32 inputs; q from −8 to 7
 
 `int8` stores every matrix and every table of embeddings in 8 bits, `int4` the matrices of the blocks in 4. Head and
-tables stay in 8, as llama.cpp keeps the head in 6: in the laptop's model 4 bits there would lose more than 4 bits in
-all blocks. The dtype is the only mark of a format: a packed array is int8 for 8 bits, uint8 for 4 (products.PACKED).
+tables stay in 8, as llama.cpp keeps the head in 6: in the laptop's model head and tables of 4 bits would lose more than
+all blocks of 4 bits. The dtype is the only mark of a format: a packed array is int8 for 8 bits, uint8 for 4
+(products.PACKED). docs/small-machines.md names the places that a third format changes.
 
 Sixteen outputs are a block, in the order in which packed_dot.py reads it: for each 32 inputs, for each four of these,
 for each output: four bytes, q + 128. With 4 bits the first and the second half of the 32 inputs share bytes: q + 8 in
@@ -76,10 +77,11 @@ def _pack(weight: torch.Tensor, bits: int) -> torch.Tensor:
         scale = groups.abs().amax((1, 2), keepdim=True).clamp(min=1e-30) / 127  # never 0, because we divide by it
         integers = (groups / scale).round() + 128
     else:
-        # The largest weight of a group, whatever its sign, becomes −8: of the 16 integers −8 is the largest.
+        # The largest weight of a group, whatever its sign, becomes −8: of the 16 integers it is the farthest from 0.
         peaks = groups.gather(2, groups.abs().argmax(2, keepdim=True)) / -8  # (O, G, 1)
         scale = peaks.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
-        multipliers = (peaks / scale).abs().ceil().clamp(1, 127).copysign(peaks)  # rounded up: no weight is clipped
+        # Rounded up, so that the largest weight is not clipped. One of the other sign that is nearly as large is: to 7.
+        multipliers = (peaks / scale).abs().ceil().clamp(1, 127).copysign(peaks)
         integers = (groups / (scale * multipliers)).round().clamp(-8, 7) + 8
     blocks = integers.to(torch.uint8).view(len(weight) // OUTPUTS, OUTPUTS, -1, GROUP // 4, 4)
     blocks = blocks.permute(0, 2, 3, 1, 4)  # (blocks, G, 8, 16, 4)

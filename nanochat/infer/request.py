@@ -25,7 +25,7 @@ class Completion:
     """The answer to a request. `ids` include tool blocks and the final stop token; `text` includes neither."""
 
     ids: list[int]
-    mask: list[int]  # 1 = sampled by the model, 0 = forced (the tool's result)
+    mask: list[int]  # 1 = sampled by the model, 0 = forced (params.begins_with, the tool's result)
     text: str
     stop_reason: str
     tool_calls: list[tuple[str, str]]  # (expression, result), in order

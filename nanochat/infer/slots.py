@@ -28,7 +28,7 @@ class Occupant:
 
     request: Request
     joined_at_step: int
-    last_used_step: int  # the step it left the running requests, or joined if it never ran
+    last_used_step: int  # the step at which it left the running requests; before that, the step at which it joined
     cached: int = 0  # positions of its sequence that the slot holds
 
     def keep_tokens(self) -> None:

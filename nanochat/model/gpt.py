@@ -19,8 +19,9 @@ without the feature, at equal training time: first 128 wide on the kindergarten,
     document_bos      .004 and .009  in training, documents packed into one row do not see each other; measured with
                                      rows of 256. A mask makes attention slower, so this feature is off by default
 
-Parameters stay fp32 and are cast to `compute_dtype` where they are used, so that the optimizer sees full precision.
-This file knows nothing of data, devices or decoding: a cache is anything with `append(layer, k, v) -> (k, v, mask)`.
+In training, parameters stay fp32 and are cast to `compute_dtype` where they are used, so that the optimizer sees full
+precision. This file knows nothing of files, optimizers or sampling. It knows of devices what `use_fused_ops` says, and
+of decoding a cache, which is anything with `append(layer, k, v) -> (k, v, mask)`, and `previous_ids`.
 """
 import math
 from collections.abc import Iterator
@@ -171,7 +172,7 @@ class Attention(nn.Module):
         q, k, v = (heads.transpose(1, 2) for heads in (*queries_keys, v))  # (B, H or G, T, D)
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # (B, G, S, D)
-        # `GPT.hidden` always gives positions to a model with windows; rows within the window need no mask.
+        # `GPT.hidden` always gives positions to a model with windows. If the window reaches all keys, it needs no mask.
         if self.window is None or positions is None or k.size(2) <= self.window + 1:
             y = attend(q, k, v, mask)
         elif mask is None and skips_windows(q, k):  # a mask separates documents, which `attend_near` cannot do
@@ -205,8 +206,9 @@ class MLP(nn.Module):
         # relu² is one of the two most useful changes that a search over Transformers found (So et al. 2021, Primer,
         # arXiv:2109.08668). karpathy/nanochat measured SwiGLU with equally many parameters: worse at d12 and d24 (its
         # dev/LOG.md). relu² is computed in nanochat/infer/numba_decode.py, formats/page/forward.js and formats/fold.py
-        # too, and formats/portable.py names it (`hidden_act`): another activation changes all of them. A gated MLP also
-        # changes the counts of accounting.py (8·C²), dial.py (12·C²) and scale.py.
+        # too, portable.py and transformers.py in formats/ name it (`hidden_act`), and docs/draw.py draws it: another
+        # activation changes all of them. Imported and older models need relu², so it would be a choice in GPTConfig and
+        # in PORTABLE. A gated MLP also changes the counts of accounting.py (8·C²), dial.py (12·C²) and scale.py.
         out: torch.Tensor = self.fc2(F.relu(self.fc1(x)).square())
         return out
 
@@ -331,7 +333,9 @@ class GPT(nn.Module):
 
     def _previous_embeddings(self, ids: torch.Tensor, previous_ids: torch.Tensor | None,
                              x: torch.Tensor) -> torch.Tensor:
-        """The embedding (B, T, C) of the token before each of ids; zero where a document begins."""
+        """The embedding (B, T, C) of the token before each of ids. Zero before the first without a previous id, and at
+        every <|bos|> if `config.document_bos` is set; otherwise a <|bos|> gets the last token of the document before.
+        """
         first = torch.zeros_like(x[:, :1])
         if previous_ids is not None:
             first = norm(self.model.embed_tokens(previous_ids.clamp(min=0)).to(x.dtype))
@@ -358,7 +362,8 @@ class GPT(nn.Module):
         Logits are computed in chunks, so that all (B·T, V) of them never exist at the same time. The reduction:
         "sum"   the sum of weight · nats over the targets, a scalar
         "mean"  this sum divided by the number of targets (not by the sum of the weights), a scalar
-        "none"  the nats of each target (B, T), without weights and without gradients; 0 where it is ignored
+        "none"  the nats of each target (B, T), without weights; 0 where it is ignored. Only under `torch.no_grad`:
+                gradients would keep the logits of all chunks
         """
         hidden = self.hidden(ids, mask=self._within_documents(ids)).flatten(0, 1)  # (B·T, C)
         flat = targets.flatten()  # (B·T,)

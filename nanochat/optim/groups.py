@@ -4,7 +4,8 @@ Matrices of the blocks go to Muon; embeddings, head, gates and scalars go to Ada
 
 To add a rule: write a module with the three names of nanochat/optim/rule.py, enter it in RULES, and name it in
 `groups_of`. A new hyperparameter is a field of `Group` and of `StepSettings` (rule.py) and a line in `_settings`; its
-flag goes into RATES of nanochat/train/flags.py. train/probe.py and scale.py assume at most two moments a weight.
+flag goes into RATES and `rates` of nanochat/train/flags.py. train/probe.py and scale.py assume at most two moments for
+a weight.
 
 Gradients are not clipped, because no update grows with its gradient: Muon makes it orthogonal, and AdamW divides it by
 its running root mean square. nanochat/train/journal.py ends a run whose loss diverges.

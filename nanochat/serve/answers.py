@@ -85,7 +85,7 @@ class RunningAnswer:
         self.metrics.whole.observe(time.monotonic() - self.started)
 
     def usage(self) -> dict[str, Any]:
-        # The first sample of each prompt: the other samples always reuse this prompt.
+        # The first sample of each prompt: the other samples always reuse this prompt and would count it as cached.
         num_cached = sum(request.num_reused for request in self.job.requests[::self.job.samples])
         return {"prompt_tokens": self.num_prompt_tokens, "completion_tokens": self.num_tokens,
                 "total_tokens": self.num_prompt_tokens + self.num_tokens,

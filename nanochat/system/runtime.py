@@ -4,7 +4,8 @@ torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without torchrun there is one ran
 `start()` and passes the result on. RANK is also read in log.py, so that only the main rank prints and writes.
 
 Another kind of accelerator needs changes here (device, dtype, process group, `synchronize`), in hardware.py (memory,
-peak), in model/attention.py, and in all places that `grep -rn "device.type" nanochat scripts` finds.
+peak), in gpus.py (speeds, prices), in model/attention.py, in setup.sh (PyTorch's build) and runs/__main__.py (which
+recipe), and in all places that `grep -rnE "[.]type [!=]= |torch[.]cuda" nanochat scripts` finds.
 """
 import atexit
 import ctypes

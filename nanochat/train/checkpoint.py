@@ -3,12 +3,13 @@
     out/checkpoints/<stage>/<tag>/step_000500/{model.safetensors, config.json, state.json, optimizer.pt,
                                                tokenizer.json, tokenizer_config.json}
 
-A folder is complete in itself: it can be renamed, copied or linked, and it stays valid if the run's tokenizer changes
-later. Only the files that a command reads have to be there: optimizer.pt (up to twice the size of the weights) is read
-by --resume only. With LoRA, model.safetensors has the merged weights, and lora.safetensors the LoRA matrices, which
---resume reads. `state.json` holds the run's own numbers and the SHA-256 of the other files, so it is written last. A
-damaged checkpoint is reported and skipped. `format` is the version of this layout and of the model's parameters: older
-versions stay readable. transformers can load the folder of a `--portable` model (formats/portable.py).
+A step's folder is complete in itself: it can be copied or linked, and it stays valid if the run's tokenizer changes
+later. The tag's folder can be renamed. Only the files that a command reads have to be there: optimizer.pt (up to
+twice the size of the weights) is read by --resume only. With LoRA, model.safetensors has the merged weights, and
+lora.safetensors the LoRA matrices, which --resume reads. `state.json` holds the run's own numbers and the SHA-256 of
+the other files, so it is written last. A damaged checkpoint is reported and skipped where the newest is wanted; with
+--step it is an error. `format` is the version of this layout and of the model's parameters: older versions stay
+readable. transformers can load the folder of a plain model (formats/portable.py).
 """
 import hashlib
 import pickle
@@ -32,7 +33,7 @@ from nanochat.system.files import UserError
 from nanochat.system.runtime import Runtime, return_freed_memory
 from nanochat.tokenizer import Tokenizer
 
-FORMAT = 1  # raised when older code could no longer read a checkpoint
+FORMAT = 1  # gets a higher number when older code can no longer read the checkpoints
 SCRIPTS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}  # stage → its script
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # If config.json lacks a field of GPTConfig, the checkpoint is older than the field. Every new field gets an entry here:
@@ -62,7 +63,7 @@ class Optimizer(Protocol):
 class Snapshot:
     """The content of a checkpoint: copies on the CPU, so that training continues while they are written.
 
-    Filled on the main rank only.
+    On other ranks than the main one there are no weights, and the groups of the optimizer have no moments.
     """
 
     config: dict[str, Any]  # the fields of GPTConfig
