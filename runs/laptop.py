@@ -26,7 +26,8 @@ LESSONS = "facts,choice,problems,arithmetic,functions,spelling,letters,stories"
 # The same skills in the words of visitors, and what only visitors ask for.
 VISITORS = """sums spell count tales zoo school programs choosing wordproblems smalltalk feelings odd unknown village
     turns persona""".split()
-REPEATED = [family for family in VISITORS if family != "wordproblems"]  # while RL practises word problems
+# Repeated while RL practises word problems: .800 instead of .783 of the strangers' questions after it.
+REPEATED = [family for family in VISITORS if family != "wordproblems"]
 
 
 def shares(families: list[str], share: float) -> str:
@@ -110,9 +111,8 @@ def stages(options: Namespace) -> list[Stage]:
 
         # ---- RL: more word problems right, from nothing but right and wrong. Half are in visitors' words: after the
         # village's alone, problems in other words fell from .70 to .63. 8 answers to each question, 32 tokens for each
-        # with its call; in a trial fewer questions. Low rates, lowest for embedding and head: AdamW's steps do not
-        # shrink with the gradient, and noise (at .3) moved all until no answer ended. What else visitors ask is
-        # repeated, or practice would undo it: .800 instead of .783 of the questions that we read.
+        # with its call. Low rates, lowest for embedding and head: AdamW's steps do not shrink with the gradient, and at
+        # .3 noise moved all until no answer ended. What else visitors ask is repeated, or practice would undo it.
         Stage("rl", "scripts.chat_rl", dict(
             task="problems", num_iterations=steps(200), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,

@@ -10,6 +10,7 @@ writes its training answers with their rewards. nanochat/train/rollout.py explai
 import copy
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     # at every step, because casting all weights at every token would cost more than the matmuls.
     # All scalar parameters are frozen in RL (residual and embedding scalars, smear, backout): our choice, not measured.
     optimizer = Optimizer(groups_of(model, **rates(args, args.init_lr_frac) | {"scalar_lr": 0.0}), runtime.dtype)
-    journal = Journal(run, model, optimizer, steps=steps, source=origin,
-                      words=Words(model, tokenizer, "rl", sandbox.calculate))
+    words = Words(model, tokenizer, "rl", sandbox.calculate)
+    journal = Journal(run, model, optimizer, steps=steps, source=origin, words=words)
     sampling_model = model if runtime.device.type == "cpu" else copy.deepcopy(model).to(runtime.dtype)
     engine = Engine(sampling_model, tokenizer, sandbox.calculate, answers_at_once(model, args, row_len, runtime),
                     decoder=CudaGraphs if args.cuda_graphs else numba_decoder,
@@ -103,14 +104,15 @@ def main(argv: list[str] | None = None) -> None:
                                top_k=args.top_k or None, seed=seed, samples=args.num_samples)
 
     rollouts = Rollouts(generate, items, prompts, task.reward, runtime, args.examples_per_step, args.device_batch_size,
-                        row_len, tokenizer.bos_id, lessons(args, tokenizer, row_len), args.seed * 1_000_003, journal.start)
+                        row_len, tokenizer.bos_id, lessons(args, tokenizer, row_len), args.seed * 1_000_003,
+                        journal.start)
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
     # ---- Train. If all answers to each question of a step get the same reward, the weights do not change.
-    schedule = Schedule(steps, 0, args.warmdown_fraction)
     with journal:
-        for step in optimize(loss_of, optimizer, iter(rollouts), schedule, runtime=runtime, steps=steps,
-                             start=journal.start, accumulate=rollouts.micro_batches(args.num_samples)):
+        for step in optimize(loss_of, optimizer, iter(rollouts), Schedule(steps, 0, args.warmdown_fraction),
+                             runtime=runtime, steps=steps, start=journal.start,
+                             accumulate=rollouts.micro_batches(args.num_samples)):
             numbers: dict[str, float] = {}
             if reference is not None and due(step, args.eval_every):
                 copy_weights(model, sampling_model)
@@ -120,14 +122,19 @@ def main(argv: list[str] | None = None) -> None:
             journal.record(step, **rollouts.stats, **numbers)
             is_saved = due(step, args.save_every)
             if runtime.is_main and (numbers or is_saved):
-                files.write_jsonl(run.results / "samples" / f"step_{step.number:06d}.jsonl", rollouts.samples)
-            if runtime.is_main and is_saved:  # an answer to each question, for the report
-                files.write_json(run.results / "samples.json", rollouts.samples[::args.num_samples])
+                keep_samples(run.results, step.number, rollouts.samples, args.num_samples if is_saved else 0)
             if is_saved:
                 journal.save(step)
             journal.stop_if_asked(step)
         journal.finish(task=args.task, questions=len(items))
     runtime.close()
+
+
+def keep_samples(folder: Path, step: int, samples: list[dict[str, Any]], every: int) -> None:
+    """All answers of a step, and of each `every` answers one (one to each question) for the report; none with 0."""
+    files.write_jsonl(folder / "samples" / f"step_{step:06d}.jsonl", samples)
+    if every:
+        files.write_json(folder / "samples.json", samples[::every])
 
 
 @torch.no_grad()
