@@ -100,19 +100,19 @@ def stages(options: Namespace) -> list[Stage]:
             loss_on="assistant", save_every=steps(200), **later), seconds=training_seconds(44, options)),
         exams("mid", options),
 
-        # ---- SFT: a last look at a twelfth of each lesson, more of spelling, talk and chats. Without chats, which have
-        # several turns, spelling fell from .91 to .58 behind three other questions. Short, because what visitors ask
-        # needs the many steps of mid: 450 steps here answered no more of strangers' questions than mid (docs/LOG.md).
+        # ---- SFT: a last look at a twelfth to an eighth of each lesson, more of spelling, talk and chats. Without
+        # chats, which have several turns, spelling fell from .91 to .58 behind three other questions. Short, because
+        # what visitors ask needs the many steps of mid: 450 steps here gained nothing over mid (docs/LOG.md).
         Stage("sft", "scripts.chat_sft", dict(
             **batch, num_iterations=steps(250), init_lr_frac=0.2, save_every=steps(50),
             mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)}".replace("spelling*0.08", "spelling*0.4")
             + f",talk,chats*0.4,{shares(VISITORS, 0.12)}", **later), seconds=training_seconds(4.5, options)),
         exams("sft", options),
 
-        # ---- RL: more word problems right, from nothing but right and wrong. Half are in visitors' words: after the
-        # village's alone, problems in other words fell from .70 to .63. 8 answers to each question, 32 tokens for each
-        # with its call. Low rates, lowest for embedding and head: AdamW's steps do not shrink with the gradient, and at
-        # .3 noise moved all until no answer ended. What else visitors ask is repeated, or practice would undo it.
+        # ---- RL: more word problems right, from right and wrong alone. Half are in visitors' words: with the village's
+        # alone, problems in other words fell from .70 to .63. 8 answers a question, 32 tokens each with the call. Low
+        # rates, lowest for embedding and head: AdamW's steps do not shrink with the gradient, and at .3 noise moved
+        # every embedding until no answer ended. What else visitors ask is repeated, or practice would undo it.
         Stage("rl", "scripts.chat_rl", dict(
             task="problems", num_iterations=steps(200), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,

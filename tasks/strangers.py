@@ -11,7 +11,7 @@ answer, all of which must hold:
     calls            [[argument, result], …] of the function that the answer defines
     unsure           the answer must say that it does not know
 
-The answer must also be short enough (MAX_CHARACTERS, MAX_SHORT), and must not refuse a question that was taught.
+The answer must also be short enough (MAX_CHARACTERS, MAX_SHORT) and must not be a refusal (`refuses`).
 
 The model's own answers are inserted between the user's messages. This file's TASK has the items for development.
 Nobody reads the items of strangers_held.py, so that they measure how well the lessons serve people who did not write
