@@ -32,15 +32,15 @@ VARIANTS: dict[str, dict[str, Any]] = {  # what is switched off (or on) for a va
 @contextlib.contextmanager
 def switched(budget: float = losses.ACTIVATION_BUDGET, fuses: bool = True, operator: bool = True,
              fp8: bool = False, windows: bool = False) -> Iterator[None]:
-    before = losses.ACTIVATION_BUDGET, gpt.fuses, chunked_loss.uses_operator
+    before = losses.ACTIVATION_BUDGET, gpt.use_fused_ops, chunked_loss.uses_operator
     losses.ACTIVATION_BUDGET = budget
-    gpt.fuses = gpt.fuses if fuses else (lambda device: False)
+    gpt.use_fused_ops = gpt.use_fused_ops if fuses else (lambda device: False)
     chunked_loss.uses_operator = chunked_loss.uses_operator if operator else (lambda device: False)
     torch._dynamo.reset()
     try:
         yield
     finally:
-        losses.ACTIVATION_BUDGET, gpt.fuses, chunked_loss.uses_operator = before
+        losses.ACTIVATION_BUDGET, gpt.use_fused_ops, chunked_loss.uses_operator = before
 
 
 def steps(day: Day) -> Iterator[Row]:

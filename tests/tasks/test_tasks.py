@@ -186,7 +186,7 @@ def test_your_own_conversations_come_as_parquet(tmp_path):
 @pytest.mark.parametrize("content, said", [
     (json.dumps([GOOD, GOOD[:1]]), "element 2: has no assistant"),
     ("[" + json.dumps(GOOD) + ", {'a'}]", "element 2 that is not JSON"),
-    (json.dumps([GOOD])[:-1], "no end"), ("", "is empty"), ("[]", "is empty"), (None, "does not exist"),
+    (json.dumps([GOOD])[:-1], "not closed"), ("", "is empty"), ("[]", "is empty"), (None, "does not exist"),
 ])
 def test_errors_name_the_element(tmp_path, content, said):
     if content is not None:
