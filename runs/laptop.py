@@ -116,7 +116,7 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("rl", "scripts.chat_rl", dict(
             task="problems", num_iterations=steps(200), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=32, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
-            replay=shares(REPEATED, 0.1), save_every=steps(50), **later), seconds=training_seconds(29, options)),
+            mixture=shares(REPEATED, 0.1), save_every=steps(50), **later), seconds=training_seconds(29, options)),
         exams("rl", options),
         *recipe.last_stages("rl", tag, options.out),
     ]

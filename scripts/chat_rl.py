@@ -56,7 +56,7 @@ def flags(argv: list[str] | None) -> cli.Args:
         temperature=flag(1.0, "sampling temperature of the answers", at_least=0.01),
         top_k=flag(50, "sample among this many tokens; 0 = all", at_least=0),
         device_batch_size=flag(16, "rows per micro-batch", at_least=1),
-        replay=flag("", "lessons (as --mixture of chat_sft) that every step repeats, or practice would undo them"),
+        mixture=flag("", "lessons that every step repeats, or practice would undo them; as chat_sft's"),
         # Embedding and head need lower rates in RL than pretraining's times init_lr_frac, so the recipes also give
         # --embedding_lr and --head_lr: an AdamW step does not shrink with the gradient, so noise moves every row of the
         # embedding, until answers no longer end (docs/LOG.md).
@@ -181,10 +181,10 @@ def questions(task: tasks.Task, tokenizer: Tokenizer, seed: int,
 
 
 def lessons(args: cli.Args, tokenizer: Tokenizer, row_len: int) -> Rows | None:
-    """The lessons of --replay, packed into rows; turns that are longer than a row are left out."""
-    if not args.replay:
+    """The lessons of --mixture, packed into rows; turns that are longer than a row are left out."""
+    if not args.mixture:
         return None
-    documents = mixture.documents(args.replay, tokenizer, max_tokens=row_len, seed=args.seed)
+    documents = mixture.documents(args.mixture, tokenizer, max_tokens=row_len, seed=args.seed)
     return pack(documents, row_len, tokenizer.bos_id, np.random.default_rng(args.seed))
 
 

@@ -26,7 +26,7 @@ def sft(base_dir, tiny_model, tokenizer, monkeypatch):
     monkeypatch.setattr(task, "grade", lambda self, item, text: len(text) % 2 == 0)  # something to learn from
 
 
-@pytest.mark.parametrize("extra", [[], ["--lora=2"], ["--replay=talk"]], ids=["whole", "lora", "replay"])
+@pytest.mark.parametrize("extra", [[], ["--lora=2"], ["--mixture=talk"]], ids=["whole", "lora", "replay"])
 def test_tests_are_measured_samples_kept_and_resuming_is_exact(sft, extra, stopped_behind_a_save, monkeypatch):
     chat_rl.main([*STEPS, "--model_tag=whole", *extra])
     rows = files.read_jsonl(paths.results_dir("rl") / "metrics.jsonl")
@@ -56,5 +56,5 @@ def test_practice_with_lessons_keeps_what_practice_alone_forgets(sft):
         return float(model.loss(torch.tensor([ids[:-1]]), targets).detach())
 
     chat_rl.main([*STEPS, "--model_tag=alone"])
-    chat_rl.main([*STEPS, "--model_tag=with", "--replay=talk"])
+    chat_rl.main([*STEPS, "--model_tag=with", "--mixture=talk"])
     assert nats_of_a_lesson("with") < nats_of_a_lesson("alone") - 0.1
