@@ -13,7 +13,7 @@ from bench.gpu_right import Day, Row, optimizer_of, peak_of, seconds_of
 from nanochat.data.packing import Batch
 from nanochat.infer import Engine
 from nanochat.infer.cuda_graphs import CudaGraphs
-from nanochat.model import attention, chunked_loss, fp8, gpt
+from nanochat.model import attention, fp8, gpt
 from nanochat.model.accounting import flops_per_token
 from nanochat.optim import Schedule
 from nanochat.system import hardware, runtime
@@ -26,21 +26,20 @@ from nanochat.train.rollout import Rollouts
 
 VARIANTS: dict[str, dict[str, Any]] = {  # what is switched off (or on) for a variant of the step
     "as it is": {}, "all kept (budget 1)": dict(budget=1.0), "q, k, v apart, norms unfused": dict(fuses=False),
-    "loss unrolled": dict(operator=False), "windows of a quarter": dict(windows=True), "FP8": dict(fp8=True)}
+    "windows of a quarter": dict(windows=True), "FP8": dict(fp8=True)}
 
 
 @contextlib.contextmanager
-def switched(budget: float = losses.ACTIVATION_BUDGET, fuses: bool = True, operator: bool = True,
-             fp8: bool = False, windows: bool = False) -> Iterator[None]:
-    before = losses.ACTIVATION_BUDGET, gpt.use_fused_ops, chunked_loss.uses_operator
+def switched(budget: float = losses.ACTIVATION_BUDGET, fuses: bool = True, fp8: bool = False,
+             windows: bool = False) -> Iterator[None]:
+    before = losses.ACTIVATION_BUDGET, gpt.use_fused_ops
     losses.ACTIVATION_BUDGET = budget
     gpt.use_fused_ops = gpt.use_fused_ops if fuses else (lambda device: False)
-    chunked_loss.uses_operator = chunked_loss.uses_operator if operator else (lambda device: False)
     torch._dynamo.reset()
     try:
         yield
     finally:
-        losses.ACTIVATION_BUDGET, gpt.use_fused_ops, chunked_loss.uses_operator = before
+        losses.ACTIVATION_BUDGET, gpt.use_fused_ops = before
 
 
 def steps(day: Day) -> Iterator[Row]:

@@ -101,7 +101,7 @@ class RunFolder:
         path = self.stages / f"{name}.begun.json"
         begun = files.read_json(path) if path.exists() else {}
         files.write_json(self.stages / f"{name}.json", {
-            "command": shlex.join(["python", *words]), "seconds": round(begun.get("seconds", 0.0) + seconds, 1),
+            "command": shlex.join(["python", *words]), "seconds": begun.get("seconds", 0.0) + seconds,
             "attempts": begun.get("attempts", 1), "commits": begun.get("commits", []), "finished": _now()})
         path.unlink(missing_ok=True)
 

@@ -82,14 +82,15 @@ def main(argv: list[str] | None = None) -> None:
     # ---- Model and questions. A question that leaves no room for an answer is an error; it is not skipped silently.
     model, tokenizer, origin = checkpoint.load_for_training(source, source_tag, runtime, args.lora, args.seed)
     items, prompts = questions(task, tokenizer, args.seed, model.config.sequence_len)
-    row_len = min(model.config.sequence_len, max(map(len, prompts)) + args.max_new_tokens) + 1  # T inputs, T targets
+    share_rows = model.config.document_bos is not None  # several answers in a row, which do not see each other
+    longest = model.config.sequence_len if share_rows else max(map(len, prompts)) + args.max_new_tokens
+    row_len = min(model.config.sequence_len, longest) + 1  # T inputs, T targets
     steps = args.num_iterations if args.num_iterations > 0 else max(1, len(items) // args.examples_per_step)
     reference = checkpoint.load_model(source, origin["tag"], origin["step"], runtime.device,
                                       runtime.dtype)[0] if args.eval_every > 0 else None
 
-    # ---- Rollouts. The engine samples with the trained weights; on a GPU with a copy in the compute dtype, refreshed
-    # at every step, because casting all weights at every token would cost more than the matmuls.
-    # All scalar parameters are frozen in RL (residual and embedding scalars, smear, backout): our choice, not measured.
+    # ---- Rollouts. The engine samples with the weights as they are, on a GPU with a copy. The scalar parameters
+    # (residual and embedding scalars, smear, backout) are frozen: our choice, not measured.
     optimizer = Optimizer(groups_of(model, **rates(args, args.init_lr_frac) | {"scalar_lr": 0.0}), runtime.dtype)
     words = Words(model, tokenizer, "rl", sandbox.calculate)
     journal = Journal(run, model, optimizer, steps=steps, source=origin, words=words)
@@ -104,8 +105,8 @@ def main(argv: list[str] | None = None) -> None:
                                top_k=args.top_k or None, seed=seed, samples=args.num_samples)
 
     rollouts = Rollouts(generate, items, prompts, task.reward, runtime, args.examples_per_step, args.device_batch_size,
-                        row_len, tokenizer.bos_id, lessons(args, tokenizer, row_len), args.seed * 1_000_003,
-                        journal.start)
+                        row_len, tokenizer.bos_id, lessons(args, tokenizer, row_len), share_rows,
+                        args.seed * 1_000_003, journal.start)
     loss_of = weighted_nll(model, wants_compiling(args) and can_compile(runtime.device))
 
     # ---- Train. If all answers to each question of a step get the same reward, the weights do not change.
@@ -148,7 +149,8 @@ def answers_at_once(model: GPT, args: cli.Args, row_len: int, runtime: Runtime) 
 
 
 def copy_weights(model: GPT, sampling_model: GPT) -> None:
-    """Copies the weights of `model` into `sampling_model`, cast to its dtype."""
+    """Copies the weights of `model` into `sampling_model`, cast to its dtype: once a step, because to cast all weights
+    at every token would cost more than the matrix products."""
     if sampling_model is not model:
         torch._foreach_copy_(list(sampling_model.parameters()), list(model.parameters()))
 

@@ -87,20 +87,7 @@ def pack(documents: Sequence[Document], row_len: int, bos_id: int, rng: np.rando
         sizes *= np.exp(rng.normal(0, LENGTH_NOISE, len(sizes)))
     # Stable: equal documents in equal order give equal rows.
     parts = [parts[i] for i in np.argsort(-sizes, kind="stable")]
-    rows: list[list[Piece]] = []
-    # (free tokens, row number), sorted by free tokens, so that bisect finds the fullest row that still has room.
-    open_rows: list[tuple[int, int]] = []
-    for part in parts:
-        size = len(part[0])
-        fullest = bisect_left(open_rows, (size, -1))  # −1: before all rows with exactly `size` free tokens
-        if fullest == len(open_rows):
-            rows.append([])
-            free, row = row_len, len(rows) - 1
-        else:
-            free, row = open_rows.pop(fullest)
-        rows[row].append(part)
-        if free - size > 1:  # one free token has room for <|bos|> only, which has no target
-            insort(open_rows, (free - size, row))
+    rows = [[parts[i] for i in members] for members in best_fit([len(part[0]) for part in parts], row_len)]
     if rng:
         rng.shuffle(rows)
         for members in rows:
@@ -112,6 +99,28 @@ def pack(documents: Sequence[Document], row_len: int, bos_id: int, rng: np.rando
         row_ids, row_mask = (np.concatenate(column) for column in zip(*members, strict=True))
         ids[row, :len(row_ids)], mask[row, :len(row_ids)] = row_ids, row_mask
     return ids, mask
+
+
+def best_fit(sizes: Sequence[int], row_len: int) -> list[list[int]]:
+    """The numbers of the pieces in each row: every piece, in the order given, goes into the fullest row with room.
+
+    >>> best_fit([5, 4, 3, 2], row_len=7)
+    [[0, 3], [1, 2]]
+    """
+    rows: list[list[int]] = []
+    # (free tokens, row number), sorted by free tokens, so that bisect finds the fullest row that still has room.
+    open_rows: list[tuple[int, int]] = []
+    for piece, size in enumerate(sizes):
+        fullest = bisect_left(open_rows, (size, -1))  # −1: before all rows with exactly `size` free tokens
+        if fullest == len(open_rows):
+            rows.append([])
+            free, row = row_len, len(rows) - 1
+        else:
+            free, row = open_rows.pop(fullest)
+        rows[row].append(piece)
+        if free - size > 1:  # one free token has room for <|bos|> only, which has no target
+            insort(open_rows, (free - size, row))
+    return rows
 
 
 def to_batch(ids: np.ndarray, mask: np.ndarray, state: dict[str, int]) -> Batch:

@@ -96,10 +96,13 @@ class NumbaDecoder:
             copy[:] = vector.float().numpy()  # a step of the optimizer may have changed it
         with Cores() as threads:
             c = self.config
-            settings = (c.n_head, c.n_embd, bos, c.softcap, c.query_key_scale, threads)
+            settings = (c.n_head, c.n_embd, bos, c.query_key_scale, threads)
             _step(rows, self.tables, self.blocks, self.angles, self.vectors, self.windows, array(self.cache.keys),
                   array(self.cache.values), settings, out)
-        return torch.from_numpy(out)
+        logits = torch.from_numpy(out)
+        if c.softcap:  # PyTorch's tanh computes 16 numbers at a time, Numba's one
+            logits.div_(c.softcap).tanh_().mul_(c.softcap)
+        return logits
 
 
 @njit(nogil=True, fastmath=True)
@@ -216,10 +219,11 @@ def _rotate_and_store(rows, angles, scale, q, k, v, keys, values):
 
 @njit(nogil=True)
 def _step(rows, tables, blocks, angles, vectors, windows, keys, values, settings, logits):
-    """Logits (B, V) of rows (3, B) = (id, previous id, position); stores its keys and values (L, slot, G, S, D)."""
+    """Logits (B, V) without the cap, of rows (3, B) = (id, previous id, position). Keys and values of the rows go into
+    the cache's (L, slot, G, S, D)."""
     smear, residual_scalars, embedding_scalars = vectors[0], vectors[1], vectors[2]
     smear_share, backout = vectors[3], vectors[4]
-    heads, channels, bos, softcap, scale, threads = settings
+    heads, channels, bos, scale, threads = settings
     B, groups, width = rows.shape[1], keys.shape[2], keys.shape[4]
     q, y = np.empty((B, heads * width), np.float32), np.empty((B, heads * width), np.float32)
     k, v = np.empty((B, groups * width), np.float32), np.empty((B, groups * width), np.float32)
@@ -251,5 +255,3 @@ def _step(rows, tables, blocks, angles, vectors, windows, keys, values, settings
         x -= backout * middle
     _norm(x, h)
     multiply(h, (tables[HEAD],), (logits,), threads)
-    if softcap:
-        logits[:] = np.float32(softcap) * np.tanh(logits / np.float32(softcap))

@@ -368,7 +368,7 @@ class GPT(nn.Module):
         hidden = self.hidden(ids, mask=self._within_documents(ids)).flatten(0, 1)  # (B·T, C)
         flat = targets.flatten()  # (B·T,)
         if reduction == "none":
-            rows = chunked_loss.rows_at_once(len(flat), self.config.vocab_size, flat.device)
+            rows = chunked_loss.rows_at_once(self.config.vocab_size, flat.device)
             chunks = zip(torch.split(hidden, rows), torch.split(flat, rows), strict=True)
             nats = [F.cross_entropy(self.logits(h), target, ignore_index=-1, reduction="none") for h, target in chunks]
             return torch.cat(nats).view(ids.shape)

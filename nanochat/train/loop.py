@@ -36,7 +36,7 @@ class Step:
     number: int
     loss: float  # nats per target, the mean over all ranks
     seconds: float  # duration of the step, without evaluating and saving, which the script does between steps
-    tokens: int  # positions over all ranks
+    tokens: int  # positions over all ranks, in batches with a target
     targets: int  # positions with a target
     state: dict[str, int]  # resumes the batches after this step
     lr_multiplier: float  # of every learning rate, from the schedule
@@ -64,8 +64,9 @@ def optimize(loss_of: LossOf, optimizer: Optimizer, batches: Iterator[Batch], sc
         waited = time.perf_counter() - started
         # Counted on the CPU: reading the number from a GPU would make the program wait for it.
         counts = [int((batch.targets >= 0).sum()) for batch in micro]
-        targets, tokens = all_reduce_sum([float(sum(counts)), float(sum(b.ids.numel() for b in micro))], runtime.device)
         with_targets = [batch for batch, count in zip(micro, counts) if count]  # RL pads a step with empty ones
+        targets, tokens = all_reduce_sum([float(sum(counts)), float(sum(b.ids.numel() for b in with_targets))],
+                                         runtime.device)
         while (total := _backward(loss_of, optimizer, [piece for batch in with_targets for piece in batch.cut(pieces)],
                                   targets, runtime.device)) is None:
             if pieces >= max(len(batch.ids) for batch in with_targets):  # the other ranks end by torchrun

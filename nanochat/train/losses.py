@@ -18,7 +18,7 @@ from nanochat.system.hardware import is_out_of_memory
 from nanochat.system.runtime import all_reduce_sum
 from nanochat.train.loop import LossOf
 
-Compilable = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]  # (ids, targets, weights) → loss
+Compilable = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # (ids, targets, weights) → loss
 
 
 def weighted_nll(model: GPT, compile: bool) -> LossOf:
@@ -26,13 +26,15 @@ def weighted_nll(model: GPT, compile: bool) -> LossOf:
 
     With weight = advantage this is REINFORCE (Williams 1992): its gradient is −Σ A·∇log p(token).
     """
-    def loss(ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    def loss(ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         return model.loss(ids, targets, "sum", weights)
 
     function = _compiled(loss, next(model.parameters()).device) if compile else loss
 
     def loss_of(batch: Batch) -> torch.Tensor:
-        return function(batch.ids, batch.targets, batch.weights)
+        # Always with weights: then the code that one stage compiled is there for the next stage.
+        weights = (batch.targets >= 0).float() if batch.weights is None else batch.weights
+        return function(batch.ids, batch.targets, weights)
 
     return loss_of
 
@@ -56,7 +58,7 @@ def _compiled(function: Compilable, device: torch.device) -> Compilable:
     # dynamic=False: each shape is compiled by itself. A stage has one shape, and fixed sizes give faster code.
     run: Compilable = torch.compile(function, dynamic=False)
 
-    def guarded(ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    def guarded(ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         nonlocal run
         try:
             with compiler_settings(device):

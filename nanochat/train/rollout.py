@@ -15,14 +15,14 @@ dropped before the backward pass, so the loss is divided by the number of tokens
 """
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from nanochat.data.packing import Batch, Document, Rows, to_batch
+from nanochat.data.packing import Batch, Document, Rows, best_fit, to_batch
 from nanochat.system.files import UserError
 from nanochat.system.numbers import ceil_div
 from nanochat.system.runtime import Runtime, all_reduce_sum
@@ -64,9 +64,10 @@ class Rollouts:
     runtime: Runtime
     questions_per_step: int  # over all ranks
     rows: int  # per micro-batch
-    row_len: int  # tokens of a row: prompt and answer
+    row_len: int  # tokens of a row, T + 1: room for the longest prompt and its answer
     pad_id: int  # fills rows up; never a target
     lessons: Rows | None = None  # rows of `row_len`; a micro-batch of them ends every step (InstructGPT's PPO-ptx)
+    share_rows: bool = False  # several answers in a row: only where the model does not let documents see each other
     seed: int = 0  # step n samples with seed + n
     step: int = 0  # optimizer steps already done: decides the next questions
     stats: dict[str, float] = field(default_factory=dict)
@@ -104,14 +105,17 @@ class Rollouts:
         """First the answers whose advantage (`better`, (questions, K)) teaches; the rest of the step's micro-batches is
         padding without targets."""
         num_batches = self.micro_batches(better.shape[1]) - (self.lessons is not None)
-        shape = (num_batches * self.rows, self.row_len)  # all answers of the step, T + 1 tokens each
+        shape = (num_batches * self.rows, self.row_len)  # room for every answer in a row of its own, T + 1 tokens each
         ids, weights = np.full(shape, self.pad_id, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         is_target = np.zeros(shape, dtype=bool)
         rewards_differ = np.repeat(abs(better).max(axis=1) >= 1e-9, better.shape[1])  # within the answer's group
-        teach = compress(zip(self.answers, better.flat, strict=True), rewards_differ)
-        for row, ((document, mask), advantage) in enumerate(teach):
-            end = len(document)
-            ids[row, :end], is_target[row, :end], weights[row, :end] = document, mask, np.multiply(mask, advantage)
+        teach = list(compress(zip(self.answers, better.flat, strict=True), rewards_differ))
+        for row, members in enumerate(self._rows([len(document) for (document, _), _ in teach])):
+            start = 0
+            for (document, mask), advantage in (teach[i] for i in members):
+                place = row, slice(start, start + len(document))
+                ids[place], is_target[place], weights[place] = document, mask, np.multiply(mask, advantage)
+                start += len(document)
         for first in range(0, shape[0], self.rows):
             rows = slice(first, first + self.rows)
             row_ids = torch.from_numpy(ids[rows])
@@ -119,12 +123,15 @@ class Rollouts:
             yield Batch(row_ids[:, :-1].contiguous(), targets, {"step": self.step},
                         torch.from_numpy(weights[rows, 1:]).contiguous())
 
+    def _rows(self, sizes: list[int]) -> list[list[int]]:
+        """The numbers of the answers in each row, for answers of `sizes` tokens."""
+        return best_fit(sizes, self.row_len) if self.share_rows else [[i] for i in range(len(sizes))]
+
     def _lessons(self, ids: np.ndarray, mask: np.ndarray) -> Batch:
         """The lessons of this step and rank; after the last row come the first rows again."""
         first = ((self.step - 1) * self.runtime.world_size + self.runtime.rank) * self.rows
         chosen = np.arange(first, first + self.rows) % len(ids)
-        batch = to_batch(ids[chosen], mask[chosen], {"step": self.step})
-        return replace(batch, weights=(batch.targets >= 0).float())
+        return to_batch(ids[chosen], mask[chosen], {"step": self.step})
 
     def _describe(self, chosen: list[int], groups: Sequence[Sequence[Answer]], rewards: np.ndarray) -> None:
         """Fills `stats` (a collective), `samples` and `answers`."""

@@ -55,9 +55,29 @@ def test_gradients_agree():
     assert all((a - b).abs().max() < 1e-5 for a, b in zip(*grads))
 
 
+@pytest.mark.parametrize("T", [1, 2, 9, 12])
+@pytest.mark.parametrize("masked", [False, True])
+def test_in_halves_it_is_the_same(T, masked, monkeypatch):
+    mask = None
+    if masked:  # documents of four tokens that do not see each other
+        document = torch.arange(T) // 4
+        mask = ((document[:, None] == document) & torch.ones(T, T, dtype=torch.bool).tril())[None, None]
+    results, sizes = [], []
+    for kernel in (attention.plain, attention.attend):
+        leaves = [leaf.requires_grad_() for leaf in inputs(T=T, S=T)]
+        y = kernel(*leaves, mask)
+        results.append((y.detach(), *torch.autograd.grad((y * torch.linspace(-1, 1, 8)).sum(), leaves)))
+    assert all((a - b).abs().max() < 1e-5 for a, b in zip(*results))
+    plain = attention.plain
+    monkeypatch.setattr(attention, "plain", lambda q, k, *rest: (sizes.append((q.size(2), k.size(2))),
+                                                                 plain(q, k, *rest))[1])
+    attention.attend(*inputs(T=T, S=T), mask)
+    assert sizes == [(T // 2, T // 2), (T - T // 2, T)][T == 1:]
+
+
 def test_rows_up_to_the_limit_are_plain(monkeypatch):
     called = []
-    monkeypatch.setattr(attention, "plain", lambda *_: called.append(1))
+    monkeypatch.setattr(attention, "plain_in_halves", lambda *_: called.append(1))
     for length, calls in ((512, 1), (513, 1)):
         q = torch.zeros(1, 1, length, 2)
         attention.attend(q, q, q, None)

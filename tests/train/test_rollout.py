@@ -81,6 +81,23 @@ def test_what_the_tool_said_is_no_target():
     assert batch.targets[0].tolist() == [-1, -1, 7, -1, -1, 5, -1, -1, -1]
 
 
+def test_answers_that_share_a_row_teach_what_they_teach_alone(tiny_model, cpu):
+    """Of a model whose documents do not see each other: the same loss and gradients from one row instead of six."""
+    grads, num_rows = [], []
+    for share_rows in (False, True):
+        model = tiny_model(vocab_size=64, sequence_len=32, document_bos=PAD)
+        rollouts = make(answers_of([["1", "0", "0"], ["0", "1", "1"]]), share_rows=share_rows,
+                        row_len=33 if share_rows else 10)
+        batches = one_step(rollouts, 3)
+        num_rows.append(sum(int((batch.targets >= 0).any(dim=1).sum()) for batch in batches))
+        assert sum(int((batch.targets >= 0).sum()) for batch in batches) == 12
+        loss = sum(weighted_nll(model, False)(batch) for batch in batches)
+        loss.backward()
+        grads.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert num_rows == [6, 1]
+    assert len(grads[0]) > 10 and all((a - b).norm() <= 1e-5 * a.norm() for a, b in zip(*grads))
+
+
 def test_questions_all_right_or_all_wrong_are_dropped_and_their_place_is_padding():
     rollouts = make(answers_of([["1", "1"], ["0.1", "0.1"], ["1", "0"]]), num_items=3, questions=3)
     batches = one_step(rollouts, 2)
@@ -113,7 +130,7 @@ def test_lessons_end_every_step_and_ranks_and_steps_have_their_own():
             assert len(answers) == 1 and lesson.state == answers[0].state
             assert (lesson.ids == torch.from_numpy(rows[0])[lesson.ids[:, 0] // 10, :-1]).all()
             learnt = lesson.targets >= 0
-            assert (lesson.weights == learnt.float()).all() and (learnt == (torch.arange(9) > 5)).all()
+            assert lesson.weights is None and (learnt == (torch.arange(9) > 5)).all()
             seen.append((lesson.ids[:, 0] // 10).tolist())
     assert seen == [[0, 1], [4, 0], [2, 3], [1, 2]]  # two rows for each rank and step; the first follow the last
 

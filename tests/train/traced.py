@@ -18,7 +18,7 @@ from torch._inductor.graph import GraphLowering
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nanochat import dial
-from nanochat.model import GPT, GPTConfig, chunked_loss, gpt
+from nanochat.model import GPT, GPTConfig, gpt
 from nanochat.train import losses
 
 
@@ -171,7 +171,6 @@ def generated(model_of: Callable[[], GPT], rows: int) -> list[str]:
         return Unrunnable()
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(chunked_loss, "uses_operator", lambda device: True))
         stack.enter_context(patch.object(gpt, "use_fused_ops", lambda device: True))
         stack.enter_context(patch.object(GraphLowering, "compile_to_module", keep))
         stack.enter_context(opaque_attention())
