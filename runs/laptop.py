@@ -17,7 +17,7 @@ from nanochat.system.files import UserError
 
 VILLAGE_DOCUMENTS = 57_344  # of training text that the kindergarten has
 DOCUMENTS_PER_SHARD = 530_000  # of TinyStories
-BASE_ITEMS = 32  # of each exam for the base model
+BASE_ITEMS = 64  # of each exam for the base model
 TRIAL_ITEMS = 4  # of each exam in a trial (--minutes below 1): enough to see that the exams work
 
 # What the model is taught: names of files in out/data/chat. All of it is in mid. SFT repeats all of it, with a larger
@@ -95,7 +95,7 @@ def stages(options: Namespace) -> list[Stage]:
         # questions instead of .805 at 0.7. Only the assistant's words are learnt: where a choice is answered by its
         # letter alone, one of 76 tokens carries the lesson, and the other 75 would drown its gradient.
         Stage("mid", "scripts.mid_train", dict(
-            **batch, num_iterations=steps(2500), init_lr_frac=1.2,
+            **batch, num_iterations=steps(2400), init_lr_frac=1.2,
             mixture=f"text*0.1,{LESSONS},talk,chats*0.5,{shares(VISITORS, 0.7)}",
             loss_on="assistant", save_every=steps(200), **later), seconds=training_seconds(44, options)),
         exams("mid", options),
