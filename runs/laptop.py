@@ -84,7 +84,7 @@ def stages(options: Namespace) -> list[Stage]:
         # from seeing each other, as they do not when the model is used: .286 instead of .294 bits per byte at step 600.
         Stage("base", "scripts.base_train", dict(
             depth=depth, aspect_ratio=32, head_dim=64, max_seq_len=row_len, document_mask=True, **batch,
-            num_iterations=steps(1000), save_every=steps(200), **shared), seconds=training_seconds(19, options)),
+            num_iterations=steps(1000), save_every=steps(200), **shared), seconds=training_seconds(16, options)),
         Stage("base_loss", "scripts.base_loss", dict(model_tag=tag, split_tokens=steps(131072)), seconds=8),
         Stage("base_eval", "scripts.base_eval", dict(model_tag=tag, max_per_task=TRIAL_ITEMS if trial else None)),
         exams("base", options),
@@ -97,7 +97,7 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("mid", "scripts.mid_train", dict(
             **batch, num_iterations=steps(2400), init_lr_frac=1.2,
             mixture=f"text*0.1,{LESSONS},talk,chats*0.5,{shares(VISITORS, 0.7)}",
-            loss_on="assistant", save_every=steps(200), **later), seconds=training_seconds(44, options)),
+            loss_on="assistant", save_every=steps(200), **later), seconds=training_seconds(36, options)),
         exams("mid", options),
 
         # ---- SFT: a last look at a twelfth to an eighth of each lesson, more of spelling, talk and chats. Without
@@ -106,7 +106,7 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("sft", "scripts.chat_sft", dict(
             **batch, num_iterations=steps(250), init_lr_frac=0.2, save_every=steps(50),
             mixture=f"text*0.02,{shares(LESSONS.split(','), 0.08)}".replace("spelling*0.08", "spelling*0.4")
-            + f",talk,chats*0.4,{shares(VISITORS, 0.12)}", **later), seconds=training_seconds(4.5, options)),
+            + f",talk,chats*0.4,{shares(VISITORS, 0.12)}", **later), seconds=training_seconds(3.2, options)),
         exams("sft", options),
 
         # ---- RL: more word problems right, from right and wrong alone. Half are in visitors' words: with the village's
@@ -116,7 +116,7 @@ def stages(options: Namespace) -> list[Stage]:
         Stage("rl", "scripts.chat_rl", dict(
             task="problems", num_iterations=steps(200), examples_per_step=8 if trial else 32, num_samples=8,
             max_new_tokens=32, device_batch_size=4096 // row_len, init_lr_frac=0.15, embedding_lr=0.03, head_lr=0.001,
-            mixture=shares(REPEATED, 0.1), save_every=steps(50), **later), seconds=training_seconds(29, options)),
+            mixture=shares(REPEATED, 0.1), save_every=steps(50), **later), seconds=training_seconds(15, options)),
         exams("rl", options),
         *recipe.last_stages("rl", tag, options.out),
     ]
