@@ -59,6 +59,7 @@ def _announce() -> None:
 
 @functools.cache
 def _digest_of_sources() -> str:
-    """One hash of all files of nanochat with compiled functions, which inline each other."""
-    sources = (path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py")))
-    return hashlib.sha256(b"".join(text for text in sources if b"system.jit import" in text)).hexdigest()
+    """One hash of all files of nanochat with compiled functions, which inline each other, or with LLVM IR in them."""
+    texts = (path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py")))
+    return hashlib.sha256(b"".join(
+        text for text in texts if b"system.jit import" in text or b"llvmlite" in text)).hexdigest()

@@ -157,3 +157,16 @@ def test_openmp_is_told_not_to_wait_busily_before_pytorch_loads_it(package, give
     code = f"import {package}, os, sys; assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
     shown = subprocess.run([sys.executable, "-c", code], env=env | given, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == str(expected)
+
+
+def test_stored_machine_code_is_stale_after_a_change_of_any_file_that_it_is_made_of(tmp_path, monkeypatch):
+    """Also of files that only generate LLVM IR: after a change of packed_dot.py the old loop went on running."""
+    shutil.copytree(Path(jit.__file__).parents[1], tmp_path / "nanochat", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(jit, "__file__", str(tmp_path / "nanochat/system/jit.py"))
+    digest = jit._digest_of_sources.__wrapped__
+    for name, matters in (("infer/packed_dot.py", True), ("infer/products.py", True), ("tokenizer/intrinsics.py", True),
+                          ("tokenizer/count.py", True), ("model/gpt.py", False)):
+        before = digest()
+        with open(tmp_path / "nanochat" / name, "a", encoding="utf-8") as file:
+            file.write("# changed\n")
+        assert (digest() != before) == matters, name
