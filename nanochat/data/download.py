@@ -137,7 +137,10 @@ def get(url: str, with_token: bool = True, **settings: Any) -> contextlib.Abstra
 
 
 def file_size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # not asked beforehand: another thread may rename the file in between
+        return 0
 
 
 def fetch(url: str, partial: Path, attempts: Attempts, check: Callable[[Path, int], None], num_bytes: int = 0,
