@@ -10,9 +10,8 @@ fields (ids, sources, dates, scores) describe the conversation and are ignored.
 """
 import re
 from collections.abc import Iterator
-from itertools import cycle
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from nanochat.data.rows import TEXT_FIELDS, Broken, is_message, rows
 from nanochat.system.files import UserError
@@ -63,8 +62,6 @@ def text_of(row: Any, fields: tuple[str, ...] = TEXT_FIELDS) -> str | None:
 
 def parse(row: Any) -> Fields:
     """The conversation {"messages": […]} in a row. ValueError says what is wrong with the row."""
-    if _is_finished(row):
-        return cast(Fields, row)
     if isinstance(row, Broken):
         raise ValueError(row.reason)
     if not isinstance(row, (dict, list)):
@@ -85,20 +82,6 @@ def parse(row: Any) -> Fields:
     messages = [*([{"role": "system", "content": system}] if system else []), *messages]
     checked = [_message(message, number) for number, message in enumerate(messages, 1)]
     return {"messages": _turns([message for message in checked if message])}
-
-
-def _is_finished(row: Any) -> bool:
-    """Whether a glance shows that `parse` would return the row itself, as for most rows of large files."""
-    messages = row["messages"] if isinstance(row, dict) and row.keys() == {"messages"} else None
-    return isinstance(messages, list) and len(messages) > 1 and all(
-        _is_plain(message, role) for message, role in zip(messages, cycle(("user", "assistant"))))
-
-
-def _is_plain(message: Any, role: str) -> bool:
-    content = message.get("content") if isinstance(message, dict) and message.keys() == {"role", "content"} else None
-    # ">" may end a mark of another format, and text in other alphabets may have unpaired surrogates.
-    return (isinstance(content, str) and message["role"] == role and content.isascii()
-            and content.rstrip()[-1:] not in ("", ">"))
 
 
 def words(message: Fields) -> str:
