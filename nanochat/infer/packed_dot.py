@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 OUTPUTS = 16  # outputs per block: 16 sums of 32 bits fill the widest register (512 bits)
 GROUP = 32  # inputs that share a scale
-CACHE_LINE, AHEAD = 64, 3072  # bytes
+AHEAD = 3072  # bytes from a group of 4-bit weights to the weights that are asked for
 INSTRUCTIONS = ("avx512vnni", "avxvnni", "")  # the fastest first; "": every processor
 INT8, INT16, INT32, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
 SUMS, FLOATS = ir.VectorType(INT32, OUTPUTS), ir.VectorType(FLOAT, OUTPUTS)  # one number per output
@@ -55,12 +55,13 @@ class _Loop:
         totals = [cgutils.alloca_once_value(b, ir.Constant(FLOATS, None)) for _ in range(self.rows)]
         end_of_weights = self.at(self.block, self.num_groups, OUTPUTS * GROUP * self.bits // 8)
         with cgutils.for_range(b, self.num_groups) as loop:
-            if self.bits == 4:
-                self.prefetch(loop.index, end_of_weights)
             weights = self.weights(loop.index)
             if self.bits == 4:
                 multipliers = b.sitofp(self.load(self.at(end_of_weights, loop.index, OUTPUTS),
                                                  ir.VectorType(INT8, OUTPUTS)), FLOATS)
+                # The multipliers of the same group in the next block: they are far from the weights.
+                next_block = self.at(end_of_weights, self.num_groups, OUTPUTS * GROUP // 2 + OUTPUTS, 4 * OUTPUTS)
+                self.prefetch(self.at(next_block, loop.index, OUTPUTS))
             for row in range(self.rows):
                 index = b.add(b.mul(self.num_groups, self.number(row)), loop.index)  # index of (row, group)
                 total = self.broadcast(self.load(self.at(self.starts, index, 4), INT32))
@@ -79,26 +80,16 @@ class _Loop:
             target = b.inttoptr(self.at(self.out, self.number(row), 4 * OUTPUTS), FLOATS.as_pointer())
             b.store(b.fmul(b.load(total), output_scales), target, align=4)
 
-    def prefetch(self, group: Any, end_of_weights: Any) -> None:
-        """Asks for memory before it is needed: the weights AHEAD bytes after this group's, and this group's multipliers
-        in the next block. (With 8 bits the processor looks far enough ahead by itself: its loop has a third of the
-        instructions per byte.)"""
-        b, pointer, size = self.builder, INT8.as_pointer(), OUTPUTS * GROUP * self.bits // 8
-        next_block = b.mul(self.num_groups, self.number(size + OUTPUTS))
-        lines = [self.at(self.block, group, size, AHEAD + line) for line in range(0, size, CACHE_LINE)]
-        lines.append(b.add(next_block, self.at(end_of_weights, group, OUTPUTS, 4 * OUTPUTS)))
-        function = b.module.declare_intrinsic("llvm.prefetch", [pointer], ir.FunctionType(
-            ir.VoidType(), [pointer, INT32, INT32, INT32]))
-        for line in lines:
-            # 0: to read; 1: into the outer caches, because the innermost waits for few lines at a time; 1: data
-            b.call(function, [b.inttoptr(line, pointer), *(ir.Constant(INT32, number) for number in (0, 1, 1))])
-
     def weights(self, group: Any) -> list[Any]:
         """The group's eight vectors of 16 outputs × 4 inputs, as unsigned bytes."""
         b, size = self.builder, OUTPUTS * GROUP * self.bits // 8
         stored = [self.load(self.at(self.block, group, size, start), BYTES) for start in range(0, size, 4 * OUTPUTS)]
         if self.bits == 8:
             return stored
+        # This loop has three times the instructions per byte of the loop for 8 bits, so the processor looks less far
+        # ahead by itself, and waits for memory (docs/LOG.md).
+        for start in range(0, size, 4 * OUTPUTS):
+            self.prefetch(self.at(self.block, group, size, AHEAD + start))
         low, four = (ir.Constant(BYTES, [number] * 4 * OUTPUTS) for number in (15, 4))
         return [*(b.and_(both, low) for both in stored), *(b.lshr(both, four) for both in stored)]
 
@@ -142,6 +133,15 @@ class _Loop:
     def at(self, address: Any, index: Any, size: int, offset: int = 0) -> Any:  # address + index · size + offset
         return self.builder.add(address, self.builder.add(self.builder.mul(index, self.number(size)),
                                                           self.number(offset)))
+
+    def prefetch(self, address: Any) -> None:
+        """Asks for a line of memory before it is needed."""
+        pointer = INT8.as_pointer()
+        function = self.builder.module.declare_intrinsic("llvm.prefetch", [pointer], ir.FunctionType(
+            ir.VoidType(), [pointer, INT32, INT32, INT32]))
+        # 0: to read; 1: into the outer caches, because the innermost waits for few lines at a time; 1: data
+        hints = (ir.Constant(INT32, number) for number in (0, 1, 1))
+        self.builder.call(function, [self.builder.inttoptr(address, pointer), *hints])
 
     def load(self, address: Any, kind: Any) -> Any:
         return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=1)
