@@ -137,10 +137,9 @@ def get(url: str, with_token: bool = True, **settings: Any) -> contextlib.Abstra
 
 
 def file_size(path: Path) -> int:
-    try:
+    with contextlib.suppress(FileNotFoundError):  # not asked beforehand: another thread may rename it in between
         return path.stat().st_size
-    except FileNotFoundError:  # not asked beforehand: another thread may rename the file in between
-        return 0
+    return 0
 
 
 def fetch(url: str, partial: Path, attempts: Attempts, check: Callable[[Path, int], None], num_bytes: int = 0,

@@ -100,9 +100,8 @@ class NumbaDecoder:
             _step(rows, self.tables, self.blocks, self.angles, self.vectors, self.windows, array(self.cache.keys),
                   array(self.cache.values), settings, out)
         logits = torch.from_numpy(out)
-        if c.softcap:  # PyTorch's tanh computes 16 numbers at a time, Numba's one
-            logits.div_(c.softcap).tanh_().mul_(c.softcap)
-        return logits
+        # PyTorch's tanh computes 16 numbers at a time, Numba's one.
+        return logits.div_(c.softcap).tanh_().mul_(c.softcap) if c.softcap else logits
 
 
 @njit(nogil=True, fastmath=True)

@@ -67,10 +67,13 @@ def _compiled_chunk() -> Chunk:
     return torch.compile(_chunk, dynamic=False)
 
 
-def _sum_and_gradients(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor,
-                       softcap: float, rows: int, needs_head_grad: bool,
-                       chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+@torch.library.custom_op("nanochat::weighted_nats", mutates_args=())
+def _operator(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, softcap: float,
+              rows: int, needs_head_grad: bool, compiled: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Σ weights · nats, and its gradients: of hidden, and in fp32 of the head (empty if it needs none)."""
+    # torch.compile does not see into an operator. It would unroll the loop: 64 chunks would become 64 times the kernels
+    # and partial gradients of the head (10.7 GB for the d20). So only the work on one chunk is compiled, once.
+    chunk = _compiled_chunk() if compiled else _chunk
     matrix, total = head.to(hidden.dtype), torch.zeros((), device=hidden.device)
     hidden_grad = torch.zeros_like(hidden)
     head_grad = torch.zeros_like(head) if needs_head_grad else head.new_empty(0)
@@ -86,13 +89,6 @@ def _sum_and_gradients(hidden: torch.Tensor, head: torch.Tensor, targets: torch.
         elif needs_head_grad:
             head_grad += logit_grad.T @ h  # (V, C)
     return total, hidden_grad, head_grad
-
-
-@torch.library.custom_op("nanochat::weighted_nats", mutates_args=())
-def _operator(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, softcap: float,
-              rows: int, needs_head_grad: bool, compiled: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _sum_and_gradients(hidden, head, targets, weights, softcap, rows, needs_head_grad,
-                              _compiled_chunk() if compiled else _chunk)
 
 
 @_operator.register_fake
