@@ -41,7 +41,8 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     # without gradients SDPA takes over at half the length.
     plain_max = PLAIN_MAX_POSITIONS if torch.is_grad_enabled() else _plain_max_without_gradients
     if q.device.type == "cpu" and max(q.size(2), k.size(2)) <= plain_max:
-        return plain_in_halves(q, k, v, mask) if torch.is_grad_enabled() else plain(q, k, v, mask)
+        whole_rows = torch.is_grad_enabled() and q.size(2) == k.size(2) > 1  # as in training
+        return plain_in_halves(q, k, v, mask) if whole_rows else plain(q, k, v, mask)
     if q.device.type != "cuda":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     with sdpa_kernel(kernels_for(torch.is_grad_enabled()), set_priority=True):
@@ -179,10 +180,8 @@ def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor 
 def plain_in_halves(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """`plain` of the first half of the queries, which see no more than the first half of the keys, and of the second
     half: three quarters of the products. Quarters would save another eighth, and were no faster (docs/LOG.md)."""
-    T, half = q.size(2), q.size(2) // 2
-    if T != k.size(2) or half == 0:  # not a whole row
-        return plain(q, k, v, mask)
+    half = q.size(2) // 2
     if mask is None:
-        mask = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
+        mask = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril()
     first = plain(q[:, :, :half], k[:, :, :half], v[:, :, :half], mask[..., :half, :half])
     return torch.cat((first, plain(q[:, :, half:], k, v, mask[..., half:, :])), dim=2)

@@ -20,7 +20,6 @@ MAX_LOGITS = 1 << 26  # fp32 logits of one chunk: 256 MB
 CACHED_LOGITS, MIN_ROWS = 1 << 20, 256
 # On a GPU, compiled: 1 GB of bf16 logits, no fp32 logits. 8 chunks for the 65,536 tokens of a d20's micro-batch.
 COMPILED_LOGITS = 1 << 29
-FP32_PRODUCTS = False  # sum the head's gradient inside the matmul, in fp32; GPU only, off until a GPU has run it
 
 Chunk = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
 
@@ -84,9 +83,7 @@ def _operator(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, w
         nats, logit_grad = chunk(h, matrix, target, weight, softcap)
         total = total + nats
         hidden_grad.index_copy_(0, kept, (logit_grad @ matrix)[:len(kept)])  # (M, C)
-        if needs_head_grad and FP32_PRODUCTS:
-            torch.ops.aten.addmm.dtype_out(head_grad, logit_grad.T, h, torch.float32, out=head_grad)
-        elif needs_head_grad:
+        if needs_head_grad:
             head_grad += logit_grad.T @ h  # (V, C)
     return total, hidden_grad, head_grad
 

@@ -110,7 +110,9 @@ class Rollouts:
         is_target = np.zeros(shape, dtype=bool)
         rewards_differ = np.repeat(abs(better).max(axis=1) >= 1e-9, better.shape[1])  # within the answer's group
         teach = list(compress(zip(self.answers, better.flat, strict=True), rewards_differ))
-        for row, members in enumerate(self._rows([len(document) for (document, _), _ in teach])):
+        sizes = [len(document) for (document, _), _ in teach]
+        rows_of_answers = best_fit(sizes, self.row_len) if self.share_rows else [[i] for i in range(len(teach))]
+        for row, members in enumerate(rows_of_answers):
             start = 0
             for (document, mask), advantage in (teach[i] for i in members):
                 place = row, slice(start, start + len(document))
@@ -122,10 +124,6 @@ class Rollouts:
             targets = row_ids[:, 1:].masked_fill(~torch.from_numpy(is_target[rows, 1:]), -1)
             yield Batch(row_ids[:, :-1].contiguous(), targets, {"step": self.step},
                         torch.from_numpy(weights[rows, 1:]).contiguous())
-
-    def _rows(self, sizes: list[int]) -> list[list[int]]:
-        """The numbers of the answers in each row, for answers of `sizes` tokens."""
-        return best_fit(sizes, self.row_len) if self.share_rows else [[i] for i in range(len(sizes))]
 
     def _lessons(self, ids: np.ndarray, mask: np.ndarray) -> Batch:
         """The lessons of this step and rank; after the last row come the first rows again."""
