@@ -18,8 +18,8 @@ ROOMS = ("nanochat", "tasks", "scripts", "runs")  # the product; kindergarten/ i
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.AsyncFor, ast.AsyncWith)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 COMMANDS = sorted(f"{room}.{path.stem}" for room in ("scripts", "runs") for path in (ROOT / room).glob("[!_]*.py"))
-LIMITS = {"lines": 20_365, "statement lines": 13_835, "comment share": 0.085, "README lines": 180}
-CLOSURE = (70, 9_120)  # files and lines of the largest command
+LIMITS = {"lines": 20_330, "statement lines": 13_810, "comment share": 0.085, "README lines": 180}
+CLOSURE = (70, 9_090)  # files and lines of the largest command
 TRAINING = ("scripts.base_train", "scripts.mid_train", "scripts.chat_sft")
 NOT_FOR_TRAINING = ("nanochat.infer", "nanochat.plan", "nanochat.tokenizer.train", "nanochat.formats.transformers")
 

@@ -86,8 +86,7 @@ class _Loop:
         stored = [self.load(self.at(self.block, group, size, start), BYTES) for start in range(0, size, 4 * OUTPUTS)]
         if self.bits == 8:
             return stored
-        # This loop has three times the instructions per byte of the loop for 8 bits, so the processor looks less far
-        # ahead by itself, and waits for memory (docs/LOG.md).
+        # With three times the instructions per byte the processor itself looks less far ahead than with 8 bits.
         for start in range(0, size, 4 * OUTPUTS):
             self.prefetch(self.at(self.block, group, size, AHEAD + start))
         low, four = (ir.Constant(BYTES, [number] * 4 * OUTPUTS) for number in (15, 4))

@@ -1,5 +1,5 @@
 """Cross-entropy of the output layer in chunks of rows, so that its fp32 logits (B·T, V) never all exist together.
-Rows whose target is ignored are left out: of the laptop's lessons more than half of the tokens.
+Rows with an ignored target are left out: more than half of the laptop's lessons.
 
     z = c·tanh(h·Wᵀ/c)      loss = Σ w·(ln Σ exp z − z[target])      ∂loss/∂(h·Wᵀ) = w·(softmax z − onehot)·(1 − tanh²)
 
@@ -70,8 +70,8 @@ def _compiled_chunk() -> Chunk:
 def _operator(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, softcap: float,
               rows: int, needs_head_grad: bool, compiled: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Σ weights · nats, and its gradients: of hidden, and in fp32 of the head (empty if it needs none)."""
-    # torch.compile does not see into an operator. It would unroll the loop: 64 chunks would become 64 times the kernels
-    # and partial gradients of the head (10.7 GB for the d20). So only the work on one chunk is compiled, once.
+    # torch.compile does not see into an operator. It would unroll the loop: 64 chunks would have 64 times the kernels
+    # and partial gradients of the head (10.7 GB for the d20). Here one chunk is compiled, once.
     chunk = _compiled_chunk() if compiled else _chunk
     matrix, total = head.to(hidden.dtype), torch.zeros((), device=hidden.device)
     hidden_grad = torch.zeros_like(hidden)
